@@ -1,0 +1,86 @@
+# Every target makes and refreshes .venv by itself.
+#
+#   make tune                       bge-base, batch 1, length 128, on this CPU, in three minutes
+#   make tune MODEL=e5-large SHAPES="4x128 1x512" BUDGET=5m
+#   make compare MODEL=e5-large     tuned kernels against TVM's own, the stock rules' and PyTorch's
+
+PYTHON ?= python3
+TARGET ?= llvm
+MODEL ?= bge-base
+SHAPES ?=
+TRIALS ?=
+BUDGET ?=
+LENS ?=
+DTYPE ?=
+SEED ?=
+DATABASE ?=
+OUTPUT ?= dist
+# Optional parts to install besides those that a target needs, such as EXTRAS=torch.
+EXTRAS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PREFILLTUNE := $(BIN)/prefilltune
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+COMMON := --target '$(TARGET)' --model '$(MODEL)' \
+	$(foreach shape,$(SHAPES),--shape $(shape)) \
+	$(if $(DTYPE),--dtype $(DTYPE)) $(if $(DATABASE),--database '$(DATABASE)')
+SEARCH := $(if $(TRIALS),--trials $(TRIALS)) $(if $(BUDGET),--budget $(BUDGET)) \
+	$(if $(SEED),--seed $(SEED))
+LENGTHS := $(foreach lens,$(LENS),--lens $(lens))
+
+.PHONY: setup tune compare build report test lint clean
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+# One stamp for each set of extras: switching between targets installs nothing twice.
+define install
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@for extra in $(1) $(subst $(comma), ,$(EXTRAS)); do \
+	  stamp=$(VENV)/.extra-$$extra; \
+	  if [ ! -f $$stamp ] || [ pyproject.toml -nt $$stamp ]; then wanted="$$wanted,$$extra"; fi; \
+	done; \
+	base=$(VENV)/.extra-base; \
+	if [ -n "$$wanted" ] || [ ! -f $$base ] || [ pyproject.toml -nt $$base ]; then \
+	  echo "installing prefilltune[$${wanted#,}] into $(VENV)"; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$${wanted#,}]" && \
+	  for extra in base $$(echo "$$wanted" | tr ',' ' '); do touch $(VENV)/.extra-$$extra; done; \
+	fi
+endef
+
+setup: ## install into .venv (EXTRAS=torch adds PyTorch to the comparison)
+	$(call install,report)
+
+tune: ## search for fast kernels (MODEL, SHAPES, TARGET, TRIALS, BUDGET, LENS, DATABASE)
+	$(call install,report)
+	@$(PREFILLTUNE) tune $(if $(SHAPES),$(COMMON),$(COMMON) --shape 1x128) $(SEARCH) $(firstword $(LENGTHS)) $(word 2,$(LENGTHS))
+
+compare: ## tuned kernels against everything else (MODEL, SHAPES, TARGET, LENS, DATABASE)
+	$(call install,report)
+	@$(PREFILLTUNE) compare $(COMMON) $(LENGTHS)
+
+build: ## one shared library of a model's tuned kernels (MODEL, SHAPES, TARGET, OUTPUT)
+	$(call install,report)
+	@$(PREFILLTUNE) build $(COMMON) --output '$(OUTPUT)'
+
+report: ## the page and the chart of what compare has measured (TARGET, DATABASE)
+	$(call install,report)
+	@$(PREFILLTUNE) report --target '$(TARGET)' $(if $(DATABASE),--database '$(DATABASE)')
+
+test: ## everything that needs no GPU
+	$(call install,dev report cuda)
+	@$(BIN)/python -m pytest
+
+lint: ## ruff and pyright
+	$(call install,dev report cuda)
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
+
+clean: ## remove what make made, except tuned records
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,93 @@
+"""What a store holds: records, and what it could not take for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .provenance import Provenance
+
+MAX_RUN_SECS = 1e9  # MetaSchedule notes a failed run as 1e10
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One verified record.
+
+    Parameters
+    ----------
+    record_id : str
+        See :func:`~prefilltune.database.provenance.record_id`.
+    workload_line : tuple of str
+        Structural hash and serialised text of the description.
+    trace : list
+        MetaSchedule's JSON of the trace: instructions and decisions.
+    run_secs : tuple of float
+        Measured times in seconds; at least one, each above 0 and below ``MAX_RUN_SECS``.
+    target_json : dict, optional
+        Of the TVM target.
+    args_info : list, optional
+        MetaSchedule's description of the arguments.
+    provenance : Provenance
+        Where it comes from.
+    origin : str
+        The file it was read from; no part of equality.
+
+    Raises
+    ------
+    ValueError
+        For times out of their range: MetaSchedule would take them for the best, or as failed.
+    """
+
+    record_id: str
+    workload_line: tuple[str, str]
+    trace: list[Any]
+    run_secs: tuple[float, ...]
+    target_json: dict[str, Any] | None
+    args_info: list[Any] | None
+    provenance: Provenance
+    origin: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.run_secs or not all(
+            type(secs) in (int, float) and 0 < secs < MAX_RUN_SECS for secs in self.run_secs
+        ):
+            raise ValueError(f"measured times {self.run_secs} are not all in 0 .. 1e9 s")
+
+    @property
+    def payload(self) -> list[Any]:
+        """MetaSchedule's JSON of the record, which a line holds next to a workload index."""
+        return [self.trace, self.run_secs, self.target_json, self.args_info]
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """What only the fastest are kept of: spec, shape, space, lens."""
+        origin = self.provenance
+        return origin.spec, origin.shape, origin.space, origin.lens
+
+    @property
+    def speed(self) -> tuple[float, str]:
+        """Orders a group, the fastest first, ties by id."""
+        return self.provenance.median_secs, self.record_id
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """Something wrong in a file.
+
+    Parameters
+    ----------
+    file : str
+        Its name within the folder.
+    line : int
+        From 1.
+    reason : str
+        What is wrong with the line.
+    text : str
+        The line, each byte that is not UTF-8 as a lone surrogate.
+    """
+
+    file: str
+    line: int
+    reason: str
+    text: str = field(repr=False)

@@ -1,0 +1,145 @@
+"""Between schedules and entries: write a trace down, and apply it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .compaction import compact_workload
+from .entry import Entry
+from .errors import StaleRecordError
+from .provenance import Provenance, record_id
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm import s_tir
+    from tvm.target import Target
+
+# TVM is imported in the functions that need it: it takes 3 s, and `prefilltune --help` has none.
+
+
+def entry_from(
+    workload_module: tvm.IRModule,
+    trace: s_tir.schedule.Trace,
+    run_secs: Sequence[float],
+    target: Target,
+    provenance: Provenance,
+) -> Entry:
+    """Make an entry of a measured schedule.
+
+    Parameters
+    ----------
+    workload_module : IRModule
+        The unscheduled description, one function ``main``.
+    trace : Trace
+        Of the schedule on ``workload_module``.
+    run_secs : sequence of float
+        Measured times in seconds.
+    target : Target
+        What it was built for.
+    provenance : Provenance
+        Where it comes from.
+
+    Raises
+    ------
+    MalformedWorkloadError
+        If the description cannot be serialised without a doubt.
+    TypeError
+        If the trace holds an object that MetaSchedule's format cannot express.
+    """
+    from tvm.s_tir import meta_schedule as ms
+
+    workload_hash, text = ms.database.Workload(workload_module).as_json()
+    trace_json = trace_to_json(trace)
+    return Entry(
+        record_id=record_id(workload_hash, trace_json),
+        workload_line=(workload_hash, compact_workload(text)),
+        trace=trace_json,
+        run_secs=tuple(float(secs) for secs in run_secs),
+        target_json=_plain(target.export()),
+        args_info=[
+            _plain(info.as_json())
+            for info in ms.arg_info.ArgInfo.from_entry_func(workload_module, remove_preproc=True)
+        ],
+        provenance=provenance,
+    )
+
+
+def schedule(entry: Entry, module: tvm.IRModule) -> s_tir.Schedule:
+    """Apply the trace of ``entry`` to ``module``.
+
+    Parameters
+    ----------
+    entry : Entry
+        As the store or a look-up returned it.
+    module : IRModule
+        The description of the entry's spec, shape and variant as the code builds it today.
+
+    Returns
+    -------
+    Schedule
+        On a copy of ``module``, traced.
+
+    Raises
+    ------
+    StaleRecordError
+        If the entry was measured on another description, or TVM refuses its trace.
+    """
+    import tvm_ffi
+    from tvm import s_tir
+    from tvm.s_tir import meta_schedule as ms
+
+    where = f"record {entry.record_id} of {entry.origin or 'no file'}"
+    try:
+        workload = ms.database.Workload.from_json(list(entry.workload_line))
+        # The stored hash is no proof of a difference: TVM says hashes depend on the environment.
+        same = tvm_ffi.structural_equal(workload.mod, module)
+        scheduled = s_tir.Schedule(module)
+        if same:
+            s_tir.schedule.Trace.apply_json_to_schedule(entry.trace, scheduled)
+    except Exception as error:  # TVM raises any Python class, by the name its C++ gives
+        raise StaleRecordError(
+            f"{where}: TVM refuses it: {str(error).strip()[-400:]}; tune "
+            f"{entry.provenance.spec} at {entry.provenance.shape} again, or prune the record"
+        ) from error
+    if not same:
+        raise StaleRecordError(
+            f"{where} was measured on another description than the one built today for "
+            f"{entry.provenance.spec} at {entry.provenance.shape} with variant "
+            f"{entry.provenance.variant}; tune again, or prune the record"
+        )
+    return scheduled
+
+
+def trace_to_json(trace: s_tir.schedule.Trace) -> Any:
+    """A trace as MetaSchedule's JSON: ``[instructions, decisions]``.
+
+    Raises
+    ------
+    TypeError
+        If the trace holds an object that the format cannot express.
+    """
+    return _plain(trace.as_json())
+
+
+def _plain(value: Any) -> Any:
+    """TVM's containers and numbers as JSON, in the way of MetaSchedule's C++ ``JSONDumps``."""
+    from tvm import tirx
+
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, tirx.IntImm):
+        return bool(value.value) if str(value.ty) == "bool" else int(value.value)
+    if isinstance(value, tirx.FloatImm):
+        return float(value.value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    if isinstance(value, tirx.IndexMap):
+        from tvm.ir import save_json
+
+        return save_json(value)
+    raise TypeError(f"MetaSchedule's record format has no {type(value).__name__}: {value}")

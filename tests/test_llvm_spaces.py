@@ -1,0 +1,124 @@
+"""Scheduled CPU kernels: any decision of any variant computes what the reference does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tvm
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernel_checks import kernel_error
+from tvm.s_tir import Schedule
+
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.spaces.llvm_fused import schedule
+from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.workloads import (
+    TOLERANCE,
+    PrefillShape,
+    PrefillSpec,
+    Tiles,
+    online_attention,
+    regimes,
+)
+
+FUSED = SPACES["llvm_fused"]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def target() -> ResolvedTarget:
+    return resolve_target("llvm", 2)
+
+
+def _worst_error(module, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget) -> float:
+    kernel = tvm.compile(module, target=target.target)["main"]
+    length = max(shape.qo_len, shape.num_kv)
+    return max(
+        kernel_error(kernel, spec, shape, lens, seed)
+        for seed, lens in enumerate(regimes(shape.batch, length))
+    )
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_random_decisions_on_random_workloads(data: st.DataObject, target: ResolvedTarget) -> None:
+    group = data.draw(st.sampled_from([1, 2, 4]), "group size")
+    kv_heads = data.draw(st.integers(1, 3), "kv heads")
+    spec = PrefillSpec(
+        kv_heads * group,
+        kv_heads,
+        data.draw(st.sampled_from([8, 32, 64, 80, 96]), "head_dim"),
+        data.draw(st.sampled_from(["float32", "float16", "bfloat16"]), "dtype"),
+        data.draw(st.sampled_from(["padded", "causal_padded_left"]), "mask mode"),
+    )
+    shape = PrefillShape(
+        data.draw(st.integers(1, 5), "batch"),
+        data.draw(st.integers(1, 150), "qo_len"),
+        data.draw(st.integers(1, 150), "kv_len"),
+    )
+    variant = data.draw(st.sampled_from(list(FUSED.variants(spec, shape, target))), "variant")
+    sch = Schedule(
+        FUSED.describe(spec, shape, variant, "llvm"), seed=data.draw(st.integers(1, 1000), "seed")
+    )
+    schedule(sch, packed=bool(variant["packed"]))
+    assert _worst_error(sch.mod, spec, shape, target) <= TOLERANCE[spec.dtype]
+
+
+@pytest.mark.parametrize("mask_mode", ["padded", "causal_padded_left"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_real_lengths(target: ResolvedTarget, mask_mode: str, packed: bool, head_dim: int) -> None:
+    spec, shape = PrefillSpec(4, 2, head_dim, "float32", mask_mode), PrefillShape(6, 257)
+    sch = Schedule(online_attention(spec, shape, Tiles(32, 64)), seed=7)
+    schedule(sch, packed=packed)
+    assert _worst_error(sch.mod, spec, shape, target) <= TOLERANCE["float32"]
+
+
+def test_tiles_fit_the_lengths(target: ResolvedTarget) -> None:
+    spec = PrefillSpec(2, 2, 16, "float32")
+    short = FUSED.variants(spec, PrefillShape(1, 5), target)
+    assert {variant["kv_tile"] for variant in short} == {32}
+    long = FUSED.variants(spec, PrefillShape(1, 512), target)
+    assert {variant["kv_tile"] for variant in long} == {32, 64, 128, 256}
+    assert len({tuple(sorted(variant.items())) for variant in long}) == len(long)
+
+
+def test_keys_past_the_valid_length_are_not_visited() -> None:
+    """The kv loop's extent is the number of tiles that hold a valid key, not the padded length."""
+    spec, shape = PrefillSpec(1, 1, 8, "float32"), PrefillShape(1, 512)
+    sch = Schedule(online_attention(spec, shape, Tiles(32, 64)), seed=1)
+    schedule(sch, packed=False)
+    loops: list[Any] = [sch.get(loop) for loop in sch.get_loops(sch.get_sblock("score_tile"))]
+    (tile_loop,) = [loop for loop in loops if loop.loop_var.name == "t"]
+    assert not isinstance(tile_loop.extent, tvm.tirx.IntImm)
+    assert "kv_end" in str(tile_loop.extent)
+
+
+def test_scheduled_kernel_is_the_golden_one(request: pytest.FixtureRequest) -> None:
+    """A change in what is generated shows in review; --update-golden accepts it."""
+    spec, shape = PrefillSpec(2, 1, 32, "float32", "causal_padded_left"), PrefillShape(2, 100, 130)
+    sch = Schedule(online_attention(spec, shape, Tiles(32, 64)), seed=11)
+    schedule(sch, packed=True)
+    text = sch.mod.script() + "\n"
+    golden = GOLDEN / "llvm_fused_causal_packed.py.txt"
+    if request.config.getoption("--update-golden"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_stock_space_computes_the_same(target: ResolvedTarget) -> None:
+    from tvm.s_tir import meta_schedule as ms
+
+    space = SPACES["llvm_stock"]
+    spec, shape = PrefillSpec(2, 2, 16, "float32"), PrefillShape(3, 24)
+    module = space.describe(spec, shape, {}, "llvm")
+    context = ms.TuneContext(module, target=target.target, space_generator=space.generator({}))
+    schedules = context.generate_design_space()
+    assert schedules
+    assert _worst_error(schedules[0].mod, spec, shape, target) <= TOLERANCE["float32"]

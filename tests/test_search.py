@@ -1,0 +1,203 @@
+"""Real searches, small ones: from nothing to records that a fresh process can use."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefilltune.database import RecordStore, Tier, lookup
+from prefilltune.tuning import search as search_module
+from prefilltune.tuning.arm import Case
+from prefilltune.tuning.measure import Measurement
+from prefilltune.tuning.search import Limit, Search, SearchState, _next_arm
+from prefilltune.tuning.target import resolve_target
+from prefilltune.tuning.trial_log import Trial, TrialLog
+from prefilltune.tuning.tune import tune_case
+from prefilltune.tuning.worker import Outcome
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+
+SPEC, SHAPE = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)
+
+
+def _case(seed: int = 0) -> Case:
+    return Case(SPEC, SHAPE, resolve_target("llvm", 2), parse_lengths("full"), seed)
+
+
+def _ignore(_: SearchState) -> None:
+    pass
+
+
+def test_search_keeps_verified_records_and_goes_on_from_them(tmp_path: Path) -> None:
+    first = tune_case(_case(), ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
+    assert first.state.trials == 4
+    assert not first.interrupted
+    (kept,) = first.kept
+    assert kept.provenance.max_abs_error <= 2e-5
+    assert kept.provenance.trials == 4
+    again = tune_case(_case(), ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
+    assert again.state.restored == 4
+    assert again.state.trials == 4
+    assert len(TrialLog(again.log, _stamp(again.log)).read()) == 8
+    key = _case().target.key
+    assert len(RecordStore.open(tmp_path, key).entries) == 1
+    match = lookup([tmp_path], key, SPEC, SHAPE)
+    assert match.tier is Tier.EXACT
+    assert math.isfinite(match.entry.provenance.median_secs)
+
+
+def _stamp(log: Path) -> dict[str, str]:
+    return json.loads(log.read_text().splitlines()[0])["stamp"]
+
+
+def test_spaces_share_the_trials(tmp_path: Path) -> None:
+    result = tune_case(
+        _case(), ["llvm_fused", "llvm_stock"], Limit(trials=16), tmp_path, 1, _ignore
+    )
+    assert {entry.provenance.space for entry in result.kept} == {"llvm_fused", "llvm_stock"}
+
+
+def test_failures_are_counted_by_kind_and_never_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real search over workers whose answers are replaced by each kind of failure in turn."""
+    outcomes = iter(
+        [
+            Outcome("ok", Measurement(0.5, ())),
+            Outcome("crash", detail="died of SIGSEGV"),
+            Outcome("timeout", detail="killed after 60 s"),
+            Outcome("error", detail="ValueError"),
+        ]
+    )
+    with Search(_case(), ["llvm_fused"], TrialLog(tmp_path / "log", {}), _ignore) as search:
+        real_call = search._runner.call
+
+        def call(function, *args, timeout):
+            if function is search_module.check_and_time:
+                return next(outcomes)
+            return real_call(function, *args, timeout=timeout)
+
+        monkeypatch.setattr(search._runner, "call", call)
+        state = search.run(Limit(trials=4))
+    assert state.failures == {"wrong result": 1, "crash": 1, "run timeout": 1, "run error": 1}
+    assert math.isinf(state.best_seconds)
+    assert [trial.run_secs for trial in search.trials] == [()] * 4
+
+
+def test_a_wrong_kernel_is_refused_by_the_runner(tmp_path: Path) -> None:
+    """A kernel for other numbers of the same types: the check, not the type system, must see it."""
+    from prefilltune.tuning.build import build_library
+    from prefilltune.tuning.measure import check_and_time
+    from prefilltune.workloads import plain_attention
+
+    case = _case()
+    other = PrefillSpec(2, 1, 16, "float32", sm_scale=0.3)
+    path = str(tmp_path / "wrong.so")
+    build_library(plain_attention(other, SHAPE), case.target.target, path)
+    lens, check_lens = case.valid_lens(), case.check_lens()
+    wrong = check_and_time(path, SPEC, SHAPE, lens, check_lens, 0, math.inf)
+    assert wrong.run_secs == ()
+    assert wrong.error > 1e-3
+    right = check_and_time(path, other, SHAPE, lens, check_lens, 0, math.inf)
+    assert len(right.run_secs) == 5
+
+
+class _Arm:
+    def __init__(self, best: float, batches: int, exhausted: bool = False) -> None:
+        self.best, self.batches, self.exhausted = best, batches, exhausted
+
+
+def test_budget_goes_to_what_wins() -> None:
+    untried, good, bad = _Arm(math.inf, 0), _Arm(1.0, 3), _Arm(5.0, 1)
+    assert _next_arm([bad, good, untried]) is untried  # pyright: ignore[reportArgumentType]
+    assert _next_arm([bad, good]) is good  # pyright: ignore[reportArgumentType]
+    close = _Arm(1.05, 1)
+    assert _next_arm([_Arm(1.0, 9), close]) is close  # pyright: ignore[reportArgumentType]
+    assert _next_arm([_Arm(1.0, 9, exhausted=True)]) is None  # pyright: ignore[reportArgumentType]
+
+
+def test_trial_log_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
+    log = TrialLog(tmp_path / "deep" / "log.jsonl", {"tvm": "0.27.0"})
+    trial = Trial("llvm_fused", {"q_tile": 32}, [[], []], (1e-3, 2e-3, 3e-3))
+    failed = Trial("llvm_fused", {"q_tile": 64}, [[], []], failure="crash", detail="SIGSEGV")
+    log.append([trial, failed])
+    with log.path.open("a") as file:
+        file.write('not json\n{"stamp": {"tvm": "0.26"}}\n\n[1]\n{"stamp": {"tvm": "0.27.0"}, "sp')
+    log.append([trial])
+    assert log.read() == [trial, failed, trial]
+    assert log.skipped == 5
+    assert trial.seconds == 1e-3
+    assert math.isinf(failed.seconds)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) -> None:
+    command = [
+        sys.executable, "-m", "prefilltune.tuning", "tune", "--heads", "2/1x16", "--shape", "2x24",
+        "--budget", "10m", "--database", str(tmp_path), "--threads", "2",
+        "--space", "llvm_fused",
+    ]  # fmt: skip
+    mark = f"PREFILLTUNE_TEST={tmp_path}"
+    environment = {**os.environ, "PREFILLTUNE_TEST": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "best" in line:
+                assert _processes_with(mark)
+                process.send_signal(number)
+                break
+        rest = process.stdout.read()
+        assert process.wait(timeout=120) == 130
+    assert "verified records kept" in rest
+    assert "goes on from" in rest
+    assert RecordStore.open(tmp_path, _case().target.key).entries
+    assert not _processes_with(mark)
+
+
+def _processes_with(mark: str) -> list[str]:
+    """Command lines of the living processes whose environment holds ``mark``."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_record_replays_in_a_fresh_process(tmp_path: Path) -> None:
+    tune_case(_case(), ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
+    script = """
+import sys
+from pathlib import Path
+import tvm
+from kernel_checks import kernel_error
+from prefilltune.database import lookup
+from prefilltune.tuning.apply import apply_record
+from prefilltune.tuning.target import resolve_target
+from prefilltune.workloads import PrefillShape, PrefillSpec, regimes
+
+target = resolve_target("llvm", 2)
+spec, shape = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)
+module = apply_record(lookup([Path(sys.argv[1])], target.key, spec, shape), "llvm")
+assert module["main"].attrs["tirx.is_scheduled"]
+assert "T.parallel" in module.script() and "T.vectorized" in module.script()
+kernel = tvm.compile(module, target=target.target)["main"]
+print(max(kernel_error(kernel, spec, shape, lens, 5) for lens in regimes(2, 24)))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= 2e-5

@@ -1,0 +1,131 @@
+"""Specs and shapes: their ranges, their canonical texts, and what importing them costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefilltune import workloads
+from prefilltune.workloads import (
+    DTYPES,
+    MASK_MODES,
+    InvalidShapeError,
+    InvalidSpecError,
+    PrefillShape,
+    PrefillSpec,
+    PrefilltuneError,
+)
+
+sizes = st.integers(1, 10_000)
+
+
+@st.composite
+def specs(draw):
+    kv_heads, group = draw(st.integers(1, 64)), draw(st.integers(1, 16))
+    return PrefillSpec(
+        kv_heads * group,
+        kv_heads,
+        draw(st.integers(1, 512)),
+        draw(st.sampled_from(DTYPES)),
+        draw(st.sampled_from(MASK_MODES)),
+        draw(st.none() | st.floats(1e-9, 1e9)),
+    )
+
+
+@given(specs())
+def test_spec_text_round_trips(spec):
+    assert PrefillSpec.parse(str(spec)) == spec
+
+
+def test_absent_scale_is_the_usual_one():
+    spec = PrefillSpec(8, 2, 64)
+    assert spec.scale == 0.125
+    assert spec == PrefillSpec(8, 2, 64, sm_scale=0.125)
+    assert hash(spec) == hash(PrefillSpec(8, 2, 64, sm_scale=0.125))
+
+
+def test_group_size():
+    assert PrefillSpec(32, 8, 128).group_size == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"num_qo_heads": 0}, "num_qo_heads is 0"),
+        ({"num_kv_heads": -1}, "num_kv_heads is -1"),
+        ({"head_dim": 64.0}, "head_dim is 64.0"),
+        ({"head_dim": True}, "head_dim is True"),
+        ({"num_kv_heads": 5}, "num_kv_heads 5 does not divide num_qo_heads 12"),
+        ({"dtype": "float64"}, "dtype 'float64' is unknown"),
+        ({"mask_mode": "causal"}, "mask mode 'causal' is unknown"),
+        ({"sm_scale": 0.0}, "sm_scale is 0.0"),
+        ({"sm_scale": float("nan")}, "sm_scale is nan"),
+        ({"sm_scale": float("inf")}, "sm_scale is inf"),
+    ],
+)
+def test_invalid_spec_names_its_field(fields, complaint):
+    valid = {"num_qo_heads": 12, "num_kv_heads": 12, "head_dim": 64}
+    with pytest.raises(InvalidSpecError) as caught:
+        PrefillSpec(**{**valid, **fields})
+    assert complaint in str(caught.value)
+    assert isinstance(caught.value, PrefilltuneError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "padded",
+        "padded_hq12_hkv12_d64_float32",
+        "padded_hq12_hkv12_d64_float32_s0.125 ",
+        "padded_hq12_hkv12_d64_float32_s1-2",
+        "padded_hq12_hkv5_d64_float32_s0.125",
+        "triangular_hq12_hkv12_d64_float32_s0.125",
+    ],
+)
+def test_malformed_spec_text(text):
+    with pytest.raises(InvalidSpecError):
+        PrefillSpec.parse(text)
+
+
+@given(sizes, sizes, st.none() | sizes)
+def test_shape_text_round_trips(batch, qo_len, kv_len):
+    shape = PrefillShape(batch, qo_len, kv_len)
+    assert PrefillShape.parse(str(shape)) == shape
+    assert PrefillShape.parse(f"{batch}x{qo_len}" + (f"x{kv_len}" if kv_len else "")) == shape
+
+
+def test_absent_kv_len_is_the_query_length():
+    assert PrefillShape(4, 128) == PrefillShape(4, 128, 128)
+    assert PrefillShape(4, 128).num_kv == 128
+
+
+@pytest.mark.parametrize("text", ["", "4", "4x", "4x128x128x1", "b4_q128", "4X128", "4x1.5"])
+def test_malformed_shape_text(text):
+    with pytest.raises(InvalidShapeError, match="is not a shape"):
+        PrefillShape.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"), [("0x128", "batch"), ("4x-1", "qo_len"), ("b4_q128_kv0", "kv_len")]
+)
+def test_shape_out_of_range_names_its_field(text, field):
+    with pytest.raises(InvalidShapeError, match=f"{field} is"):
+        PrefillShape.parse(text)
+
+
+def test_import_leaves_tvm_alone():
+    code = "import sys, prefilltune.workloads; sys.exit('tvm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_is_there():
+    for name in workloads.__all__:
+        assert getattr(workloads, name) is not None
+    misspelt = "online_atention"
+    with pytest.raises(AttributeError, match=f"no attribute '{misspelt}'"):
+        getattr(workloads, misspelt)

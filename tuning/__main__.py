@@ -1,0 +1,5 @@
+"""``python -m prefilltune.tuning`` is the command line."""
+
+from .cli import main
+
+main()

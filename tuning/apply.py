@@ -1,0 +1,58 @@
+"""From a record to a scheduled kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..database import Match, StaleRecordError, schedule
+from ..workloads import PrefillShape, PrefillSpec
+from .spaces import SPACES
+
+
+def apply_record(match: Match, kind: str) -> Any:
+    """Replay a record on the description that it was tuned on.
+
+    Parameters
+    ----------
+    match : Match
+        Of :func:`~prefilltune.database.lookup`.
+    kind : str
+        Target kind, such as ``llvm``.
+
+    Returns
+    -------
+    tvm.IRModule
+        The scheduled kernel ``main(query, key, value, valid_lens, output, lse)``, for the shape
+        that the record was tuned on.
+
+    Raises
+    ------
+    StaleRecordError
+        If the record's design space is unknown, its description has changed since, or its trace
+        does not replay.
+    """
+    provenance = match.entry.provenance
+    if provenance.space not in SPACES:
+        raise StaleRecordError(
+            f"record {match.entry.record_id} in {match.root} is of the design space "
+            f"{provenance.space!r}, which this version does not have (it has "
+            f"{', '.join(sorted(SPACES))}); tune again, or use the version that made it"
+        )
+    spec, shape = PrefillSpec.parse(provenance.spec), PrefillShape.parse(provenance.shape)
+    description = SPACES[provenance.space].describe(spec, shape, provenance.variant, kind)
+    module = schedule(match.entry, description).mod
+    return _mark_scheduled(module)
+
+
+def _mark_scheduled(module: Any) -> Any:
+    """So that no later pass takes the kernel for an unscheduled one."""
+    import tvm
+
+    return tvm.IRModule({"main": module["main"].with_attr("tirx.is_scheduled", True)})
+
+
+def database_roots(root: Path, committed: Path) -> Sequence[Path]:
+    """Where look-ups search: the user's database first, then the committed records."""
+    return (root,) if root.resolve() == committed.resolve() else (root, committed)

@@ -1,0 +1,440 @@
+"""The command line: ``prefilltune tune | compare | build | report | presets``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..database import NoRecordError, RecordStore, Tier, committed_root, lookup
+from ..workloads import (
+    MASK_MODES,
+    PrefillShape,
+    PrefillSpec,
+    PrefilltuneError,
+    load_presets,
+    parse_lengths,
+    preset,
+)
+from .duration import format_duration, parse_duration
+from .environment import check_compiler, check_packages
+from .errors import InvalidOptionError, NothingFoundError, UnsupportedTargetError
+from .tvm_import import import_tvm_without_torch
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
+    from .target import ResolvedTarget
+    from .tune import TuneResult
+
+COMPARISON_FILE = "comparison.json"
+CHART_FILE = "comparison.png"
+REPORT_FILE = "report.md"
+_DEFAULT_BUDGET = "150s"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Tune masked batch prefill attention with TVM, keep the records, build and compare.",
+)
+_console = Console(markup=False, highlight=False)
+
+TargetOption = Annotated[
+    str, typer.Option("--target", help="llvm (this CPU), a TVM target tag, or a target in JSON.")
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A preset; `prefilltune presets` lists them.")
+]
+HeadsOption = Annotated[
+    str,
+    typer.Option(
+        "--heads",
+        metavar="QO[/KV]xDIM",
+        help="Heads instead of a preset, such as 8x64 or 32/8x128.",
+    ),
+]
+MaskOption = Annotated[str, typer.Option("--mask-mode", help=f"With --heads: {MASK_MODES}.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="float32 (when absent, on llvm), float16 or bfloat16.")
+]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="BATCHxLEN", help="Repeat for more; or BATCHxQO_LENxKV_LEN."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads of a kernel; all cores when absent.")
+]
+DatabaseOption = Annotated[
+    Path | None,
+    typer.Option("--database", help="Folder of records; a work database when absent."),
+]
+
+
+@app.command()
+def tune(
+    target: TargetOption = "llvm",
+    model: ModelOption = "",
+    heads: HeadsOption = "",
+    mask_mode: MaskOption = "padded",
+    dtype: DtypeOption = "",
+    shape: ShapeOption = None,
+    lens: Annotated[
+        str,
+        typer.Option(
+            "--lens", help="Lengths to time on: full, uniform, fixed:..., histogram:FILE."
+        ),
+    ] = "full",
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Candidates to measure for each shape.")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option("--budget", help="Time for each shape, such as 90s or 5m.")
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", help="Of the search and its inputs.")] = 0,
+    space: Annotated[
+        list[str] | None,
+        typer.Option("--space", help="A design space; repeat for more. All when absent."),
+    ] = None,
+    keep: Annotated[int, typer.Option("--keep", help="Records kept of each space.")] = 2,
+    threads: ThreadsOption = None,
+    database: DatabaseOption = None,
+    compare: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="End with the comparison.")
+    ] = True,
+) -> None:
+    """Search for fast kernels and keep the best, verified, in the database."""
+    from .arm import Case
+    from .search import Limit
+
+    spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
+    lengths = parse_lengths(lens)
+    limit = _limit(trials, budget)
+    if keep < 1:
+        raise InvalidOptionError(f"--keep is {keep}; it must be 1 or more")
+    if not 0 <= seed < 2**30:
+        raise InvalidOptionError(f"--seed is {seed}; it must lie in 0 to {2**30 - 1}")
+    resolved = _prepare(target, threads)
+    spaces = _spaces(space, resolved.kind)
+    root = database or work_root()
+    for each in shapes:
+        case = Case(spec, each, resolved, lengths, seed)
+        result = _tune_one(case, spaces, Limit(*limit), root, keep)
+        _print_kept(result, root)
+        if result.interrupted:
+            _console.print(
+                f"interrupted; run the same command again and the search goes on from {result.log}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(130)
+    if compare:
+        _compare_all(spec, shapes, resolved, [lens], root, Tier.EXACT, None)
+
+
+@app.command()
+def compare(
+    target: TargetOption = "llvm",
+    model: ModelOption = "",
+    heads: HeadsOption = "",
+    mask_mode: MaskOption = "padded",
+    dtype: DtypeOption = "",
+    shape: ShapeOption = None,
+    lens: Annotated[
+        list[str] | None,
+        typer.Option("--lens", help="Repeat for more; full and uniform if absent."),
+    ] = None,
+    accept: Annotated[
+        str, typer.Option("--accept", help="Furthest record to take: exact, family, other-target.")
+    ] = "exact",
+    threads: ThreadsOption = None,
+    database: DatabaseOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for comparison.json and the chart.")
+    ] = None,
+) -> None:
+    """Measure tuned kernels side by side with TVM's own, the stock rules' and PyTorch's."""
+    spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
+    tier = _tier(accept)
+    chosen = lens or ["full", "uniform"]
+    for text in chosen:
+        parse_lengths(text)
+    resolved = _prepare(target, threads)
+    root = database or work_root()
+    if not shape:
+        shapes = _tuned_shapes(spec, resolved, root) or shapes
+    _compare_all(spec, shapes, resolved, chosen, root, tier, output)
+
+
+@app.command()
+def build(
+    target: TargetOption = "llvm",
+    model: ModelOption = "",
+    heads: HeadsOption = "",
+    mask_mode: MaskOption = "padded",
+    dtype: DtypeOption = "",
+    shape: ShapeOption = None,
+    accept: Annotated[
+        str, typer.Option("--accept", help="Furthest record to take: exact, family, other-target.")
+    ] = "exact",
+    threads: ThreadsOption = None,
+    database: DatabaseOption = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder for the library.")] = Path(
+        "dist"
+    ),
+) -> None:
+    """Build the tuned kernels of a model into one shared library; never tunes."""
+    from .apply import database_roots
+    from .library import build_kernels
+
+    spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
+    tier = _tier(accept)
+    resolved = _prepare(target, threads)
+    root = database or work_root()
+    if not shape:
+        shapes = _tuned_shapes(spec, resolved, root) or shapes
+    roots = database_roots(root, committed_root())
+    matches = [lookup(roots, resolved.key, spec, each, accept=tier) for each in shapes]
+    for each, match in zip(shapes, matches, strict=True):
+        if match.distance:
+            raise NoRecordError(
+                f"the nearest record of {spec} is for {match.entry.provenance.shape}, not {each}; "
+                f"run: prefilltune tune --shape {each}"
+            )
+    built = build_kernels(matches, resolved, output)
+    table = Table("symbol", "record", "tier", title=f"{built.library}", title_justify="left")
+    for symbol, match in zip(built.symbols, matches, strict=True):
+        table.add_row(symbol, match.entry.record_id, str(match.tier))
+    _console.print(table)
+    _console.print(f"wrote {built.library} and {built.manifest}", soft_wrap=True)
+
+
+@app.command()
+def report(
+    target: TargetOption = "llvm",
+    threads: ThreadsOption = None,
+    database: DatabaseOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Folder for the page; beside the records if absent."),
+    ] = None,
+) -> None:
+    """Write the page and the chart of what `compare` has measured."""
+    from .comparison import read_comparisons
+    from .report import draw_chart, markdown
+
+    resolved = _prepare(target, threads, compiler=False)
+    root = database or work_root()
+    folder = root / str(resolved.key)
+    comparisons = read_comparisons(folder / COMPARISON_FILE)
+    if not comparisons:
+        raise NothingFoundError(
+            f"{folder / COMPARISON_FILE} has no comparison yet; run: prefilltune compare --target "
+            f"{target} --database {root}"
+        )
+    destination = output or folder
+    destination.mkdir(parents=True, exist_ok=True)
+    draw_chart(comparisons, destination / CHART_FILE)
+    (destination / REPORT_FILE).write_text(markdown(comparisons, CHART_FILE), encoding="utf-8")
+    _console.print(f"wrote {destination / REPORT_FILE} and {CHART_FILE}", soft_wrap=True)
+
+
+@app.command()
+def presets() -> None:
+    """List the models whose heads and usual shapes are known."""
+    table = Table("preset", "heads", "head_dim", "mask", "usual shapes", "model")
+    for name, each in load_presets().items():
+        spec = each.spec()
+        heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}"
+        shapes = " ".join(f"{size.batch}x{size.qo_len}" for size in each.shapes)
+        table.add_row(name, heads, str(spec.head_dim), spec.mask_mode, shapes, each.model)
+    _console.print(table)
+
+
+def work_root() -> Path:
+    """Where records go when nothing is said: beside the committed ones in a checkout.
+
+    An installed package must not write into itself; there it is a folder of the working directory.
+    """
+    package = committed_root().parent
+    if (package.parent / "pyproject.toml").is_file():
+        return package / "work"
+    return Path("prefilltune-work")
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except PrefilltuneError as error:
+        print(f"prefilltune: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("prefilltune: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _workload(
+    model: str, heads: str, mask_mode: str, dtype: str, shape: Sequence[str] | None
+) -> tuple[PrefillSpec, list[PrefillShape]]:
+    """The spec and the shapes that the options name; a preset's usual shapes if none is given."""
+    if bool(model) == bool(heads):
+        raise InvalidOptionError(
+            "give either --model (a preset: `prefilltune presets` lists them) or --heads, such as "
+            "--heads 12x64"
+        )
+    shapes = [PrefillShape.parse(text) for text in shape or ()]
+    if model:
+        chosen = preset(model)
+        return chosen.spec(dtype or "float32"), shapes or list(chosen.shapes)
+    if not shapes:
+        raise InvalidOptionError("--heads needs a shape too, such as --shape 4x128")
+    return _spec_of_heads(heads, mask_mode, dtype or "float32"), shapes
+
+
+def _spec_of_heads(heads: str, mask_mode: str, dtype: str) -> PrefillSpec:
+    query_heads, _, rest = heads.partition("/")
+    if rest:
+        kv_heads, _, head_dim = rest.partition("x")
+    else:
+        query_heads, _, head_dim = heads.partition("x")
+        kv_heads = query_heads
+    try:
+        num_qo_heads, num_kv_heads, dim = int(query_heads), int(kv_heads), int(head_dim)
+    except ValueError:
+        raise InvalidOptionError(
+            f"--heads is {heads!r}; write QOxDIM or QO/KVxDIM, such as 12x64 or 32/8x128"
+        ) from None
+    return PrefillSpec(num_qo_heads, num_kv_heads, dim, dtype, mask_mode)
+
+
+def _limit(trials: int | None, budget: str) -> tuple[int | None, float | None]:
+    if trials is not None and trials < 1:
+        raise InvalidOptionError(f"--trials is {trials}; it must be 1 or more")
+    if trials is None and not budget:
+        budget = _DEFAULT_BUDGET
+    return trials, parse_duration(budget) if budget else None
+
+
+def _prepare(target: str, threads: int | None, *, compiler: bool = True) -> ResolvedTarget:
+    """Check the machine, import TVM the fast way and resolve the target."""
+    check_packages()
+    if compiler:
+        check_compiler()
+    import_tvm_without_torch()
+    from .target import resolve_target
+
+    resolved = resolve_target(target, threads)
+    if resolved.kind != "llvm":
+        raise UnsupportedTargetError(
+            f"target {resolved.key} is known, but this version has design spaces for llvm only; "
+            "use --target llvm"
+        )
+    return resolved
+
+
+def _spaces(chosen: Sequence[str] | None, kind: str) -> list[str]:
+    from .search import usable_spaces
+
+    usable = [space.name for space in usable_spaces(kind)]
+    for name in chosen or ():
+        if name not in usable:
+            raise InvalidOptionError(
+                f"--space {name!r} is no design space for {kind}; choose {', '.join(usable)}"
+            )
+    return list(dict.fromkeys(chosen)) if chosen else usable
+
+
+def _tier(text: str) -> Tier:
+    tiers = {"exact": Tier.EXACT, "family": Tier.FAMILY, "other-target": Tier.OTHER_TARGET}
+    if text not in tiers:
+        raise InvalidOptionError(f"--accept is {text!r}; choose {', '.join(tiers)}")
+    return tiers[text]
+
+
+def _tune_one(case, spaces, limit, root: Path, keep: int) -> TuneResult:
+    from .progress import SearchDisplay
+    from .tune import tune_case
+
+    with SearchDisplay(_console, str(case)) as display:
+        return tune_case(case, spaces, limit, root, keep, display.update)
+
+
+def _print_kept(result: TuneResult, root: Path) -> None:
+    state = result.state
+    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(state.failures.items()))
+    pace = state.trials / max(state.elapsed, 1e-9) * 60
+    _console.print(
+        f"{state.trials} trials in {format_duration(state.elapsed)} "
+        f"({pace:.0f} a minute; failed: {failed or 'none'}); "
+        f"{len(result.kept)} verified records kept in {root}",
+        soft_wrap=True,
+    )
+    for entry in result.kept:
+        provenance = entry.provenance
+        parameters = ", ".join(f"{name}={value}" for name, value in provenance.variant.items())
+        _console.print(
+            f"  {entry.record_id}  {provenance.median_secs * 1e3:.3f} ms  error "
+            f"{provenance.max_abs_error:.1e}  {provenance.space}  {parameters}",
+            soft_wrap=True,
+        )
+
+
+def _tuned_shapes(spec: PrefillSpec, target: ResolvedTarget, root: Path) -> list[PrefillShape]:
+    """Every shape of ``spec`` that has a record for exactly this target."""
+    from .apply import database_roots
+
+    texts = {
+        entry.provenance.shape
+        for each in database_roots(root, committed_root())
+        for entry in RecordStore.open(each, target.key, create=True).entries
+        if entry.provenance.spec == str(spec)
+    }
+    shapes = [PrefillShape.parse(text) for text in texts]
+    return sorted(shapes, key=lambda each: (each.batch, each.qo_len, each.num_kv))
+
+
+def _compare_all(
+    spec: PrefillSpec,
+    shapes: Sequence[PrefillShape],
+    target: ResolvedTarget,
+    lens: Sequence[str],
+    root: Path,
+    accept: Tier,
+    output: Path | None,
+) -> None:
+    from .apply import database_roots
+    from .compare import compare_case
+    from .report import table
+
+    roots = database_roots(root, committed_root())
+    comparisons: list[Comparison] = []
+    for shape in shapes:
+        for text in lens:
+            with _console.status(f"measuring {shape}, {text} lengths"):
+                found = compare_case(spec, shape, target, parse_lengths(text), roots, accept)
+            comparisons.append(found)
+            _console.print(table(found))
+    _write_comparison(comparisons, output or root / str(target.key))
+
+
+def _write_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:
+    from .comparison import write_comparisons
+    from .errors import EnvironmentMismatchError
+    from .report import TORCH_HINT, draw_chart
+
+    everything = write_comparisons(folder / COMPARISON_FILE, comparisons)
+    written = [COMPARISON_FILE]
+    try:
+        draw_chart(everything, folder / CHART_FILE)
+        written.append(CHART_FILE)
+    except EnvironmentMismatchError as error:
+        _console.print(str(error), soft_wrap=True)
+    if not any(each.peers for each in comparisons):
+        _console.print(TORCH_HINT, soft_wrap=True)
+    _console.print(f"wrote {' and '.join(written)} in {folder}", soft_wrap=True)

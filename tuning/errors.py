@@ -1,0 +1,37 @@
+"""Errors of tuning, building and comparing; each ends in what to do."""
+
+from __future__ import annotations
+
+from ..workloads.errors import PrefilltuneError
+
+
+class UnknownTargetError(PrefilltuneError, ValueError):
+    """A target text names no target that TVM knows."""
+
+
+class UnsupportedTargetError(PrefilltuneError):
+    """The target is known, but this machine or this version cannot tune or run it."""
+
+
+class EnvironmentMismatchError(PrefilltuneError):
+    """A package or a tool that tuning needs is missing or of a version known to fail."""
+
+
+class NothingFoundError(PrefilltuneError):
+    """A search ended without one candidate that is correct."""
+
+
+class InvalidOptionError(PrefilltuneError, ValueError):
+    """A value on the command line is out of its range."""
+
+
+class KernelCheckError(PrefilltuneError):
+    """A kernel that was to be measured computes something wrong."""
+
+
+class WorkerFailedError(PrefilltuneError):
+    """A child process died, hung or raised where no candidate of a search is to blame."""
+
+
+class InvalidComparisonError(PrefilltuneError, ValueError):
+    """A comparison file does not follow its schema."""

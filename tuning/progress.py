@@ -1,0 +1,131 @@
+"""What a search shows while it runs: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from .duration import format_duration
+from .search import SearchState
+
+_PLAIN_SECONDS = 10.0
+
+
+class SearchDisplay:
+    """A context manager whose :meth:`update` is a listener of a search.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where to.
+    title : str
+        What is tuned.
+    """
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console = console
+        self._title = title
+        self._shown_at = -math.inf
+        self._shown_best = math.inf
+        self._live = (
+            Live(console=console, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> SearchDisplay:
+        if self._live is not None:
+            self._live.start()
+        else:
+            self._console.print(f"tuning {self._title}", soft_wrap=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, state: SearchState) -> None:
+        """Show how the search stands."""
+        if self._live is not None:
+            self._live.update(self._panel(state))
+            return
+        now = time.monotonic()
+        if state.best_seconds < self._shown_best or now - self._shown_at >= _PLAIN_SECONDS:
+            self._shown_at, self._shown_best = now, state.best_seconds
+            self._console.print("  " + "; ".join(self._facts(state)), soft_wrap=True)
+
+    def _facts(self, state: SearchState) -> list[str]:
+        return [
+            f"{format_duration(state.elapsed)} {_trials(state)}",
+            _best(state),
+            _failures(state),
+            *([f"{_time_left(state)} left"] if state.limit.seconds is not None else []),
+            state.activity,
+        ]
+
+    def _panel(self, state: SearchState) -> Panel:
+        table = Table.grid(padding=(0, 2))
+        table.add_row("progress", ProgressBar(total=1.0, completed=_share_done(state), width=40))
+        table.add_row("trials", _trials(state))
+        table.add_row("best", _best(state))
+        if not math.isnan(state.baseline_seconds):
+            baseline = f"{state.baseline_seconds * 1e3:.3f} ms (TVM's hand-written kernel)"
+            table.add_row("baseline", baseline)
+        table.add_row("failures", _failures(state))
+        table.add_row("time", f"{format_duration(state.elapsed)}, {_time_left(state)} left")
+        table.add_row("now", state.activity)
+        return Panel(table, title=self._title, subtitle="Ctrl-C keeps what was found", expand=False)
+
+
+def _best(state: SearchState) -> str:
+    if math.isinf(state.best_seconds):
+        return "nothing measured yet"
+    best = f"best {state.best_seconds * 1e3:.3f} ms"
+    if math.isnan(state.baseline_seconds):
+        return f"{best} ({state.best_label})"
+    ratio = state.baseline_seconds / state.best_seconds
+    return f"{best}, {ratio:.1f}x the baseline ({state.best_label})"
+
+
+def _trials(state: SearchState) -> str:
+    limit = f" of {state.limit.trials}" if state.limit.trials is not None else ""
+    earlier = f" (and {state.restored} from earlier runs)" if state.restored else ""
+    return f"{state.trials}{limit} trials{earlier}"
+
+
+def _failures(state: SearchState) -> str:
+    if not state.failures:
+        return "no failures"
+    return "failed: " + ", ".join(f"{n} {kind}" for kind, n in sorted(state.failures.items()))
+
+
+def _share_done(state: SearchState) -> float:
+    shares = [0.0]
+    if state.limit.trials:
+        shares.append(state.trials / state.limit.trials)
+    if state.limit.seconds:
+        shares.append(state.elapsed / state.limit.seconds)
+    return min(1.0, max(shares))
+
+
+def _time_left(state: SearchState) -> str:
+    """Until the budget is spent, or until the trials are at the pace so far."""
+    lefts = []
+    if state.limit.seconds is not None:
+        lefts.append(state.limit.seconds - state.elapsed)
+    if state.limit.trials is not None and state.trials:
+        pace = state.elapsed / state.trials
+        lefts.append((state.limit.trials - state.trials) * pace)
+    return format_duration(max(0.0, min(lefts))) if lefts else "?"

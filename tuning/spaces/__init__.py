@@ -1,0 +1,11 @@
+"""The design spaces by name; a new space is a new file and one entry here."""
+
+from __future__ import annotations
+
+from .llvm_fused import LlvmFused
+from .llvm_stock import LlvmStock
+from .space import DesignSpace, Variant
+
+SPACES: dict[str, DesignSpace] = {space.name: space for space in (LlvmFused(), LlvmStock())}
+
+__all__ = ["SPACES", "DesignSpace", "Variant"]

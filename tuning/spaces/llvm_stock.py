@@ -1,0 +1,32 @@
+"""TVM's own schedule rules on the plain description: the comparison for the other spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ...workloads import PrefillShape, PrefillSpec, plain_attention
+from ..target import ResolvedTarget
+from .space import DesignSpace, Variant
+
+
+class LlvmStock(DesignSpace):
+    """MetaSchedule's ``llvm`` rules, post-processors and mutators, untouched."""
+
+    name: ClassVar[str] = "llvm_stock"
+    kinds: ClassVar[frozenset[str]] = frozenset({"llvm"})
+
+    def variants(
+        self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
+    ) -> Sequence[Variant]:
+        return ({},)
+
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+        return plain_attention(spec, shape, kind)
+
+    def generator(self, variant: Variant) -> Any:
+        from tvm.s_tir.meta_schedule.space_generator import PostOrderApply
+
+        # Named rather than "from-target": the rules for AVX-512 and VNNI add integer dot products
+        # only, and need hundreds of tensor intrinsics imported.
+        return PostOrderApply(sch_rules="llvm", postprocs="llvm", mutator_probs="llvm")

@@ -1,0 +1,42 @@
+"""What a design space is: descriptions of one workload, and the schedules of each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ...workloads import PrefillShape, PrefillSpec
+from ..target import ResolvedTarget
+
+#: Parameters of a description and of its space: what sampling cannot change.
+Variant = Mapping[str, int | bool | str]
+
+
+class DesignSpace(ABC):
+    """One way to schedule masked prefill attention.
+
+    A space offers *variants*: parameters that change the description or the structure of the
+    schedule. Within a variant every choice is a sampled decision of the trace, which
+    MetaSchedule's mutators can move.
+    """
+
+    #: Kept in the records; never reuse a name for another space.
+    name: ClassVar[str]
+
+    #: Target kinds that the space schedules for.
+    kinds: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def variants(
+        self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
+    ) -> Sequence[Variant]:
+        """The variants worth trying, the most promising first."""
+
+    @abstractmethod
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+        """The unscheduled IRModule of a variant: the workload that its records hang on."""
+
+    @abstractmethod
+    def generator(self, variant: Variant) -> Any:
+        """MetaSchedule's SpaceGenerator for a variant."""

@@ -1,0 +1,219 @@
+"""From what a user calls a target to TVM's Target, the key of its records and the threads used."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..database import TargetKey
+from .errors import InvalidOptionError, UnknownTargetError, UnsupportedTargetError
+
+# Vector and fused-multiply features whose absence makes code for a CPU name crash.
+_X86_FEATURES = ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl")
+_AVX2_FEATURES = ("avx2", "fma", "f16c", "bmi2")
+_X86_LEVELS = (
+    ("x86-64-v4", (*_AVX2_FEATURES, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+    ("x86-64-v3", _AVX2_FEATURES),
+    ("x86-64-v2", ("sse4.2", "popcnt")),
+    ("x86-64", ()),
+)
+
+
+@dataclass(frozen=True)
+class ResolvedTarget:
+    """A target ready for use.
+
+    Parameters
+    ----------
+    target : tvm.target.Target
+        With the CPU's or the GPU's features named.
+    key : TargetKey
+        Names the folder of the records.
+    threads : int
+        CPU threads that a kernel runs with; 1 on a GPU target.
+    """
+
+    target: Any
+    key: TargetKey
+    threads: int
+
+    @property
+    def kind(self) -> str:
+        """``llvm``, ``cuda``, ..."""
+        return self.key.kind
+
+
+def resolve_target(text: str, threads: int | None = None) -> ResolvedTarget:
+    """Resolve ``llvm``, ``cuda``, a TVM target tag or a target in JSON.
+
+    Parameters
+    ----------
+    text : str
+        What the user wrote.
+    threads : int, optional
+        For CPU targets; every core this process may use when absent.
+
+    Raises
+    ------
+    UnknownTargetError
+        If TVM knows no such target.
+    UnsupportedTargetError
+        For ``cuda`` without an architecture on a machine without a CUDA device.
+    InvalidOptionError
+        If ``threads`` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise InvalidOptionError(f"--threads is {threads}; it must be 1 or more")
+    fields = _parse(text)
+    kind = fields["kind"]
+    if kind == "llvm":
+        return _resolve_cpu(fields, threads or _usable_cores())
+    if kind == "cuda":
+        return _resolve_cuda(fields)
+    raise UnsupportedTargetError(
+        f"target {text!r} is of kind {kind!r}; prefilltune has design spaces for llvm (this CPU) "
+        "and knows cuda: choose one of these"
+    )
+
+
+def _parse(text: str) -> dict[str, Any]:
+    from tvm.target import Target
+
+    if text == "cuda":  # Target("cuda") would ask the driver and invent sm_50 without one
+        return {"kind": "cuda"}
+    if text == "llvm":
+        return {"kind": "llvm"}
+    try:
+        return json.loads(str(Target(json.loads(text) if text.lstrip().startswith("{") else text)))
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "not a target"
+        raise UnknownTargetError(
+            f"target {text!r} is unknown ({reason}); write llvm, cuda, a TVM target tag such as "
+            'nvidia/nvidia-h100, or JSON such as {"kind": "llvm", "mcpu": "x86-64-v3"}'
+        ) from None
+
+
+def _resolve_cpu(fields: dict[str, Any], threads: int) -> ResolvedTarget:
+    from tvm.target import Target
+
+    mcpu = fields.get("mcpu") or host_cpu()
+    if not _knows_cpu(mcpu):
+        raise UnknownTargetError(
+            f"mcpu {mcpu!r} is no CPU that LLVM knows; leave it out to take this machine's "
+            f"({host_cpu()}), or write a name such as x86-64-v3 or znver4"
+        )
+    wanted = {
+        "kind": "llvm",
+        "mcpu": mcpu,
+        "num-cores": int(fields.get("num-cores", threads)),
+        **{name: fields[name] for name in ("mtriple", "mattr") if name in fields},
+    }
+    if wanted.get("mtriple") == _default_triple():
+        del wanted["mtriple"]
+    threads = wanted["num-cores"]
+    return ResolvedTarget(Target(wanted), TargetKey("llvm", mcpu, f"{threads}c"), threads)
+
+
+def _resolve_cuda(fields: dict[str, Any]) -> ResolvedTarget:
+    from tvm.target import Target
+
+    arch = fields.get("arch") or _cuda_arch()
+    return ResolvedTarget(Target({**fields, "arch": arch}), TargetKey("cuda", arch), 1)
+
+
+def _cuda_arch() -> str:
+    """Of the first device, with the suffix that wgmma and its like need from 9.0 on."""
+    import tvm
+
+    device: Any = tvm.cuda(0)
+    if not device.exist:
+        raise UnsupportedTargetError(
+            "this machine has no CUDA device that TVM can see; run on a machine with a GPU, or "
+            'name the architecture: --target \'{"kind": "cuda", "arch": "sm_90a"}\''
+        )
+    major, minor = str(device.compute_version).split(".")
+    return f"sm_{major}{minor}" + ("a" if int(major) >= 9 else "")
+
+
+def host_cpu() -> str:
+    """LLVM's name of this CPU, or of a subset that this (virtual) machine really offers.
+
+    A virtual machine may hide features of the CPU that LLVM recognises; code for that CPU would
+    end in an illegal instruction.
+    """
+    name = _system_cpu()
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return name
+    offered = _host_features()
+    if all(feature in offered for feature in _X86_FEATURES if feature in _features_of(name)):
+        return name
+    return next(level for level, needs in _X86_LEVELS if offered.issuperset(needs))
+
+
+def vector_lanes(target: Any) -> int:
+    """float32 elements of a vector register of ``target``."""
+    import tvm_ffi
+
+    return max(4, int(tvm_ffi.get_global_func("target.llvm_get_vector_width")(target)) // 32)
+
+
+def _system_cpu() -> str:
+    import tvm_ffi
+
+    return str(tvm_ffi.get_global_func("target.llvm_get_system_cpu")())
+
+
+def _host_features() -> set[str]:
+    import tvm_ffi
+
+    found = tvm_ffi.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    return {str(name) for name, present in found.items() if int(present)}
+
+
+def _features_of(mcpu: str) -> set[str]:
+    import tvm_ffi
+    from tvm.target import Target
+
+    found = tvm_ffi.get_global_func("target.llvm_get_cpu_features")(
+        Target({"kind": "llvm", "mcpu": mcpu})
+    )
+    return {str(name) for name in found}
+
+
+def _knows_cpu(mcpu: str) -> bool:
+    import tvm_ffi
+    from tvm.target import Target
+
+    known = tvm_ffi.get_global_func("target.llvm_get_cpu_archlist")(Target("llvm"))
+    return mcpu in {str(name) for name in known}
+
+
+def _default_triple() -> str:
+    from tvm.target import Target
+
+    return str(json.loads(str(Target("llvm"))).get("mtriple", ""))
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def device_name(kind: str) -> str:
+    """What a comparison calls the device, for people."""
+    if kind != "llvm":
+        import tvm
+
+        device: Any = tvm.device(kind, 0)
+        return str(device.device_name)
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

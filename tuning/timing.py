@@ -1,0 +1,41 @@
+"""Timing several things against one another on a machine that is never quite still."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+#: Runs its subject for about the given seconds and returns the mean seconds of one call.
+Timer = Callable[[float], float]
+
+_SECONDS = 0.05
+_PAUSE = 0.005
+_SLOW = 0.25
+_SLOW_ROUNDS = 3
+
+
+def interleave(timers: Sequence[Timer], rounds: int = 9) -> list[tuple[float, ...]]:
+    """Time every subject once a round, so that a disturbance hits them alike.
+
+    Parameters
+    ----------
+    timers : Sequence[Callable[[float], float]]
+        One for each subject.
+    rounds : int
+        Timings of each; a subject of more than a quarter second a call gets three.
+
+    Returns
+    -------
+    list[tuple[float, ...]]
+        Seconds a call of each subject, one for each of its rounds.
+    """
+    times: list[list[float]] = [[] for _ in timers]
+    for timer in timers:
+        timer(0.0)
+    for done in range(rounds):
+        for timer, found in zip(timers, times, strict=True):
+            if done >= _SLOW_ROUNDS and found[0] > _SLOW:
+                continue
+            time.sleep(_PAUSE)  # threads of the subject before stop spinning
+            found.append(timer(_SECONDS))
+    return [tuple(found) for found in times]

@@ -1,0 +1,226 @@
+"""Tuning one case from end to end: search, verify the best on fresh inputs, keep them."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..database import Entry, Provenance, RecordStore, entry_from
+from ..workloads import TOLERANCE, parse_lengths, regimes
+from .arm import Case
+from .build import build_library
+from .environment import versions
+from .errors import NothingFoundError, WorkerFailedError
+from .measure import check_kernel, time_kernel, tvm_environment
+from .search import Limit, Listener, Search, SearchState
+from .spaces import SPACES
+from .target import device_name
+from .timing import interleave
+from .trial_log import Trial, TrialLog
+from .worker import Outcome, Worker
+
+_FINALISTS = 4
+_CHECK_TIMEOUT = 300.0
+_FRESH_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a tuning run left.
+
+    Parameters
+    ----------
+    state : SearchState
+        Of the search at its end.
+    kept : tuple[Entry, ...]
+        The records added to the database, the fastest first.
+    interrupted : bool
+        Whether Ctrl-C ended the search before its budget did.
+    log : Path
+        Of every trial; the next run goes on from it.
+    """
+
+    state: SearchState
+    kept: tuple[Entry, ...]
+    interrupted: bool
+    log: Path
+
+
+def tune_case(
+    case: Case, spaces: Sequence[str], limit: Limit, root: Path, keep: int, listener: Listener
+) -> TuneResult:
+    """Search, verify and keep.
+
+    Parameters
+    ----------
+    case : Case
+        What to tune.
+    spaces : Sequence[str]
+        Names of the design spaces that share ``limit``.
+    root : Path
+        Of the database that takes the records.
+    keep : int
+        Records kept of each space.
+    listener : Callable[[SearchState], None]
+        Told how the search stands.
+
+    Raises
+    ------
+    NotWritableError
+        If ``root`` takes no records.
+    NothingFoundError
+        If no candidate was correct.
+    """
+    store = RecordStore.open(root, case.target.key, create=True)
+    store.add([])  # refuses a read-only folder now rather than after the search
+    log = TrialLog(root / str(case.target.key) / "trials" / f"{_slug(case)}.jsonl", versions())
+    interrupted = False
+    with Search(case, spaces, log, listener) as search:
+        try:
+            search.run(limit)
+        except KeyboardInterrupt:
+            interrupted = True
+        state = search.state
+        state.activity = "verifying the best on fresh inputs"
+        listener(state)
+        kept = [
+            entry
+            for space in spaces
+            for entry in _keep_best(case, _best(search.trials, space), keep, len(search.trials))
+        ]
+    if not kept and not interrupted:
+        raise NothingFoundError(_nothing_found(case, state, log.path))
+    store.add(kept)
+    store.prune(keep)
+    kept.sort(key=lambda entry: entry.speed)
+    return TuneResult(state, tuple(kept), interrupted, log.path)
+
+
+def _best(trials: Sequence[Trial], space: str) -> list[Trial]:
+    """The fastest distinct successes of a space."""
+    distinct = {trial.identity: trial for trial in trials if trial.space == space}
+    succeeded = [trial for trial in distinct.values() if not trial.failure]
+    return sorted(succeeded, key=lambda trial: trial.seconds)[:_FINALISTS]
+
+
+def _keep_best(case: Case, finalists: list[Trial], keep: int, trials: int) -> list[Entry]:
+    """Verify finalists and time them side by side: single timings favour the lucky."""
+    environment = tvm_environment(case.target.threads)
+    verified: list[tuple[Trial, str, float]] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="prefilltune-") as folder,
+        Worker(environment) as worker,
+    ):
+        for index, trial in enumerate(finalists):
+            path = f"{folder}/{index}.so"
+            error = _verify(case, trial, path, worker)
+            if error <= TOLERANCE[case.spec.dtype]:
+                verified.append((trial, path, error))
+        times = interleave(
+            [
+                lambda seconds, path=path: _value(
+                    worker.call(
+                        time_kernel,
+                        path,
+                        case.spec,
+                        case.shape,
+                        case.valid_lens(),
+                        case.seed,
+                        seconds,
+                        timeout=_CHECK_TIMEOUT,
+                    )
+                )
+                for _, path, _ in verified
+            ]
+        )
+    ranked = sorted(zip(verified, times, strict=True), key=lambda each: statistics.median(each[1]))
+    return [
+        _entry(case, trial, seconds, error, trials) for (trial, _, error), seconds in ranked[:keep]
+    ]
+
+
+def _verify(case: Case, trial: Trial, path: str, worker: Worker) -> float:
+    """Largest error of a trial's kernel over every regime of lengths, on inputs not seen before."""
+    module = _scheduled(case, trial).mod
+    built = worker.call(build_library, module, case.target.target, path, timeout=_CHECK_TIMEOUT)
+    if built.status != "ok":
+        return float("inf")
+    shape, fresh = case.shape, case.seed + _FRESH_SEED
+    length = max(shape.qo_len, shape.num_kv)
+    drawn = parse_lengths("uniform").sample(shape.batch, length, fresh)
+    batches = [*regimes(shape.batch, length), drawn]
+    checked = worker.call(
+        check_kernel,
+        path,
+        case.spec,
+        shape,
+        [tuple(int(each) for each in lens) for lens in batches],
+        fresh,
+        timeout=_CHECK_TIMEOUT,
+    )
+    return checked.value if checked.status == "ok" else float("inf")
+
+
+def _scheduled(case: Case, trial: Trial) -> Any:
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import Trace
+
+    space = SPACES[trial.space]
+    schedule = Schedule(space.describe(case.spec, case.shape, trial.variant, case.target.kind))
+    Trace.apply_json_to_schedule(trial.trace, schedule)
+    return schedule
+
+
+def _entry(case: Case, trial: Trial, seconds: Sequence[float], error: float, trials: int) -> Entry:
+    schedule = _scheduled(case, trial)
+    space = SPACES[trial.space]
+    quartiles = statistics.quantiles(seconds, n=4)
+    provenance = Provenance(
+        spec=str(case.spec),
+        shape=str(case.shape),
+        space=trial.space,
+        variant=dict(trial.variant),
+        lens=case.lens.text,
+        median_secs=statistics.median(seconds),
+        spread_secs=quartiles[2] - quartiles[0],
+        max_abs_error=error,
+        trials=trials,
+        seed=case.seed,
+        versions=versions(),
+        device={"name": device_name(case.target.kind), "threads": case.target.threads},
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    return entry_from(
+        space.describe(case.spec, case.shape, trial.variant, case.target.kind),
+        schedule.trace,
+        seconds,
+        case.target.target,
+        provenance,
+    )
+
+
+def _value(outcome: Outcome) -> float:
+    if outcome.status != "ok":
+        raise WorkerFailedError(
+            f"a kernel that had been verified could not be timed ({outcome.status}: "
+            f"{outcome.detail}); run again, and report it if it happens again"
+        )
+    return outcome.value
+
+
+def _slug(case: Case) -> str:
+    lens = case.lens.text.replace(":", "_").replace("/", "_")
+    return f"{case.spec}__{case.shape}__{lens}"
+
+
+def _nothing_found(case: Case, state: SearchState, log: Path) -> str:
+    failures = ", ".join(f"{count} {kind}" for kind, count in sorted(state.failures.items()))
+    return (
+        f"no correct candidate for {case} in {state.trials} trials ({failures or 'no failures'}); "
+        f"every failure is in {log}; allow more with --trials or --budget"
+    )

@@ -1,0 +1,76 @@
+"""What is computed: specs, shapes, lengths, presets, the reference and the TIR descriptions."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .arrays import Inputs, make_inputs, numpy_dtype, useful_flops
+from .baseline import masked_baseline, ragged_cpu_baseline
+from .constants import PADDED_LSE
+from .errors import (
+    InvalidLengthsError,
+    InvalidShapeError,
+    InvalidSpecError,
+    PrefilltuneError,
+    UnknownPresetError,
+)
+from .lengths import LengthDistribution, parse_lengths, regimes
+from .presets import Preset, load_presets, preset
+from .reference import TOLERANCE, max_error, reference_attention
+from .spec import DTYPES, MASK_MODES, PrefillShape, PrefillSpec
+
+if TYPE_CHECKING:
+    from .expressions import MASKS, Mask
+    from .online import Tiles, online_attention
+    from .plain import plain_attention
+
+__all__ = [
+    "DTYPES",
+    "MASKS",
+    "MASK_MODES",
+    "PADDED_LSE",
+    "TOLERANCE",
+    "Inputs",
+    "InvalidLengthsError",
+    "InvalidShapeError",
+    "InvalidSpecError",
+    "LengthDistribution",
+    "Mask",
+    "PrefillShape",
+    "PrefillSpec",
+    "PrefilltuneError",
+    "Preset",
+    "Tiles",
+    "UnknownPresetError",
+    "load_presets",
+    "make_inputs",
+    "masked_baseline",
+    "max_error",
+    "numpy_dtype",
+    "online_attention",
+    "parse_lengths",
+    "plain_attention",
+    "preset",
+    "ragged_cpu_baseline",
+    "reference_attention",
+    "regimes",
+    "useful_flops",
+]
+
+# Importing tvm takes three seconds, and `--help`, presets and errors need none of it: what is
+# written in TIR is imported when it is first asked for.
+_IN_TIR = {
+    "MASKS": ".expressions",
+    "Mask": ".expressions",
+    "Tiles": ".online",
+    "online_attention": ".online",
+    "plain_attention": ".plain",
+}
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one from here
+
+    def __getattr__(name: str) -> object:
+        if name not in _IN_TIR:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_IN_TIR[name], __name__), name)

@@ -1,0 +1,121 @@
+"""Inputs to run a workload on, and the work that they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from .spec import PrefillShape, PrefillSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The arguments of one call, in the order in which a kernel takes them.
+
+    Parameters
+    ----------
+    query : np.ndarray
+        ``[batch, qo_len, num_qo_heads, head_dim]``, the spec's dtype.
+    key, value : np.ndarray
+        ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype.
+    valid_lens : np.ndarray
+        ``[batch]`` int32.
+    """
+
+    query: np.ndarray
+    key: np.ndarray
+    value: np.ndarray
+    valid_lens: np.ndarray
+
+
+def numpy_dtype(dtype: str) -> np.dtype:
+    """The NumPy dtype of a spec's ``dtype``; bfloat16 is that of ``ml_dtypes``."""
+    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def _poison(array: np.ndarray, valid_lens: np.ndarray, mask_mode: str) -> None:
+    """Fill the padding of ``array`` ``[batch, len, heads, head_dim]`` with NaN and Inf in turn."""
+    length = array.shape[1]
+    poison = np.resize(np.array([np.nan, np.inf]), length).astype(array.dtype)[:, None, None]
+    for rows, valid_len in zip(array, np.clip(valid_lens, 0, length), strict=True):
+        padding = (
+            slice(valid_len, length) if mask_mode == "padded" else slice(0, length - valid_len)
+        )
+        rows[padding] = poison[padding]
+
+
+def make_inputs(
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    valid_lens: np.ndarray,
+    seed: int,
+    *,
+    poison_padding: bool = False,
+) -> Inputs:
+    """Draw query, key and value from the unit normal distribution.
+
+    Parameters
+    ----------
+    spec, shape
+        The workload.
+    valid_lens : np.ndarray
+        ``[batch]`` whole numbers, passed on as they are.
+    seed : int
+        The same seed gives the same inputs.
+    poison_padding : bool
+        Let the padding of query, key and value hold NaN and Inf in turn: a kernel that reads
+        it shows.
+    """
+    rng = np.random.default_rng(seed)
+    dtype = numpy_dtype(spec.dtype)
+
+    def draw(length: int, heads: int) -> np.ndarray:
+        size = (shape.batch, length, heads, spec.head_dim)
+        array = rng.standard_normal(size, dtype=np.float32).astype(dtype)
+        if poison_padding:
+            _poison(array, valid_lens, spec.mask_mode)
+        return array
+
+    return Inputs(
+        query=draw(shape.qo_len, spec.num_qo_heads),
+        key=draw(shape.num_kv, spec.num_kv_heads),
+        value=draw(shape.num_kv, spec.num_kv_heads),
+        valid_lens=np.asarray(valid_lens, np.int32),
+    )
+
+
+def useful_flops(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray) -> int:
+    """Floating-point operations of the two products on the pairs that the mask keeps.
+
+    Parameters
+    ----------
+    spec, shape
+        The workload.
+    valid_lens : np.ndarray
+        ``[batch]`` whole numbers; out of range they are clamped, as in the kernel.
+
+    Returns
+    -------
+    int
+        ``4 * head_dim * num_qo_heads`` a kept (row, column) pair: a multiplication and an addition
+        an element, for query times key and again for probability times value.
+
+    Examples
+    --------
+    >>> spec = PrefillSpec(1, 1, 64, mask_mode="causal_padded_left")
+    >>> useful_flops(spec, PrefillShape(1, 8), np.array([3])) // (4 * 64)  # 1 + 2 + 3 pairs
+    6
+    """
+    lens = np.asarray(valid_lens, np.int64)
+    qo_len, kv_len = shape.qo_len, shape.num_kv
+    num_queries, num_keys = np.clip(lens, 0, qo_len), np.clip(lens, 0, kv_len)
+    if spec.mask_mode == "padded":
+        pairs = num_queries * num_keys
+    else:
+        row = np.arange(qo_len)
+        begin = (kv_len - num_keys)[:, None]
+        kept = np.maximum(row + (kv_len - qo_len) + 1 - begin, 0)  # [batch, qo_len]
+        pairs = np.where(row >= (qo_len - num_queries)[:, None], kept, 0)
+    return 4 * spec.head_dim * spec.num_qo_heads * int(pairs.sum())

@@ -1,0 +1,52 @@
+"""The hand-scheduled kernels that ship in TVM, which tuned kernels are compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .spec import PrefillSpec
+
+
+def masked_baseline(spec: PrefillSpec, target: Any) -> Any:
+    """TVM's tiled masked prefill kernel for GPU targets.
+
+    Returns
+    -------
+    tvm.IRModule
+        One scheduled PrimFunc ``main(query, key, value, valid_lens, output, lse)`` with symbolic
+        batch and lengths (``_attention_sequence_prefill_with_mask``). Rows of padding are left
+        with whatever the arithmetic gives.
+    """
+    import tvm
+    from tvm.relax.frontend.nn.llm._prefill_kernels import _attention_sequence_prefill_with_mask
+
+    kernel = _attention_sequence_prefill_with_mask(
+        spec.num_kv_heads,
+        spec.num_qo_heads,
+        spec.head_dim,
+        spec.dtype,
+        target,
+        spec.scale,
+        mask_mode=spec.mask_mode,  # pyright: ignore[reportArgumentType]
+    )
+    return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
+
+
+def ragged_cpu_baseline(spec: PrefillSpec) -> Any:
+    """TVM's hand-written CPU prefill, which takes the valid rows packed one after the other.
+
+    TVM ships no masked prefill for CPUs; this one computes the same rows.
+
+    Returns
+    -------
+    tvm.IRModule
+        One PrimFunc ``main(query, q_indptr, key, value, kv_indptr, q_rope_position,
+        k_rope_pos_offset, output, lse, causal, rotary_mode, rope_scale, rope_theta, sm_scale)``.
+    """
+    import tvm
+    from tvm.relax.frontend.nn.llm._prefill_kernels import _attention_prefill_ragged_cpu
+
+    kernel = _attention_prefill_ragged_cpu(
+        spec.num_kv_heads, spec.num_qo_heads, spec.head_dim, spec.head_dim, spec.dtype, {}
+    )
+    return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})

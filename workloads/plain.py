@@ -1,0 +1,150 @@
+"""The plain description: attention stage by stage over whole tensors, unscheduled.
+
+This is the meaning in TIR. It runs as it is on ``llvm``, slowly, and is what stock schedule rules
+are given.
+"""
+
+# TVMScript writes the shapes of buffers where Python has types.
+# pyright: reportInvalidTypeForm=false
+
+from __future__ import annotations
+
+import tvm
+from tvm import tirx
+from tvm.script import tirx as T
+
+from .constants import PADDED_LSE
+from .exp2 import exp2_for
+from .expressions import MASKED_SCORE, MASKS, keep, score, value
+from .spec import PrefillShape, PrefillSpec
+
+
+def plain_attention(
+    spec: PrefillSpec, shape: PrefillShape, target_kind: str = "llvm"
+) -> tvm.IRModule:
+    """Describe ``spec`` on ``shape``, one sblock a stage.
+
+    Parameters
+    ----------
+    spec, shape
+        The workload.
+    target_kind : str
+        Chooses the form of 2^x, see :func:`~prefilltune.workloads.exp2.exp2_for`.
+
+    Returns
+    -------
+    IRModule
+        With one PrimFunc ``main(q, k, v, valid_lens, output, lse)``:
+
+        - ``q`` and ``output`` ``[batch, qo_len, num_qo_heads, head_dim]``,
+        - ``k`` and ``v`` ``[batch, kv_len, num_kv_heads, head_dim]``,
+        - ``valid_lens`` ``[batch]`` int32; out of range it is clamped,
+        - ``lse`` ``[batch, qo_len, num_qo_heads]``, base 2;
+
+        all but ``valid_lens`` of the spec's dtype. Rows that keep no key get output 0 and LSE
+        :data:`~prefilltune.workloads.constants.PADDED_LSE`; padding is never let through.
+    """
+    mask = MASKS[spec.mask_mode]
+    exp2 = exp2_for(target_kind)
+    dtype = spec.dtype
+    B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
+    HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
+
+    def row_valid(row, valid_len):
+        begin, end = mask.columns(row, valid_len, LQ, LKV)
+        return tirx.all(keep(mask.rows(valid_len, LQ), row), begin < end)
+
+    def column_valid(column, valid_len):
+        """Whether some row may see ``column``: the ends never move left from row to row."""
+        begin, _ = mask.columns(0, valid_len, LQ, LKV)
+        _, end = mask.columns(LQ - 1, valid_len, LQ, LKV)
+        return keep((begin, end), column)
+
+    def kept(row, column, valid_len):
+        return keep(mask.columns(row, valid_len, LQ, LKV), column)
+
+    @T.prim_func(s_tir=True)
+    def main(
+        q: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
+        k: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
+        v: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
+        valid_lens: T.Buffer((B,), "int32"),  # [batch]
+        output: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
+        lse: T.Buffer((B, LQ, HQ), dtype),  # [batch, qo_len, num_qo_heads]
+    ):
+        T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+        dot = T.sblock_alloc_buffer((B, HQ, LQ, LKV), "float32")
+        scores = T.sblock_alloc_buffer((B, HQ, LQ, LKV), "float32")
+        row_max = T.sblock_alloc_buffer((B, HQ, LQ), "float32")
+        weights = T.sblock_alloc_buffer((B, HQ, LQ, LKV), "float32")
+        row_sum = T.sblock_alloc_buffer((B, HQ, LQ), "float32")
+        values = T.sblock_alloc_buffer((B, HKV, LKV, D), dtype)
+        acc = T.sblock_alloc_buffer((B, HQ, LQ, D), "float32")
+        for b, h, i, j, d in T.grid(B, HQ, LQ, LKV, D):
+            with T.sblock("dot"):
+                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
+                with T.init():
+                    dot[vb, vh, vi, vj] = T.float32(0)
+                dot[vb, vh, vi, vj] = dot[vb, vh, vi, vj] + T.cast(
+                    q[vb, vi, vh, vd], "float32"
+                ) * T.cast(k[vb, vj, vh // G, vd], "float32")
+        for b, h, i, j in T.grid(B, HQ, LQ, LKV):
+            with T.sblock("scores"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                scores[vb, vh, vi, vj] = T.Select(
+                    kept(vi, vj, valid_lens[vb]),
+                    score(spec, dot[vb, vh, vi, vj]),
+                    T.float32(MASKED_SCORE),
+                )
+        for b, h, i, j in T.grid(B, HQ, LQ, LKV):
+            with T.sblock("row_max"):
+                vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
+                with T.init():
+                    row_max[vb, vh, vi] = T.min_value("float32")
+                row_max[vb, vh, vi] = T.max(row_max[vb, vh, vi], scores[vb, vh, vi, vj])
+        for b, h, i, j in T.grid(B, HQ, LQ, LKV):
+            with T.sblock("weights"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                weights[vb, vh, vi, vj] = exp2(scores[vb, vh, vi, vj] - row_max[vb, vh, vi])
+        for b, h, i, j in T.grid(B, HQ, LQ, LKV):
+            with T.sblock("row_sum"):
+                vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
+                with T.init():
+                    row_sum[vb, vh, vi] = T.float32(0)
+                row_sum[vb, vh, vi] = row_sum[vb, vh, vi] + weights[vb, vh, vi, vj]
+        # Padding may hold NaN, and a weight of zero would let it through: 0 * NaN is NaN.
+        for b, h, j, d in T.grid(B, HKV, LKV, D):
+            with T.sblock("values"):
+                vb, vh, vj, vd = T.axis.remap("SSSS", [b, h, j, d])
+                values[vb, vh, vj, vd] = value(column_valid(vj, valid_lens[vb]), v[vb, vj, vh, vd])
+        for b, h, i, d, j in T.grid(B, HQ, LQ, D, LKV):
+            with T.sblock("acc"):
+                vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
+                with T.init():
+                    acc[vb, vh, vi, vd] = T.float32(0)
+                acc[vb, vh, vi, vd] = acc[vb, vh, vi, vd] + weights[vb, vh, vi, vj] * T.cast(
+                    values[vb, vh // G, vj, vd], "float32"
+                )
+        for b, i, h, d in T.grid(B, LQ, HQ, D):
+            with T.sblock("output"):
+                vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
+                output[vb, vi, vh, vd] = T.cast(
+                    value(
+                        row_valid(vi, valid_lens[vb]),
+                        acc[vb, vh, vi, vd] / row_sum[vb, vh, vi],
+                    ),
+                    dtype,
+                )
+        for b, i, h in T.grid(B, LQ, HQ):
+            with T.sblock("lse"):
+                vb, vi, vh = T.axis.remap("SSS", [b, i, h])
+                lse[vb, vi, vh] = T.cast(
+                    T.Select(
+                        row_valid(vi, valid_lens[vb]),
+                        row_max[vb, vh, vi] + T.log2(row_sum[vb, vh, vi]),
+                        T.float32(PADDED_LSE),
+                    ),
+                    dtype,
+                )
+
+    return tvm.IRModule({"main": main})

@@ -1,0 +1,113 @@
+"""What every kernel must compute, straight from the definition, in float64.
+
+Nothing here is shared with the TIR descriptions but the spec and the LSE of a row without keys,
+so that a mistake in one of them shows as a difference.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .constants import PADDED_LSE
+from .spec import PrefillSpec
+
+#: Largest :func:`max_error` that a correct kernel shows, by the dtype of its tensors: about two
+#: (bfloat16, float16) roundings of the result; for float32 the sum over ``kv_len`` terms as well.
+TOLERANCE: dict[str, float] = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+
+
+def _kept_pairs(mask_mode: str, valid_len: int, qo_len: int, kv_len: int) -> np.ndarray:
+    """Which query rows see which key columns, bool ``[qo_len, kv_len]``."""
+    row = np.arange(qo_len)[:, None]
+    col = np.arange(kv_len)[None, :]
+    num_queries = min(max(valid_len, 0), qo_len)
+    num_keys = min(max(valid_len, 0), kv_len)
+    if mask_mode == "padded":
+        return (row < num_queries) & (col < num_keys)
+    no_padding = (row >= qo_len - num_queries) & (col >= kv_len - num_keys)
+    return no_padding & (col <= row + (kv_len - qo_len))
+
+
+def reference_attention(
+    spec: PrefillSpec,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    valid_lens: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masked attention in float64.
+
+    Parameters
+    ----------
+    spec : PrefillSpec
+        Heads, scale and mask; its dtype is not looked at.
+    query : np.ndarray
+        ``[batch, qo_len, num_qo_heads, head_dim]``, any float dtype (``ml_dtypes.bfloat16`` too).
+    key, value : np.ndarray
+        ``[batch, kv_len, num_kv_heads, head_dim]``. Padding of query, key and value is never
+        read: it may hold NaN or Inf.
+    valid_lens : np.ndarray
+        ``[batch]`` whole numbers; outside of ``[0, qo_len]`` clamped for the queries, outside of
+        ``[0, kv_len]`` for the keys.
+
+    Returns
+    -------
+    output : np.ndarray
+        ``[batch, qo_len, num_qo_heads, head_dim]`` float64; 0 in rows that keep no key.
+    lse : np.ndarray
+        ``[batch, qo_len, num_qo_heads]`` float64, base 2;
+        :data:`~prefilltune.workloads.constants.PADDED_LSE` in rows that keep no key.
+    """
+    batch, qo_len, num_qo_heads, head_dim = query.shape
+    kv_len, num_kv_heads = key.shape[1:3]
+    output = np.zeros(query.shape)
+    lse = np.full((batch, qo_len, num_qo_heads), PADDED_LSE)
+    for b, valid_len in enumerate(valid_lens):
+        kept = _kept_pairs(spec.mask_mode, int(valid_len), qo_len, kv_len)
+        rows = np.flatnonzero(kept.any(axis=1))
+        columns = np.flatnonzero(kept.any(axis=0))
+        if not rows.size:
+            continue
+        # Query heads of one group next to each other: [num_kv_heads, group_size, rows, head_dim].
+        q = query[b, rows].astype(np.float64).transpose(1, 0, 2)
+        q = q.reshape(num_kv_heads, spec.group_size, rows.size, head_dim)
+        k = key[b, columns].astype(np.float64).transpose(1, 2, 0)[:, None]
+        v = value[b, columns].astype(np.float64).transpose(1, 0, 2)[:, None]
+        exponents = (q @ k) * (spec.scale * math.log2(math.e))
+        exponents = np.where(kept[np.ix_(rows, columns)], exponents, -np.inf)
+        row_max = exponents.max(axis=-1, keepdims=True)
+        weights = np.exp2(exponents - row_max)
+        row_sum = weights.sum(axis=-1, keepdims=True)
+        result = (weights @ v) / row_sum
+        result_lse = row_max + np.log2(row_sum)
+        output[b, rows] = result.reshape(num_qo_heads, rows.size, head_dim).transpose(1, 0, 2)
+        lse[b, rows] = result_lse.reshape(num_qo_heads, rows.size).T
+    return output, lse
+
+
+def max_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest ``|actual - expected| / max(1, |expected|)``; inf where ``actual`` is not finite.
+
+    Parameters
+    ----------
+    actual : np.ndarray
+        Any shape and float dtype.
+    expected : np.ndarray
+        Of the same shape, finite.
+
+    Examples
+    --------
+    >>> max_error(np.array([1.5, 8.0]), np.array([1.0, 10.0]))
+    0.5
+    >>> max_error(np.array([np.nan]), np.array([1.0]))
+    inf
+    """
+    actual = np.asarray(actual, dtype=np.float64)
+    if actual.shape != expected.shape:
+        raise ValueError(f"shapes {actual.shape} and {expected.shape} differ; compare like to like")
+    if not np.isfinite(actual).all():
+        return math.inf
+    error = np.abs(actual - expected) / np.maximum(1.0, np.abs(expected))
+    return float(error.max(initial=0.0))

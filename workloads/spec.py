@@ -1,0 +1,187 @@
+"""What is computed (:class:`PrefillSpec`) and on which sizes (:class:`PrefillShape`)."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from .errors import InvalidShapeError, InvalidSpecError
+
+MASK_MODES = ("padded", "causal_padded_left")
+DTYPES = ("float16", "bfloat16", "float32")
+
+
+def _require_positive(value: object, field: str, error: type[ValueError]) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise error(f"{field} is {value!r}; it must be a whole number of 1 or more: correct it")
+
+
+@dataclass(frozen=True)
+class PrefillSpec:
+    """The meaning of one masked batch prefill attention; with a :class:`PrefillShape`, a workload.
+
+    Parameters
+    ----------
+    num_qo_heads : int
+        Heads of the query and of the output.
+    num_kv_heads : int
+        Heads of the key and of the value; divides ``num_qo_heads``. Query head ``h`` reads
+        key/value head ``h // group_size``.
+    head_dim : int
+        Elements a head.
+    dtype : str
+        Of query, key, value, output and LSE: one of :data:`DTYPES`. Sums are always float32.
+    mask_mode : str
+        One of :data:`MASK_MODES`. ``padded``: right-padded and bidirectional;
+        ``causal_padded_left``: left-padded and causal.
+    sm_scale : float, optional
+        Factor on query times key; ``1 / sqrt(head_dim)`` when absent.
+
+    Raises
+    ------
+    InvalidSpecError
+        For a field out of its range.
+
+    Examples
+    --------
+    >>> str(PrefillSpec(12, 12, 64, "float32"))
+    'padded_hq12_hkv12_d64_float32_s0.125'
+    >>> PrefillSpec.parse('padded_hq12_hkv12_d64_float32_s0.125').group_size
+    1
+    """
+
+    num_qo_heads: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str = "float16"
+    mask_mode: str = "padded"
+    sm_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("num_qo_heads", "num_kv_heads", "head_dim"):
+            _require_positive(getattr(self, field), field, InvalidSpecError)
+        if self.num_qo_heads % self.num_kv_heads:
+            raise InvalidSpecError(
+                f"num_kv_heads {self.num_kv_heads} does not divide num_qo_heads "
+                f"{self.num_qo_heads}: every key/value head serves a whole group of query heads; "
+                "choose a divisor"
+            )
+        if self.dtype not in DTYPES:
+            raise InvalidSpecError(f"dtype {self.dtype!r} is unknown; choose {', '.join(DTYPES)}")
+        if self.mask_mode not in MASK_MODES:
+            raise InvalidSpecError(
+                f"mask mode {self.mask_mode!r} is unknown; choose {', '.join(MASK_MODES)}"
+            )
+        scale = 1.0 / math.sqrt(self.head_dim) if self.sm_scale is None else float(self.sm_scale)
+        if not (math.isfinite(scale) and scale > 0):
+            raise InvalidSpecError(f"sm_scale is {scale}; it must be finite and above 0")
+        object.__setattr__(self, "sm_scale", scale)
+
+    @property
+    def scale(self) -> float:
+        """``sm_scale``, resolved."""
+        assert self.sm_scale is not None
+        return self.sm_scale
+
+    @property
+    def group_size(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.num_qo_heads // self.num_kv_heads
+
+    def __str__(self) -> str:
+        return (
+            f"{self.mask_mode}_hq{self.num_qo_heads}_hkv{self.num_kv_heads}"
+            f"_d{self.head_dim}_{self.dtype}_s{self.scale!r}"
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> PrefillSpec:
+        """Invert ``str(spec)``.
+
+        Raises
+        ------
+        InvalidSpecError
+            If ``text`` is not the canonical text of a spec.
+        """
+        found = re.fullmatch(
+            r"(?P<mask_mode>[a-z_]+)_hq(?P<qo>\d+)_hkv(?P<kv>\d+)_d(?P<d>\d+)"
+            r"_(?P<dtype>[a-z]+\d+)_s(?P<scale>[-+.\de]+)",
+            text,
+        )
+        if found is None:
+            raise InvalidSpecError(
+                f"{text!r} is not a spec; write it like 'padded_hq12_hkv12_d64_float32_s0.125'"
+            )
+        try:
+            scale = float(found["scale"])
+        except ValueError:
+            raise InvalidSpecError(f"{text!r}: {found['scale']!r} is not a number") from None
+        return cls(
+            int(found["qo"]), int(found["kv"]), int(found["d"]),
+            found["dtype"], found["mask_mode"], scale,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PrefillShape:
+    """The sizes one kernel is tuned for.
+
+    Parameters
+    ----------
+    batch : int
+        Sequences in the batch.
+    qo_len : int
+        Query (and output) positions of each sequence, padding included.
+    kv_len : int, optional
+        Key/value positions of each sequence; ``qo_len`` when absent.
+
+    Raises
+    ------
+    InvalidShapeError
+        For a size below 1.
+
+    Examples
+    --------
+    >>> str(PrefillShape(4, 128))
+    'b4_q128_kv128'
+    >>> PrefillShape.parse('4x128') == PrefillShape.parse('b4_q128_kv128')
+    True
+    """
+
+    batch: int
+    qo_len: int
+    kv_len: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kv_len is None:
+            object.__setattr__(self, "kv_len", self.qo_len)
+        for field in ("batch", "qo_len", "kv_len"):
+            _require_positive(getattr(self, field), field, InvalidShapeError)
+
+    @property
+    def num_kv(self) -> int:
+        """``kv_len``, resolved."""
+        assert self.kv_len is not None
+        return self.kv_len
+
+    def __str__(self) -> str:
+        return f"b{self.batch}_q{self.qo_len}_kv{self.kv_len}"
+
+    @classmethod
+    def parse(cls, text: str) -> PrefillShape:
+        """Read ``BATCHxLEN``, ``BATCHxQO_LENxKV_LEN`` or the canonical text.
+
+        Raises
+        ------
+        InvalidShapeError
+            If ``text`` has none of these forms.
+        """
+        found = re.fullmatch(r"b(-?\d+)_q(-?\d+)_kv(-?\d+)", text) or re.fullmatch(
+            r"(-?\d+)x(-?\d+)(?:x(-?\d+))?", text
+        )
+        if found is None:
+            raise InvalidShapeError(
+                f"{text!r} is not a shape; write BATCHxLEN or BATCHxQO_LENxKV_LEN, such as 4x128"
+            )
+        return cls(*(int(size) for size in found.groups() if size is not None))
