@@ -35,7 +35,7 @@ class Provenance:
     max_abs_error : float
         Largest difference from the oracle.
     trials : int
-        Candidates measured in the search that found this one.
+        Candidates of this design space measured in the search that found this one.
     seed : int
         Of that search.
     versions : dict of str to str

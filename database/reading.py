@@ -119,7 +119,7 @@ def read_folder(folder: Path, key: TargetKey) -> Contents:
 def _lines(path: Path) -> list[bytes]:
     try:
         lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return lines if lines[-1] else lines[:-1]
 

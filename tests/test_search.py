@@ -76,14 +76,14 @@ def test_failures_are_counted_by_kind_and_never_kept(
         ]
     )
     with Search(_case(), ["llvm_fused"], TrialLog(tmp_path / "log", {}), _ignore) as search:
-        real_call = search._runner.call
+        real_call = search.runner.call
 
         def call(function, *args, timeout):
             if function is search_module.check_and_time:
                 return next(outcomes)
             return real_call(function, *args, timeout=timeout)
 
-        monkeypatch.setattr(search._runner, "call", call)
+        monkeypatch.setattr(search.runner, "call", call)
         state = search.run(Limit(trials=4))
     assert state.failures == {"wrong result": 1, "crash": 1, "run timeout": 1, "run error": 1}
     assert math.isinf(state.best_seconds)

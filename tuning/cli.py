@@ -109,22 +109,22 @@ def tune(
     ] = True,
 ) -> None:
     """Search for fast kernels and keep the best, verified, in the database."""
-    from .arm import Case
-    from .search import Limit
-
     spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
     lengths = parse_lengths(lens)
-    limit = _limit(trials, budget)
+    trials, seconds = _limit(trials, budget)
     if keep < 1:
         raise InvalidOptionError(f"--keep is {keep}; it must be 1 or more")
     if not 0 <= seed < 2**30:
         raise InvalidOptionError(f"--seed is {seed}; it must lie in 0 to {2**30 - 1}")
     resolved = _prepare(target, threads)
+    from .arm import Case
+    from .search import Limit
+
     spaces = _spaces(space, resolved.kind)
     root = database or work_root()
     for each in shapes:
         case = Case(spec, each, resolved, lengths, seed)
-        result = _tune_one(case, spaces, Limit(*limit), root, keep)
+        result = _tune_one(case, spaces, Limit(trials, seconds), root, keep)
         _print_kept(result, root)
         if result.interrupted:
             _console.print(
@@ -188,12 +188,12 @@ def build(
     ),
 ) -> None:
     """Build the tuned kernels of a model into one shared library; never tunes."""
-    from .apply import database_roots
-    from .library import build_kernels
-
     spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
     tier = _tier(accept)
     resolved = _prepare(target, threads)
+    from .apply import database_roots
+    from .library import build_kernels
+
     root = database or work_root()
     if not shape:
         shapes = _tuned_shapes(spec, resolved, root) or shapes

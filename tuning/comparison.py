@@ -39,7 +39,7 @@ class Comparison:
     stock_ms : float or None
         Of the best record of TVM's stock rules; None without one.
     stock_trials : int or None
-        Candidates measured in the search that found it.
+        Candidates of the stock rules measured in the search that found it.
     unscheduled_ms : float
         Of the plain description compiled as it is.
     peers : Mapping[str, float]

@@ -25,7 +25,6 @@ from ..workloads import (
     reference_attention,
 )
 
-
 #: Valid lengths of a batch, hashable.
 Lens = tuple[int, ...]
 

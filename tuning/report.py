@@ -38,7 +38,7 @@ def contestants(comparison: Comparison) -> list[tuple[str, str, float]]:
     rows = [("tuned", "tuned", comparison.tuned_ms)]
     rows += [(key, _PEER_NAMES.get(key, key), ms) for key, ms in comparison.peers.items()]
     if comparison.stock_ms is not None:
-        name = f"TVM stock rules ({comparison.stock_trials} trials in all)"
+        name = f"TVM stock rules ({comparison.stock_trials} trials)"
         rows.append(("stock", name, comparison.stock_ms))
     rows.append(("baseline", "TVM hand-written (ragged CPU)", comparison.baseline_ms))
     rows.append(("unscheduled", "unscheduled", comparison.unscheduled_ms))

@@ -9,7 +9,7 @@ import queue
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -64,6 +64,7 @@ class SearchState:
 
     limit: Limit
     started: float
+    ended: float | None = None
     trials: int = 0
     restored: int = 0
     failures: Counter[str] = field(default_factory=Counter)
@@ -75,8 +76,8 @@ class SearchState:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.started
+        """Seconds since the start, or of the whole search once it has ended."""
+        return (time.monotonic() if self.ended is None else self.ended) - self.started
 
 
 Listener = Callable[[SearchState], None]
@@ -107,18 +108,19 @@ class Search:
         self.listener = listener
         self._spaces = [SPACES[name] for name in spaces]
         self._stack = ExitStack()
+        self._numbers = itertools.count()
         self._batch = max(_SMALLEST_BATCH, 2 * _builders())
 
     def __enter__(self) -> Search:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
         self._folder = Path(folder)
-        self._runner = self._stack.enter_context(Worker(tvm_environment(self.case.target.threads)))
+        self.runner = self._stack.enter_context(Worker(tvm_environment(self.case.target.threads)))
         self._builders: queue.Queue[Worker] = queue.Queue()
         for _ in range(_builders()):
             worker = self._stack.enter_context(Worker(tvm_environment(1)))
             worker.start()
             self._builders.put(worker)
-        self._runner.start()
+        self.runner.start()
         self._pool = self._stack.enter_context(ThreadPoolExecutor(self._builders.qsize()))
         return self
 
@@ -142,11 +144,14 @@ class Search:
         arms = self._arms(limit)
         self._time_baseline(state)
         self._restore(arms, state)
-        while not _reached(limit, state):
-            arm = _next_arm(arms)
-            if arm is None:
-                break
-            self._step(arm, state)
+        try:
+            while not _reached(limit, state):
+                arm = _next_arm(arms)
+                if arm is None:
+                    break
+                self._step(arm, state)
+        finally:
+            state.ended = time.monotonic()
         return state
 
     def _arms(self, limit: Limit) -> list[Arm]:
@@ -172,12 +177,11 @@ class Search:
         """Time TVM's hand-written kernel, for the display; the comparison measures it properly."""
         state.activity = "timing TVM's hand-written kernel"
         self.listener(state)
-        case, path = self.case, str(self._folder / "baseline.so")
-        module = ragged_cpu_baseline(case.spec)
-        built = self._call_builder(build_library, module, case.target.target, path)
+        case = self.case
+        ((path, built),) = self.build([ragged_cpu_baseline(case.spec)])
         if built.status == "ok":
             arguments = (path, case.spec, case.shape, case.valid_lens(), case.seed, 0.05)
-            timed = self._runner.call(time_ragged_baseline, *arguments, timeout=_RUN_TIMEOUT)
+            timed = self.runner.call(time_ragged_baseline, *arguments, timeout=_RUN_TIMEOUT)
             if timed.status == "ok":
                 state.baseline_seconds = timed.value
 
@@ -212,7 +216,7 @@ class Search:
             kept = list(range(len(proposals)))
         state.activity = f"building {arm.label}"
         self.listener(state)
-        builds = list(self._pool.map(self._build, [proposals[index] for index in fresh]))
+        builds = self.build(proposals[index].module for index in fresh)
         state.activity = f"measuring {arm.label}"
         self.listener(state)
         measured = []
@@ -236,15 +240,22 @@ class Search:
     def _trial(self, arm: Arm, proposal: Proposal, **outcome: Any) -> Trial:
         return Trial(arm.space.name, dict(arm.variant), proposal.trace, **outcome)
 
-    def _build(self, proposal: Proposal) -> tuple[str, Outcome]:
-        path = str(self._folder / f"{id(proposal):x}-{time.monotonic_ns():x}.so")
-        target = self.case.target.target
-        return path, self._call_builder(build_library, proposal.module, target, path)
+    def build(self, modules: Iterable[Any]) -> list[tuple[str, Outcome]]:
+        """Build scheduled modules side by side.
 
-    def _call_builder(self, function: Callable[..., Any], *arguments: Any) -> Outcome:
+        Returns
+        -------
+        list[tuple[str, Outcome]]
+            Path of the library and how its build ended; the libraries go when the search is closed.
+        """
+        return list(self._pool.map(self._build, modules))
+
+    def _build(self, module: Any) -> tuple[str, Outcome]:
+        path = str(self._folder / f"{next(self._numbers)}.so")
         worker = self._builders.get()
         try:
-            return worker.call(function, *arguments, timeout=_BUILD_TIMEOUT)
+            target = self.case.target.target
+            return path, worker.call(build_library, module, target, path, timeout=_BUILD_TIMEOUT)
         finally:
             self._builders.put(worker)
 
@@ -255,7 +266,7 @@ class Search:
             kind = {"timeout": "build timeout"}.get(build.status, "build")
             return self._trial(arm, proposal, failure=kind, detail=build.detail)
         case = self.case
-        outcome = self._runner.call(
+        outcome = self.runner.call(
             check_and_time,
             path,
             case.spec,

@@ -155,10 +155,12 @@ def host_cpu() -> str:
 
 
 def vector_lanes(target: Any) -> int:
-    """float32 elements of a vector register of ``target``."""
+    """float32 elements of a vector register of ``target``; 4 without AVX or AVX-512."""
     import tvm_ffi
 
-    return max(4, int(tvm_ffi.get_global_func("target.llvm_get_vector_width")(target)) // 32)
+    has_feature = tvm_ffi.get_global_func("target.llvm_cpu_has_feature")
+    wide = ((16, "avx512f"), (8, "avx"))
+    return next((lanes for lanes, feature in wide if has_feature(feature, target)), 4)
 
 
 def _system_cpu() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 #: Runs its subject for about the given seconds and returns the mean seconds of one call.
 Timer = Callable[[float], float]
 
-_SECONDS = 0.05
+_SECONDS = 0.03
 _PAUSE = 0.005
 _SLOW = 0.25
 _SLOW_ROUNDS = 3

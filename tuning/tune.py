@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any
 from ..database import Entry, Provenance, RecordStore, entry_from
 from ..workloads import TOLERANCE, parse_lengths, regimes
 from .arm import Case
-from .build import build_library
 from .environment import versions
 from .errors import NothingFoundError, WorkerFailedError
-from .measure import check_kernel, time_kernel, tvm_environment
+from .measure import check_kernel, time_kernel
 from .search import Limit, Listener, Search, SearchState
 from .spaces import SPACES
 from .target import device_name
@@ -24,7 +22,7 @@ from .timing import interleave
 from .trial_log import Trial, TrialLog
 from .worker import Outcome, Worker
 
-_FINALISTS = 4
+_SPARE_FINALISTS = 2
 _CHECK_TIMEOUT = 300.0
 _FRESH_SEED = 1_000_003
 
@@ -91,7 +89,7 @@ def tune_case(
         kept = [
             entry
             for space in spaces
-            for entry in _keep_best(case, _best(search.trials, space), keep, len(search.trials))
+            for entry in _keep_best(search, _best(search.trials, space, keep), keep)
         ]
     if not kept and not interrupted:
         raise NothingFoundError(_nothing_found(case, state, log.path))
@@ -101,68 +99,49 @@ def tune_case(
     return TuneResult(state, tuple(kept), interrupted, log.path)
 
 
-def _best(trials: Sequence[Trial], space: str) -> list[Trial]:
-    """The fastest distinct successes of a space."""
+def _best(trials: Sequence[Trial], space: str, keep: int) -> list[Trial]:
+    """The fastest distinct successes of a space, a few more than are kept."""
     distinct = {trial.identity: trial for trial in trials if trial.space == space}
     succeeded = [trial for trial in distinct.values() if not trial.failure]
-    return sorted(succeeded, key=lambda trial: trial.seconds)[:_FINALISTS]
+    return sorted(succeeded, key=lambda trial: trial.seconds)[: keep + _SPARE_FINALISTS]
 
 
-def _keep_best(case: Case, finalists: list[Trial], keep: int, trials: int) -> list[Entry]:
+def _keep_best(search: Search, finalists: list[Trial], keep: int) -> list[Entry]:
     """Verify finalists and time them side by side: single timings favour the lucky."""
-    environment = tvm_environment(case.target.threads)
-    verified: list[tuple[Trial, str, float]] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="prefilltune-") as folder,
-        Worker(environment) as worker,
-    ):
-        for index, trial in enumerate(finalists):
-            path = f"{folder}/{index}.so"
-            error = _verify(case, trial, path, worker)
-            if error <= TOLERANCE[case.spec.dtype]:
-                verified.append((trial, path, error))
-        times = interleave(
-            [
-                lambda seconds, path=path: _value(
-                    worker.call(
-                        time_kernel,
-                        path,
-                        case.spec,
-                        case.shape,
-                        case.valid_lens(),
-                        case.seed,
-                        seconds,
-                        timeout=_CHECK_TIMEOUT,
-                    )
-                )
-                for _, path, _ in verified
-            ]
-        )
+    case = search.case
+    built = search.build(_scheduled(case, trial).mod for trial in finalists)
+    verified = [
+        (trial, path, error)
+        for trial, (path, outcome) in zip(finalists, built, strict=True)
+        if outcome.status == "ok"
+        and (error := _verify(case, path, search.runner)) <= TOLERANCE[case.spec.dtype]
+    ]
+    arguments = (case.spec, case.shape, case.valid_lens(), case.seed)
+    tried = sum(trial.space == finalists[0].space for trial in search.trials) if finalists else 0
+    times = interleave(
+        [
+            lambda seconds, path=path: _value(
+                search.runner.call(time_kernel, path, *arguments, seconds, timeout=_CHECK_TIMEOUT)
+            )
+            for _, path, _ in verified
+        ]
+    )
     ranked = sorted(zip(verified, times, strict=True), key=lambda each: statistics.median(each[1]))
     return [
-        _entry(case, trial, seconds, error, trials) for (trial, _, error), seconds in ranked[:keep]
+        _entry(case, trial, seconds, error, tried) for (trial, _, error), seconds in ranked[:keep]
     ]
 
 
-def _verify(case: Case, trial: Trial, path: str, worker: Worker) -> float:
-    """Largest error of a trial's kernel over every regime of lengths, on inputs not seen before."""
-    module = _scheduled(case, trial).mod
-    built = worker.call(build_library, module, case.target.target, path, timeout=_CHECK_TIMEOUT)
-    if built.status != "ok":
-        return float("inf")
+def _verify(case: Case, path: str, runner: Worker) -> float:
+    """Largest error of a kernel over every regime of lengths, on inputs not seen before."""
     shape, fresh = case.shape, case.seed + _FRESH_SEED
     length = max(shape.qo_len, shape.num_kv)
-    drawn = parse_lengths("uniform").sample(shape.batch, length, fresh)
-    batches = [*regimes(shape.batch, length), drawn]
-    checked = worker.call(
-        check_kernel,
-        path,
-        case.spec,
-        shape,
-        [tuple(int(each) for each in lens) for lens in batches],
-        fresh,
-        timeout=_CHECK_TIMEOUT,
-    )
+    batches = [
+        *regimes(shape.batch, length),
+        parse_lengths("uniform").sample(shape.batch, length, fresh),
+    ]
+    lens = [tuple(int(each) for each in batch) for batch in batches]
+    checked = runner.call(check_kernel, path, case.spec, shape, lens, fresh, timeout=_CHECK_TIMEOUT)
     return checked.value if checked.status == "ok" else float("inf")
 
 

@@ -18,7 +18,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
-from .exp2 import exp2_for
+from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, Expr, keep, score, value
 from .spec import PrefillShape, PrefillSpec
 
@@ -54,7 +54,7 @@ def online_attention(
         :func:`~prefilltune.workloads.plain.plain_attention`.
     """
     mask = MASKS[spec.mask_mode]
-    exp2 = exp2_for(target_kind)
+    elementary = elementary_for(target_kind)
     dtype, operand = spec.dtype, tiles.operand_dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
@@ -108,15 +108,20 @@ def online_attention(
                 row_max = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 rescale = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 row_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                final_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                row_lse = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 inv_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 acc = T.sblock_alloc_buffer((BQ, D), "float32")  # [q_tile, head_dim]
                 valid_len: T.let[T.int32] = valid_lens[vb]
                 kv_begin: T.let[T.int32] = kv_range(vi * BQ, valid_len)[0]
                 kv_end: T.let[T.int32] = kv_range(vi * BQ, valid_len)[1]
-                for i, d in T.grid(BQ, D):
-                    with T.sblock("q_rows"):
-                        wi, wd = T.axis.remap("SS", [i, d])
-                        q_rows[wi, wd] = T.cast(q[vb, T.min(vi * BQ + wi, LQ - 1), vh, wd], operand)
+                if kv_begin < kv_end:
+                    for i, d in T.grid(BQ, D):
+                        with T.sblock("q_rows"):
+                            wi, wd = T.axis.remap("SS", [i, d])
+                            q_rows[wi, wd] = T.cast(
+                                q[vb, T.min(vi * BQ + wi, LQ - 1), vh, wd], operand
+                            )
                 for t in range((kv_end - kv_begin + (BKV - 1)) // BKV):
                     with T.sblock("score_tile"):
                         vt = T.axis.spatial(NKV, t)
@@ -171,7 +176,7 @@ def online_attention(
                     for i in range(BQ):
                         with T.sblock("rescale"):
                             wi = T.axis.spatial(BQ, i)
-                            rescale[wi] = exp2(max_before[wi] - row_max[wi])
+                            rescale[wi] = elementary.exp2(max_before[wi] - row_max[wi])
                     with T.sblock("value_tile"):
                         vt = T.axis.reduce(NKV, t)
                         T.reads(
@@ -196,7 +201,7 @@ def online_attention(
                         for i, j in T.grid(BQ, BKV):
                             with T.sblock("weights"):
                                 wi, wj = T.axis.remap("SS", [i, j])
-                                weights[wi, wj] = exp2(scores[wi, wj] - row_max[wi])
+                                weights[wi, wj] = elementary.exp2(scores[wi, wj] - row_max[wi])
                         for i, j in T.grid(BQ, BKV):
                             with T.sblock("tile_sum"):
                                 wi, wj = T.axis.remap("SR", [i, j])
@@ -229,21 +234,29 @@ def online_attention(
                             with T.init():
                                 row_sum[wi] = T.float32(0)
                             row_sum[wi] = row_sum[wi] * rescale[wi] + tile_sum[wi]
+                # What a tile without keys leaves in the carried state is never computed with.
+                for i in range(BQ):
+                    with T.sblock("final_sum"):
+                        wi = T.axis.spatial(BQ, i)
+                        final_sum[wi] = T.Select(
+                            row_valid(vi * BQ + wi, valid_len), row_sum[wi], T.float32(1)
+                        )
                 for i in range(BQ):
                     with T.sblock("inv_sum"):
                         wi = T.axis.spatial(BQ, i)
-                        inv_sum[wi] = T.float32(1) / row_sum[wi]
+                        inv_sum[wi] = T.float32(1) / final_sum[wi]
                 for i, d in T.grid(BQ, D):
                     with T.sblock("output"):
                         wi, wd = T.axis.remap("SS", [i, d])
                         T.where(vi * BQ + i < LQ)
                         output[vb, vi * BQ + wi, vh, wd] = T.cast(
-                            value(
-                                row_valid(vi * BQ + wi, valid_len),
-                                acc[wi, wd] * inv_sum[wi],
-                            ),
+                            value(row_valid(vi * BQ + wi, valid_len), acc[wi, wd]) * inv_sum[wi],
                             dtype,
                         )
+                for i in range(BQ):
+                    with T.sblock("row_lse"):
+                        wi = T.axis.spatial(BQ, i)
+                        row_lse[wi] = row_max[wi] + elementary.log2(final_sum[wi])
                 for i in range(BQ):
                     with T.sblock("lse"):
                         wi = T.axis.spatial(BQ, i)
@@ -251,7 +264,7 @@ def online_attention(
                         lse[vb, vi * BQ + wi, vh] = T.cast(
                             T.Select(
                                 row_valid(vi * BQ + wi, valid_len),
-                                row_max[wi] + T.log2(row_sum[wi]),
+                                row_lse[wi],
                                 T.float32(PADDED_LSE),
                             ),
                             dtype,

@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
-from .exp2 import exp2_for
+from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, keep, score, value
 from .spec import PrefillShape, PrefillSpec
 
@@ -29,7 +29,8 @@ def plain_attention(
     spec, shape
         The workload.
     target_kind : str
-        Chooses the form of 2^x, see :func:`~prefilltune.workloads.exp2.exp2_for`.
+        Chooses the form of 2^x and log2, see
+        :func:`~prefilltune.workloads.elementary.elementary_for`.
 
     Returns
     -------
@@ -45,7 +46,7 @@ def plain_attention(
         :data:`~prefilltune.workloads.constants.PADDED_LSE`; padding is never let through.
     """
     mask = MASKS[spec.mask_mode]
-    exp2 = exp2_for(target_kind)
+    elementary = elementary_for(target_kind)
     dtype = spec.dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
@@ -105,7 +106,9 @@ def plain_attention(
         for b, h, i, j in T.grid(B, HQ, LQ, LKV):
             with T.sblock("weights"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                weights[vb, vh, vi, vj] = exp2(scores[vb, vh, vi, vj] - row_max[vb, vh, vi])
+                weights[vb, vh, vi, vj] = elementary.exp2(
+                    scores[vb, vh, vi, vj] - row_max[vb, vh, vi]
+                )
         for b, h, i, j in T.grid(B, HQ, LQ, LKV):
             with T.sblock("row_sum"):
                 vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
@@ -141,7 +144,7 @@ def plain_attention(
                 lse[vb, vi, vh] = T.cast(
                     T.Select(
                         row_valid(vi, valid_lens[vb]),
-                        row_max[vb, vh, vi] + T.log2(row_sum[vb, vh, vi]),
+                        row_max[vb, vh, vi] + elementary.log2(row_sum[vb, vh, vi]),
                         T.float32(PADDED_LSE),
                     ),
                     dtype,

@@ -84,7 +84,16 @@ def schedule(sch: Any, *, packed: bool) -> None:
     dot_reduction = _tile_score_gemm(sch)
     reductions = _vectorize_softmax(sch)
     out_reduction = _tile_value_gemm(sch)
-    for name in ("max_before", "row_max", "rescale", "row_sum", "inv_sum", "output"):
+    for name in (
+        "max_before",
+        "row_max",
+        "rescale",
+        "row_sum",
+        "final_sum",
+        "inv_sum",
+        "row_lse",
+        "output",
+    ):
         sch.vectorize(sch.get_loops(sch.get_sblock(name))[-1])
     # Last, because compute_at refuses reductions that are already decomposed.
     for block, loop in reductions:

@@ -1,0 +1,93 @@
+"""Two to a power and its inverse, in the form that a target computes fast.
+
+LLVM lowers ``exp2`` and ``log2`` to one call of libm an element, which is slow on ordinary numbers
+and ten times slower on zeros and subnormals; polynomials vectorise. The coefficients are those of
+Cephes (Moshier, netlib ``cephes/single``: ``exp2f.c``, ``logf.c``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+# 2^f on [-0.5, 0.5], relative error 1.7e-7.
+_EXP2 = (
+    1.535336188319500e-4,
+    1.339887440266574e-3,
+    9.618437357674640e-3,
+    5.550332471162809e-2,
+    2.402264791363012e-1,
+    6.931472028550421e-1,
+    1.0,
+)
+
+# (log(1 + f) - f + f^2 / 2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1].
+_LOG = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+
+_MANTISSA_BITS = 23
+_SQRT_HALF_BITS = 0x3F3504F3  # of float32
+
+
+@dataclass(frozen=True)
+class Elementary:
+    """The two functions, each from a float32 expression to a float32 expression."""
+
+    exp2: Callable[[Any], Any]
+    log2: Callable[[Any], Any]
+
+
+def elementary_for(target_kind: str) -> Elementary:
+    """Polynomials on ``llvm``; elsewhere the target's own instructions."""
+    if target_kind == "llvm":
+        return Elementary(polynomial_exp2, polynomial_log2)
+    return Elementary(tirx.exp2, tirx.log2)
+
+
+def polynomial_exp2(x: Any) -> Any:
+    """2^x for ``x <= 0``; below -126 it stays at 2^-126."""
+    clamped = tirx.max(x, _float32(-126.0))
+    whole = tirx.nearbyint(clamped)
+    power = _horner(_EXP2, clamped - whole)
+    exponent = tirx.Cast("int32", whole) << _int32(_MANTISSA_BITS)
+    return tirx.reinterpret("float32", tirx.reinterpret("int32", power) + exponent)
+
+
+def polynomial_log2(x: Any) -> Any:
+    """Base-2 logarithm of a normal ``x > 0``; of anything else, some finite or infinite number."""
+    bits = tirx.reinterpret("int32", x)
+    exponent = (bits - _int32(_SQRT_HALF_BITS)) >> _int32(_MANTISSA_BITS)
+    mantissa = tirx.reinterpret("float32", bits - (exponent << _int32(_MANTISSA_BITS)))
+    fraction = mantissa - _float32(1.0)
+    square = fraction * fraction
+    natural = fraction + square * (fraction * _horner(_LOG, fraction) - _float32(0.5))
+    return natural * _float32(math.log2(math.e)) + tirx.Cast("float32", exponent)
+
+
+def _horner(coefficients: Sequence[float], x: Any) -> Any:
+    """The polynomial with ``coefficients``, the highest power first."""
+    value = _float32(coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + _float32(coefficient)
+    return value
+
+
+def _float32(value: float) -> Any:
+    return tirx.const(value, "float32")
+
+
+def _int32(value: int) -> Any:
+    return tirx.const(value, "int32")
