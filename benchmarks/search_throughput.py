@@ -1,0 +1,115 @@
+"""Trials a minute: this project's search against ``tune_tir`` with TVM's own builder and runner.
+
+Both search the same variant of the same space for the same number of trials, one after the other
+in processes of their own::
+
+    python benchmarks/search_throughput.py --trials 32 > docs/measurements/search_throughput.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from prefilltune.tuning.arm import Case
+from prefilltune.tuning.environment import versions
+from prefilltune.tuning.search import Limit, Search, SearchState
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.spaces.space import DesignSpace
+from prefilltune.tuning.target import device_name, resolve_target
+from prefilltune.tuning.trial_log import TrialLog
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+
+SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(4, 128)
+VARIANT = {"q_tile": 32, "kv_tile": 64, "packed": False}
+
+
+def ours(trials: int) -> dict[str, float]:
+    """Run the search of ``prefilltune tune`` on one variant."""
+    space = SPACES["llvm_fused"]
+    type(space).variants = lambda *_: (VARIANT,)  # the one variant that both searches get
+    case = Case(SPEC, SHAPE, resolve_target("llvm"), parse_lengths("full"))
+    log = TrialLog(Path(tempfile.mkdtemp()) / "log.jsonl", {})
+    first: list[float] = []
+
+    def listener(state: SearchState) -> None:
+        if state.trials and not first:
+            first.append(state.first_measured)
+
+    start = time.monotonic()
+    with Search(case, [space.name], log, listener) as search:
+        state = search.run(Limit(trials=trials))
+    return _result(time.monotonic() - start, state.trials, state.best_seconds)
+
+
+def tune_tir(trials: int) -> dict[str, float]:
+    """Run TVM's ``tune_tir`` with its default builder, runner and search strategy."""
+    from tvm.s_tir import meta_schedule as ms
+
+    space: DesignSpace = SPACES["llvm_fused"]
+    module = space.describe(SPEC, SHAPE, VARIANT, "llvm")
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        database = ms.tir_integration.tune_tir(
+            module,
+            resolve_target("llvm").target,
+            folder,
+            max_trials_global=trials,
+            num_trials_per_iter=min(trials, 64),
+            space=space.generator(VARIANT),
+            seed=1,
+        )
+        seconds = time.monotonic() - start
+        records = database.get_all_tuning_records()
+    times = [float(secs) for record in records for secs in record.run_secs or ()]
+    return _result(seconds, len(records), min(times))
+
+
+def _result(seconds: float, trials: int, best: float) -> dict[str, float]:
+    return {
+        "seconds": round(seconds, 1),
+        "trials": trials,
+        "trials_per_minute": round(trials / seconds * 60, 1),
+        "best_ms": round(best * 1e3, 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=32)
+    parser.add_argument("--only", choices=["ours", "tune_tir"])
+    arguments = parser.parse_args()
+    if arguments.only:
+        result = {"ours": ours, "tune_tir": tune_tir}[arguments.only](arguments.trials)
+        print(json.dumps(result))
+        return
+    found = {}
+    for name in ("ours", "tune_tir"):
+        command = [sys.executable, __file__, "--trials", str(arguments.trials), "--only", name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    ratio = found["ours"]["trials_per_minute"] / found["tune_tir"]["trials_per_minute"]
+    print(
+        json.dumps(
+            {
+                "spec": str(SPEC),
+                "shape": str(SHAPE),
+                "variant": VARIANT,
+                "device": device_name("llvm"),
+                "threads": resolve_target("llvm").threads,
+                "versions": versions(),
+                **found,
+                "ratio": round(ratio, 2),
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
