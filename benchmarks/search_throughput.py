@@ -18,9 +18,8 @@ from pathlib import Path
 
 from prefilltune.tuning.arm import Case
 from prefilltune.tuning.environment import versions
-from prefilltune.tuning.search import Limit, Search, SearchState
-from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.spaces.space import DesignSpace
+from prefilltune.tuning.search import Limit, Search
+from prefilltune.tuning.spaces.llvm_fused import LlvmFused
 from prefilltune.tuning.target import device_name, resolve_target
 from prefilltune.tuning.trial_log import TrialLog
 from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
@@ -29,29 +28,29 @@ SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(4, 128)
 VARIANT = {"q_tile": 32, "kv_tile": 64, "packed": False}
 
 
+class OneVariant(LlvmFused):
+    """The variant that both searches get."""
+
+    def variants(self, *_: object) -> tuple[dict[str, int | bool], ...]:
+        return (VARIANT,)
+
+
 def ours(trials: int) -> dict[str, float]:
     """Run the search of ``prefilltune tune`` on one variant."""
-    space = SPACES["llvm_fused"]
-    type(space).variants = lambda *_: (VARIANT,)  # the one variant that both searches get
     case = Case(SPEC, SHAPE, resolve_target("llvm"), parse_lengths("full"))
     log = TrialLog(Path(tempfile.mkdtemp()) / "log.jsonl", {})
-    first: list[float] = []
-
-    def listener(state: SearchState) -> None:
-        if state.trials and not first:
-            first.append(state.first_measured)
-
     start = time.monotonic()
-    with Search(case, [space.name], log, listener) as search:
+    with Search(case, [OneVariant()], log, lambda _: None) as search:
         state = search.run(Limit(trials=trials))
-    return _result(time.monotonic() - start, state.trials, state.best_seconds)
+    result = _result(time.monotonic() - start, state.trials, state.best_seconds)
+    return {**result, "first_measured_seconds": round(state.first_measured, 1)}
 
 
 def tune_tir(trials: int) -> dict[str, float]:
     """Run TVM's ``tune_tir`` with its default builder, runner and search strategy."""
     from tvm.s_tir import meta_schedule as ms
 
-    space: DesignSpace = SPACES["llvm_fused"]
+    space = LlvmFused()
     module = space.describe(SPEC, SHAPE, VARIANT, "llvm")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ CASE = Comparison(
     lens="full",
     target="llvm-znver4-2c",
     device="a CPU",
-    valid_lens=(128,),
+    valid_lens=((128,),),
     threads=2,
     versions={"tvm": "0.27.0"},
     record="0123456789abcdef",
@@ -105,7 +105,8 @@ def test_time_calls_counts_calls() -> None:
     from prefilltune.tuning.measure import time_calls
 
     calls = []
-    seconds = time_calls(lambda: (calls.append(1), time.sleep(0.002)), 0.02)
+    seconds = time_calls([lambda: (calls.append(1), time.sleep(0.002))] * 2, 0.02)
     assert len(calls) >= 2
+    assert len(calls) % 2 == 0
     assert 0.002 <= seconds < 1.0
     assert json.dumps(seconds)

@@ -17,6 +17,7 @@ from prefilltune.tuning import search as search_module
 from prefilltune.tuning.arm import Case
 from prefilltune.tuning.measure import Measurement
 from prefilltune.tuning.search import Limit, Search, SearchState, _next_arm
+from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import resolve_target
 from prefilltune.tuning.trial_log import Trial, TrialLog
 from prefilltune.tuning.tune import tune_case
@@ -75,7 +76,7 @@ def test_failures_are_counted_by_kind_and_never_kept(
             Outcome("error", detail="ValueError"),
         ]
     )
-    with Search(_case(), ["llvm_fused"], TrialLog(tmp_path / "log", {}), _ignore) as search:
+    with Search(_case(), [SPACES["llvm_fused"]], TrialLog(tmp_path / "log", {}), _ignore) as search:
         real_call = search.runner.call
 
         def call(function, *args, timeout):
@@ -100,7 +101,7 @@ def test_a_wrong_kernel_is_refused_by_the_runner(tmp_path: Path) -> None:
     other = PrefillSpec(2, 1, 16, "float32", sm_scale=0.3)
     path = str(tmp_path / "wrong.so")
     build_library(plain_attention(other, SHAPE), case.target.target, path)
-    lens, check_lens = case.valid_lens(), case.check_lens()
+    lens, check_lens = case.batches(), case.check_lens()
     wrong = check_and_time(path, SPEC, SHAPE, lens, check_lens, 0, math.inf)
     assert wrong.run_secs == ()
     assert wrong.error > 1e-3
@@ -183,6 +184,7 @@ import tvm
 from kernel_checks import kernel_error
 from prefilltune.database import lookup
 from prefilltune.tuning.apply import apply_record
+from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import PrefillShape, PrefillSpec, regimes
 

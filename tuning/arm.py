@@ -28,7 +28,7 @@ class Case:
     Parameters
     ----------
     lens : LengthDistribution
-        Of the batch that candidates are timed on.
+        Of the batches that candidates are timed on.
     seed : int
         Of the search, the inputs and the lengths.
     """
@@ -39,12 +39,9 @@ class Case:
     lens: LengthDistribution
     seed: int = 0
 
-    def valid_lens(self, seed: int | None = None) -> tuple[int, ...]:
-        """Valid lengths of a batch drawn from the distribution."""
-        drawn = self.lens.sample(
-            self.shape.batch, self.shape.num_kv, self.seed if seed is None else seed
-        )
-        return tuple(int(length) for length in drawn)
+    def batches(self) -> tuple[tuple[int, ...], ...]:
+        """Valid lengths of the batches that candidates are timed on."""
+        return self.lens.batches(self.shape.batch, self.shape.num_kv, self.seed)
 
     def check_lens(self) -> tuple[int, ...]:
         """An irregular batch on which every candidate is checked besides the one it is timed on."""

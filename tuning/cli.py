@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 COMPARISON_FILE = "comparison.json"
 CHART_FILE = "comparison.png"
 REPORT_FILE = "report.md"
-_DEFAULT_BUDGET = "150s"
+_DEFAULT_BUDGET = "140s"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -122,6 +122,7 @@ def tune(
 
     spaces = _spaces(space, resolved.kind)
     root = database or work_root()
+    _warn_of_bad_lines(resolved, root)
     for each in shapes:
         case = Case(spec, each, resolved, lengths, seed)
         result = _tune_one(case, spaces, Limit(trials, seconds), root, keep)
@@ -165,6 +166,7 @@ def compare(
         parse_lengths(text)
     resolved = _prepare(target, threads)
     root = database or work_root()
+    _warn_of_bad_lines(resolved, root)
     if not shape:
         shapes = _tuned_shapes(spec, resolved, root) or shapes
     _compare_all(spec, shapes, resolved, chosen, root, tier, output)
@@ -195,6 +197,7 @@ def build(
     from .library import build_kernels
 
     root = database or work_root()
+    _warn_of_bad_lines(resolved, root)
     if not shape:
         shapes = _tuned_shapes(spec, resolved, root) or shapes
     roots = database_roots(root, committed_root())
@@ -383,6 +386,19 @@ def _print_kept(result: TuneResult, root: Path) -> None:
             f"{provenance.max_abs_error:.1e}  {provenance.space}  {parameters}",
             soft_wrap=True,
         )
+
+
+def _warn_of_bad_lines(target: ResolvedTarget, root: Path) -> None:
+    """Say which lines of the databases were skipped: a record is never dropped silently."""
+    from .apply import database_roots
+
+    for each in database_roots(root, committed_root()):
+        store = RecordStore.open(each, target.key, create=True)
+        for problem in store.problems:
+            where = store.folder / problem.file
+            print(
+                f"prefilltune: {where}:{problem.line}: skipped: {problem.reason}", file=sys.stderr
+            )
 
 
 def _tuned_shapes(spec: PrefillSpec, target: ResolvedTarget, root: Path) -> list[PrefillShape]:

@@ -72,7 +72,7 @@ def compare_case(
     Parameters
     ----------
     lens : LengthDistribution
-        Of the batch that is timed.
+        Of the batches that are timed.
     roots : Sequence[Path]
         Databases to look in.
     accept : Tier
@@ -89,7 +89,7 @@ def compare_case(
     """
     tuned = _best_match(roots, target, spec, shape, lens, accept)
     stock = _stock_match(roots, target, spec, shape)
-    valid_lens = _draw(lens, shape, seed)
+    batches = lens.batches(shape.batch, shape.num_kv, seed)
     threads = target.threads
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
@@ -116,9 +116,10 @@ def compare_case(
             paths["stock"] = build("stock", apply_record(stock, target.kind))
         baseline = build("baseline", ragged_cpu_baseline(spec))
         error = _check_ours(tvm_worker, paths, spec, shape, seed)
-        case = (spec, shape, valid_lens, seed)
+        case = (spec, shape, batches, seed)
+        checked = (spec, shape, batches[0], seed)
         _check_peer("TVM's ragged CPU prefill", spec, tvm_worker, measure.check_ragged_baseline,
-                    baseline, *case)  # fmt: skip
+                    baseline, *checked)  # fmt: skip
         contestants = [
             Contestant(name, tvm_worker, measure.time_kernel, (path, *case))
             for name, path in paths.items()
@@ -129,7 +130,7 @@ def compare_case(
         contestants.append(Contestant("gemm", blas_worker, measure.time_gemm, (_GEMM_SIZE,)))
         found = versions()
         if torch_worker is not None:
-            _check_peer("PyTorch", spec, torch_worker, measure.check_torch, *case, threads)
+            _check_peer("PyTorch", spec, torch_worker, measure.check_torch, *checked, threads)
             found["torch"] = _call(torch_worker, measure.torch_version)
             contestants.append(
                 Contestant(TORCH_SDPA, torch_worker, measure.time_torch, (*case, threads))
@@ -143,13 +144,14 @@ def compare_case(
         each.name: _quartile_range(seconds) * 1e3
         for each, seconds in zip(contestants, times, strict=True)
     }
+    useful = statistics.mean(useful_flops(spec, shape, np.asarray(each)) for each in batches)
     return Comparison(
         spec=str(spec),
         shape=str(shape),
         lens=lens.text,
         target=str(target.key),
         device=device_name(target.kind),
-        valid_lens=valid_lens,
+        valid_lens=batches,
         threads=threads,
         versions=found,
         record=tuned.entry.record_id,
@@ -161,7 +163,7 @@ def compare_case(
         unscheduled_ms=median["unscheduled"] * 1e3,
         peers={TORCH_SDPA: median[TORCH_SDPA] * 1e3} if torch_worker else {},
         limit_gflops=2 * _GEMM_SIZE**3 / median["gemm"] / 1e9,
-        tuned_gflops=useful_flops(spec, shape, np.asarray(valid_lens)) / median["tuned"] / 1e9,
+        tuned_gflops=useful / median["tuned"] / 1e9,
         max_abs_error=error,
         spread_ms=spread,
     )
@@ -191,10 +193,6 @@ def _stock_match(
         return lookup(roots, target.key, spec, shape, space=STOCK_SPACE)
     except NoRecordError:
         return None
-
-
-def _draw(lens: LengthDistribution, shape: PrefillShape, seed: int) -> tuple[int, ...]:
-    return tuple(int(each) for each in lens.sample(shape.batch, shape.num_kv, seed))
 
 
 def _check_ours(

@@ -24,8 +24,8 @@ class Comparison:
     ----------
     spec, shape, lens, target, device : str
         What was run, on which lengths, for which target key, on which device.
-    valid_lens : tuple[int, ...]
-        The batch that was timed.
+    valid_lens : tuple[tuple[int, ...], ...]
+        The batches that were timed in turns; times and rates are means over them.
     threads : int
         CPU threads of every contestant.
     versions : Mapping[str, str]
@@ -58,7 +58,7 @@ class Comparison:
     lens: str
     target: str
     device: str
-    valid_lens: tuple[int, ...]
+    valid_lens: tuple[tuple[int, ...], ...]
     threads: int
     versions: Mapping[str, str]
     record: str
@@ -98,7 +98,7 @@ def read_comparisons(path: Path) -> list[Comparison]:
         ) from None
     _validate(data, str(path))
     return [
-        Comparison(**{**fields, "valid_lens": tuple(fields["valid_lens"])})
+        Comparison(**{**fields, "valid_lens": tuple(map(tuple, fields["valid_lens"]))})
         for fields in data["cases"]
     ]
 
@@ -114,7 +114,10 @@ def write_comparisons(path: Path, comparisons: Iterable[Comparison]) -> list[Com
     cases = {each.case: each for each in [*read_comparisons(path), *comparisons]}
     data = {
         "schema": SCHEMA_VERSION,
-        "cases": [{**asdict(each), "valid_lens": list(each.valid_lens)} for each in cases.values()],
+        "cases": [
+            {**asdict(each), "valid_lens": [list(lens) for lens in each.valid_lens]}
+            for each in cases.values()
+        ],
     }
     _validate(data, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)

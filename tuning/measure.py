@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ from ..workloads import (
 
 #: Valid lengths of a batch, hashable.
 Lens = tuple[int, ...]
+
+#: Those of the batches that are timed in turns.
+Batches = tuple[Lens, ...]
 
 
 def tvm_environment(threads: int) -> dict[str, str]:
@@ -76,7 +79,7 @@ def check_and_time(
     path: str,
     spec: PrefillSpec,
     shape: PrefillShape,
-    lens: Lens,
+    batches: Batches,
     check_lens: Lens,
     seed: int,
     slow: float,
@@ -85,34 +88,37 @@ def check_and_time(
 
     Parameters
     ----------
-    lens, check_lens : tuple[int, ...]
-        Valid lengths timed, and those of a second, irregular batch that is only checked.
+    batches : tuple[tuple[int, ...], ...]
+        Valid lengths of the batches timed; the first is checked too.
+    check_lens : tuple[int, ...]
+        Those of an irregular batch that is only checked.
     slow : float
         Seconds; a candidate slower than this on its first timed call is timed no further.
     """
     kernel = _function(path)
-    error = max(_error(kernel, spec, shape, each, seed) for each in (lens, check_lens))
+    error = max(_error(kernel, spec, shape, each, seed) for each in (batches[0], check_lens))
     if not error <= TOLERANCE[spec.dtype]:
         return Measurement(error, ())
-    call = _bound(kernel, spec, shape, lens, seed)
-    first = time_calls(call, 0.0)
+    calls = _bound(kernel, spec, shape, batches, seed)
+    first = time_calls(calls, 0.0)
     if first > slow:
         return Measurement(error, (first,))
-    return Measurement(error, tuple(time_calls(call, 0.02) for _ in range(5)))
+    return Measurement(error, tuple(time_calls(calls, 0.02) for _ in range(5)))
 
 
 def time_kernel(
-    path: str, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, seconds: float
+    path: str, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int, seconds: float
 ) -> float:
     """Seconds a call of a kernel of ours, over at least ``seconds``."""
-    return time_calls(_bound(_function(path), spec, shape, lens, seed), seconds)
+    return time_calls(_bound(_function(path), spec, shape, batches, seed), seconds)
 
 
 def time_ragged_baseline(
-    path: str, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, seconds: float
+    path: str, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int, seconds: float
 ) -> float:
     """Seconds a call of TVM's hand-written ragged CPU prefill on the same rows, already packed."""
-    return time_calls(_ragged_call(path, spec, shape, lens, seed)[0], seconds)
+    calls = [_ragged_call(path, spec, shape, lens, seed)[0] for lens in batches]
+    return time_calls(calls, seconds)
 
 
 def check_ragged_baseline(
@@ -127,10 +133,17 @@ def check_ragged_baseline(
 
 
 def time_torch(
-    spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, threads: int, seconds: float
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    batches: Batches,
+    seed: int,
+    threads: int,
+    seconds: float,
 ) -> float:
     """Seconds a call of PyTorch's ``scaled_dot_product_attention`` with the boolean mask."""
-    return time_calls(_torch_call(spec, shape, lens, seed, threads)[0], seconds)
+    return time_calls(
+        [_torch_call(spec, shape, lens, seed, threads)[0] for lens in batches], seconds
+    )
 
 
 def check_torch(
@@ -146,7 +159,7 @@ def check_torch(
 def time_gemm(size: int, seconds: float) -> float:
     """Seconds of a ``size``-cubed float32 product through NumPy's BLAS: the machine's peak."""
     left, right, out = _gemm_operands(size)
-    return time_calls(lambda: np.matmul(left, right, out=out), seconds)
+    return time_calls([lambda: np.matmul(left, right, out=out)], seconds)
 
 
 def torch_version() -> str:
@@ -156,15 +169,16 @@ def torch_version() -> str:
     return torch.__version__
 
 
-def time_calls(call: Callable[[], object], seconds: float) -> float:
-    """Mean seconds a call, over as many calls as fill ``seconds`` and at least one."""
-    calls, start = 0, time.perf_counter()
+def time_calls(calls: Sequence[Callable[[], object]], seconds: float) -> float:
+    """Mean seconds a call, over as many rounds through ``calls`` as fill ``seconds``."""
+    rounds, start = 0, time.perf_counter()
     while True:
-        call()
-        calls += 1
+        for call in calls:
+            call()
+        rounds += 1
         elapsed = time.perf_counter() - start
         if elapsed >= seconds:
-            return elapsed / calls
+            return elapsed / (rounds * len(calls))
 
 
 def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> float:
@@ -214,15 +228,20 @@ def _function(path: str) -> Any:
 
 
 def _bound(
-    kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int
-) -> Callable[[], object]:
-    tensors = _tensors(_inputs(spec, shape, lens, seed, False))
+    kernel: Any, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
+) -> list[Callable[[], object]]:
+    """A call of ``kernel`` for each batch; query, key and value are the same in all of them."""
+    from tvm.runtime import tensor
+
+    query, key, value, _ = _tensors(_inputs(spec, shape, batches[0], seed, False))
     output, lse = _poisoned_results(spec, shape)
-    kernel(*tensors, output, lse)
-    return lambda: kernel(*tensors, output, lse)
+    valid_lens = [tensor(np.asarray(lens, "int32")) for lens in batches]
+    calls = [partial(kernel, query, key, value, lens, output, lse) for lens in valid_lens]
+    calls[0]()
+    return calls
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _ragged_call(
     path: str, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int
 ) -> tuple[Callable[[], object], Callable[[], np.ndarray]]:
@@ -271,7 +290,7 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype("int32")
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _torch_call(
     spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, threads: int
 ) -> tuple[Callable[[], object], Callable[[], np.ndarray]]:

@@ -90,8 +90,8 @@ class Search:
     ----------
     case : Case
         What is tuned.
-    spaces : Sequence[str]
-        Names of the design spaces that share the budget.
+    spaces : Sequence[DesignSpace]
+        Share the budget.
     log : TrialLog
         Takes every trial, and gives those of earlier searches.
     listener : Callable[[SearchState], None]
@@ -99,14 +99,14 @@ class Search:
     """
 
     def __init__(
-        self, case: Case, spaces: Sequence[str], log: TrialLog, listener: Listener
+        self, case: Case, spaces: Sequence[DesignSpace], log: TrialLog, listener: Listener
     ) -> None:
         self.case = case
         self.trials: list[Trial] = []
         self.state = SearchState(Limit(), time.monotonic())
         self._log = log
         self.listener = listener
-        self._spaces = [SPACES[name] for name in spaces]
+        self._spaces = list(spaces)
         self._stack = ExitStack()
         self._numbers = itertools.count()
         self._batch = max(_SMALLEST_BATCH, 2 * _builders())
@@ -180,7 +180,7 @@ class Search:
         case = self.case
         ((path, built),) = self.build([ragged_cpu_baseline(case.spec)])
         if built.status == "ok":
-            arguments = (path, case.spec, case.shape, case.valid_lens(), case.seed, 0.05)
+            arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.05)
             timed = self.runner.call(time_ragged_baseline, *arguments, timeout=_RUN_TIMEOUT)
             if timed.status == "ok":
                 state.baseline_seconds = timed.value
@@ -271,7 +271,7 @@ class Search:
             path,
             case.spec,
             case.shape,
-            case.valid_lens(),
+            case.batches(),
             case.check_lens(),
             case.seed,
             _HOPELESS * state.best_seconds,

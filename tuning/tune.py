@@ -78,7 +78,7 @@ def tune_case(
     store.add([])  # refuses a read-only folder now rather than after the search
     log = TrialLog(root / str(case.target.key) / "trials" / f"{_slug(case)}.jsonl", versions())
     interrupted = False
-    with Search(case, spaces, log, listener) as search:
+    with Search(case, [SPACES[name] for name in spaces], log, listener) as search:
         try:
             search.run(limit)
         except KeyboardInterrupt:
@@ -116,7 +116,7 @@ def _keep_best(search: Search, finalists: list[Trial], keep: int) -> list[Entry]
         if outcome.status == "ok"
         and (error := _verify(case, path, search.runner)) <= TOLERANCE[case.spec.dtype]
     ]
-    arguments = (case.spec, case.shape, case.valid_lens(), case.seed)
+    arguments = (case.spec, case.shape, case.batches(), case.seed)
     tried = sum(trial.space == finalists[0].space for trial in search.trials) if finalists else 0
     times = interleave(
         [

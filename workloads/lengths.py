@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import InvalidLengthsError
 
+_DRAWN_SEQUENCES = 8
 _FORMS = "full, uniform, uniform:LOW-HIGH, fixed:N,N,... or histogram:PATH"
 
 
@@ -46,6 +47,18 @@ class LengthDistribution(ABC):
         np.ndarray
             ``[batch]`` int32.
         """
+
+    def batches(self, batch: int, max_len: int, seed: int) -> tuple[tuple[int, ...], ...]:
+        """Several batches, so that small ones too show the distribution and not one draw of it.
+
+        Returns
+        -------
+        tuple of tuple of int
+            As many batches as hold eight sequences or more; one where all draws are alike.
+        """
+        count = -(-_DRAWN_SEQUENCES // batch)
+        draws = (self.sample(batch, max_len, seed + index) for index in range(count))
+        return tuple(dict.fromkeys(tuple(int(each) for each in draw) for draw in draws))
 
 
 @dataclass(frozen=True)
