@@ -179,7 +179,7 @@ def _read_provenance(path: Path, key: TargetKey) -> dict[str, Any]:
     running = running_tvm_version()
     try:
         raw = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         frame = {"schema": SCHEMA_VERSION, "target": str(key), "tvm": running}
         return frame | {"digests": [], "records": {}}
     try:
