@@ -164,7 +164,7 @@ def time_gemm(size: int, seconds: float) -> float:
 
 def torch_version() -> str:
     """Version of the PyTorch that the worker imports."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
     return torch.__version__
 
@@ -294,7 +294,7 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
 def _torch_call(
     spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, threads: int
 ) -> tuple[Callable[[], object], Callable[[], np.ndarray]]:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
     torch.set_num_threads(threads)
     inputs = _inputs(spec, shape, lens, seed, False)
