@@ -34,8 +34,14 @@ class SearchDisplay:
         self._title = title
         self._shown_at = -math.inf
         self._shown_best = math.inf
+        self._state: SearchState | None = None
         self._live = (
-            Live(console=console, refresh_per_second=4, transient=True)
+            Live(
+                console=console,
+                refresh_per_second=4,
+                transient=True,
+                get_renderable=self._render,  # anew each time, for the clock to go on
+            )
             if console.is_terminal
             else None
         )
@@ -58,8 +64,8 @@ class SearchDisplay:
 
     def update(self, state: SearchState) -> None:
         """Show how the search stands."""
+        self._state = state
         if self._live is not None:
-            self._live.update(self._panel(state))
             return
         now = time.monotonic()
         if state.best_seconds < self._shown_best or now - self._shown_at >= _PLAIN_SECONDS:
@@ -69,11 +75,14 @@ class SearchDisplay:
     def _facts(self, state: SearchState) -> list[str]:
         return [
             f"{format_duration(state.elapsed)} {_trials(state)}",
-            _best(state),
+            f"best {_best(state)}",
             _failures(state),
             *([f"{_time_left(state)} left"] if state.limit.seconds is not None else []),
             state.activity,
         ]
+
+    def _render(self) -> Panel | str:
+        return self._title if self._state is None else self._panel(self._state)
 
     def _panel(self, state: SearchState) -> Panel:
         table = Table.grid(padding=(0, 2))
@@ -91,8 +100,8 @@ class SearchDisplay:
 
 def _best(state: SearchState) -> str:
     if math.isinf(state.best_seconds):
-        return "nothing measured yet"
-    best = f"best {state.best_seconds * 1e3:.3f} ms"
+        return "none yet"
+    best = f"{state.best_seconds * 1e3:.3f} ms"
     if math.isnan(state.baseline_seconds):
         return f"{best} ({state.best_label})"
     ratio = state.baseline_seconds / state.best_seconds
