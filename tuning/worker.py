@@ -135,6 +135,8 @@ class Worker:
             return Outcome("crash", detail=_describe_exit(code))
         if self._frozen_when_idle:
             self._process.send_signal(signal.SIGSTOP)
+            ended = os.WSTOPPED | os.WEXITED | os.WNOWAIT
+            os.waitid(os.P_PID, self._process.pid, ended)  # the signal takes effect later
         return reply
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:
