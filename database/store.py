@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -107,8 +107,21 @@ class RecordStore:
             As :meth:`add`.
         """
         entries = list(entries)
+        self.change(lambda _: entries)
+
+    def change(self, make: Callable[[list[Entry]], Iterable[Entry]]) -> None:
+        """Let the files hold what ``make`` returns for what they hold once the lock is taken.
+
+        So nothing is lost that another process adds in between. Workloads without a record are
+        dropped; bad lines go to ``records.rejected.json``.
+
+        Raises
+        ------
+        NotWritableError, MalformedProvenanceError
+            As :meth:`add`.
+        """
         with self._locked() as known:
-            self._rewrite(known, entries)
+            self._rewrite(known, make(list(known.entries.values())))
 
     def prune(self, keep: int) -> list[Entry]:
         """Keep the fastest ``keep`` records of each (spec, shape, space, lens); rewrites the files.
