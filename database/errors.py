@@ -35,3 +35,11 @@ class NoRecordError(PrefilltuneError, LookupError):
 
 class StaleRecordError(PrefilltuneError):
     """A record was measured on another description than the one that the code builds today."""
+
+
+class MalformedExportError(PrefilltuneError, ValueError):
+    """A file that was to be imported is no export of records, or was cut."""
+
+
+class UnmergeableError(PrefilltuneError, ValueError):
+    """Versions of one file of records that git must leave to a person."""
