@@ -49,7 +49,7 @@ def say_records(title: str, entries: Iterable[Entry], caption: str = "") -> None
     """A table of records, the fastest of each case first."""
     table = _table(title, ("record", "spec", "shape", "space", "lens"), (*_TIMES, "date"), caption)
     for entry in sorted(entries, key=lambda entry: (entry.group, entry.speed)):
-        _add(table, entry.record_id, *entry.group, *_times(entry), entry.provenance.date)
+        _add(table, entry.record_id, *entry.group, *_times(entry), entry.provenance.date[:10])
     _say_table(table)
 
 
@@ -256,7 +256,11 @@ def _add(table: Table, *cells: str) -> None:
 
 
 def _say_table(table: Table) -> None:
-    _console.print(table)
+    """An empty one is its title alone."""
+    if table.row_count:
+        _console.print(table)
+    else:
+        _console.print(table.title, soft_wrap=True)
 
 
 def _printable(text: str) -> str:
