@@ -83,10 +83,16 @@ class Source:
         left = self.stamp.size
         with open(self._descriptor, "rb", buffering=1 << 20, closefd=False) as file:
             for line in file:
-                if left <= 0:
-                    return
-                yield line[:left]
                 left -= len(line)
+                if left < 0:  # a writer is at work
+                    if rest := line[:left]:
+                        yield rest
+                    return
+                yield line
+
+    def content(self) -> bytes:
+        """Every byte that was there at the opening."""
+        return self.read(0, self.stamp.size)
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of the file; fewer where it ends."""

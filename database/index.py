@@ -160,7 +160,7 @@ def _unpacked(
 
 def _provenance_spans(contents: Contents) -> list[tuple[int, int]] | None:
     """Offset and size of each record's line; ``None`` if a record has no line of its own."""
-    raw = b"".join(contents.sources[PROVENANCE].lines())
+    raw = contents.sources[PROVENANCE].content()
     found: dict[str, tuple[int, int]] = {}
     start = 0
     for id_ in contents.provenance:  # in the order of the file

@@ -238,7 +238,8 @@ def _serve(preload: Sequence[str]) -> None:
     """The child: answers each line of stdin with a line of stdout."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what TVM prints is no answer
-    _limit_memory()
+    _limit_resources()
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]  (TVM would import it: 3 s)
     for name in ("tvm", *preload):
         importlib.import_module(name)
     print(_READY, file=answers, flush=True)
@@ -246,7 +247,7 @@ def _serve(preload: Sequence[str]) -> None:
         print(json.dumps(_replay(json.loads(line))), file=answers, flush=True)
 
 
-def _limit_memory() -> None:
+def _limit_resources() -> None:
     try:
         import resource
     except ImportError:  # Windows
@@ -254,6 +255,7 @@ def _limit_memory() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limits = [MAX_MEMORY_BYTES, *([hard] if hard != resource.RLIM_INFINITY else [])]
     resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is no surprise
 
 
 def _replay(request: dict[str, Any]) -> str:

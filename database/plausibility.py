@@ -88,8 +88,9 @@ def shortest_secs(entry: Entry, key: TargetKey) -> float:
     if key.kind not in CPU_KINDS:
         return flops / FLOPS_PER_GPU
     threads = origin.device.get("threads")
-    known = type(threads) is int and 1 <= threads <= MAX_THREADS
-    return flops / (FLOPS_PER_CPU_THREAD * (threads if known else MAX_THREADS))
+    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        threads = MAX_THREADS
+    return flops / (FLOPS_PER_CPU_THREAD * threads)
 
 
 @functools.cache

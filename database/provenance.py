@@ -191,20 +191,32 @@ def is_plain_record(data: Any) -> bool:
     """
     return (
         type(data) is dict
-        and data.keys() == _RECORD_TYPES.keys()
-        and all(type(data[name]) in types for name, types in _RECORD_TYPES.items())
+        and _are_types_of_a_record(tuple(data), tuple(map(type, data.values())))
         and data["spec"] != ""
         and data["space"] != ""
         and 0 < data["median_secs"] < MAX_SECS
         and 0 <= data["spread_secs"] < MAX_SECS
         and 0 <= data["max_abs_error"] < math.inf
         and data["trials"] >= 0
-        and _SHAPE.fullmatch(data["shape"]) is not None
+        and _is_shape(data["shape"])
         and _DATE.match(data["date"]) is not None
         and set(map(type, data["variant"].values())) <= _VARIANT_TYPES
         and set(map(type, data["versions"].values())) <= _VERSION_TYPES
         and set(map(type, data["device"].values())) <= _DEVICE_TYPES
     )
+
+
+@functools.cache  # most records are alike in this
+def _are_types_of_a_record(names: tuple[str, ...], types: tuple[type, ...]) -> bool:
+    of_name = dict(zip(names, types, strict=True))
+    return of_name.keys() == _RECORD_TYPES.keys() and all(
+        of_name[name] in allowed for name, allowed in _RECORD_TYPES.items()
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_shape(text: str) -> bool:
+    return _SHAPE.fullmatch(text) is not None
 
 
 def _is_plain_file(data: Any) -> bool:
