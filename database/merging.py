@@ -84,25 +84,37 @@ def _merge_target(key: TargetKey, others: Sequence[Path], output: Path) -> Merge
     known = {entry.record_id: entry for entry in own.entries}
     bad_lines = [(own.folder, line) for line in own.noticed]
     is_sound = not bad_lines
-    accepted: dict[str, Entry] = {}
-    refused: dict[str, str] = {}
+    offered: list[Entry] = []
     for source in others:
         store = RecordStore.open(source, key, create=True)
-        offered = [
-            entry
-            for entry in store.entries
-            if entry != accepted.get(entry.record_id) and _is_news(entry, known)
-        ]
+        offered += [entry for entry in store.entries if _is_news(entry, known)]
         bad_lines += [(store.folder, line) for line in store.noticed]
-        verdict = judge(offered)
+    accepted: dict[str, Entry] = {}
+    refused: dict[str, str] = {}
+    for batch in _batches(offered):
+        verdict = judge(batch.values())
         refused |= verdict
-        good = [entry for entry in offered if entry.record_id not in verdict]
-        accepted = union(accepted.values(), good)
+        accepted = union(accepted.values(), (batch[id_] for id_ in batch.keys() - verdict.keys()))
     if known or accepted or not is_sound:
         own.change(lambda present: _by_id(union(present, accepted.values())))
     added = tuple(entry for id_, entry in accepted.items() if id_ not in known)
     updated = tuple(entry for id_, entry in accepted.items() if id_ in known)
     return Merge(key, _sorted(added), _sorted(updated), refused, tuple(bad_lines))
+
+
+def _batches(entries: Iterable[Entry]) -> list[dict[str, Entry]]:
+    """Every entry once, in as few groups as have no id twice: a verdict is of an id."""
+    batches: list[dict[str, Entry]] = []
+    for entry in entries:
+        id_ = entry.record_id
+        if any(batch.get(id_) == entry for batch in batches):
+            continue
+        free = next((batch for batch in batches if id_ not in batch), None)
+        if free is None:
+            batches.append({id_: entry})
+        else:
+            free[id_] = entry
+    return batches
 
 
 def _by_id(entries: Mapping[str, Entry]) -> list[Entry]:

@@ -62,13 +62,13 @@ def test_an_unpacked_archive_is_a_database(tmp_path):
 
 def test_a_record_survives_export_import_and_judgement(tmp_path):
     entry = real_entry()
-    for ending in ENDINGS[:2]:
-        path = tmp_path / f"records{ending}"
-        export({KEY: [entry]}, path)
-        unpack(path, tmp_path / ending)
-        (done,) = merge([tmp_path / ending], tmp_path / f"into{ending}")
-        assert (done.added, done.refused) == ((entry,), {})
-        assert RecordStore.open(tmp_path / f"into{ending}", KEY).entries == [entry]
+    roots = [tmp_path / ending for ending in ENDINGS[:2]]
+    for root in roots:
+        export({KEY: [entry]}, tmp_path / f"records{root.name}")
+        unpack(tmp_path / f"records{root.name}", root)
+    (done,) = merge(roots, tmp_path / "into")
+    assert (done.added, done.refused) == ((entry,), {})
+    assert RecordStore.open(tmp_path / "into", KEY).entries == [entry]
 
 
 @pytest.mark.parametrize("name", ["records.zip", "records", "records.tar"])
