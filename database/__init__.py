@@ -4,46 +4,75 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .diffing import Change, diff, diff_best
 from .entry import BadLine, Entry
 from .errors import (
     DatabaseNotFoundError,
+    ImplausibleRecordError,
     InvalidTargetKeyError,
+    MalformedExportError,
     MalformedProvenanceError,
     MalformedWorkloadError,
     NoRecordError,
     NotWritableError,
     StaleRecordError,
+    UnmergeableError,
     VersionMismatchError,
 )
-from .lookup import Match, Tier, lookup, shape_distance
+from .folders import target_keys
+from .git_merging import install_driver, merge_versions
+from .judging import judge
+from .lookup import Finder, Match, Tier, lookup, nearly_fastest, shape_distance
+from .merging import Merge, merge, union
+from .migration import OtherVersion, read_other_version
 from .provenance import Provenance, record_id
 from .replay import entry_from, schedule, trace_to_json
 from .store import RecordStore
 from .target_key import TargetKey
+from .transfer import export, unpack
 
 __all__ = [
     "BadLine",
+    "Change",
     "DatabaseNotFoundError",
     "Entry",
+    "Finder",
+    "ImplausibleRecordError",
     "InvalidTargetKeyError",
+    "MalformedExportError",
     "MalformedProvenanceError",
     "MalformedWorkloadError",
     "Match",
+    "Merge",
     "NoRecordError",
     "NotWritableError",
+    "OtherVersion",
     "Provenance",
     "RecordStore",
     "StaleRecordError",
     "TargetKey",
     "Tier",
+    "UnmergeableError",
     "VersionMismatchError",
     "committed_root",
+    "diff",
+    "diff_best",
     "entry_from",
+    "export",
+    "install_driver",
+    "judge",
     "lookup",
+    "merge",
+    "merge_versions",
+    "nearly_fastest",
+    "read_other_version",
     "record_id",
     "schedule",
     "shape_distance",
+    "target_keys",
     "trace_to_json",
+    "union",
+    "unpack",
 ]
 
 

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .provenance import Provenance
 
 MAX_RUN_SECS = 1e9  # MetaSchedule notes a failed run as 1e10
+
+
+class Head(NamedTuple):
+    """What a look-up asks of a record, known without its line being parsed.
+
+    Parameters
+    ----------
+    record_id : str
+        See :func:`~prefilltune.database.provenance.record_id`.
+    spec, shape, space, lens : str
+        As in :class:`~prefilltune.database.provenance.Provenance`.
+    median_secs, spread_secs : float
+        Median and interquartile range of the measured times, in seconds.
+    """
+
+    record_id: str
+    spec: str
+    shape: str
+    space: str
+    lens: str
+    median_secs: float
+    spread_secs: float
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """What only the fastest are kept of: spec, shape, space, lens."""
+        return self.spec, self.shape, self.space, self.lens
+
+    @property
+    def speed(self) -> tuple[float, str]:
+        """Orders a group, the fastest first, ties by id."""
+        return self.median_secs, self.record_id
 
 
 @dataclass(frozen=True)
@@ -60,15 +92,23 @@ class Entry:
         return [self.trace, self.run_secs, self.target_json, self.args_info]
 
     @property
+    def head(self) -> Head:
+        """What a look-up asks of it."""
+        origin = self.provenance
+        return Head(
+            self.record_id, origin.spec, origin.shape, origin.space, origin.lens,
+            origin.median_secs, origin.spread_secs,
+        )  # fmt: skip
+
+    @property
     def group(self) -> tuple[str, str, str, str]:
         """What only the fastest are kept of: spec, shape, space, lens."""
-        origin = self.provenance
-        return origin.spec, origin.shape, origin.space, origin.lens
+        return self.head.group
 
     @property
     def speed(self) -> tuple[float, str]:
         """Orders a group, the fastest first, ties by id."""
-        return self.provenance.median_secs, self.record_id
+        return self.head.speed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ class DatabaseNotFoundError(PrefilltuneError, FileNotFoundError):
 
 
 class NotWritableError(PrefilltuneError, PermissionError):
-    """Records cannot be written here: read-only, or another process holds the lock."""
+    """Records cannot be written here: read-only, a full disk, or another process has the lock."""
 
 
 class VersionMismatchError(PrefilltuneError):
@@ -35,3 +35,15 @@ class NoRecordError(PrefilltuneError, LookupError):
 
 class StaleRecordError(PrefilltuneError):
     """A record was measured on another description than the one that the code builds today."""
+
+
+class MalformedExportError(PrefilltuneError, ValueError):
+    """A file that was to be imported is no export of records, or was cut."""
+
+
+class UnmergeableError(PrefilltuneError, ValueError):
+    """Versions of one file of records that git must leave to a person."""
+
+
+class ImplausibleRecordError(PrefilltuneError, ValueError):
+    """A record that cannot be true, or not of the target whose folder it is for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from pathlib import Path
 
 from ..workloads.errors import PrefilltuneError
 from ..workloads.spec import PrefillShape, PrefillSpec
-from .entry import Entry
+from .entry import Entry, Head
 from .errors import DatabaseNotFoundError, InvalidTargetKeyError, NoRecordError
 from .store import RecordStore
 from .target_key import TargetKey
 
-NEAREST_NAMED = 5  # records that the error of a miss names
+NEAREST_NAMED = 5  # shapes that the error of a miss names
+NOISE_LIMIT = 0.05  # of the fastest median
 
 
 class Tier(IntEnum):
@@ -73,6 +75,28 @@ def shape_distance(one: PrefillShape, other: PrefillShape) -> float:
     return math.fsum(abs(math.log2(a) - math.log2(b)) for a, b in pairs)
 
 
+def nearly_fastest(heads: Iterable[Head]) -> list[Head]:
+    """The fastest record, and those that measuring again might find faster.
+
+    A record is nearly as fast as the fastest if their medians differ by no more than the larger
+    of their spreads, and by no more than 5 %: a badly measured record is not a fast one.
+
+    Returns
+    -------
+    list of Head
+        By id, so that machines whose measurements differ by noise alone agree on the first.
+    """
+    heads = list(heads)
+    fastest = min(heads, key=lambda head: head.speed)
+
+    def is_near(head: Head) -> bool:
+        noise = max(head.spread_secs, fastest.spread_secs)
+        difference = head.median_secs - fastest.median_secs
+        return difference <= min(noise, NOISE_LIMIT * fastest.median_secs)
+
+    return sorted(filter(is_near, heads), key=lambda head: (head.record_id, head.median_secs))
+
+
 def lookup(
     roots: Sequence[Path],
     key: TargetKey,
@@ -83,62 +107,136 @@ def lookup(
     space: str | None = None,
     accept: Tier = Tier.EXACT,
 ) -> Match:
-    """Find the best record for ``spec`` on ``shape``.
+    """Find the best record for ``spec`` on ``shape``: :meth:`Finder.find` of a new finder."""
+    return Finder(roots).find(key, spec, shape, lens=lens, space=space, accept=accept)
+
+
+class Finder:
+    """Answers any number of look-ups, reading each folder once.
 
     Parameters
     ----------
     roots : sequence of Path
-        Databases; a missing one counts as empty and is never made.
-    key : TargetKey
-        The machine at hand.
-    spec : PrefillSpec
-        What is computed.
-    shape : PrefillShape
-        On which sizes.
-    lens : str, optional
-        Length distribution to prefer.
-    space : str, optional
-        The only design space to look into.
-    accept : Tier
-        The farthest tier that will do.
-
-    Returns
-    -------
-    Match
-        The nearest tier first, then the smallest distance, then ``lens``, then the smallest
-        median time, then the record id.
-
-    Raises
-    ------
-    NoRecordError
-        If there is none up to ``accept``; names what is near.
-    VersionMismatchError, MalformedProvenanceError
-        If the records of ``key`` itself cannot be used. Folders of other targets are only named.
+        Databases; a missing one counts as empty and is never made. What is written to them after
+        their first look-up is not seen.
     """
-    notes: list[str] = []
-    text = str(spec)
 
-    def matches(folders: Iterable[tuple[Path, TargetKey, RecordStore]]) -> Iterator[Match]:
-        for root, found_key, store in folders:
-            if store.problems:
-                notes.append(f"{len(store.problems)} bad lines in {store.folder}")
-            for entry in store.entries:
-                if entry.provenance.spec == text and space in (None, entry.provenance.space):
-                    distance = shape_distance(shape, PrefillShape.parse(entry.provenance.shape))
-                    tier = _tier(key, found_key, distance)
-                    yield Match(entry, tier, distance, found_key, root)
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = [Path(root) for root in roots]
+        self._stores: dict[tuple[Path, TargetKey], RecordStore] = {}
 
-    def rank(match: Match) -> tuple:
-        other_lens = lens is not None and match.entry.provenance.lens != lens
-        return match.tier, match.distance, other_lens, *match.entry.speed
+    def find(
+        self,
+        key: TargetKey,
+        spec: PrefillSpec,
+        shape: PrefillShape,
+        *,
+        lens: str | None = None,
+        space: str | None = None,
+        accept: Tier = Tier.EXACT,
+    ) -> Match:
+        """Find the best record for ``spec`` on ``shape``.
 
-    found = list(matches(_own_folders(roots, key, notes)))
-    if not any(match.tier <= accept for match in found):
-        found += matches(_other_folders(roots, key, notes))
-    found.sort(key=rank)
-    if found and found[0].tier <= accept:
-        return found[0]
-    raise NoRecordError(_miss(key, text, shape, space, accept, roots, found, notes))
+        Parameters
+        ----------
+        key : TargetKey
+            The machine at hand.
+        spec : PrefillSpec
+            What is computed.
+        shape : PrefillShape
+            On which sizes.
+        lens : str, optional
+            Length distribution to prefer.
+        space : str, optional
+            The only design space to look into.
+        accept : Tier
+            The farthest tier that will do.
+
+        Returns
+        -------
+        Match
+            The nearest tier first, then the smallest :func:`shape_distance` (to nine digits, the
+            same on every machine), then ``lens``, then the first of :func:`nearly_fastest`; of
+            one record in several databases, the faster, then that of the earlier root.
+
+        Raises
+        ------
+        NoRecordError
+            If there is none up to ``accept``; names what is near.
+        VersionMismatchError, MalformedProvenanceError
+            If the records of ``key`` itself cannot be used. Folders of other targets are only
+            named.
+        """
+        notes: list[str] = []
+        query = _Query(key, str(spec), shape, space)
+        found = list(query.pools(self._own_stores(key, notes)))
+        match = _nearest(found, accept, lens)
+        if match is None:
+            found += query.pools(self._other_stores(key, notes))
+            match = _nearest(found, accept, lens)
+        if match is not None:
+            return match
+        notes += _problems(self._stores.values())
+        raise NoRecordError(_miss(query, accept, self._roots, found, notes))
+
+    def _own_stores(self, key: TargetKey, notes: list[str]) -> Iterator[tuple[Path, RecordStore]]:
+        for root in self._roots:
+            try:
+                yield root, self._store(root, key)
+            except DatabaseNotFoundError:
+                if not root.is_dir():
+                    notes.append(f"{root} does not exist")
+
+    def _other_stores(self, key: TargetKey, notes: list[str]) -> Iterator[tuple[Path, RecordStore]]:
+        for root in self._roots:
+            for folder in sorted(root.iterdir()) if root.is_dir() else ():
+                try:
+                    other = TargetKey.parse(folder.name)
+                    if other.kind == key.kind and other != key:
+                        yield root, self._store(root, other)
+                except InvalidTargetKeyError:
+                    continue  # not a folder of records
+                except PrefilltuneError as error:
+                    notes.append(f"skipped: {error}")
+
+    def _store(self, root: Path, key: TargetKey) -> RecordStore:
+        if (root, key) not in self._stores:
+            self._stores[root, key] = RecordStore.open(root, key)
+        return self._stores[root, key]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Records of one spec, shape and target that a look-up may take."""
+
+    tier: Tier
+    distance: float
+    shape: str
+    heads: list[Head]
+    root: Path
+    store: RecordStore
+
+    @property
+    def rank(self) -> tuple[Tier, float]:
+        """The nearest first; digits that depend on a machine's ``log2`` left out."""
+        return self.tier, round(self.distance, 9)
+
+
+@dataclass(frozen=True)
+class _Query:
+    key: TargetKey
+    spec: str
+    shape: PrefillShape
+    space: str | None
+
+    def pools(self, stores: Iterable[tuple[Path, RecordStore]]) -> Iterator[_Pool]:
+        for root, store in stores:
+            for text, heads in store.heads(self.spec).items():
+                chosen = [head for head in heads if self.space in (None, head.space)]
+                distance = shape_distance(self.shape, PrefillShape.parse(text))
+                if chosen:
+                    tier = _tier(self.key, store.key, distance)
+                    yield _Pool(tier, distance, text, chosen, root, store)
 
 
 def _tier(asked: TargetKey, found: TargetKey, distance: float) -> Tier:
@@ -147,50 +245,49 @@ def _tier(asked: TargetKey, found: TargetKey, distance: float) -> Tier:
     return Tier.FAMILY if found.family == asked.family else Tier.OTHER_TARGET
 
 
-def _own_folders(
-    roots: Sequence[Path], key: TargetKey, notes: list[str]
-) -> Iterator[tuple[Path, TargetKey, RecordStore]]:
-    for root in map(Path, roots):
-        try:
-            yield root, key, RecordStore.open(root, key)
-        except DatabaseNotFoundError:
-            if not root.is_dir():
-                notes.append(f"{root} does not exist")
+def _nearest(pools: list[_Pool], accept: Tier, lens: str | None) -> Match | None:
+    """The best record of the nearest pools that have an intact one; sorts the pools."""
+    pools.sort(key=lambda pool: pool.rank)
+    for _, equal in itertools.groupby(pools, key=lambda pool: pool.rank):
+        if match := _best([pool for pool in equal if pool.tier <= accept], lens):
+            return match
+    return None
 
 
-def _other_folders(
-    roots: Sequence[Path], key: TargetKey, notes: list[str]
-) -> Iterator[tuple[Path, TargetKey, RecordStore]]:
-    for root in map(Path, roots):
-        for folder in sorted(root.iterdir()) if root.is_dir() else ():
-            try:
-                other = TargetKey.parse(folder.name)
-                if other.kind == key.kind and other != key:
-                    yield root, other, RecordStore.open(root, other)
-            except InvalidTargetKeyError:
-                continue  # not a folder of records
-            except PrefilltuneError as error:
-                notes.append(f"skipped: {error}")
+def _best(pools: Sequence[_Pool], lens: str | None) -> Match | None:
+    """The best record of pools of one rank whose line is intact."""
+    for wants_lens in (True, False):
+        left = [
+            (head, pool)
+            for pool in pools
+            for head in pool.heads
+            if (lens is None or head.lens == lens) == wants_lens
+        ]
+        while left:
+            head = nearly_fastest(head for head, _ in left)[0]
+            position, pool = next((i, pool) for i, (each, pool) in enumerate(left) if each == head)
+            if entry := pool.store.entry(head.record_id):
+                return Match(entry, pool.tier, pool.distance, pool.store.key, pool.root)
+            del left[position]  # a bad line, which the store reports from now on
+    return None
+
+
+def _problems(stores: Iterable[RecordStore]) -> list[str]:
+    return [
+        f"{len(store.noticed)} bad lines in {store.folder}" for store in stores if store.noticed
+    ]
 
 
 def _miss(
-    key: TargetKey,
-    spec: str,
-    shape: PrefillShape,
-    space: str | None,
-    accept: Tier,
-    roots: Sequence[Path],
-    found: list[Match],
-    notes: list[str],
+    query: _Query, accept: Tier, roots: Sequence[Path], found: list[_Pool], notes: list[str]
 ) -> str:
     near = [
-        f"{match.entry.provenance.shape} on {match.key} ({match.tier}, distance "
-        f"{match.distance:.2f})"
-        for match in found[:NEAREST_NAMED]
+        f"{pool.shape} on {pool.store.key} ({pool.tier}, distance {pool.distance:.2f})"
+        for pool in found[:NEAREST_NAMED]
     ]
     return (
-        f"no record for {spec} at {shape} on {key}"
-        + (f" in space {space}" if space else "")
+        f"no record for {query.spec} at {query.shape} on {query.key}"
+        + (f" in space {query.space}" if query.space else "")
         + f" up to tier '{accept}'; searched {', '.join(map(str, roots)) or 'no folder'}"
         + (f" ({'; '.join(notes)})" if notes else "")
         + f"; nearest: {', '.join(near) or 'none of this spec'}"

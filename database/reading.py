@@ -3,66 +3,65 @@
 A line is taken only when ``provenance.json`` notes its digest, and a record only when its
 provenance is there too. So nothing that was torn or edited reaches TVM, whose own reader dies of
 some such lines.
+
+A line is judged as bytes, which is as sure as parsing it: its digest is of the very text that a
+store writes. Only one that was written in another way, by TVM for instance, is parsed for it.
 """
 
 from __future__ import annotations
 
+import gc
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from .entry import BadLine, Entry
+from . import index
+from .contents import (
+    FILES,
+    PROVENANCE,
+    RECORDS,
+    WORKLOADS,
+    Contents,
+    Place,
+    RecordLine,
+    Source,
+    WorkloadLine,
+    fields,
+    loads,
+    stamp_of,
+)
+from .entry import Head
 from .errors import MalformedProvenanceError, VersionMismatchError
+from .plausibility import strange_workload
 from .provenance import (
     SCHEMA_VERSION,
     Provenance,
     check_file,
     digest,
-    record_id,
+    is_plain_record,
     running_tvm_version,
+    text_digest,
 )
 from .target_key import TargetKey
 
-WORKLOADS, RECORDS, PROVENANCE = "workloads.json", "records.json", "provenance.json"
+_ATTEMPTS = 5  # at three files that belong together, beside a writer
+_ALIEN = "its digest is not in the provenance: it was cut, edited or added by hand"
 
 
-@dataclass(frozen=True)
-class Workload:
-    """An intact line of ``workloads.json``: line index from 0, structural hash, serialised text."""
-
-    index: int
-    hash: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What the three files hold.
+def read_folder(folder: Path, key: TargetKey, *, indexed: bool = False) -> Contents:
+    """Read the records of ``key`` in ``folder``; missing files count as empty.
 
     Parameters
     ----------
-    entries : dict of str to Entry
-        Intact records by id, in the order of the file.
-    problems : list of BadLine
-        What was skipped, or found in spite of a wrong workload index.
-    workloads : dict of str to Workload
-        Intact workloads by structural hash.
-    workload_lines : int
-        Lines of ``workloads.json``, bad ones included.
-    provenance : dict
-        ``provenance.json`` as it is.
-    """
-
-    entries: dict[str, Entry]
-    problems: list[BadLine]
-    workloads: dict[str, Workload]
-    workload_lines: int
-    provenance: dict[str, Any]
-
-
-def read_folder(folder: Path, key: TargetKey) -> Contents:
-    """Read the records of ``key`` in ``folder``; missing files count as empty.
+    folder : Path
+        Of one target.
+    key : TargetKey
+        Whose.
+    indexed : bool
+        Believe the index of a large folder where there is one, and else make one. An index is
+        never believed for a line: each is judged again when its record is asked for.
 
     Raises
     ------
@@ -71,119 +70,200 @@ def read_folder(folder: Path, key: TargetKey) -> Contents:
     MalformedProvenanceError
         If ``provenance.json`` cannot be read, or is of another schema or target.
     """
-    # A writer changes workloads, provenance, records, in this order; reading the other way round
-    # finds all that a record needs, without a lock.
-    record_lines = _lines(folder / RECORDS)
-    provenance = _read_provenance(folder / PROVENANCE, key)
-    workload_lines = _lines(folder / WORKLOADS)
+    with _collection_paused():
+        return _read(folder, key, indexed)
 
-    digests = frozenset(provenance["digests"])
-    problems: list[BadLine] = []
 
-    def report(file: str, line: int, error: Exception, raw: bytes) -> None:
-        problems.append(BadLine(file, line, str(error), raw.decode(errors="surrogateescape")))
+def _read(folder: Path, key: TargetKey, indexed: bool) -> Contents:
+    attempts = _ATTEMPTS
+    while True:
+        # A writer ends with the records; opening them first finds all that a record needs.
+        sources = {name: Source(folder / name) for name in reversed(FILES)}
+        known = index.load(folder, key, sources) if indexed else None
+        contents = known or _scan(folder, key, sources)
+        attempts -= 1
+        settled = all(source.stamp == stamp_of(folder / name) for name, source in sources.items())
+        if settled or not attempts:
+            break
+    if settled and indexed and known is None:
+        index.save(folder, contents)
+    return contents
 
-    workloads: dict[str, Workload] = {}
-    for index, raw in enumerate(workload_lines):
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """A million new objects, all of which stay, are not to be searched for garbage time and again.
+
+    It saves a quarter of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _scan(folder: Path, key: TargetKey, sources: dict[str, Source]) -> Contents:
+    contents = Contents(key, str(folder / RECORDS), sources)
+    frame = _read_provenance(sources[PROVENANCE], folder / PROVENANCE, key)
+    contents.provenance = frame["records"]
+    contents.digests = frozenset(frame["digests"])
+    _scan_workloads(contents)
+    _scan_records(contents, _heads(contents))
+    return contents
+
+
+def _scan_workloads(contents: Contents) -> None:
+    for number, offset, raw in _numbered(contents.sources[WORKLOADS].lines()):
+        contents.workload_lines = number
         try:
-            workload = _parse_workload(index, raw, digests)
-            workloads.setdefault(workload.hash, workload)
+            match loads(raw):
+                case [str(hash_), str(text)]:
+                    f"{hash_}{text}".encode()  # no lone surrogates
+                    own = digest([hash_, text])
+                case _:
+                    raise ValueError("not a workload: expected [hash, text]")
+            if own not in contents.digests:
+                raise ValueError(_ALIEN)
+            line = WorkloadLine(number - 1, Place(offset, len(raw), own))
+            contents.workloads.setdefault(hash_, line)
         except (ValueError, RecursionError) as error:
-            report(WORKLOADS, index + 1, error, raw)
+            contents.report(WORKLOADS, number, str(error), raw)
 
-    known: dict[str, Provenance] = {}
-    for id_, data in provenance["records"].items():
+
+def _heads(contents: Contents) -> dict[str, Head]:
+    """Of each record whose provenance is sound."""
+    heads: dict[str, Head] = {}
+    bad: dict[str, str] = {}
+    for id_, data in contents.provenance.items():
         try:
-            known[id_] = Provenance.from_json(data, f"record {id_}")
+            if not is_plain_record(data):
+                Provenance.from_json(data, f"record {id_}")
+            head = Head(
+                id_, data["spec"], data["shape"], data["space"], data["lens"],
+                data["median_secs"], data["spread_secs"],
+            )  # fmt: skip
+            if reason := strange_workload(head):
+                raise MalformedProvenanceError(f"record {id_}: {reason}; tune again")
+            heads[id_] = head
         except MalformedProvenanceError as error:
-            line = _line_of(folder / PROVENANCE, f'"{id_}"')
-            report(PROVENANCE, line, error, json.dumps({id_: data}).encode())
+            bad[id_] = str(error)
+    for line, (id_, reason) in zip(_lines_of(contents, bad), bad.items(), strict=True):
+        text = json.dumps({id_: contents.provenance[id_]})
+        contents.report(PROVENANCE, line, reason, text.encode())
+    return heads
 
-    entries: dict[str, Entry] = {}
-    for number, raw in enumerate(record_lines, 1):
+
+def _lines_of(contents: Contents, ids: Iterable[str]) -> Iterator[int]:
+    """Where the provenance of each record begins; ``ids`` are in the order of the file."""
+    content = contents.sources[PROVENANCE].content()
+    position, line = 0, 1
+    for id_ in ids:
+        found = content.find(json.dumps(id_).encode(), position)
+        if found >= 0:
+            line += content.count(b"\n", position, found)
+            position = found
+        yield line
+
+
+def _scan_records(contents: Contents, heads: dict[str, Head]) -> None:
+    workload_of = _WorkloadFinder(contents, heads)
+    records, workloads, digests = contents.records, contents.workloads, contents.digests
+    for number, offset, raw in _numbered(contents.sources[RECORDS].lines()):
         try:
-            index, entry = _parse_record(raw, digests, workloads, known)
-            if entry.record_id in entries:
-                raise ValueError(f"record {entry.record_id} is here twice")
-            entries[entry.record_id] = replace(entry, origin=str(folder / RECORDS))
-            right = workloads[entry.workload_line[0]].index
-            if index != right:
+            at, payload = _split(raw)
+            own = text_digest(payload)
+            found = workload_of(at, _trace_text(payload)) if own in digests else None
+            if found is None:
+                at, trace, own = _parse(raw, digests)
+                found = workload_of(at, trace)
+            if found is None:
+                raise ValueError("its workload or its provenance is lost")
+            id_, hash_ = found
+            if id_ in records:
+                raise ValueError(f"record {id_} is here twice")
+            records[id_] = RecordLine(heads[id_], hash_, Place(offset, len(raw), own))
+            if at != workloads[hash_].index:
                 raise ValueError(
-                    f"workload index {index} should be {right}; the record was found by its id"
+                    f"workload index {at} should be {workloads[hash_].index}; the record was "
+                    "found by its id"
                 )
         except (ValueError, RecursionError) as error:
-            report(RECORDS, number, error, raw)
-    return Contents(entries, problems, workloads, len(workload_lines), provenance)
+            contents.report(RECORDS, number, str(error), raw)
 
 
-def _lines(path: Path) -> list[bytes]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return lines if lines[-1] else lines[:-1]
+class _WorkloadFinder:
+    """Tells a record's id and workload from its trace.
+
+    The workload index of a line is only where to look first: a crash between two renames or a
+    merge of two branches shifts indices; the id still tells the right workload.
+    """
+
+    def __init__(self, contents: Contents, heads: dict[str, Head]) -> None:
+        self._heads = heads
+        self._prefixes = {hash_: f"[{json.dumps(hash_)},".encode() for hash_ in contents.workloads}
+        self._guesses = {line.index: hash_ for hash_, line in contents.workloads.items()}
+
+    def __call__(self, at: int, trace: bytes) -> tuple[str, str] | None:
+        """Id and workload hash of a record whose trace has this canonical JSON."""
+        guess = self._guesses.get(at)
+        if guess is not None and (id_ := self._id(guess, trace)) in self._heads:
+            return id_, guess
+        for hash_ in self._prefixes:
+            if (id_ := self._id(hash_, trace)) in self._heads:
+                self._guesses[at] = hash_  # lines of one index go astray together
+                return id_, hash_
+        return None
+
+    def _id(self, hash_: str, trace: bytes) -> str:
+        return text_digest(self._prefixes[hash_] + trace + b"]")
 
 
-def _line_of(path: Path, text: str) -> int:
-    content = path.read_text(encoding="utf-8")
-    return content.count("\n", 0, max(content.find(text), 0)) + 1
+def _split(raw: bytes) -> tuple[int, bytes]:
+    """Workload index and payload, as a store writes them; for anything else no payload."""
+    comma = raw.find(b",", 1, 12)
+    number = raw[1:comma]
+    if raw[:1] == b"[" and raw[-1:] == b"]" and number.isdigit() and b"%d" % int(number) == number:
+        return int(number), raw[comma + 1 : -1]
+    return -1, b""
 
 
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _trace_text(payload: bytes) -> bytes:
+    """The trace in a payload that a store wrote: what stands before times and target."""
+    end = max(payload.rfind(b"],{"), payload.rfind(b"],null,"))
+    return payload[1 : payload.rfind(b",[", 0, end)]
 
 
-def _loads(raw: bytes) -> Any:
-    return json.loads(raw.decode(), parse_constant=_reject_constant)
-
-
-def _require_digest(value: Any, digests: frozenset[str]) -> None:
-    if digest(value) not in digests:
-        raise ValueError("its digest is not in the provenance: it was cut, edited or added by hand")
-
-
-def _parse_workload(index: int, raw: bytes, digests: frozenset[str]) -> Workload:
-    match _loads(raw):
-        case [str(hash_), str(text)]:
-            _require_digest([hash_, text], digests)
-            return Workload(index, hash_, text)
-    raise ValueError("not a workload: expected [hash, text]")
-
-
-def _parse_record(
-    raw: bytes,
-    digests: frozenset[str],
-    workloads: dict[str, Workload],
-    known: dict[str, Provenance],
-) -> tuple[int, Entry]:
-    """The line's workload index and its entry."""
-    match _loads(raw):
-        case [
-            int(index),
-            [list(trace), list(secs), (dict() | None) as target, (list() | None) as args],
-        ]:
-            _require_digest([trace, secs, target, args], digests)
+def _parse(raw: bytes, digests: frozenset[str]) -> tuple[int, bytes, str]:
+    """Workload index, canonical JSON of the trace, and digest."""
+    match loads(raw):
+        case [int(at), list(payload)] if type(at) is int:
+            trace, *_ = fields(payload)
         case _:
             raise ValueError("not a record: expected [index, [trace, secs, target, args]]")
-    # The index is only where to look first: a crash between two renames or a merge of two
-    # branches shifts indices; the id still tells the right workload.
-    for workload in sorted(workloads.values(), key=lambda workload: workload.index != index):
-        id_ = record_id(workload.hash, trace)
-        if id_ in known:
-            line = (workload.hash, workload.text)
-            return index, Entry(id_, line, trace, tuple(secs), target, args, known[id_])
-    raise ValueError("its workload or its provenance is lost")
+    own = digest(payload)
+    if own not in digests:
+        raise ValueError(_ALIEN)
+    return at, json.dumps(trace, separators=(",", ":"), sort_keys=True).encode(), own
 
 
-def _read_provenance(path: Path, key: TargetKey) -> dict[str, Any]:
+def _numbered(lines: Iterator[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """Line number from 1, offset, and the line without its newline."""
+    offset = 0
+    for number, line in enumerate(lines, 1):
+        yield number, offset, line.removesuffix(b"\n")
+        offset += len(line)
+
+
+def _read_provenance(source: Source, path: Path, key: TargetKey) -> dict[str, Any]:
     running = running_tvm_version()
-    try:
-        raw = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    if not source.exists:
         frame = {"schema": SCHEMA_VERSION, "target": str(key), "tvm": running}
         return frame | {"digests": [], "records": {}}
     try:
-        data = _loads(raw)
+        data = loads(source.content())
     except (ValueError, RecursionError) as error:
         raise MalformedProvenanceError(
             f"{path} is not JSON: {error}; restore it from git or tune again"

@@ -66,7 +66,10 @@ def entry_from(
 
 
 def schedule(entry: Entry, module: tvm.IRModule) -> s_tir.Schedule:
-    """Apply the trace of ``entry`` to ``module``.
+    """Apply the trace of ``entry`` to ``module``, in this process.
+
+    TVM dies of some traces. Those that a store wrote were verified before; whoever takes records
+    from elsewhere (import, merge, migrate, verify) calls :func:`~prefilltune.database.judge` first.
 
     Parameters
     ----------

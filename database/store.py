@@ -1,10 +1,9 @@
-"""The records of one target in one folder: read by anybody, written under a lock."""
+"""The records of one target: read by anybody, written under a lock."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +11,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .entry import BadLine, Entry
-from .errors import DatabaseNotFoundError, NotWritableError
-from .provenance import SCHEMA_VERSION, digest, running_tvm_version
-from .reading import PROVENANCE, RECORDS, WORKLOADS, Contents, read_folder
+from ..workloads.errors import PrefilltuneError
+from .contents import FILES, PROVENANCE, RECORDS, WORKLOADS, Contents, loads
+from .durable import append, cut, is_writable, torn_line, write_atomically
+from .entry import BadLine, Entry, Head
+from .errors import DatabaseNotFoundError, ImplausibleRecordError, NotWritableError
+from .plausibility import doubt
+from .provenance import SCHEMA_VERSION, digest, file_lines, running_tvm_version
+from .reading import read_folder
 from .target_key import TargetKey
 
 REJECTED = "records.rejected.json"
@@ -25,6 +28,9 @@ LOCK_TIMEOUT_SECS = 60.0
 
 class RecordStore:
     """The records of one target in one folder; open it with :meth:`open`.
+
+    Opening finds where the records are; each is parsed when it is asked for. What a store shows
+    is what the files held at its opening or after its own last change.
 
     Attributes
     ----------
@@ -37,7 +43,8 @@ class RecordStore:
     def __init__(self, folder: Path, key: TargetKey) -> None:
         self.folder = folder
         self.key = key
-        self._contents: Contents = read_folder(folder, key)
+        self._known: Contents | None = read_folder(folder, key, indexed=True)
+        self._by_spec: dict[str, dict[str, list[Head]]] = {}
 
     @classmethod
     def open(cls, root: Path, key: TargetKey, *, create: bool = False) -> RecordStore:
@@ -69,13 +76,32 @@ class RecordStore:
 
     @property
     def entries(self) -> list[Entry]:
-        """The intact records, in the order of the file."""
-        return list(self._contents.entries.values())
+        """The intact records, in the order of the file; parses all of them."""
+        return self._contents.entries()
 
     @property
     def problems(self) -> list[BadLine]:
-        """What was skipped, or found in spite of a wrong workload index."""
-        return list(self._contents.problems)
+        """What was skipped, or found in spite of a wrong workload index; parses all records."""
+        self._contents.entries()
+        return self.noticed
+
+    @property
+    def noticed(self) -> list[BadLine]:
+        """The problems found so far: those that show without parsing intact lines."""
+        return sorted(self._contents.problems, key=lambda bad: (FILES.index(bad.file), bad.line))
+
+    def entry(self, record_id: str) -> Entry | None:
+        """The record of this id; ``None`` if there is none, or its line turns out bad."""
+        contents = self._contents
+        return contents.entry(record_id) if record_id in contents.records else None
+
+    def heads(self, spec: str) -> Mapping[str, list[Head]]:
+        """What is known of the records of a spec, by shape; parses nothing."""
+        if not self._by_spec:
+            for line in self._contents.records.values():
+                shapes = self._by_spec.setdefault(line.head.spec, {})
+                shapes.setdefault(line.head.shape, []).append(line.head)
+        return self._by_spec.get(spec, {})
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Append ``entries``; one whose id exists replaces the times and provenance there.
@@ -85,16 +111,18 @@ class RecordStore:
         Raises
         ------
         NotWritableError
-            Before anything is written, if the folder is read-only or stays locked for a minute.
-        MalformedProvenanceError
-            Before anything is written, if an entry's provenance does not follow the schema.
+            If the folder is read-only, its disk is full, or it stays locked for a minute; then
+            the records are what they were.
+        MalformedProvenanceError, ImplausibleRecordError
+            Before anything is written, if an entry's provenance does not follow the schema, or
+            an entry cannot be of this target.
         """
         new = {entry.record_id: entry for entry in entries}
         with self._locked() as known:
-            if known.entries.keys() & new.keys():
-                self._rewrite(known, {**known.entries, **new}.values())
+            if known.records.keys() & new.keys():
+                self._rewrite(known, known.records.keys() - new.keys(), new)
             else:
-                self._append(known, list(new.values()))
+                self._append(known, new)
 
     def replace(self, entries: Iterable[Entry]) -> None:
         """Let the files hold ``entries`` and nothing else.
@@ -103,12 +131,25 @@ class RecordStore:
 
         Raises
         ------
-        NotWritableError, MalformedProvenanceError
+        NotWritableError, MalformedProvenanceError, ImplausibleRecordError
             As :meth:`add`.
         """
         entries = list(entries)
+        self.change(lambda _: entries)
+
+    def change(self, make: Callable[[list[Entry]], Iterable[Entry]]) -> None:
+        """Let the files hold what ``make`` returns for what they hold once the lock is taken.
+
+        So nothing is lost that another process adds in between. Workloads without a record are
+        dropped; bad lines go to ``records.rejected.json``.
+
+        Raises
+        ------
+        NotWritableError, MalformedProvenanceError, ImplausibleRecordError
+            As :meth:`add`.
+        """
         with self._locked() as known:
-            self._rewrite(known, entries)
+            self._rewrite(known, (), {entry.record_id: entry for entry in make(known.entries())})
 
     def prune(self, keep: int) -> list[Entry]:
         """Keep the fastest ``keep`` records of each (spec, shape, space, lens); rewrites the files.
@@ -128,15 +169,23 @@ class RecordStore:
         if keep < 1:
             raise ValueError(f"keep is {keep}; it must be 1 or more")
         with self._locked() as known:
-            groups: dict[tuple[str, ...], list[Entry]] = {}
-            for entry in sorted(known.entries.values(), key=lambda entry: entry.speed):
-                groups.setdefault(entry.group, []).append(entry)
-            self._rewrite(known, [entry for group in groups.values() for entry in group[:keep]])
-            return [entry for group in groups.values() for entry in group[keep:]]
+            groups: dict[tuple[str, ...], list[str]] = {}
+            heads = (line.head for line in known.records.values())
+            for head in sorted(heads, key=lambda head: head.speed):
+                groups.setdefault(head.group, []).append(head.record_id)
+            removed = [known.entry(id_) for ids in groups.values() for id_ in ids[keep:]]
+            self._rewrite(known, [id_ for ids in groups.values() for id_ in ids[:keep]], {})
+            return [entry for entry in removed if entry]
+
+    @property
+    def _contents(self) -> Contents:
+        if self._known is None:
+            self._known = read_folder(self.folder, self.key, indexed=True)
+        return self._known
 
     @contextmanager
     def _locked(self) -> Iterator[Contents]:
-        """Hold the lock; yields what the files hold now, and reads them again at the end."""
+        """Hold the lock; yields what the files hold now."""
         self._require_writable()
         lock = FileLock(self.folder / LOCK, timeout=LOCK_TIMEOUT_SECS)
         try:
@@ -150,124 +199,145 @@ class RecordStore:
         except OSError as error:
             raise self._not_writable(str(error)) from error
         try:
-            yield read_folder(self.folder, self.key)
-            self._contents = read_folder(self.folder, self.key)
+            known = read_folder(self.folder, self.key)
+            if self._repair():
+                known = read_folder(self.folder, self.key)
+            yield known
+        except PrefilltuneError:
+            raise
+        except OSError as error:
+            raise self._not_writable(str(error)) from error
         finally:
+            self._known, self._by_spec = None, {}
             lock.release()
 
+    def _repair(self) -> bool:
+        """Set aside last lines that a crash has torn, with copies; tells whether there were any."""
+        found = False
+        for name in (WORKLOADS, RECORDS):
+            torn = torn_line(self.folder / name)
+            try:
+                if torn:
+                    loads(torn)  # only its newline is missing
+            except (ValueError, RecursionError) as error:
+                text = torn.decode(errors="surrogateescape")
+                problem = {"file": name, "reason": f"torn last line: {error}", "text": text}
+                append(self.folder / REJECTED, [json.dumps(problem).encode()])
+                cut(self.folder / name, len(torn))
+                found = True
+        return found
+
     def _require_writable(self) -> None:
-        files = [self.folder / name for name in (WORKLOADS, RECORDS, PROVENANCE)]
+        files = [self.folder / name for name in FILES]
         nearest = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         for path in (nearest, *(file for file in files if file.exists())):
-            if not os.access(path, os.W_OK):
+            if not is_writable(path):
                 raise self._not_writable(f"{path} is read-only")
 
     def _not_writable(self, reason: str) -> NotWritableError:
         return NotWritableError(
-            f"cannot write records to {self.folder}: {reason}; choose another database"
+            f"cannot write records to {self.folder}: {reason}; free or unlock it, or choose "
+            "another database"
         )
 
-    def _append(self, known: Contents, entries: list[Entry]) -> None:
-        fresh = {
+    def _append(self, known: Contents, new: Mapping[str, Entry]) -> None:
+        texts = {
             hash_: text
-            for hash_, text in (entry.workload_line for entry in entries)
+            for hash_, text in (entry.workload_line for entry in new.values())
             if hash_ not in known.workloads
         }
-        indices = {hash_: workload.index for hash_, workload in known.workloads.items()}
-        indices |= {hash_: known.workload_lines + i for i, hash_ in enumerate(fresh)}
+        indices = {hash_: line.index for hash_, line in known.workloads.items()}
+        indices |= {hash_: known.workload_lines + i for i, hash_ in enumerate(texts)}
         # All is serialised, and so checked, before anything is written.
-        records = _record_lines(entries, indices)
-        provenance = self._provenance_text(
-            entries,
-            _digests(fresh, entries) | {*known.provenance["digests"]},
-            known.provenance["records"],
+        workloads = [_workload_line(*pair) for pair in texts.items()]
+        records = [_record_line(indices[e.workload_line[0]], e.payload) for e in new.values()]
+        provenance = self._provenance(
+            {**known.provenance, **self._checked(new)},
+            known.digests | _digests(texts, new.values()),
         )
-        _append_lines(self.folder / WORKLOADS, _workload_lines(fresh))
-        _write_atomically(self.folder / PROVENANCE, provenance)
-        _append_lines(self.folder / RECORDS, records)
+        if new:
+            # Provenance alone is no record, so that a crash in between leaves no bad line.
+            write_atomically(self.folder / PROVENANCE, provenance)
+            append(self.folder / WORKLOADS, workloads)
+            append(self.folder / RECORDS, records)
 
-    def _rewrite(self, known: Contents, entries: Iterable[Entry]) -> None:
-        entries = sorted(entries, key=lambda entry: (entry.group, entry.speed))
-        texts = dict(entry.workload_line for entry in entries)
-        # Until the last rename there are old lines next to new ones: both need their digests.
-        old_texts = {hash_: old.text for hash_, old in known.workloads.items()}
-        digests = _digests(texts, entries) | _digests(old_texts, known.entries.values())
-        records = _record_lines(entries, {hash_: index for index, hash_ in enumerate(texts)})
-        provenance = self._provenance_text(entries, digests, {})
-        _append_lines(self.folder / REJECTED, _rejected_lines(known))
-        _write_atomically(self.folder / WORKLOADS, _joined(_workload_lines(texts)))
-        _write_atomically(self.folder / PROVENANCE, provenance)
-        _write_atomically(self.folder / RECORDS, _joined(records))
+    def _rewrite(self, known: Contents, kept: Iterable[str], new: Mapping[str, Entry]) -> None:
+        """Write the records ``kept`` of ``known``, and ``new`` ones."""
+        kept = [id_ for id_ in kept if id_ in known.records]
+        workload_of = {id_: known.records[id_].workload for id_ in kept}
+        workload_of |= {id_: entry.workload_line[0] for id_, entry in new.items()}
+        heads = [known.records[id_].head for id_ in kept] + [entry.head for entry in new.values()]
+        heads.sort(key=lambda head: (head.group, head.speed))
+        hashes = list(dict.fromkeys(workload_of[head.record_id] for head in heads))
+        index_of = {hash_: index for index, hash_ in enumerate(hashes)}
 
-    def _provenance_text(
-        self, entries: list[Entry], digests: set[str], old_records: dict[str, Any]
-    ) -> bytes:
-        new_records = {entry.record_id: entry.provenance.to_json() for entry in entries}
+        fresh = dict(entry.workload_line for entry in new.values())
+        texts = {hash_: fresh.get(hash_) or known.workload_text(hash_) for hash_ in hashes}
+        provenance = {id_: known.provenance[id_] for id_ in kept} | self._checked(new)
+        digests = _digests(texts, new.values())
+        digests |= {known.records[id_].place.digest for id_ in kept}
+        new_lines = {id_: _dumps(entry.payload) for id_, entry in new.items()}
+
+        def record_lines() -> Iterator[bytes]:
+            for head in heads:
+                id_ = head.record_id
+                payload = new_lines[id_] if id_ in new_lines else known.payload(id_)
+                yield b"[%d,%b]" % (index_of[workload_of[id_]], payload)
+
+        append(self.folder / REJECTED, _rejected_lines(known))
+        # Until the last rename there are old lines next to new ones: both need their provenance.
+        both = self._provenance({**known.provenance, **provenance}, known.digests | digests)
+        write_atomically(self.folder / PROVENANCE, both)
+        write_atomically(self.folder / WORKLOADS, [_workload_line(*p) for p in texts.items()])
+        write_atomically(self.folder / RECORDS, record_lines())
+        write_atomically(self.folder / PROVENANCE, self._provenance(provenance, digests))
+
+    def _checked(self, entries: Mapping[str, Entry]) -> dict[str, Any]:
+        """Provenance of plausible entries."""
+        checked = {id_: entry.provenance.to_json() for id_, entry in entries.items()}
+        for entry in entries.values():
+            if reason := doubt(entry, self.key):
+                raise ImplausibleRecordError(
+                    f"record {entry.record_id} does not belong into {self.folder}: {reason}; "
+                    "measure it again on its machine"
+                )
+        return checked
+
+    def _provenance(self, records: Mapping[str, Any], digests: Iterable[str]) -> list[bytes]:
         data = {
             "schema": SCHEMA_VERSION,
             "target": str(self.key),
             "tvm": running_tvm_version(),
-            "digests": sorted(digests),
-            "records": old_records | new_records,
+            "digests": digests,
+            "records": records,
         }
-        return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+        return list(file_lines(data))
 
 
-def _digests(texts: dict[str, str], entries: Iterable[Entry]) -> set[str]:
+def _digests(texts: Mapping[str, str], entries: Iterable[Entry]) -> set[str]:
     """Of the lines of workloads and records."""
     return {*map(digest, map(list, texts.items())), *(digest(e.payload) for e in entries)}
 
 
 def _dumps(value: Any) -> bytes:
-    # TVM's reader knows no \u escapes and no NaN.
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # TVM's reader knows no \u escapes and no NaN; sorted, the text is what its digest is of.
+    text = json.dumps(
+        value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, sort_keys=True
+    )
     return text.encode()
 
 
-def _workload_lines(texts: dict[str, str]) -> list[bytes]:
-    return [_dumps([hash_, text]) for hash_, text in texts.items()]
+def _workload_line(hash_: str, text: str) -> bytes:
+    return _dumps([hash_, text])
 
 
-def _record_lines(entries: Iterable[Entry], indices: dict[str, int]) -> list[bytes]:
-    return [_dumps([indices[entry.workload_line[0]], entry.payload]) for entry in entries]
+def _record_line(index: int, payload: list[Any]) -> bytes:
+    return b"[%d,%b]" % (index, _dumps(payload))
 
 
 def _rejected_lines(known: Contents) -> list[bytes]:
     """The bad lines, and the provenance that no record has."""
-    orphans = known.provenance["records"].keys() - known.entries.keys()
+    orphans = known.provenance.keys() - known.records.keys()
     lost = [asdict(problem) for problem in known.problems]
-    lost += [{"file": PROVENANCE, id_: known.provenance["records"][id_]} for id_ in sorted(orphans)]
+    lost += [{"file": PROVENANCE, id_: known.provenance[id_]} for id_ in sorted(orphans)]
     return [json.dumps(item).encode() for item in lost]
-
-
-def _joined(lines: list[bytes]) -> bytes:
-    return b"".join(line + b"\n" for line in lines)
-
-
-def _append_lines(path: Path, lines: list[bytes]) -> None:
-    if not lines:
-        return
-    with path.open("a+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":  # a line that was torn by a crash stays a line of its own
-                file.write(b"\n")
-        file.write(_joined(lines))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")  # one name will do under the lock
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself, where the system can sync a folder
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

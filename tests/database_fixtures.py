@@ -30,9 +30,11 @@ PROVENANCE = Provenance(
 )
 
 
-def small_entry(number: int, workload: int = 0, secs: float = 2e-3, **provenance) -> Entry:
-    """An entry that only a store looks into; ``number`` and ``workload`` make its id."""
-    trace = [[["GetSBlock", [], [f"block\n{number} ü", "main"], ["b0"]]], [[0, [number, 4]]]]
+def small_entry(
+    number: int, workload: int = 0, secs: float = 2e-3, letter: str = "ü", **provenance
+) -> Entry:
+    """An entry that only a store looks into; the first two and ``letter`` make its id."""
+    trace = [[["GetSBlock", [], [f"block\n{number} {letter}", "main"], ["b0"]]], [[0, [number, 4]]]]
     return Entry(
         record_id=record_id(str(workload), trace),
         workload_line=(str(workload), f"text of {workload}"),

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from database_fixtures import KEY, SPEC_TEXT, edit_provenance, filled, small_entry
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefilltune.database import (
+    Finder,
     NoRecordError,
     TargetKey,
     Tier,
     VersionMismatchError,
     lookup,
+    nearly_fastest,
     shape_distance,
 )
 from prefilltune.workloads import PrefillShape, PrefillSpec
@@ -53,7 +57,8 @@ def test_each_tier_is_found_only_when_accepted(tmp_path):
 
 
 def test_another_kind_is_never_a_match(tmp_path):
-    filled(tmp_path, [small_entry(0)], TargetKey("cuda", "sm_90a"))
+    entry = replace(small_entry(0), target_json={"kind": "cuda"})
+    filled(tmp_path, [entry], TargetKey("cuda", "sm_90a"))
     with pytest.raises(NoRecordError, match="none of this spec"):
         lookup([tmp_path], KEY, SPEC, SHAPE, accept=Tier.OTHER_TARGET)
 
@@ -125,3 +130,73 @@ def test_an_untrusted_folder_of_this_target_is_an_error_and_of_another_a_note(tm
         lookup([tmp_path], KEY, SPEC, SHAPE, accept=Tier.FAMILY)
     with pytest.raises(VersionMismatchError):
         lookup([tmp_path], SIBLING, SPEC, SHAPE)
+
+
+# Near-ties
+
+
+@pytest.mark.parametrize(
+    ("slower", "spread", "is_near"),
+    [
+        (1.0, 0.0, True),
+        (1.01, 0.0, False),
+        (1.01, 0.02, True),
+        (1.03, 0.02, False),
+        (1.06, 0.5, False),  # a badly measured record is not a fast one
+    ],
+)
+def test_records_within_the_noise_of_the_fastest_are_as_fast(slower, spread, is_near):
+    one = small_entry(0, secs=1e-3, spread_secs=0.0)
+    for number in range(1, 9):  # whichever has the smaller id
+        other = small_entry(number, secs=1e-3 * slower, spread_secs=1e-3 * spread)
+        expected = sorted([one.record_id, other.record_id]) if is_near else [one.record_id]
+        for heads in ([one.head, other.head], [other.head, one.head]):
+            assert [head.record_id for head in nearly_fastest(heads)] == expected
+
+
+def test_noise_does_not_change_which_record_is_found(tmp_path):
+    """Two machines measured the same records; each median moved by less than the spread."""
+    found = set()
+    for machine, factors in enumerate([(1.0, 1.01, 1.015), (1.012, 1.0, 1.004)]):
+        entries = [
+            small_entry(number, secs=1e-3 * factor, spread_secs=3e-5)
+            for number, factor in enumerate(factors)
+        ]
+        filled(tmp_path / str(machine), entries)
+        found.add(lookup([tmp_path / str(machine)], KEY, SPEC, SHAPE).entry.record_id)
+    assert len(found) == 1
+
+
+def test_near_ties_do_not_chain(tmp_path):
+    """Nearness is to the fastest: a row of near neighbours does not lead to a slow one."""
+    entries = [small_entry(n, secs=1e-3 * (1 + 0.02 * n), spread_secs=2e-5) for n in range(20)]
+    filled(tmp_path, entries)
+    assert lookup([tmp_path], KEY, SPEC, SHAPE).entry.provenance.median_secs <= 1.021e-3
+
+
+def test_equal_distances_are_a_tie_whatever_log2_rounds_to(tmp_path):
+    """b3 and b12 are equally far from b6; the faster record wins, not the last digit."""
+    for fast, slow in (("b3_q32_kv32", "b12_q32_kv32"), ("b12_q32_kv32", "b3_q32_kv32")):
+        root = tmp_path / fast
+        filled(root, [small_entry(0, secs=1e-3, shape=fast), small_entry(1, shape=slow)])
+        match = lookup([root], KEY, SPEC, PrefillShape(6, 32), accept=Tier.NEAREST_SHAPE)
+        assert match.entry.provenance.shape == fast
+
+
+def test_of_one_record_in_two_databases_the_faster_is_taken(tmp_path):
+    slow, fast = small_entry(0, secs=1.001e-3), small_entry(0, secs=1e-3)
+    for name, entry in (("a", slow), ("b", fast)):
+        filled(tmp_path / name, [entry])
+    for roots in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "b", tmp_path / "a"]):
+        match = lookup(roots, KEY, SPEC, SHAPE)
+        assert (match.entry, match.root) == (fast, tmp_path / "b")
+
+
+def test_a_finder_answers_from_one_reading(tmp_path):
+    filled(tmp_path, [small_entry(0), small_entry(1, shape="b2_q32_kv32")])
+    finder = Finder([tmp_path])
+    first = finder.find(KEY, SPEC, SHAPE)
+    filled(tmp_path, [small_entry(2, secs=1e-4)])
+    assert finder.find(KEY, SPEC, SHAPE) == first
+    assert finder.find(KEY, SPEC, PrefillShape(2, 32)).entry == small_entry(1, shape="b2_q32_kv32")
+    assert Finder([tmp_path]).find(KEY, SPEC, SHAPE).entry == small_entry(2, secs=1e-4)

@@ -22,6 +22,7 @@ from ..workloads import (
     parse_lengths,
     preset,
 )
+from .db_cli import app as db_app
 from .duration import format_duration, parse_duration
 from .environment import check_compiler, check_packages
 from .errors import InvalidOptionError, NothingFoundError, UnsupportedTargetError
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Tune masked batch prefill attention with TVM, keep the records, build and compare.",
 )
+app.add_typer(db_app, name="db")
 _console = Console(markup=False, highlight=False)
 
 TargetOption = Annotated[

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ..database import Entry, Provenance, RecordStore, entry_from
-from ..workloads import TOLERANCE, parse_lengths, regimes
+from ..workloads import TOLERANCE
 from .arm import Case
 from .environment import versions
 from .errors import NothingFoundError, WorkerFailedError
-from .measure import check_kernel, time_kernel
+from .measure import time_kernel
 from .search import Limit, Listener, Search, SearchState
 from .spaces import SPACES
 from .target import device_name
 from .timing import interleave
 from .trial_log import Trial, TrialLog
+from .verification import largest_error
 from .worker import Outcome, Worker
 
 _SPARE_FINALISTS = 2
 _CHECK_TIMEOUT = 300.0
-_FRESH_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -133,16 +133,11 @@ def _keep_best(search: Search, finalists: list[Trial], keep: int) -> list[Entry]
 
 
 def _verify(case: Case, path: str, runner: Worker) -> float:
-    """Largest error of a kernel over every regime of lengths, on inputs not seen before."""
-    shape, fresh = case.shape, case.seed + _FRESH_SEED
-    length = max(shape.qo_len, shape.num_kv)
-    batches = [
-        *regimes(shape.batch, length),
-        parse_lengths("uniform").sample(shape.batch, length, fresh),
-    ]
-    lens = [tuple(int(each) for each in batch) for batch in batches]
-    checked = runner.call(check_kernel, path, case.spec, shape, lens, fresh, timeout=_CHECK_TIMEOUT)
-    return checked.value if checked.status == "ok" else float("inf")
+    """Largest error of a kernel on inputs not seen before; infinite if it cannot be run."""
+    try:
+        return largest_error(case, path, runner)
+    except WorkerFailedError:
+        return float("inf")
 
 
 def _scheduled(case: Case, trial: Trial) -> Any:

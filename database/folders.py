@@ -1,0 +1,31 @@
+"""Which targets a database has records of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .contents import FILES
+from .errors import DatabaseNotFoundError, InvalidTargetKeyError
+from .target_key import TargetKey
+
+
+def target_keys(root: Path) -> list[TargetKey]:
+    """The targets whose folders in ``root`` hold a file of records, by name.
+
+    Raises
+    ------
+    DatabaseNotFoundError
+        If ``root`` is no folder.
+    """
+    if not root.is_dir():
+        raise DatabaseNotFoundError(
+            f"{root} is no database; correct the path, or run `prefilltune tune` to make one"
+        )
+    keys = []
+    for folder in sorted(root.iterdir()):
+        if any((folder / name).is_file() for name in FILES):
+            try:
+                keys.append(TargetKey.parse(folder.name))
+            except InvalidTargetKeyError:
+                continue  # not a folder of records
+    return keys

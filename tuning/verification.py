@@ -1,0 +1,336 @@
+"""Are records still good: rebuild them, check what they compute, time them again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import queue
+import re
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..database import Entry, Match, Provenance, StaleRecordError, TargetKey, Tier, entry_from
+from ..database.judging import malformation
+from ..workloads import TOLERANCE, PrefillShape, PrefillSpec, parse_lengths, regimes
+from .apply import apply_record
+from .arm import Case
+from .build import build_library
+from .environment import versions
+from .errors import KernelCheckError, WorkerFailedError
+from .measure import check_kernel, time_kernel, tvm_environment
+from .spaces import SPACES
+from .target import ResolvedTarget, device_name, resolve_target
+from .timing import interleave
+from .worker import Outcome, Worker
+
+_BUILD_TIMEOUT = 120.0
+_CHECK_TIMEOUT = 300.0
+_FRESH_SEED = 1_000_003
+# Linking knows the machine at hand alone; an archive of objects can be made for any target.
+_LIBRARY, _ARCHIVE = ".so", ".tar"
+
+#: A record and whose it is.
+Record = tuple[TargetKey, Entry]
+#: Runs in a worker: builds a record's kernel at a path, and returns the record as built.
+Builder = Callable[[TargetKey, Entry, str], Entry]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """How the rebuild of a record ended.
+
+    Parameters
+    ----------
+    key : TargetKey
+        Whose record it is.
+    before, entry : Entry
+        The record as it was, and as it was built.
+    path : str
+        Of the library, if there is one.
+    failure : str
+        What went wrong; empty for a success.
+    """
+
+    key: TargetKey
+    before: Entry
+    entry: Entry
+    path: str
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Remeasured:
+    """A record and its times on this machine today.
+
+    Parameters
+    ----------
+    key : TargetKey
+        Whose record it is.
+    before : Entry
+        The record as it was.
+    after : Entry, optional
+        With today's times, error, versions and date; ``None`` for a failure.
+    failure : str
+        Why there are none; empty for a success.
+    """
+
+    key: TargetKey
+    before: Entry
+    after: Entry | None
+    failure: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Today's median time over the recorded one."""
+        if self.after is None:
+            return None
+        return self.after.provenance.median_secs / self.before.provenance.median_secs
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the medians are further apart than both spreads together."""
+        if self.after is None:
+            return False
+        old, new = self.before.provenance, self.after.provenance
+        return abs(new.median_secs - old.median_secs) > old.spread_secs + new.spread_secs
+
+
+def machine_for(key: TargetKey) -> ResolvedTarget | None:
+    """The machine at hand, if it is the one that ``key`` names."""
+    threads = re.fullmatch(r"([1-9]\d{0,5})c", key.device)
+    if key.kind != "llvm" or threads is None:
+        return None
+    wanted = int(threads[1])
+    here = resolve_target("llvm", wanted)
+    return here if here.key == key and wanted <= resolve_target("llvm").threads else None
+
+
+def rebuild_records(records: Sequence[Record]) -> list[Rebuilt]:
+    """Rebuild records in parallel, each for its own target, which may be another machine's."""
+    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
+        return _build_all(rebuild, records, Path(folder), _ARCHIVE)
+
+
+def measure_records(
+    builder: Builder, records: Sequence[Record]
+) -> tuple[list[Remeasured], list[Record]]:
+    """Build records in parallel, then check and time them one after another.
+
+    Parameters
+    ----------
+    builder : Callable
+        :func:`rebuild`, or :func:`replay_on_today` for records of another TVM version.
+    records : Sequence[tuple[TargetKey, Entry]]
+        Of any targets.
+
+    Returns
+    -------
+    tuple[list[Remeasured], list[tuple[TargetKey, Entry]]]
+        What came of the records of this machine, and the records of other machines.
+    """
+    machines = {key: machine_for(key) for key in dict.fromkeys(key for key, _ in records)}
+    own = [(key, entry) for key, entry in records if machines[key]]
+    others = [(key, entry) for key, entry in records if not machines[key]]
+    measured: list[Remeasured] = []
+    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
+        built = _build_all(builder, own, Path(folder), _LIBRARY)
+        for key, machine in machines.items():
+            here = [each for each in built if each.key == key]
+            if machine is not None and here:
+                # A kernel takes its number of threads from its process.
+                with Worker(tvm_environment(machine.threads)) as runner:
+                    measured += [_remeasure(each, machine, runner) for each in here]
+    return measured, others
+
+
+def largest_error(case: Case, path: str, runner: Worker) -> float:
+    """Largest error of a kernel over every regime of lengths, on inputs of a seed of their own.
+
+    Raises
+    ------
+    WorkerFailedError
+        If the kernel crashes, hangs or raises.
+    """
+    shape, fresh = case.shape, case.seed + _FRESH_SEED
+    length = max(shape.qo_len, shape.num_kv)
+    batches = [
+        *regimes(shape.batch, length),
+        parse_lengths("uniform").sample(shape.batch, length, fresh),
+    ]
+    lens = [tuple(int(each) for each in batch) for batch in batches]
+    arguments = (path, case.spec, shape, lens, fresh)
+    return _value(runner.call(check_kernel, *arguments, timeout=_CHECK_TIMEOUT))
+
+
+def rebuild(key: TargetKey, entry: Entry, path: str) -> Entry:
+    """Replay a record as a build does, and compile it; runs in a worker.
+
+    Raises
+    ------
+    StaleRecordError
+        If it no longer replays.
+    """
+    from tvm.target import Target
+
+    _refuse_malformed(entry)
+    root = Path(entry.origin).parent.parent
+    module = apply_record(Match(entry, Tier.EXACT, 0.0, key, root), key.kind)
+    build_library(module, Target(entry.target_json), path)
+    return entry
+
+
+def replay_on_today(key: TargetKey, entry: Entry, path: str) -> Entry:
+    """Put a record's trace on the description of today, and compile it; runs in a worker.
+
+    Returns
+    -------
+    Entry
+        As this version of TVM writes it, with its old times.
+
+    Raises
+    ------
+    StaleRecordError
+        If its design space is unknown. What TVM raises is passed on.
+    """
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import Trace
+    from tvm.target import Target
+
+    origin = entry.provenance
+    if origin.space not in SPACES:
+        raise StaleRecordError(
+            f"design space {origin.space!r} is unknown to this version, which has "
+            f"{', '.join(sorted(SPACES))}; tune again"
+        )
+    spec, shape = PrefillSpec.parse(origin.spec), PrefillShape.parse(origin.shape)
+    description = SPACES[origin.space].describe(spec, shape, origin.variant, key.kind)
+    schedule = Schedule(description)
+    Trace.apply_json_to_schedule(entry.trace, schedule)
+    assert schedule.trace is not None
+    target = Target(entry.target_json)
+    build_library(schedule.mod, target, path)
+    return entry_from(description, schedule.trace, entry.run_secs, target, origin)
+
+
+def trace_as_python(entry: Entry) -> list[str]:
+    """The trace of a record on its own description, one statement each; runs in a worker."""
+    from tvm.s_tir import Schedule
+    from tvm.s_tir import meta_schedule as ms
+    from tvm.s_tir.schedule import Trace
+
+    _refuse_malformed(entry)
+    workload = ms.database.Workload.from_json(list(entry.workload_line))
+    schedule = Schedule(workload.mod)
+    Trace.apply_json_to_schedule(entry.trace, schedule)
+    assert schedule.trace is not None
+    return [str(line) for line in schedule.trace.as_python()]
+
+
+def _refuse_malformed(entry: Entry) -> None:
+    """A folder may have come through git: a description that holds machine code is never loaded."""
+    if reason := malformation(entry):
+        raise StaleRecordError(f"record {entry.record_id}: {reason}; prune it")
+
+
+def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remeasured:
+    if built.failure:
+        return Remeasured(built.key, built.before, None, built.failure)
+    entry = built.entry
+    try:
+        case = _case(entry.provenance, machine)
+        error = largest_error(case, built.path, runner)
+        tolerance = TOLERANCE[case.spec.dtype]
+        if not error <= tolerance:
+            raise KernelCheckError(
+                f"wrong result: error {error:g} above {tolerance:g}; prune the record"
+            )
+        seconds = _seconds(case, built.path, runner)
+    except (ValueError, OSError, KernelCheckError, WorkerFailedError) as failure:
+        return Remeasured(built.key, built.before, None, str(failure))
+    quartiles = statistics.quantiles(seconds, n=4)
+    provenance = dataclasses.replace(
+        entry.provenance,
+        median_secs=statistics.median(seconds),
+        spread_secs=quartiles[2] - quartiles[0],
+        max_abs_error=error,
+        versions=versions(),
+        device={"name": device_name(machine.kind), "threads": machine.threads},
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    after = dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
+    return Remeasured(built.key, built.before, after)
+
+
+def _case(provenance: Provenance, machine: ResolvedTarget) -> Case:
+    return Case(
+        PrefillSpec.parse(provenance.spec),
+        PrefillShape.parse(provenance.shape),
+        machine,
+        parse_lengths(provenance.lens),
+        provenance.seed,
+    )
+
+
+def _seconds(case: Case, path: str, runner: Worker) -> tuple[float, ...]:
+    arguments = (path, case.spec, case.shape, case.batches(), case.seed)
+    (seconds,) = interleave(
+        [lambda s: _value(runner.call(time_kernel, *arguments, s, timeout=_CHECK_TIMEOUT))]
+    )
+    return seconds
+
+
+def _build_all(
+    builder: Builder, records: Sequence[Record], folder: Path, suffix: str
+) -> list[Rebuilt]:
+    calls = [
+        (key, entry, str(folder / f"{number}{suffix}"))
+        for number, (key, entry) in enumerate(records)
+    ]
+    outcomes = _side_by_side(builder, calls)
+    return [
+        Rebuilt(key, entry, outcome.value or entry, path, _failure(outcome))
+        for (key, entry, path), outcome in zip(calls, outcomes, strict=True)
+    ]
+
+
+def _side_by_side(function: Builder, calls: Sequence[tuple[Any, ...]]) -> list[Outcome]:
+    """Call ``function`` in worker processes, one for each core."""
+    workers: queue.Queue[Worker] = queue.Queue()
+
+    def run(arguments: tuple[Any, ...]) -> Outcome:
+        worker = workers.get()
+        try:
+            return worker.call(function, *arguments, timeout=_BUILD_TIMEOUT)
+        finally:
+            workers.put(worker)
+
+    if not calls:
+        return []
+    with ExitStack() as stack:
+        count = min(len(calls), _cores())
+        for _ in range(count):
+            worker = stack.enter_context(Worker(tvm_environment(1)))
+            worker.start()
+            workers.put(worker)
+        return list(stack.enter_context(ThreadPoolExecutor(count)).map(run, calls))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _failure(outcome: Outcome) -> str:
+    return "" if outcome.status == "ok" else f"{outcome.status}: {outcome.detail}"
+
+
+def _value(outcome: Outcome) -> Any:
+    if outcome.status != "ok":
+        raise WorkerFailedError(_failure(outcome))
+    return outcome.value
