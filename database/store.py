@@ -82,7 +82,8 @@ class RecordStore:
     @property
     def problems(self) -> list[BadLine]:
         """What was skipped, or found in spite of a wrong workload index; parses all records."""
-        self._contents.entries()
+        if not self._contents.is_parsed:
+            self._contents.entries()
         return self.noticed
 
     @property
