@@ -181,6 +181,13 @@ class Contents:
         self.is_parsed = True
         return [entry for id_ in list(self.records) if (entry := self.entry(id_))]
 
+    def check(self) -> None:
+        """Ask for every record once, keeping none, so that every problem is known."""
+        if not self.is_parsed:
+            self.is_parsed = True
+            for id_ in list(self.records):
+                self.entry(id_)
+
     def payload(self, id_: str) -> bytes:
         """The JSON of a record as the file has it, its workload index left out.
 
