@@ -139,6 +139,8 @@ class Contents:
         By record id, as the file has it.
     digests : frozenset of str
         That the provenance notes; empty if the contents are of an index.
+    is_parsed : bool
+        Whether every record has been asked for, and so every problem is known.
     """
 
     key: TargetKey
@@ -150,6 +152,7 @@ class Contents:
     workload_lines: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     digests: frozenset[str] = frozenset()
+    is_parsed: bool = False
     _texts: dict[str, str] = field(default_factory=dict)
 
     def entry(self, id_: str) -> Entry | None:
@@ -175,7 +178,15 @@ class Contents:
 
     def entries(self) -> list[Entry]:
         """Parse every record, in the order of the file."""
+        self.is_parsed = True
         return [entry for id_ in list(self.records) if (entry := self.entry(id_))]
+
+    def check(self) -> None:
+        """Ask for every record once, keeping none, so that every problem is known."""
+        if not self.is_parsed:
+            self.is_parsed = True
+            for id_ in list(self.records):
+                self.entry(id_)
 
     def payload(self, id_: str) -> bytes:
         """The JSON of a record as the file has it, its workload index left out.

@@ -232,11 +232,12 @@ class _Query:
     def pools(self, stores: Iterable[tuple[Path, RecordStore]]) -> Iterator[_Pool]:
         for root, store in stores:
             for text, heads in store.heads(self.spec).items():
-                chosen = [head for head in heads if self.space in (None, head.space)]
-                distance = shape_distance(self.shape, PrefillShape.parse(text))
-                if chosen:
+                if self.space is not None:
+                    heads = [head for head in heads if head.space == self.space]
+                if heads:
+                    distance = shape_distance(self.shape, PrefillShape.parse(text))
                     tier = _tier(self.key, store.key, distance)
-                    yield _Pool(tier, distance, text, chosen, root, store)
+                    yield _Pool(tier, distance, text, heads, root, store)
 
 
 def _tier(asked: TargetKey, found: TargetKey, distance: float) -> Tier:

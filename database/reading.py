@@ -277,6 +277,6 @@ def _read_provenance(source: Source, path: Path, key: TargetKey) -> dict[str, An
     if data["tvm"].split(".")[:2] != running.split(".")[:2]:
         raise VersionMismatchError(
             f"{path} holds traces of TVM {data['tvm']}; TVM {running} is running and cannot be "
-            "trusted with them: install that version, or tune again into another database"
+            "trusted with them: install that version, or run `prefilltune db migrate`"
         )
     return data

@@ -82,7 +82,7 @@ class RecordStore:
     @property
     def problems(self) -> list[BadLine]:
         """What was skipped, or found in spite of a wrong workload index; parses all records."""
-        self._contents.entries()
+        self._contents.check()
         return self.noticed
 
     @property

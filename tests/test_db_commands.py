@@ -402,7 +402,14 @@ def test_migrate_takes_what_replays_and_lists_the_rest(copied: Path, tmp_path: P
     assert not moved.problems
     assert {entry.record_id for entry in moved.entries} == {entry.record_id for entry in good}
     assert all(entry.provenance.versions["tvm"].startswith("0.27") for entry in moved.entries)
-    assert run("verify", "--replay", "--database", into).returncode == 0
+
+
+def test_migrate_never_writes_into_its_source(copied: Path) -> None:
+    before = contents(copied)
+    done = run("migrate", copied, "--database", copied)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--database" in done.stderr
+    assert contents(copied) == before
 
 
 # errors, the driver

@@ -313,13 +313,14 @@ def migrate(
         for key in target_keys(source)
         if keys is None or key in keys
     ]
+    # Opened before hours are spent on what it might not take.
+    stores = {each.key: RecordStore.open(root, each.key, create=True) for each in read}
     records = [(each.key, entry) for each in read for entry in each.entries]
     measured, others = measure_records(replay_on_today, records)
     moved = [each for each in measured if each.after]
     for key in dict.fromkeys(each.key for each in moved):
         new = [each.after for each in moved if each.after and each.key == key]
-        store = RecordStore.open(root, key, create=True)
-        store.change(lambda present, new=new: union(present, new).values())
+        stores[key].change(lambda present, new=new: union(present, new).values())
     left = [report.failure_json(each) for each in measured if each.failure]
     left += [
         {
