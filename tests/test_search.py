@@ -151,7 +151,7 @@ def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) 
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if "best" in line:
+            if "x the baseline" in line:
                 assert _processes_with(mark)
                 process.send_signal(number)
                 break

@@ -258,4 +258,5 @@ def _last_lines(error: Exception) -> str:
 
 if __name__ == "__main__":
     # Run as a module, this file is `__main__`; replies must name the importable class instead.
-    importlib.import_module(__spec__.name)._serve()
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone: there is nobody to tell
+        importlib.import_module(__spec__.name)._serve()
