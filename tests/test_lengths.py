@@ -210,3 +210,12 @@ def test_regimes_meet_every_length_whatever_the_batch(batch, max_len):
     assert wanted <= {int(length) for lens in arrays for length in lens}
     for everywhere in (max_len, 0, 1):
         assert any((lens == everywhere).all() for lens in arrays)
+
+
+def test_batches_show_the_distribution_even_where_a_batch_is_small() -> None:
+    alone = parse_lengths("uniform").batches(1, 512, 0)
+    assert len(alone) == 8
+    assert all(len(batch) == 1 and 128 <= batch[0] <= 512 for batch in alone)
+    assert len(parse_lengths("uniform").batches(3, 512, 0)) == 3
+    assert parse_lengths("full").batches(2, 64, 0) == ((64, 64),)
+    assert parse_lengths("fixed:1,2,3").batches(2, 64, 0) == ((1, 2), (3, 1), (2, 3))

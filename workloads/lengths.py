@@ -57,8 +57,9 @@ class LengthDistribution(ABC):
             As many batches as hold eight sequences or more; one where all draws are alike.
         """
         count = -(-_DRAWN_SEQUENCES // batch)
-        draws = (self.sample(batch, max_len, seed + index) for index in range(count))
-        return tuple(dict.fromkeys(tuple(int(each) for each in draw) for draw in draws))
+        drawn = [int(each) for each in self.sample(count * batch, max_len, seed)]
+        batches = (drawn[start : start + batch] for start in range(0, len(drawn), batch))
+        return tuple(dict.fromkeys(map(tuple, batches)))
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,10 @@ class UniformLengths(LengthDistribution):
 
     def sample(self, batch: int, max_len: int, seed: int) -> np.ndarray:
         low, high = (max(1, math.ceil(end * max_len)) for end in (self.low, self.high))
-        drawn = np.random.default_rng(seed).integers(low, high, batch, endpoint=True)
-        return drawn.astype(np.int32)
+        generator = np.random.default_rng(seed)
+        # One draw in each of `batch` equal strata: a few sequences then show the whole range.
+        share = (generator.permutation(batch) + generator.random(batch)) / batch
+        return (low + np.floor(share * (high - low + 1))).astype(np.int32)
 
 
 @dataclass(frozen=True)
