@@ -158,12 +158,18 @@ def test_without_a_compiler(tmp_path: Path) -> None:
     assert "no C++ compiler found" in done.stderr
 
 
-def test_records_of_another_tvm_are_refused_by_name(database: Path, tmp_path: Path) -> None:
+def _copied(database: Path, root: Path) -> Path:
+    """A copy under ``root`` of the one folder of records in ``database``."""
     (folder,) = (path for path in database.iterdir() if path.is_dir())
-    copy = tmp_path / folder.name
+    copy = root / folder.name
     copy.mkdir()
     for path in folder.glob("*.json"):
         (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def test_records_of_another_tvm_are_refused_by_name(database: Path, tmp_path: Path) -> None:
+    copy = _copied(database, tmp_path)
     provenance = json.loads((copy / "provenance.json").read_text())
     provenance["tvm"] = "0.26.0"
     (copy / "provenance.json").write_text(json.dumps(provenance))
@@ -177,11 +183,7 @@ def test_records_of_another_tvm_are_refused_by_name(database: Path, tmp_path: Pa
 
 
 def test_a_bad_line_is_named_and_skipped(database: Path, tmp_path: Path) -> None:
-    (folder,) = (path for path in database.iterdir() if path.is_dir())
-    copy = tmp_path / folder.name
-    copy.mkdir()
-    for path in folder.glob("*.json"):
-        (copy / path.name).write_bytes(path.read_bytes())
+    copy = _copied(database, tmp_path)
     with (copy / "records.json").open("a") as file:
         file.write("{}\n")
     lines = (copy / "records.json").read_text().count("\n")

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..database import NoRecordError, RecordStore, Tier, committed_root, lookup
+from ..database import Finder, NoRecordError, RecordStore, Tier, committed_root
 from ..workloads import (
     MASK_MODES,
     PrefillShape,
@@ -203,7 +203,8 @@ def build(
     if not shape:
         shapes = _tuned_shapes(spec, resolved, root) or shapes
     roots = database_roots(root, committed_root())
-    matches = [lookup(roots, resolved.key, spec, each, accept=tier) for each in shapes]
+    finder = Finder(roots)
+    matches = [finder.find(resolved.key, spec, each, accept=tier) for each in shapes]
     for each, match in zip(shapes, matches, strict=True):
         if match.distance:
             raise NoRecordError(
