@@ -1,0 +1,68 @@
+"""Asynchronous copies from global to shared memory (``cp.async``, sm_80 and later)."""
+
+# TVMScript writes the shapes of buffers where Python has types.
+# pyright: reportInvalidTypeForm=false
+
+from __future__ import annotations
+
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
+
+from .fragments import SHARED, UNTRACKED
+
+#: 16 bytes of a two-byte dtype: what one ``cp.async`` moves at once.
+CHUNK = 8
+
+_SOURCE = """
+__device__ __forceinline__ void prefill_copy_chunk(void* shared, const void* global) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(address), "l"(global) : "memory");
+}
+"""
+
+
+def copy_intrin(dtype: str) -> str:
+    """Register the copy of :data:`CHUNK` contiguous elements, started and not waited for.
+
+    Parameters
+    ----------
+    dtype : str
+        Of two bytes.
+
+    Returns
+    -------
+    str
+        Name of the intrinsic ``shared[0:8] = global[0:8]``.
+    """
+    name = f"prefill_copy_{dtype}"
+
+    @T.prim_func(s_tir=True)
+    def description(src: T.handle, dst: T.handle) -> None:
+        A = T.match_buffer(src, (CHUNK,), dtype, offset_factor=1, scope="global")
+        B = T.match_buffer(dst, (CHUNK,), dtype, offset_factor=1, scope=SHARED)
+        with T.sblock("root"):
+            T.reads(A[0:CHUNK])
+            T.writes(B[0:CHUNK])
+            for i in range(CHUNK):
+                with T.sblock("copy"):
+                    vi = T.axis.spatial(CHUNK, i)
+                    B[vi] = A[vi]
+
+    @T.prim_func(s_tir=True)
+    def implementation(src: T.handle, dst: T.handle) -> None:
+        A = T.match_buffer(src, (CHUNK,), dtype, offset_factor=1, scope="global")
+        B = T.match_buffer(dst, (CHUNK,), dtype, offset_factor=1, scope=SHARED)
+        with T.sblock("root"):
+            T.reads(A[0:CHUNK])
+            T.writes(B[0:CHUNK])
+            T.evaluate(
+                T.cuda.func_call(
+                    "prefill_copy_chunk",
+                    B.access_ptr(UNTRACKED),
+                    T.address_of(A[0]),
+                    source_code=_SOURCE,
+                )
+            )
+
+    TensorIntrin.register(name, description, implementation, override=True)
+    return name

@@ -1,0 +1,265 @@
+"""The online description as one flat sequence of sblocks a kv tile, for targets that pipeline.
+
+The recurrence is that of :mod:`.online`. What differs is what tensor cores and a software pipeline
+need: every step is a direct child of the kv loop, where the pipeline can order it; the carried
+output is rescaled and added to in one reduction, which a matrix instruction accumulates in place;
+the scale is applied after the maximum, so that it costs one fused multiply-add an element.
+"""
+
+# TVMScript writes the shapes of buffers where Python has types.
+# pyright: reportInvalidTypeForm=false
+
+from __future__ import annotations
+
+import tvm
+from tvm import tirx
+from tvm.script import tirx as T
+
+from .constants import PADDED_LSE
+from .elementary import elementary_for
+from .expressions import MASKED_SCORE, MASKS, MAX_INIT, Expr, keep, score
+from .online import Tiles
+from .spec import PrefillShape, PrefillSpec
+
+#: Key and value tiles kept at once: one is computed with while the next is loaded.
+RING = 2
+
+#: Columns of a register fragment: what one value a row is spread over to stand beside a matrix.
+FRAGMENT_COLUMNS = 8
+
+
+def pipelined_attention(
+    spec: PrefillSpec, shape: PrefillShape, tiles: Tiles, target_kind: str = "cuda"
+) -> tvm.IRModule:
+    """Describe ``spec`` on ``shape`` tile by tile, every step of a kv tile side by side.
+
+    Returns
+    -------
+    IRModule
+        With one PrimFunc ``main(query, key, value, valid_lens, output, lse)``; shapes as in
+        :func:`~prefilltune.workloads.plain.plain_attention`.
+    """
+    mask = MASKS[spec.mask_mode]
+    elementary = elementary_for(target_kind)
+    dtype, operand = spec.dtype, tiles.operand_dtype
+    B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
+    HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
+    BQ, BKV = tiles.q_tile, tiles.kv_tile
+    NQ, NKV = -(-LQ // BQ), -(-LKV // BKV)
+    R, FC = RING, FRAGMENT_COLUMNS
+
+    def kv_range(row_begin, valid_len):
+        """The columns that any valid row of a q tile may see; empty for a tile of padding."""
+        first_row, end_row = mask.rows(valid_len, LQ)
+        row_end: Expr = tirx.min(row_begin + BQ, end_row)
+        begin, _ = mask.columns(row_begin, valid_len, LQ, LKV)
+        _, end = mask.columns(row_end - 1, valid_len, LQ, LKV)
+        some_row = tirx.all(row_begin < end_row, row_begin + BQ > first_row)
+        return begin, tirx.Select(some_row, end, begin)
+
+    def unmasked_end(row_begin, valid_len):
+        """End of the columns that every valid row of a q tile sees."""
+        first_row, _ = mask.rows(valid_len, LQ)
+        return mask.columns(tirx.max(row_begin, first_row), valid_len, LQ, LKV)[1]
+
+    def row_valid(row, valid_len):
+        begin, end = mask.columns(row, valid_len, LQ, LKV)
+        return tirx.all(keep(mask.rows(valid_len, LQ), row), begin < end)
+
+    def kept(row, column, valid_len):
+        """Columns before the range's begin are never visited, so that only the end is asked."""
+        return column < mask.columns(row, valid_len, LQ, LKV)[1]
+
+    @T.prim_func(s_tir=True)
+    def main(
+        q: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
+        k: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
+        v: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
+        valid_lens: T.Buffer((B,), "int32"),  # [batch]
+        output: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
+        lse: T.Buffer((B, LQ, HQ), dtype),  # [batch, qo_len, num_qo_heads]
+    ):
+        T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+        for b, h, it in T.grid(B, HQ, NQ):
+            with T.sblock("attention"):
+                vb, vh, vi = T.axis.remap("SSS", [b, h, it])
+                T.reads(
+                    q[vb, 0:LQ, vh, 0:D],
+                    k[vb, 0:LKV, vh // G, 0:D],
+                    v[vb, 0:LKV, vh // G, 0:D],
+                    valid_lens[vb],
+                )
+                T.writes(
+                    output[vb, vi * BQ : vi * BQ + BQ, vh, 0:D],
+                    lse[vb, vi * BQ : vi * BQ + BQ, vh],
+                )
+                q_rows = T.sblock_alloc_buffer((BQ, D), operand)  # [q_tile, head_dim]
+                k_rows = T.sblock_alloc_buffer((R, BKV, D), operand)  # [ring, kv_tile, head_dim]
+                v_rows = T.sblock_alloc_buffer((R, BKV, D), operand)  # [ring, kv_tile, head_dim]
+                dot = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
+                scores = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
+                weights = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
+                probs = T.sblock_alloc_buffer((BQ, BKV), operand)  # [q_tile, kv_tile]
+                tile_max = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                tile_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                max_before = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                row_max = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                rescale = T.sblock_alloc_buffer((BQ, FC), "float32")  # [q_tile, fragment columns]
+                row_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                final_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                inv_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                acc = T.sblock_alloc_buffer((BQ, D), "float32")  # [q_tile, head_dim]
+                valid_len: T.let[T.int32] = valid_lens[vb]
+                kv_begin: T.let[T.int32] = kv_range(vi * BQ, valid_len)[0]
+                kv_end: T.let[T.int32] = kv_range(vi * BQ, valid_len)[1]
+                full_end: T.let[T.int32] = unmasked_end(vi * BQ, valid_len)
+                tile_count: T.let[T.int32] = (kv_end - kv_begin + (BKV - 1)) // BKV
+                for i, d in T.grid(BQ, D):
+                    with T.sblock("q_rows"):
+                        wi, wd = T.axis.remap("SS", [i, d])
+                        q_rows[wi, wd] = T.cast(
+                            q[vb, T.min(vi * BQ + wi, LQ - 1), vh, wd], operand
+                        )
+                for t in range(tile_count):
+                    # Rows past the end repeat the last valid one: no padding is ever read.
+                    for j, d in T.grid(BKV, D):
+                        with T.sblock("k_rows"):
+                            wt, wj, wd = T.axis.remap("SSS", [t, j, d])
+                            k_rows[wt % R, wj, wd] = T.cast(
+                                k[vb, T.min(kv_begin + wt * BKV + wj, kv_end - 1), vh // G, wd],
+                                operand,
+                            )
+                    for j, d in T.grid(BKV, D):
+                        with T.sblock("v_rows"):
+                            wt, wj, wd = T.axis.remap("SSS", [t, j, d])
+                            v_rows[wt % R, wj, wd] = T.cast(
+                                v[vb, T.min(kv_begin + wt * BKV + wj, kv_end - 1), vh // G, wd],
+                                operand,
+                            )
+                    for i, j, d in T.grid(BQ, BKV, D):
+                        with T.sblock("dot"):
+                            wt, wi, wj, wd = T.axis.remap("SSSR", [t, i, j, d])
+                            with T.init():
+                                dot[wi, wj] = T.float32(0)
+                            dot[wi, wj] = dot[wi, wj] + T.cast(q_rows[wi, wd], "float32") * T.cast(
+                                k_rows[wt % R, wj, wd], "float32"
+                            )
+                    # One branch for all the columns of a lane: most tiles need no mask.
+                    for i, lane in T.grid(BQ, FC // 2):
+                        with T.sblock("scores"):
+                            wt, wi, wl = T.axis.remap("SSS", [t, i, lane])
+                            T.reads(dot[wi, 0:BKV])
+                            T.writes(scores[wi, 0:BKV])
+                            if kv_begin + wt * BKV + BKV <= full_end:
+                                for fragment in T.unroll(BKV // FC):
+                                    for pair in T.unroll(2):
+                                        scores[wi, fragment * FC + wl * 2 + pair] = dot[
+                                            wi, fragment * FC + wl * 2 + pair
+                                        ]
+                            else:
+                                for fragment in T.unroll(BKV // FC):
+                                    for pair in T.unroll(2):
+                                        scores[wi, fragment * FC + wl * 2 + pair] = T.Select(
+                                            kept(
+                                                vi * BQ + wi,
+                                                kv_begin + wt * BKV + fragment * FC + wl * 2 + pair,
+                                                valid_len,
+                                            ),
+                                            dot[wi, fragment * FC + wl * 2 + pair],
+                                            T.float32(MASKED_SCORE),
+                                        )
+                    for i, j in T.grid(BQ, BKV):
+                        with T.sblock("tile_max"):
+                            wi, wj = T.axis.remap("SR", [i, j])
+                            with T.init():
+                                tile_max[wi] = T.min_value("float32")
+                            tile_max[wi] = T.max(tile_max[wi], scores[wi, wj])
+                    for i in range(BQ):
+                        with T.sblock("max_before"):
+                            wi = T.axis.spatial(BQ, i)
+                            wt = T.axis.spatial(NKV, t)
+                            max_before[wi] = T.if_then_else(
+                                wt == 0, T.float32(MAX_INIT), row_max[wi]
+                            )
+                    for i in range(BQ):
+                        with T.sblock("row_max"):
+                            wi = T.axis.spatial(BQ, i)
+                            wt = T.axis.reduce(NKV, t)
+                            with T.init():
+                                row_max[wi] = T.float32(MAX_INIT)
+                            row_max[wi] = T.max(row_max[wi], score(spec, tile_max[wi]))
+                    for i, c in T.grid(BQ, FC):
+                        with T.sblock("rescale"):
+                            wi, wc = T.axis.remap("SS", [i, c])
+                            rescale[wi, wc] = elementary.exp2(max_before[wi] - row_max[wi])
+                    for i, j in T.grid(BQ, BKV):
+                        with T.sblock("weights"):
+                            wi, wj = T.axis.remap("SS", [i, j])
+                            weights[wi, wj] = elementary.exp2(
+                                score(spec, scores[wi, wj]) - row_max[wi]
+                            )
+                    for i, j in T.grid(BQ, BKV):
+                        with T.sblock("tile_sum"):
+                            wi, wj = T.axis.remap("SR", [i, j])
+                            with T.init():
+                                tile_sum[wi] = T.float32(0)
+                            tile_sum[wi] = tile_sum[wi] + weights[wi, wj]
+                    for i in range(BQ):
+                        with T.sblock("row_sum"):
+                            wi = T.axis.spatial(BQ, i)
+                            wt = T.axis.reduce(NKV, t)
+                            with T.init():
+                                row_sum[wi] = T.float32(0)
+                            row_sum[wi] = row_sum[wi] * rescale[wi, 0] + tile_sum[wi]
+                    for i, j in T.grid(BQ, BKV):
+                        with T.sblock("probs"):
+                            wi, wj = T.axis.remap("SS", [i, j])
+                            probs[wi, wj] = T.cast(weights[wi, wj], operand)
+                    for i, d, j in T.grid(BQ, D, BKV):
+                        with T.sblock("acc"):
+                            wi, wd = T.axis.remap("SS", [i, d])
+                            wt, wj = T.axis.remap("RR", [t, j])
+                            with T.init():
+                                acc[wi, wd] = T.float32(0)
+                            acc[wi, wd] = acc[wi, wd] * T.if_then_else(
+                                wj == 0, rescale[wi, wd % FC], T.float32(1)
+                            ) + T.cast(probs[wi, wj], "float32") * T.cast(
+                                v_rows[wt % R, wj, wd], "float32"
+                            )
+                # What a tile without keys leaves in the carried state is never computed with.
+                for i in range(BQ):
+                    with T.sblock("final_sum"):
+                        wi = T.axis.spatial(BQ, i)
+                        final_sum[wi] = T.Select(
+                            row_valid(vi * BQ + wi, valid_len), row_sum[wi], T.float32(1)
+                        )
+                for i in range(BQ):
+                    with T.sblock("inv_sum"):
+                        wi = T.axis.spatial(BQ, i)
+                        inv_sum[wi] = T.float32(1) / final_sum[wi]
+                for i, d in T.grid(BQ, D):
+                    with T.sblock("output"):
+                        wi, wd = T.axis.remap("SS", [i, d])
+                        T.where(vi * BQ + i < LQ)
+                        output[vb, vi * BQ + wi, vh, wd] = T.cast(
+                            T.if_then_else(
+                                row_valid(vi * BQ + wi, valid_len),
+                                acc[wi, wd] * inv_sum[wi],
+                                T.float32(0),
+                            ),
+                            dtype,
+                        )
+                for i in range(BQ):
+                    with T.sblock("lse"):
+                        wi = T.axis.spatial(BQ, i)
+                        T.where(vi * BQ + i < LQ)
+                        lse[vb, vi * BQ + wi, vh] = T.cast(
+                            T.Select(
+                                row_valid(vi * BQ + wi, valid_len),
+                                row_max[wi] + elementary.log2(final_sum[wi]),
+                                T.float32(PADDED_LSE),
+                            ),
+                            dtype,
+                        )
+
+    return tvm.IRModule({"main": main})
