@@ -17,6 +17,10 @@ class EnvironmentMismatchError(PrefilltuneError):
     """A package or a tool that tuning needs is missing or of a version known to fail."""
 
 
+class KernelCompileError(PrefilltuneError):
+    """NVRTC refuses the source that was generated for a kernel."""
+
+
 class NothingFoundError(PrefilltuneError):
     """A search ended without one candidate that is correct."""
 
