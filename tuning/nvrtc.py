@@ -154,10 +154,17 @@ def check_nvrtc() -> None:
     _include_folders()
 
 
+def nvrtc_version() -> str:
+    """Of the compiler, such as ``13.0``."""
+    nvrtc = _nvrtc()
+    _, major, minor = nvrtc.nvrtcVersion()
+    return f"{major}.{minor}"
+
+
 @lru_cache(maxsize=1)
 def _nvrtc() -> Any:
     try:
-        from cuda.bindings import nvrtc
+        from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
         _value(nvrtc, nvrtc.nvrtcVersion()[:2])
     except (ImportError, RuntimeError) as error:

@@ -66,6 +66,11 @@ class ResolvedTarget:
         """``llvm``, ``cuda``, ..."""
         return self.key.kind
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine runs its kernels: the key of a GPU that is elsewhere has no name."""
+        return self.kind == "llvm" or bool(self.key.device)
+
 
 def resolve_target(
     text: str, threads: int | None = None, arch: str | None = None
@@ -168,12 +173,18 @@ def _resolve_cuda(fields: dict[str, Any]) -> ResolvedTarget:
     return ResolvedTarget(Target(wanted), TargetKey("cuda", arch, device), 1)
 
 
-def _cuda_arch() -> str | None:
-    """Of the first device, with the suffix that wgmma and its like need from 9.0 on."""
+def cuda_device() -> Any:
+    """The first CUDA device, or ``None`` where TVM sees none."""
     import tvm
 
     device: Any = tvm.cuda(0)
-    if not device.exist:
+    return device if device.exist else None
+
+
+def _cuda_arch() -> str | None:
+    """Of the first device, with the suffix that wgmma and its like need from 9.0 on."""
+    device = cuda_device()
+    if device is None:
         return None
     major, minor = str(device.compute_version).split(".")
     return f"sm_{major}{minor}" + ("a" if int(major) >= 9 else "")
