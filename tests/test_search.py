@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from prefilltune.database import RecordStore, Tier, lookup
-from prefilltune.tuning import search as search_module
 from prefilltune.tuning.arm import Case
-from prefilltune.tuning.measure import Measurement
+from prefilltune.tuning.measure import Measurement, check_and_time
 from prefilltune.tuning.search import Limit, Search, SearchState, _next_arm
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import resolve_target
@@ -71,6 +70,7 @@ def test_failures_are_counted_by_kind_and_never_kept(
     outcomes = iter(
         [
             Outcome("ok", Measurement(0.5, ())),
+            Outcome("ok", Measurement(math.inf, (), "launch failure", "too many threads")),
             Outcome("crash", detail="died of SIGSEGV"),
             Outcome("timeout", detail="killed after 60 s"),
             Outcome("error", detail="ValueError"),
@@ -80,21 +80,24 @@ def test_failures_are_counted_by_kind_and_never_kept(
         real_call = search.runner.call
 
         def call(function, *args, timeout):
-            if function is search_module.check_and_time:
+            if function is check_and_time:
                 return next(outcomes)
             return real_call(function, *args, timeout=timeout)
 
         monkeypatch.setattr(search.runner, "call", call)
-        state = search.run(Limit(trials=4))
-    assert state.failures == {"wrong result": 1, "crash": 1, "run timeout": 1, "run error": 1}
+        state = search.run(Limit(trials=5))
+    assert state.failures == {
+        "wrong result": 1, "launch failure": 1, "crash": 1, "run timeout": 1, "run error": 1,
+    }  # fmt: skip
     assert math.isinf(state.best_seconds)
-    assert [trial.run_secs for trial in search.trials] == [()] * 4
+    assert [trial.run_secs for trial in search.trials] == [()] * 5
+    elapsed = [trial.elapsed for trial in search.trials]
+    assert elapsed == sorted(elapsed)
 
 
 def test_a_wrong_kernel_is_refused_by_the_runner(tmp_path: Path) -> None:
     """A kernel for other numbers of the same types: the check, not the type system, must see it."""
     from prefilltune.tuning.build import build_library
-    from prefilltune.tuning.measure import check_and_time
     from prefilltune.workloads import plain_attention
 
     case = _case()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
@@ -48,7 +49,15 @@ app.add_typer(db_app, name="db")
 _console = Console(markup=False, highlight=False)
 
 TargetOption = Annotated[
-    str, typer.Option("--target", help="llvm (this CPU), a TVM target tag, or a target in JSON.")
+    str,
+    typer.Option(
+        "--target",
+        help="llvm (this CPU), cuda (the first GPU), a TVM target tag, or a target in JSON.",
+    ),
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option("--arch", help="With --target cuda, such as sm_90a; the GPU's when absent."),
 ]
 ModelOption = Annotated[
     str, typer.Option("--model", help="A preset; `prefilltune presets` lists them.")
@@ -63,7 +72,11 @@ HeadsOption = Annotated[
 ]
 MaskOption = Annotated[str, typer.Option("--mask-mode", help=f"With --heads: {MASK_MODES}.")]
 DtypeOption = Annotated[
-    str, typer.Option("--dtype", help="float32 (when absent, on llvm), float16 or bfloat16.")
+    str,
+    typer.Option(
+        "--dtype",
+        help="float32, float16 or bfloat16; float32 on llvm and float16 on cuda when absent.",
+    ),
 ]
 ShapeOption = Annotated[
     list[str] | None,
@@ -85,6 +98,7 @@ def tune(
     heads: HeadsOption = "",
     mask_mode: MaskOption = "padded",
     dtype: DtypeOption = "",
+    arch: ArchOption = None,
     shape: ShapeOption = None,
     lens: Annotated[
         str,
@@ -118,7 +132,8 @@ def tune(
         raise InvalidOptionError(f"--keep is {keep}; it must be 1 or more")
     if not 0 <= seed < 2**30:
         raise InvalidOptionError(f"--seed is {seed}; it must lie in 0 to {2**30 - 1}")
-    resolved = _prepare(target, threads)
+    resolved = _prepare(target, threads, arch, runs=True)
+    spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
     from .arm import Case
     from .search import Limit
 
@@ -146,6 +161,7 @@ def compare(
     heads: HeadsOption = "",
     mask_mode: MaskOption = "padded",
     dtype: DtypeOption = "",
+    arch: ArchOption = None,
     shape: ShapeOption = None,
     lens: Annotated[
         list[str] | None,
@@ -166,7 +182,8 @@ def compare(
     chosen = lens or ["full", "uniform"]
     for text in chosen:
         parse_lengths(text)
-    resolved = _prepare(target, threads)
+    resolved = _prepare(target, threads, arch, runs=True)
+    spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
     root = database or work_root()
     _warn_of_bad_lines(resolved, root)
     if not shape:
@@ -181,9 +198,15 @@ def build(
     heads: HeadsOption = "",
     mask_mode: MaskOption = "padded",
     dtype: DtypeOption = "",
+    arch: ArchOption = None,
     shape: ShapeOption = None,
     accept: Annotated[
-        str, typer.Option("--accept", help="Furthest record to take: exact, family, other-target.")
+        str,
+        typer.Option(
+            "--accept",
+            help="Furthest record to take: exact, family, other-target; for a GPU that is named "
+            "by --arch alone, family at least.",
+        ),
     ] = "exact",
     threads: ThreadsOption = None,
     database: DatabaseOption = None,
@@ -194,7 +217,10 @@ def build(
     """Build the tuned kernels of a model into one shared library; never tunes."""
     spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
     tier = _tier(accept)
-    resolved = _prepare(target, threads)
+    resolved = _prepare(target, threads, arch)
+    spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
+    if not resolved.is_here:
+        tier = max(tier, Tier.FAMILY)
     from .apply import database_roots
     from .library import build_kernels
 
@@ -327,20 +353,44 @@ def _limit(trials: int | None, budget: str) -> tuple[int | None, float | None]:
     return trials, parse_duration(budget) if budget else None
 
 
-def _prepare(target: str, threads: int | None, *, compiler: bool = True) -> ResolvedTarget:
-    """Check the machine, import TVM the fast way and resolve the target."""
+def _in_usual_dtype(spec: PrefillSpec, kind: str) -> PrefillSpec:
+    """float16 on a GPU, whose tensor cores have no float32; float32 on a CPU."""
+    return dataclasses.replace(spec, dtype="float16" if kind == "cuda" else "float32")
+
+
+def _prepare(
+    target: str,
+    threads: int | None,
+    arch: str | None = None,
+    *,
+    compiler: bool = True,
+    runs: bool = False,
+) -> ResolvedTarget:
+    """Check the machine, import TVM the fast way and resolve the target.
+
+    Parameters
+    ----------
+    compiler : bool
+        Whether kernels are to be built.
+    runs : bool
+        Whether kernels are to be run, on this machine.
+    """
     check_packages()
     if compiler:
         check_compiler()
     import_tvm_without_torch()
+    from .nvrtc import check_nvrtc
     from .target import resolve_target
 
-    resolved = resolve_target(target, threads)
-    if resolved.kind != "llvm":
+    resolved = resolve_target(target, threads, arch)
+    if runs and not resolved.is_here:
         raise UnsupportedTargetError(
-            f"target {resolved.key} is known, but this version has design spaces for llvm only; "
-            "use --target llvm"
+            f"this machine has no GPU that runs code for {resolved.key}; leave --arch out on a "
+            "machine with a GPU, or cross-compile here: prefilltune build --target cuda --arch "
+            f"{resolved.key.arch}"
         )
+    if compiler and resolved.kind == "cuda":
+        check_nvrtc()
     return resolved
 
 

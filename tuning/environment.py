@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
+import os
 import shutil
+import subprocess
+from typing import TYPE_CHECKING
 
 from .errors import EnvironmentMismatchError
+from .nvrtc import nvrtc_version
+from .target import device_name
+
+if TYPE_CHECKING:
+    from .target import ResolvedTarget
 
 _COMPILERS = ("g++", "clang++", "c++")
 
@@ -47,14 +56,64 @@ def check_compiler() -> None:
         )
 
 
-def versions() -> dict[str, str]:
-    """Versions that a record's time and replay depend on."""
+def versions(kind: str = "llvm") -> dict[str, str]:
+    """Versions that a record's time and replay depend on.
+
+    Parameters
+    ----------
+    kind : str
+        Of the target: ``llvm`` or ``cuda``.
+    """
     import tvm_ffi
 
-    llvm = tvm_ffi.get_global_func("target.llvm_version_major")()
     packages = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi", "numpy": "numpy"}
     found = {name: importlib.metadata.version(package) for name, package in packages.items()}
+    if kind == "cuda":
+        return {**found, "nvrtc": nvrtc_version(), **_driver_version()}
+    llvm = tvm_ffi.get_global_func("target.llvm_version_major")()
     return {**found, "llvm": str(llvm)}
+
+
+def device(target: ResolvedTarget) -> dict[str, str | float | bool | None]:
+    """What a record says of the machine that it was measured on.
+
+    Of a GPU, its highest clocks in MHz and its power limit in W are among it, where the driver
+    tells.
+    """
+    facts = _gpu_limits() if target.kind == "cuda" else {"threads": target.threads}
+    return {"name": device_name(target.kind), **facts}
+
+
+def _driver_version() -> dict[str, str]:
+    found = _nvidia_smi("driver_version")
+    return {"driver": found[0]} if found else {}
+
+
+def _gpu_limits() -> dict[str, int]:
+    names = ("sm_clock_mhz", "memory_clock_mhz", "power_limit_w")
+    found = _nvidia_smi("clocks.max.sm", "clocks.max.memory", "power.limit")
+    pairs = zip(names, found, strict=False)
+    return {name: round(float(text)) for name, text in pairs if _is_number(text)}
+
+
+def _nvidia_smi(*fields: str) -> list[str]:
+    """Fields of the first visible GPU; empty without the driver's tool."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            [*query, "--id", gpu], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [field.strip() for field in done.stdout.strip().split(",")]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _release(version: str) -> tuple[int, ...]:

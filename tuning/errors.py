@@ -17,6 +17,20 @@ class EnvironmentMismatchError(PrefilltuneError):
     """A package or a tool that tuning needs is missing or of a version known to fail."""
 
 
+class KernelCompileError(PrefilltuneError):
+    """NVRTC refuses the source that was generated for a kernel."""
+
+
+class KernelFaultError(PrefilltuneError):
+    """A kernel cannot be launched on the GPU, or faults while it runs."""
+
+    @property
+    def kind(self) -> str:
+        """``launch failure`` or ``device fault``, for counting."""
+        refused = ("CUDALaunch Error", "allowed dynamic shared memory", "cuModule")
+        return "launch failure" if any(each in str(self) for each in refused) else "device fault"
+
+
 class NothingFoundError(PrefilltuneError):
     """A search ended without one candidate that is correct."""
 

@@ -79,7 +79,7 @@ def build_kernels(matches: Sequence[Match], target: ResolvedTarget, folder: Path
         "library": LIBRARY,
         "sha256": hashlib.sha256(library.read_bytes()).hexdigest(),
         "target": json.loads(str(target.target)),
-        "versions": versions(),
+        "versions": versions(target.kind),
         "kernels": kernels,
     }
     manifest.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -51,10 +51,25 @@ class Measurement:
         Largest error against the float64 reference; infinite if an element was not written.
     run_secs : tuple[float, ...]
         Seconds a call; empty if the error is too large.
+    failure, detail : str
+        What kept the candidate from running, and more about it; empty if it ran.
+    fatal : bool
+        Whether the process that measured is of no more use.
     """
 
     error: float
     run_secs: tuple[float, ...]
+    failure: str = ""
+    detail: str = ""
+    fatal: bool = False
+
+
+def prepare(
+    spec: PrefillSpec, shape: PrefillShape, batches: Batches, check_lens: Lens, seed: int
+) -> None:
+    """Compute the references that :func:`check_and_time` needs."""
+    for lens in (batches[0], check_lens):
+        _reference(spec, shape, lens, seed)
 
 
 def check_kernel(

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import queue
 import tempfile
+import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..workloads import TOLERANCE, ragged_cpu_baseline
-from .arm import Arm, Case, Proposal
+from ..workloads import TOLERANCE
+from .arm import Arm, Case
 from .build import build_library
-from .measure import Measurement, check_and_time, time_ragged_baseline, tvm_environment
+from .engines import ENGINES
+from .errors import WorkerFailedError
+from .measure import Measurement, tvm_environment
+from .proposals import Proposal
 from .spaces import SPACES, DesignSpace
 from .trial_log import Trial, TrialLog
 from .worker import Outcome, Worker
 
 _BUILD_TIMEOUT = 60.0
-_RUN_TIMEOUT = 60.0
+_BASELINE_TIMEOUT = 60.0
+_PREPARE_TIMEOUT = 300.0
 
 # An arm whose best is within this share of the overall best is worth another batch; the share
 # shrinks with the square root of the batches it has had.
@@ -37,6 +43,9 @@ _HOPELESS = 2.5
 
 # Sampling and evolving cost nearly the same for one candidate as for eight.
 _SMALLEST_BATCH = 8
+
+# Of an arm that is enumerated, at a time: so many that a good one is among them.
+_SHARE = 4
 
 # Of an earlier search, as many trials of each arm are replayed: more would delay the first batch.
 _RESTORED_PER_ARM = 8
@@ -60,7 +69,7 @@ class Limit:
 
 @dataclass
 class SearchState:
-    """How a search stands; given to the listener after every batch."""
+    """How a search stands; given to the listener after every trial."""
 
     limit: Limit
     started: float
@@ -83,6 +92,16 @@ class SearchState:
 Listener = Callable[[SearchState], None]
 
 
+@dataclass
+class _Candidate:
+    """A proposal on its way; ``build`` is missing exactly if an earlier trial is known."""
+
+    arm: Arm
+    proposal: Proposal
+    trial: Trial | None = None
+    build: Future[tuple[str, Outcome]] | None = None
+
+
 class Search:
     """A search over the arms of one case; a context manager that owns its worker processes.
 
@@ -95,7 +114,12 @@ class Search:
     log : TrialLog
         Takes every trial, and gives those of earlier searches.
     listener : Callable[[SearchState], None]
-        Told after every batch.
+        Told after every trial, by another thread than the caller's.
+
+    Notes
+    -----
+    A batch is measured by a thread of its own while the next one is sampled and built, unless
+    kernels must be timed alone.
     """
 
     def __init__(
@@ -109,7 +133,13 @@ class Search:
         self._spaces = list(spaces)
         self._stack = ExitStack()
         self._numbers = itertools.count()
+        self._engine = ENGINES[case.target.kind]
         self._batch = max(_SMALLEST_BATCH, 2 * _builders())
+        self._share = self._batch if self._engine.alone else _SHARE
+        self._known: dict[str, Trial] = {}
+        self._asked = 0
+        self._prepared = False
+        self._stopping = threading.Event()
 
     def __enter__(self) -> Search:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
@@ -122,6 +152,7 @@ class Search:
             self._builders.put(worker)
         self.runner.start()
         self._pool = self._stack.enter_context(ThreadPoolExecutor(self._builders.qsize()))
+        self._measuring = self._stack.enter_context(ThreadPoolExecutor(1))
         return self
 
     def __exit__(
@@ -141,16 +172,22 @@ class Search:
             Passed on; ``state``, ``trials`` and the log hold what was measured.
         """
         state = self.state = SearchState(limit, time.monotonic())
+        self._asked = 0
         arms = self._arms(limit)
         self._time_baseline(state)
         self._restore(arms, state)
+        under_way: deque[tuple[list[_Candidate], Future[None]]] = deque()
         try:
-            while not _reached(limit, state):
-                arm = _next_arm(arms)
-                if arm is None:
-                    break
-                self._step(arm, state)
+            while batch := self._next_batch(arms, state):
+                under_way.append((batch, self._measuring.submit(self._measure_all, batch, state)))
+                while len(under_way) > (0 if self._engine.alone else 1):
+                    _learn(*under_way.popleft())
+            while under_way:
+                _learn(*under_way.popleft())
         finally:
+            self._stopping.set()
+            wait([measured for _, measured in under_way])
+            self._stopping.clear()
             state.ended = time.monotonic()
         return state
 
@@ -160,9 +197,10 @@ class Search:
 
         cost_model = XGBModel(num_warmup_samples=32, num_tuning_cores=_builders(), verbose_eval=0)
         case = self.case
+        threads = case.target.threads if self._engine.alone else _builders()
         per_space = [
             [
-                Arm(case, space, variant, cost_model, self._batch)
+                Arm(case, space, variant, cost_model, self._batch, threads)
                 for variant in space.variants(case.spec, case.shape, case.target)
             ]
             for space in self._spaces
@@ -171,22 +209,26 @@ class Search:
         arms = [arm for arm in turns if arm is not None]
         if limit.trials is None:
             return arms
-        return arms[: max(2, limit.trials // (2 * self._batch))]
+        return arms[: max(2, limit.trials // (2 * self._share))]
 
     def _time_baseline(self, state: SearchState) -> None:
         """Time TVM's hand-written kernel, for the display; the comparison measures it properly."""
         state.activity = "timing TVM's hand-written kernel"
         self.listener(state)
         case = self.case
-        ((path, built),) = self.build([ragged_cpu_baseline(case.spec)])
+        ((path, built),) = self.build([self._engine.baseline(case.spec, case.target.target)])
         if built.status == "ok":
             arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.05)
-            timed = self.runner.call(time_ragged_baseline, *arguments, timeout=_RUN_TIMEOUT)
+            time_baseline = self._engine.time_baseline
+            timed = self.runner.call(time_baseline, *arguments, timeout=_BASELINE_TIMEOUT)
             if timed.status == "ok":
                 state.baseline_seconds = timed.value
+            else:
+                self.runner.close(kill=True)
 
     def _restore(self, arms: Sequence[Arm], state: SearchState) -> None:
         self.trials = self._log.read()
+        self._known = {trial.identity: trial for trial in self.trials}
         state.restored = len(self.trials)
         measured = defaultdict(list)
         for trial in self.trials:
@@ -198,43 +240,61 @@ class Search:
                 state.activity = f"replaying earlier trials of {arm.label}"
                 self.listener(state)
                 arm.restore(sorted(earlier, key=lambda each: each.seconds)[:_RESTORED_PER_ARM])
-        self._note_best(state, self.trials)
+        for trial in self.trials:
+            self._note_best(state, trial)
 
-    def _step(self, arm: Arm, state: SearchState) -> None:
-        """One batch of one arm."""
-        state.activity = f"sampling {arm.label}"
-        self.listener(state)
-        known = {trial.identity: trial for trial in self.trials}
-        proposals = arm.propose()
-        trials = [known.get(self._trial(arm, each).identity) for each in proposals]
-        fresh = [index for index, trial in enumerate(trials) if trial is None]
+    def _next_batch(self, arms: Sequence[Arm], state: SearchState) -> list[_Candidate]:
+        """Candidates of as many arms as keep the builders busy, on their way to being built.
+
+        Empty when the search is over.
+        """
+        batch: list[_Candidate] = []
+        room = self._batch
         if state.limit.trials is not None:
-            allowed = state.limit.trials - state.trials
-            fresh, left_out = fresh[:allowed], set(fresh[allowed:])
-            kept = [index for index in range(len(proposals)) if index not in left_out]
-        else:
-            kept = list(range(len(proposals)))
-        state.activity = f"building {arm.label}"
-        self.listener(state)
-        builds = self.build(proposals[index].module for index in fresh)
-        state.activity = f"measuring {arm.label}"
-        self.listener(state)
-        measured = []
-        for index, (path, build) in zip(fresh, builds, strict=True):
-            trial = self._measure(arm, proposals[index], path, build, state)
-            trials[index] = trial
-            measured.append(trial)
-            state.trials += 1
-            if trial.failure:
-                state.failures[trial.failure] += 1
-            elif math.isinf(state.first_measured):
-                state.first_measured = state.elapsed
-            self._note_best(state, [trial])
-        self._log.append(measured)
-        self.trials += measured
-        done = [(proposals[index], trial) for index in kept if (trial := trials[index]) is not None]
-        if proposals:
-            arm.learn([each for each, _ in done], [trial.run_secs for _, trial in done])
+            room = min(room, state.limit.trials - self._asked)
+        while room > 0 and not _out_of_time(state.limit, state):
+            arm = _next_arm(arms)
+            if arm is None:
+                break
+            state.activity = f"sampling {arm.label}"
+            self.listener(state)
+            for proposal in arm.propose(min(room, self._share)):
+                known = self._known.get(self._trial(arm, proposal).identity)
+                if known is None and room == 0:
+                    break
+                candidate = _Candidate(arm, proposal, known)
+                if known is None:
+                    candidate.build = self._pool.submit(self._build, proposal.module)
+                    room -= 1
+                    self._asked += 1
+                batch.append(candidate)
+        return batch
+
+    def _measure_all(self, batch: Sequence[_Candidate], state: SearchState) -> None:
+        """Measure what has no trial yet, as it is built, until the search ends."""
+        if self._engine.alone:
+            wait([each.build for each in batch if each.build is not None])
+        for candidate in batch:
+            if candidate.build is None:
+                continue
+            path, build = candidate.build.result()
+            if not self._stopping.is_set() and not _out_of_time(state.limit, state):
+                state.activity = f"measuring {candidate.arm.label}"
+                candidate.trial = self._measure(candidate, path, build, state)
+                self._note(candidate.trial, state)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _note(self, trial: Trial, state: SearchState) -> None:
+        self._log.append([trial])
+        self.trials.append(trial)
+        self._known[trial.identity] = trial
+        state.trials += 1
+        if trial.failure:
+            state.failures[trial.failure] += 1
+        elif math.isinf(state.first_measured):
+            state.first_measured = state.elapsed
+        self._note_best(state, trial)
         self.listener(state)
 
     def _trial(self, arm: Arm, proposal: Proposal, **outcome: Any) -> Trial:
@@ -254,44 +314,72 @@ class Search:
         path = str(self._folder / f"{next(self._numbers)}.so")
         worker = self._builders.get()
         try:
+            if self._stopping.is_set():
+                return path, Outcome("cancelled", detail="the search ended first")
             target = self.case.target.target
             return path, worker.call(build_library, module, target, path, timeout=_BUILD_TIMEOUT)
         finally:
             self._builders.put(worker)
 
     def _measure(
-        self, arm: Arm, proposal: Proposal, path: str, build: Outcome, state: SearchState
+        self, candidate: _Candidate, path: str, build: Outcome, state: SearchState
     ) -> Trial:
+        outcome = self._run(path, state) if build.status == "ok" else build
+        found = {"elapsed": state.elapsed}
         if build.status != "ok":
             kind = {"timeout": "build timeout"}.get(build.status, "build")
-            return self._trial(arm, proposal, failure=kind, detail=build.detail)
-        case = self.case
-        outcome = self.runner.call(
-            check_and_time,
-            path,
-            case.spec,
-            case.shape,
-            case.batches(),
-            case.check_lens(),
-            case.seed,
-            _HOPELESS * state.best_seconds,
-            timeout=_RUN_TIMEOUT,
-        )
-        os.unlink(path)
-        if outcome.status != "ok":
+            found |= {"failure": kind, "detail": build.detail}
+        elif outcome.status != "ok":
             kind = {"timeout": "run timeout", "error": "run error"}.get(outcome.status, "crash")
-            return self._trial(arm, proposal, failure=kind, detail=outcome.detail)
-        measurement: Measurement = outcome.value
-        if not measurement.run_secs:
-            detail = f"error {measurement.error:g} above {TOLERANCE[case.spec.dtype]:g}"
-            return self._trial(arm, proposal, failure="wrong result", detail=detail)
-        return self._trial(arm, proposal, run_secs=measurement.run_secs)
+            found |= {"failure": kind, "detail": outcome.detail}
+        else:
+            measurement: Measurement = outcome.value
+            tolerance = TOLERANCE[self.case.spec.dtype]
+            if measurement.failure:
+                found |= {"failure": measurement.failure, "detail": measurement.detail}
+            elif not measurement.run_secs:
+                detail = f"error {measurement.error:g} above {tolerance:g}"
+                found |= {"failure": "wrong result", "detail": detail}
+            else:
+                found |= {"run_secs": measurement.run_secs}
+        return self._trial(candidate.arm, candidate.proposal, **found)
 
-    def _note_best(self, state: SearchState, trials: Sequence[Trial]) -> None:
-        for trial in trials:
-            if trial.seconds < state.best_seconds:
-                state.best_seconds = trial.seconds
-                state.best_label = trial.space
+    def _run(self, path: str, state: SearchState) -> Outcome:
+        """Check and time a library in the runner, which is replaced if it comes to harm."""
+        case, engine = self.case, self._engine
+        inputs = (case.spec, case.shape, case.batches(), case.check_lens(), case.seed)
+        if not self._prepared:
+            prepared = self.runner.call(engine.prepare, *inputs, timeout=_PREPARE_TIMEOUT)
+            if prepared.status != "ok":
+                raise WorkerFailedError(
+                    f"the inputs of {case} could not be prepared ({prepared.status}: "
+                    f"{prepared.detail}); free memory, or choose a smaller shape"
+                )
+            self._prepared = True
+        slow = _HOPELESS * state.best_seconds
+        outcome = self.runner.call(
+            engine.check_and_time, path, *inputs, slow, timeout=engine.timeout
+        )
+        if outcome.status != "ok" or outcome.value.fatal:
+            self.runner.close(kill=True)
+            self._prepared = False
+        return outcome
+
+    def _note_best(self, state: SearchState, trial: Trial) -> None:
+        if trial.seconds < state.best_seconds:
+            state.best_seconds = trial.seconds
+            state.best_label = trial.space
+
+
+def _learn(batch: Sequence[_Candidate], measured: Future[None]) -> None:
+    """Wait for a batch, then tell its arms."""
+    measured.result()
+    per_arm: dict[Arm, list[tuple[Proposal, Trial]]] = defaultdict(list)
+    for candidate in batch:
+        if candidate.trial is not None:
+            per_arm[candidate.arm].append((candidate.proposal, candidate.trial))
+    for arm, done in per_arm.items():
+        arm.learn([proposal for proposal, _ in done], [trial.run_secs for _, trial in done])
 
 
 def _next_arm(arms: Sequence[Arm]) -> Arm | None:
@@ -305,10 +393,8 @@ def _next_arm(arms: Sequence[Arm]) -> Arm | None:
     )
 
 
-def _reached(limit: Limit, state: SearchState) -> bool:
-    return (limit.trials is not None and state.trials >= limit.trials) or (
-        limit.seconds is not None and state.elapsed >= limit.seconds
-    )
+def _out_of_time(limit: Limit, state: SearchState) -> bool:
+    return limit.seconds is not None and state.elapsed >= limit.seconds
 
 
 def _builders() -> int:

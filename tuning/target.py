@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,25 @@ _X86_LEVELS = (
     ("x86-64-v2", ("sse4.2", "popcnt")),
     ("x86-64", ()),
 )
+
+# What a block may have of shared memory once it has asked for it (CUDA's opt-in maximum).
+_SHARED_MEMORY = {
+    "sm_75": 65536,
+    "sm_80": 166912,
+    "sm_86": 101376,
+    "sm_87": 166912,
+    "sm_89": 101376,
+    "sm_90": 232448,
+    "sm_100": 232448,
+    "sm_103": 232448,
+    "sm_120": 101376,
+}
+_PLAIN_SHARED_MEMORY = 49152
+# Words of a device's name that do not tell its speed.
+_VENDOR_WORDS = frozenset(
+    {"nvidia", "geforce", "tesla", "quadro", "graphics", "device", "generation", "gpu"}
+)
+_MEMORY_WORDS = re.compile(r"\d+gb|hbm\d?e?|sxm\d?")
 
 
 @dataclass(frozen=True)
@@ -46,8 +66,15 @@ class ResolvedTarget:
         """``llvm``, ``cuda``, ..."""
         return self.key.kind
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine runs its kernels: the key of a GPU that is elsewhere has no name."""
+        return self.kind == "llvm" or bool(self.key.device)
 
-def resolve_target(text: str, threads: int | None = None) -> ResolvedTarget:
+
+def resolve_target(
+    text: str, threads: int | None = None, arch: str | None = None
+) -> ResolvedTarget:
     """Resolve ``llvm``, ``cuda``, a TVM target tag or a target in JSON.
 
     Parameters
@@ -56,6 +83,8 @@ def resolve_target(text: str, threads: int | None = None) -> ResolvedTarget:
         What the user wrote.
     threads : int, optional
         For CPU targets; every core this process may use when absent.
+    arch : str, optional
+        For CUDA targets, such as ``sm_90a``; the device's when absent.
 
     Raises
     ------
@@ -64,19 +93,21 @@ def resolve_target(text: str, threads: int | None = None) -> ResolvedTarget:
     UnsupportedTargetError
         For ``cuda`` without an architecture on a machine without a CUDA device.
     InvalidOptionError
-        If ``threads`` is below 1.
+        If ``threads`` is below 1, or ``arch`` is malformed or given for a CPU.
     """
     if threads is not None and threads < 1:
         raise InvalidOptionError(f"--threads is {threads}; it must be 1 or more")
     fields = _parse(text)
     kind = fields["kind"]
+    if kind == "cuda":
+        return _resolve_cuda({**fields, **({"arch": arch} if arch else {})})
+    if arch is not None:
+        raise InvalidOptionError(f"--arch {arch} goes with --target cuda, not with {text!r}")
     if kind == "llvm":
         return _resolve_cpu(fields, threads or _usable_cores())
-    if kind == "cuda":
-        return _resolve_cuda(fields)
     raise UnsupportedTargetError(
         f"target {text!r} is of kind {kind!r}; prefilltune has design spaces for llvm (this CPU) "
-        "and knows cuda: choose one of these"
+        "and cuda: choose one of these"
     )
 
 
@@ -121,22 +152,63 @@ def _resolve_cpu(fields: dict[str, Any], threads: int) -> ResolvedTarget:
 def _resolve_cuda(fields: dict[str, Any]) -> ResolvedTarget:
     from tvm.target import Target
 
-    arch = fields.get("arch") or _cuda_arch()
-    return ResolvedTarget(Target({**fields, "arch": arch}), TargetKey("cuda", arch), 1)
+    here = _cuda_arch()
+    arch = fields.get("arch") or here
+    if arch is None:
+        raise UnsupportedTargetError(
+            "this machine has no CUDA device that TVM can see; cross-compile with `prefilltune "
+            "build --target cuda --arch sm_90a`, and tune or compare on a machine with a GPU"
+        )
+    if not re.fullmatch(r"sm_\d{2,3}[af]?", arch):
+        raise InvalidOptionError(f"arch {arch!r} is none of CUDA's; write one such as sm_90a")
+    wanted = {
+        "kind": "cuda",
+        "arch": arch,
+        "max_threads_per_block": 1024,
+        "max_num_threads": 1024,
+        "max_shared_memory_per_block": _shared_memory(arch),
+        "thread_warp_size": 32,
+    }
+    device = canonical_device(device_name("cuda")) if arch == here else ""
+    return ResolvedTarget(Target(wanted), TargetKey("cuda", arch, device), 1)
 
 
-def _cuda_arch() -> str:
-    """Of the first device, with the suffix that wgmma and its like need from 9.0 on."""
+def cuda_device() -> Any:
+    """The first CUDA device, or ``None`` where TVM sees none."""
     import tvm
 
     device: Any = tvm.cuda(0)
-    if not device.exist:
-        raise UnsupportedTargetError(
-            "this machine has no CUDA device that TVM can see; run on a machine with a GPU, or "
-            'name the architecture: --target \'{"kind": "cuda", "arch": "sm_90a"}\''
-        )
+    return device if device.exist else None
+
+
+def _cuda_arch() -> str | None:
+    """Of the first device, with the suffix that wgmma and its like need from 9.0 on."""
+    device = cuda_device()
+    if device is None:
+        return None
     major, minor = str(device.compute_version).split(".")
     return f"sm_{major}{minor}" + ("a" if int(major) >= 9 else "")
+
+
+def _shared_memory(arch: str) -> int:
+    return _SHARED_MEMORY.get(arch.rstrip("af"), _PLAIN_SHARED_MEMORY)
+
+
+def canonical_device(name: str) -> str:
+    """The part of a GPU's name that tells its speed, as it stands in a target's key.
+
+    >>> canonical_device("NVIDIA H100 80GB HBM3")
+    'h100'
+    >>> canonical_device("NVIDIA H100 PCIe")
+    'h100_pcie'
+    >>> canonical_device("NVIDIA A100-SXM4-40GB")
+    'a100'
+    >>> canonical_device("NVIDIA GeForce RTX 4090")
+    'rtx_4090'
+    """
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    kept = [word for word in words if word not in _VENDOR_WORDS]
+    return "_".join(word for word in kept if not _MEMORY_WORDS.fullmatch(word)) or "unknown"
 
 
 def host_cpu() -> str:
@@ -207,7 +279,7 @@ def _usable_cores() -> int:
 
 
 def device_name(kind: str) -> str:
-    """What a comparison calls the device, for people."""
+    """What the vendor calls the processor that kernels run on."""
     if kind != "llvm":
         import tvm
 

@@ -25,10 +25,12 @@ class Trial:
     run_secs : tuple[float, ...]
         Seconds a call, one for each repeat; empty for a failure.
     failure : str
-        What went wrong: ``build``, ``build timeout``, ``crash``, ``run timeout``, ``run error`` or
-        ``wrong result``; empty for a success.
+        What went wrong: ``build``, ``build timeout``, ``crash``, ``run timeout``, ``run error``,
+        ``launch failure``, ``device fault`` or ``wrong result``; empty for a success.
     detail : str
         More about the failure.
+    elapsed : float
+        Seconds from the start of its search to the end of the trial.
     """
 
     space: str
@@ -37,6 +39,7 @@ class Trial:
     run_secs: tuple[float, ...] = ()
     failure: str = ""
     detail: str = ""
+    elapsed: float = 0.0
 
     @property
     def seconds(self) -> float:

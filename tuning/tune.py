@@ -12,12 +12,11 @@ from typing import Any
 from ..database import Entry, Provenance, RecordStore, entry_from
 from ..workloads import TOLERANCE
 from .arm import Case
-from .environment import versions
+from .engines import ENGINES
+from .environment import device, versions
 from .errors import NothingFoundError, WorkerFailedError
-from .measure import time_kernel
 from .search import Limit, Listener, Search, SearchState
 from .spaces import SPACES
-from .target import device_name
 from .timing import interleave
 from .trial_log import Trial, TrialLog
 from .verification import largest_error
@@ -76,7 +75,9 @@ def tune_case(
     """
     store = RecordStore.open(root, case.target.key, create=True)
     store.add([])  # refuses a read-only folder now rather than after the search
-    log = TrialLog(root / str(case.target.key) / "trials" / f"{_slug(case)}.jsonl", versions())
+    log = TrialLog(
+        root / str(case.target.key) / "trials" / f"{_slug(case)}.jsonl", versions(case.target.kind)
+    )
     interrupted = False
     with Search(case, [SPACES[name] for name in spaces], log, listener) as search:
         try:
@@ -117,6 +118,7 @@ def _keep_best(search: Search, finalists: list[Trial], keep: int) -> list[Entry]
         and (error := _verify(case, path, search.runner)) <= TOLERANCE[case.spec.dtype]
     ]
     arguments = (case.spec, case.shape, case.batches(), case.seed)
+    time_kernel = ENGINES[case.target.kind].time_kernel
     tried = sum(trial.space == finalists[0].space for trial in search.trials) if finalists else 0
     times = interleave(
         [
@@ -165,8 +167,8 @@ def _entry(case: Case, trial: Trial, seconds: Sequence[float], error: float, tri
         max_abs_error=error,
         trials=trials,
         seed=case.seed,
-        versions=versions(),
-        device={"name": device_name(case.target.kind), "threads": case.target.threads},
+        versions=versions(case.target.kind),
+        device=device(case.target),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return entry_from(

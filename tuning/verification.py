@@ -22,11 +22,12 @@ from ..workloads import TOLERANCE, PrefillShape, PrefillSpec, parse_lengths, reg
 from .apply import apply_record
 from .arm import Case
 from .build import build_library
-from .environment import versions
+from .engines import ENGINES
+from .environment import device, versions
 from .errors import KernelCheckError, WorkerFailedError
-from .measure import check_kernel, time_kernel, tvm_environment
+from .measure import tvm_environment
 from .spaces import SPACES
-from .target import ResolvedTarget, device_name, resolve_target
+from .target import ResolvedTarget, cuda_device, resolve_target
 from .timing import interleave
 from .worker import Outcome, Worker
 
@@ -104,6 +105,9 @@ class Remeasured:
 
 def machine_for(key: TargetKey) -> ResolvedTarget | None:
     """The machine at hand, if it is the one that ``key`` names."""
+    if key.kind == "cuda":
+        here = resolve_target("cuda") if cuda_device() is not None else None
+        return here if here is not None and here.key == key else None
     threads = re.fullmatch(r"([1-9]\d{0,5})c", key.device)
     if key.kind != "llvm" or threads is None:
         return None
@@ -166,6 +170,7 @@ def largest_error(case: Case, path: str, runner: Worker) -> float:
     ]
     lens = [tuple(int(each) for each in batch) for batch in batches]
     arguments = (path, case.spec, shape, lens, fresh)
+    check_kernel = ENGINES[case.target.kind].check_kernel
     return _value(runner.call(check_kernel, *arguments, timeout=_CHECK_TIMEOUT))
 
 
@@ -260,8 +265,8 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
         median_secs=statistics.median(seconds),
         spread_secs=quartiles[2] - quartiles[0],
         max_abs_error=error,
-        versions=versions(),
-        device={"name": device_name(machine.kind), "threads": machine.threads},
+        versions=versions(machine.kind),
+        device=device(machine),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     after = dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
@@ -280,6 +285,7 @@ def _case(provenance: Provenance, machine: ResolvedTarget) -> Case:
 
 def _seconds(case: Case, path: str, runner: Worker) -> tuple[float, ...]:
     arguments = (path, case.spec, case.shape, case.batches(), case.seed)
+    time_kernel = ENGINES[case.target.kind].time_kernel
     (seconds,) = interleave(
         [lambda s: _value(runner.call(time_kernel, *arguments, s, timeout=_CHECK_TIMEOUT))]
     )

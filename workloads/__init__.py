@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .arrays import Inputs, make_inputs, numpy_dtype, useful_flops
+from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
 from .baseline import masked_baseline, ragged_cpu_baseline
 from .constants import PADDED_LSE
 from .errors import (
@@ -51,6 +51,7 @@ __all__ = [
     "online_attention",
     "parse_lengths",
     "plain_attention",
+    "poisoned",
     "preset",
     "ragged_cpu_baseline",
     "reference_attention",

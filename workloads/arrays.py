@@ -35,6 +35,17 @@ def numpy_dtype(dtype: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
+def poisoned(spec: PrefillSpec, inputs: Inputs, valid_lens: np.ndarray) -> Inputs:
+    """A copy of inputs for other lengths, whose padding holds NaN and Inf in turn.
+
+    Equal to what :func:`make_inputs` draws for these lengths with ``poison_padding``.
+    """
+    arrays = [array.copy() for array in (inputs.query, inputs.key, inputs.value)]
+    for array in arrays:
+        _poison(array, valid_lens, spec.mask_mode)
+    return Inputs(*arrays, valid_lens=np.asarray(valid_lens, np.int32))
+
+
 def _poison(array: np.ndarray, valid_lens: np.ndarray, mask_mode: str) -> None:
     """Fill the padding of ``array`` ``[batch, len, heads, head_dim]`` with NaN and Inf in turn."""
     length = array.shape[1]

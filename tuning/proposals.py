@@ -1,0 +1,269 @@
+"""Where the candidates of a variant come from: all of them in turn, or evolution."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..database import trace_to_json
+from .trial_log import Trial
+
+_LOGGER = logging.getLogger(__name__)
+
+# A variant with no more points than this is enumerated: evolution replays some hundred schedules
+# for each batch, and hundreds more before it believes that a small space is exhausted.
+_FEW_POINTS = 256
+
+# MetaSchedule's defaults evolve 512 schedules four times for a batch of 64, half a minute on two
+# cores; spaces of a few thousand points and batches of 8 need no more than this.
+_POPULATION = {"population_size": 32, "init_min_unmeasured": 16, "genetic_num_iters": 2}
+_UNBOUNDED_TRIALS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate.
+
+    Parameters
+    ----------
+    module : tvm.IRModule
+        Scheduled.
+    trace : object
+        Of the schedule, in MetaSchedule's JSON.
+    candidate : meta_schedule.MeasureCandidate, optional
+        What evolution learns from.
+    """
+
+    module: Any
+    trace: Any
+    candidate: Any = None
+
+
+class Proposer(Protocol):
+    """A source of candidates that may learn from what became of them."""
+
+    def propose(self, count: int) -> list[Proposal]:
+        """The next candidates, about ``count``; empty once there are no more."""
+        ...
+
+    def restore(self, trials: Sequence[Trial]) -> None:
+        """Take over trials of an earlier search."""
+        ...
+
+    def learn(self, proposals: Sequence[Proposal], run_secs: Sequence[tuple[float, ...]]) -> None:
+        """Hear how candidates did; no times for a failure."""
+        ...
+
+
+def make_proposer(context: Any, cost_model: Any, batch: int, seed: int, name: str) -> Proposer:
+    """Enumerate a small design space, and evolve any other.
+
+    Parameters
+    ----------
+    context : meta_schedule.TuneContext
+        Initialised, of one variant.
+    cost_model : meta_schedule.CostModel
+        For evolution.
+    batch : int
+        Candidates that evolution proposes at once.
+    seed : int
+        Of the order in which a space is enumerated.
+    name : str
+        Of the variant, for the log.
+    """
+    schedules = context.generate_design_space()
+    spaces = [schedule.trace.simplified(True) for schedule in schedules]
+    points = [_points(trace) for trace in spaces]
+    if all(each is not None for each in points):
+        everything = [
+            (trace, point)
+            for trace, each in zip(spaces, points, strict=True)
+            for point in each or ()
+        ]
+        if len(everything) <= _FEW_POINTS:
+            random.Random(f"{seed} {name}").shuffle(everything)
+            return Enumeration(context, everything)
+    return Evolution(context, schedules, cost_model, batch, name)
+
+
+def _points(trace: Any) -> list[dict[Any, int]] | None:
+    """Every choice of decisions, if there are few and all are categories; else ``None``."""
+    if any(each.kind.name != "SampleCategorical" for each in trace.decisions):
+        return None
+    sampled = list(trace.decisions)
+    choices = [range(len(each.attrs[0])) for each in sampled]
+    if math.prod(map(len, choices)) > _FEW_POINTS:
+        return None
+    return [dict(zip(sampled, point, strict=True)) for point in itertools.product(*choices)]
+
+
+class Enumeration:
+    """Every point of a small design space, once.
+
+    Parameters
+    ----------
+    context : meta_schedule.TuneContext
+        Has the module and the post-processors.
+    points : Sequence[tuple[Trace, dict[Instruction, int]]]
+        A trace and its decisions each, in the order of being proposed.
+    """
+
+    def __init__(self, context: Any, points: Sequence[tuple[Any, dict[Any, int]]]) -> None:
+        self._context = context
+        self._left: Iterator[tuple[Any, dict[Any, int]]] = iter(points)
+
+    def propose(self, count: int) -> list[Proposal]:
+        """The next points whose schedules are valid."""
+        valid = (each for point in self._left if (each := self._replay(*point)) is not None)
+        return list(itertools.islice(valid, count))
+
+    def restore(self, trials: Sequence[Trial]) -> None:
+        """Nothing to do: points that were measured are recognised when their turn comes."""
+
+    def learn(self, proposals: Sequence[Proposal], run_secs: Sequence[tuple[float, ...]]) -> None:
+        """Nothing to do: every point has its turn."""
+
+    def _replay(self, trace: Any, decisions: dict[Any, int]) -> Proposal | None:
+        from tvm.s_tir import Schedule
+        from tvm.s_tir.schedule import Trace
+
+        schedule = Schedule(self._context.mod)
+        try:
+            Trace(trace.insts, decisions).apply_to_schedule(schedule, remove_postproc=True)
+        except Exception as error:  # TVM raises any Python class, by the name its C++ gives
+            _LOGGER.info("a point of the space has no schedule: %s", error)
+            return None
+        schedule.enter_postproc()
+        postprocs = self._context.space_generator.postprocs or ()
+        if not all(postproc.apply(schedule) for postproc in postprocs):
+            return None
+        assert schedule.trace is not None
+        return Proposal(schedule.mod, trace_to_json(schedule.trace))
+
+
+class Evolution:
+    """MetaSchedule's evolutionary search, guided by its cost model.
+
+    Parameters
+    ----------
+    context : meta_schedule.TuneContext
+        Initialised with an evolutionary search.
+    schedules : Sequence[Schedule]
+        The design space.
+    cost_model : meta_schedule.CostModel
+        Shared by the variants of a search: it tells their workloads apart.
+    batch : int
+        Candidates a proposal.
+    name : str
+        Of the variant, for the log.
+    """
+
+    def __init__(
+        self, context: Any, schedules: Sequence[Any], cost_model: Any, batch: int, name: str
+    ) -> None:
+        from tvm.s_tir.meta_schedule.database import MemoryDatabase
+
+        self._context = context
+        self._cost_model = cost_model
+        self._name = name
+        self._database = MemoryDatabase()
+        self._workload = self._database.commit_workload(context.mod)
+        context.pre_tuning(
+            max_trials=_UNBOUNDED_TRIALS,
+            num_trials_per_iter=batch,
+            design_spaces=schedules,
+            database=self._database,
+            cost_model=cost_model,
+        )
+
+    def propose(self, count: int) -> list[Proposal]:
+        """The next batch, of the size given at the start."""
+        candidates = self._context.generate_measure_candidates() or ()
+        return [Proposal(each.sch.mod, trace_to_json(each.sch.trace), each) for each in candidates]
+
+    def restore(self, trials: Sequence[Trial]) -> None:
+        """Replay trials, for the population and the cost model to start from."""
+        from tvm.s_tir import Schedule
+        from tvm.s_tir.schedule import Trace
+
+        proposals, secs = [], []
+        for trial in trials:
+            schedule = Schedule(self._context.mod)
+            try:
+                Trace.apply_json_to_schedule(trial.trace, schedule)
+            except Exception as error:  # TVM raises any Python class, by the name its C++ gives
+                _LOGGER.warning("a logged trial of %s replays no more: %s", self._name, error)
+                continue
+            candidate = _measure_candidate(schedule)
+            proposals.append(Proposal(schedule.mod, trial.trace, candidate))
+            secs.append(trial.run_secs)
+        if proposals:
+            self._remember(proposals, secs)
+
+    def learn(self, proposals: Sequence[Proposal], run_secs: Sequence[tuple[float, ...]]) -> None:
+        """Tell the search, and train the cost model."""
+        from tvm.s_tir.meta_schedule.runner import RunnerResult
+
+        self._context.notify_runner_results(
+            [each.candidate for each in proposals],
+            [RunnerResult(list(secs) or None, None if secs else "failed") for secs in run_secs],
+        )
+        self._remember(proposals, run_secs)
+
+    def _remember(
+        self, proposals: Sequence[Proposal], run_secs: Sequence[tuple[float, ...]]
+    ) -> None:
+        from tvm.s_tir.meta_schedule.database import TuningRecord
+        from tvm.s_tir.meta_schedule.runner import RunnerResult
+
+        measured = [(each, secs) for each, secs in zip(proposals, run_secs, strict=True) if secs]
+        for proposal, secs in measured:
+            self._database.commit_tuning_record(
+                TuningRecord(
+                    proposal.candidate.sch.trace,
+                    self._workload,
+                    list(secs),
+                    self._context.target,
+                    proposal.candidate.args_info,
+                )
+            )
+        if measured:
+            self._cost_model.update(
+                self._context,
+                [proposal.candidate for proposal, _ in measured],
+                [RunnerResult(list(secs), None) for _, secs in measured],
+            )
+
+
+def tune_context(
+    module: Any, target: Any, generator: Any, name: str, threads: int, seed: int
+) -> Any:
+    """A TuneContext made without its Python constructor, which imports every tensor intrinsic."""
+    from tvm.s_tir.meta_schedule import _ffi_api
+    from tvm.s_tir.meta_schedule.logging import get_logging_func
+    from tvm.s_tir.meta_schedule.search_strategy import EvolutionarySearch
+
+    context = _ffi_api.TuneContext(  # pyright: ignore[reportAttributeAccessIssue]
+        module,
+        target,
+        generator,
+        EvolutionarySearch(**_POPULATION),
+        name,
+        threads,
+        seed,
+        get_logging_func(_LOGGER),
+    )
+    _ffi_api.TuneContextInitialize(context)  # pyright: ignore[reportAttributeAccessIssue]
+    return context
+
+
+def _measure_candidate(schedule: Any) -> Any:
+    from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+    from tvm.s_tir.meta_schedule.search_strategy import MeasureCandidate
+
+    return MeasureCandidate(schedule, ArgInfo.from_entry_func(schedule.mod, remove_preproc=True))
