@@ -11,6 +11,8 @@ the scale is applied after the maximum, so that it costs one fused multiply-add 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import tvm
 from tvm import tirx
 from tvm.script import tirx as T
@@ -21,15 +23,26 @@ from .expressions import MASKED_SCORE, MASKS, MAX_INIT, Expr, keep, score
 from .online import Tiles
 from .spec import PrefillShape, PrefillSpec
 
-#: Key and value tiles kept at once: one is computed with while the next is loaded.
-RING = 2
-
 #: Columns of a register fragment: what one value a row is spread over to stand beside a matrix.
 FRAGMENT_COLUMNS = 8
 
 
+@dataclass(frozen=True)
+class PipelinedTiles(Tiles):
+    """What the pipelined description fixes before any schedule.
+
+    Parameters
+    ----------
+    key_ring, value_ring : int
+        Key and value tiles kept at once: those computed with and those being loaded.
+    """
+
+    key_ring: int = 2
+    value_ring: int = 2
+
+
 def pipelined_attention(
-    spec: PrefillSpec, shape: PrefillShape, tiles: Tiles, target_kind: str = "cuda"
+    spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, target_kind: str = "cuda"
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape`` tile by tile, every step of a kv tile side by side.
 
@@ -46,7 +59,7 @@ def pipelined_attention(
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
     BQ, BKV = tiles.q_tile, tiles.kv_tile
     NQ, NKV = -(-LQ // BQ), -(-LKV // BKV)
-    R, FC = RING, FRAGMENT_COLUMNS
+    RK, RV, FC = tiles.key_ring, tiles.value_ring, FRAGMENT_COLUMNS
 
     def kv_range(row_begin, valid_len):
         """The columns that any valid row of a q tile may see; empty for a tile of padding."""
@@ -94,18 +107,19 @@ def pipelined_attention(
                     lse[vb, vi * BQ : vi * BQ + BQ, vh],
                 )
                 q_rows = T.sblock_alloc_buffer((BQ, D), operand)  # [q_tile, head_dim]
-                k_rows = T.sblock_alloc_buffer((R, BKV, D), operand)  # [ring, kv_tile, head_dim]
-                v_rows = T.sblock_alloc_buffer((R, BKV, D), operand)  # [ring, kv_tile, head_dim]
+                k_rows = T.sblock_alloc_buffer((RK, BKV, D), operand)  # [ring, kv_tile, head_dim]
+                v_rows = T.sblock_alloc_buffer((RV, BKV, D), operand)  # [ring, kv_tile, head_dim]
                 dot = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
                 scores = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
                 weights = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
                 probs = T.sblock_alloc_buffer((BQ, BKV), operand)  # [q_tile, kv_tile]
                 tile_max = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
-                tile_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                tile_sum = T.sblock_alloc_buffer((BQ, FC // 2), "float32")  # [q_tile, lanes]
                 max_before = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 row_max = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 rescale = T.sblock_alloc_buffer((BQ, FC), "float32")  # [q_tile, fragment columns]
-                row_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                row_sum = T.sblock_alloc_buffer((BQ, FC // 2), "float32")  # [q_tile, lanes]
+                whole_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 final_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 inv_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 acc = T.sblock_alloc_buffer((BQ, D), "float32")  # [q_tile, head_dim]
@@ -125,14 +139,14 @@ def pipelined_attention(
                     for j, d in T.grid(BKV, D):
                         with T.sblock("k_rows"):
                             wt, wj, wd = T.axis.remap("SSS", [t, j, d])
-                            k_rows[wt % R, wj, wd] = T.cast(
+                            k_rows[wt % RK, wj, wd] = T.cast(
                                 k[vb, T.min(kv_begin + wt * BKV + wj, kv_end - 1), vh // G, wd],
                                 operand,
                             )
                     for j, d in T.grid(BKV, D):
                         with T.sblock("v_rows"):
                             wt, wj, wd = T.axis.remap("SSS", [t, j, d])
-                            v_rows[wt % R, wj, wd] = T.cast(
+                            v_rows[wt % RV, wj, wd] = T.cast(
                                 v[vb, T.min(kv_begin + wt * BKV + wj, kv_end - 1), vh // G, wd],
                                 operand,
                             )
@@ -142,7 +156,7 @@ def pipelined_attention(
                             with T.init():
                                 dot[wi, wj] = T.float32(0)
                             dot[wi, wj] = dot[wi, wj] + T.cast(q_rows[wi, wd], "float32") * T.cast(
-                                k_rows[wt % R, wj, wd], "float32"
+                                k_rows[wt % RK, wj, wd], "float32"
                             )
                     # One branch for all the columns of a lane: most tiles need no mask.
                     for i, lane in T.grid(BQ, FC // 2):
@@ -198,19 +212,24 @@ def pipelined_attention(
                             weights[wi, wj] = elementary.exp2(
                                 score(spec, scores[wi, wj]) - row_max[wi]
                             )
-                    for i, j in T.grid(BQ, BKV):
+                    # Each lane sums its own columns; the lanes are added up once, at the end.
+                    for i, lane, j in T.grid(BQ, FC // 2, BKV // FC * 2):
                         with T.sblock("tile_sum"):
-                            wi, wj = T.axis.remap("SR", [i, j])
+                            wi, wl, wj = T.axis.remap("SSR", [i, lane, j])
                             with T.init():
-                                tile_sum[wi] = T.float32(0)
-                            tile_sum[wi] = tile_sum[wi] + weights[wi, wj]
-                    for i in range(BQ):
+                                tile_sum[wi, wl] = T.float32(0)
+                            tile_sum[wi, wl] = (
+                                tile_sum[wi, wl] + weights[wi, wj // 2 * FC + wl * 2 + wj % 2]
+                            )
+                    for i, lane in T.grid(BQ, FC // 2):
                         with T.sblock("row_sum"):
-                            wi = T.axis.spatial(BQ, i)
+                            wi, wl = T.axis.remap("SS", [i, lane])
                             wt = T.axis.reduce(NKV, t)
                             with T.init():
-                                row_sum[wi] = T.float32(0)
-                            row_sum[wi] = row_sum[wi] * rescale[wi, 0] + tile_sum[wi]
+                                row_sum[wi, wl] = T.float32(0)
+                            row_sum[wi, wl] = (
+                                row_sum[wi, wl] * rescale[wi, wl * 2] + tile_sum[wi, wl]
+                            )
                     for i, j in T.grid(BQ, BKV):
                         with T.sblock("probs"):
                             wi, wj = T.axis.remap("SS", [i, j])
@@ -224,14 +243,20 @@ def pipelined_attention(
                             acc[wi, wd] = acc[wi, wd] * T.if_then_else(
                                 wj == 0, rescale[wi, wd % FC], T.float32(1)
                             ) + T.cast(probs[wi, wj], "float32") * T.cast(
-                                v_rows[wt % R, wj, wd], "float32"
+                                v_rows[wt % RV, wj, wd], "float32"
                             )
+                for i, lane in T.grid(BQ, FC // 2):
+                    with T.sblock("whole_sum"):
+                        wi, wl = T.axis.remap("SR", [i, lane])
+                        with T.init():
+                            whole_sum[wi] = T.float32(0)
+                        whole_sum[wi] = whole_sum[wi] + row_sum[wi, wl]
                 # What a tile without keys leaves in the carried state is never computed with.
                 for i in range(BQ):
                     with T.sblock("final_sum"):
                         wi = T.axis.spatial(BQ, i)
                         final_sum[wi] = T.Select(
-                            row_valid(vi * BQ + wi, valid_len), row_sum[wi], T.float32(1)
+                            row_valid(vi * BQ + wi, valid_len), whole_sum[wi], T.float32(1)
                         )
                 for i in range(BQ):
                     with T.sblock("inv_sum"):

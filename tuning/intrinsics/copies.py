@@ -8,33 +8,38 @@ from __future__ import annotations
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from .fragments import SHARED, UNTRACKED
+from .fragments import SHARED, UNTRACKED, panel_width, swizzle_mask
 
 #: 16 bytes of a two-byte dtype: what one ``cp.async`` moves at once.
 CHUNK = 8
 
 _SOURCE = """
-__device__ __forceinline__ void prefill_copy_chunk(void* shared, const void* global) {
+__device__ __forceinline__ void {name}(void* shared, const void* global) {{
   unsigned address = (unsigned)__cvta_generic_to_shared(shared);
+  address ^= (address >> 3) & {mask};
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(address), "l"(global) : "memory");
-}
+}}
 """
 
 
-def copy_intrin(dtype: str) -> str:
+def copy_intrin(dtype: str, columns: int) -> str:
     """Register the copy of :data:`CHUNK` contiguous elements, started and not waited for.
 
     Parameters
     ----------
     dtype : str
         Of two bytes.
+    columns : int
+        Of the tile, whose panels the copy permutes.
 
     Returns
     -------
     str
         Name of the intrinsic ``shared[0:8] = global[0:8]``.
     """
-    name = f"prefill_copy_{dtype}"
+    width = panel_width(columns)
+    name = f"prefill_copy_{dtype}_w{width}"
+    source = _SOURCE.format(name=name, mask=swizzle_mask(width))
 
     @T.prim_func(s_tir=True)
     def description(src: T.handle, dst: T.handle) -> None:
@@ -57,10 +62,10 @@ def copy_intrin(dtype: str) -> str:
             T.writes(B[0:CHUNK])
             T.evaluate(
                 T.cuda.func_call(
-                    "prefill_copy_chunk",
+                    name,
                     B.access_ptr(UNTRACKED),
                     T.address_of(A[0]),
-                    source_code=_SOURCE,
+                    source_code=source,
                 )
             )
 

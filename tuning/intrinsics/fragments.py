@@ -18,6 +18,10 @@ FRAGMENT = "m16n8k8.matrixC"
 #: Scope of the key and value tiles that the matrix instructions read.
 SHARED = "shared.dyn"
 
+#: Columns of a tile in shared memory that may lie side by side, by preference: rows of 128, 64 or
+#: 32 bytes, which are what the copies write and the matrix instructions read without conflicts.
+_PANELS = (64, 32, 16)
+
 #: Access mask that keeps TVM from placing barriers around what the intrinsics order themselves.
 UNTRACKED = 0
 
@@ -39,3 +43,19 @@ def _position_in_thread(position: Any) -> Any:
 
 if tvm_ffi.get_global_func(_INDEX_MAP, allow_missing=True) is None:
     tvm_ffi.register_global_func(_INDEX_MAP, _position_in_thread)
+
+
+def panel_width(columns: int) -> int:
+    """Columns of a panel of a tile in shared memory.
+
+    A tile ``[rows, columns]`` of a two-byte dtype is stored as panels ``[columns / W, rows, W]``.
+    Within a panel, the 16-byte chunks of a row are permuted by the row: bits 4 and up of an address
+    are xored with its bits 7 and up, as many as a row of the panel has chunks (the swizzle modes of
+    wgmma; PTX ISA, "Shared Memory Matrix Layout"). Only the intrinsics see the permutation.
+    """
+    return next(width for width in _PANELS if columns % width == 0)
+
+
+def swizzle_mask(width: int) -> int:
+    """Of the address bits that the row permutes, for panels of ``width`` columns."""
+    return {64: 0x70, 32: 0x30, 16: 0x10}[width]

@@ -1,13 +1,11 @@
 """The two matrix products of attention on tensor cores, one warp's 16 rows at a time.
 
-Both read their right operand from shared memory laid out as core matrices, 8 rows of 16 bytes each
-(PTX ISA, "Shared Memory Matrix Layout", no swizzle): a tile ``[rows, columns]`` is stored as
-``[columns / 8, rows / 8, 8, 8]``, which ``ldmatrix`` and ``wgmma`` read without bank conflicts.
+Tiles in shared memory are stored in the panels of :func:`~.fragments.panel_width`.
 
-The products keep their own order in the memory pipeline. Loads are started by
-:mod:`.copies` and joined here: :func:`dot_intrin` closes the group of loads before it, waits
-until no more than ``groups_in_flight`` groups are open, and meets all warps of the block at a
-barrier, after which every tile that was read before may be overwritten.
+The products keep their own order in the memory pipeline. Loads are started by :mod:`.copies` and
+joined by :func:`dot_intrin`: it waits until all of them have arrived and meets the warps of the
+block at a barrier, after which the tiles of which every warp had read the products before may be
+overwritten.
 """
 
 # TVMScript writes the shapes of buffers where Python has types.
@@ -15,137 +13,178 @@ barrier, after which every tile that was read before may be overwritten.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from .fragments import FRAGMENT, PTX_TYPES, SHARED, UNTRACKED, WARP_ROWS
+from .fragments import (
+    FRAGMENT,
+    PTX_TYPES,
+    SHARED,
+    UNTRACKED,
+    WARP_ROWS,
+    panel_width,
+    swizzle_mask,
+)
 
-#: Bytes of a core matrix.
-_CORE = 128
 
-
-def dot_intrin(
-    unit: str, kv_tile: int, head_dim: int, dtype: str, groups_in_flight: int, *, wait: bool = True
-) -> str:
-    """Register ``dot[16, kv_tile] = q_rows[16, head_dim] * k_rows[kv_tile, head_dim]^T``.
+@dataclass(frozen=True)
+class Product:
+    """A kind of tensor-core product.
 
     Parameters
     ----------
     unit : str
-        ``wgmma`` or ``mma``.
-    groups_in_flight : int
-        Groups of loads that may still be on their way when the product starts.
-    wait : bool
-        Whether the result is there when the call returns; if not, that of :func:`acc_intrin`
-        called next waits for it.
+        ``wgmma`` (sm_90a) or ``mma`` (sm_80 and later).
+    dtype : str
+        Of the operands: ``float16`` or ``bfloat16``.
+    """
+
+    unit: str
+    dtype: str
+
+
+def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None = None) -> str:
+    """Register ``dot[16, kv_tile] = q_rows[16, head_dim] * k_rows[kv_tile, head_dim]^T``.
+
+    Parameters
+    ----------
+    q_tile : int, optional
+        Rows of the query tile in shared memory; in registers if absent.
 
     Returns
     -------
     str
-        Name of the intrinsic; it needs no zeroed result.
+        Name of the intrinsic. It adds to the result in form only: what it finds there, which must
+        be zero, is never read.
     """
-    name = f"prefill_dot_{unit}_n{kv_tile}_k{head_dim}_{dtype}_g{groups_in_flight}" + (
-        "" if wait else "_async"
-    )
-    source = _source(
-        name,
-        unit,
-        dtype,
-        columns=kv_tile,
-        depth=head_dim,
-        rows_are_depth=False,
-        before=_JOIN_LOADS.format(groups=groups_in_flight)
-        + (_FENCE_PROXY if unit == "wgmma" else ""),
-        waits="0" if wait else "",
-    )
+    place = "" if q_tile is None else f"_q{q_tile}"
+    name = f"prefill_dot_{product.unit}_n{kv_tile}_k{head_dim}{place}_{product.dtype}"
+    source = _source(name, product, kv_tile, head_dim, q_tile, values=False)
+    dtype, K, N = product.dtype, head_dim, kv_tile
+    W = panel_width(K)
 
-    K, N = head_dim, kv_tile
+    def panel(column: Any) -> Any:
+        """Index of a panel, and the column in it."""
+        return (0, column) if W == K else (column // W, column % W)
 
-    @T.prim_func(s_tir=True)
-    def description(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
-        B = T.match_buffer(b, (1, K // 8, N // 8, 8, 8), dtype, offset_factor=1, scope=SHARED)
-        C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
-        with T.sblock("root"):
-            T.reads(
-                C[0:WARP_ROWS, 0:N],
-                A[0:WARP_ROWS, 0:K],
-                B[0:1, 0 : K // 8, 0 : N // 8, 0:8, 0:8],
-            )
-            T.writes(C[0:WARP_ROWS, 0:N])
-            for i, j, k in T.grid(WARP_ROWS, N, K):
-                with T.sblock("dot"):
-                    vi, vj, vk = T.axis.remap("SSR", [i, j, k])
-                    C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], "float32") * T.cast(
-                        B[0, vk // 8, vj // 8, vj % 8, vk % 8], "float32"
-                    )
 
-    @T.prim_func(s_tir=True)
-    def implementation(a: T.handle, b: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
-        B = T.match_buffer(b, (1, K // 8, N // 8, 8, 8), dtype, offset_factor=1, scope=SHARED)
-        C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
-        with T.sblock("root"):
-            T.reads(
-                C[0:WARP_ROWS, 0:N],
-                A[0:WARP_ROWS, 0:K],
-                B[0:1, 0 : K // 8, 0 : N // 8, 0:8, 0:8],
-            )
-            T.writes(C[0:WARP_ROWS, 0:N])
-            for ty in T.thread_binding(8, "threadIdx.y"):
-                for tx in T.thread_binding(4, "threadIdx.x"):
-                    T.evaluate(
-                        T.cuda.func_call(
-                            name,
-                            T.address_of(C[0, 0]),
-                            T.address_of(A[0, 0]),
-                            B.access_ptr(UNTRACKED),
-                            source_code=source,
+    def call(c: Any, a: Any, b: Any) -> Any:
+        return T.cuda.func_call(name, c, a, b, source_code=source)
+
+    if q_tile is None:
+
+        @T.prim_func(s_tir=True)
+        def description(a: T.handle, b: T.handle, c: T.handle) -> None:
+            A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
+            B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
+            C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+            with T.sblock("root"):
+                T.reads(C[0:WARP_ROWS, 0:N], A[0:WARP_ROWS, 0:K], B[0:1, 0 : K // W, 0:N, 0:W])
+                T.writes(C[0:WARP_ROWS, 0:N])
+                for i, j, k in T.grid(WARP_ROWS, N, K):
+                    with T.sblock("dot"):
+                        vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                        p, c = T.meta_var(panel(vk))
+                        C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], "float32") * T.cast(
+                            B[0, p, vj, c], "float32"
                         )
-                    )
+
+        @T.prim_func(s_tir=True)
+        def implementation(a: T.handle, b: T.handle, c: T.handle) -> None:
+            A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
+            B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
+            C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+            with T.sblock("root"):
+                T.reads(C[0:WARP_ROWS, 0:N], A[0:WARP_ROWS, 0:K], B[0:1, 0 : K // W, 0:N, 0:W])
+                T.writes(C[0:WARP_ROWS, 0:N])
+                for ty in T.thread_binding(8, "threadIdx.y"):
+                    for tx in T.thread_binding(4, "threadIdx.x"):
+                        T.evaluate(
+                            call(
+                                T.address_of(C[0, 0]),
+                                T.address_of(A[0, 0]),
+                                B.access_ptr(UNTRACKED),
+                            )
+                        )
+
+    else:
+        a_strides = [q_tile * W, W, 1]
+
+        @T.prim_func(s_tir=True)
+        def description(a: T.handle, b: T.handle, c: T.handle) -> None:
+            A = T.match_buffer(
+                a, (K // W, WARP_ROWS, W), dtype, strides=a_strides, offset_factor=1, scope=SHARED
+            )
+            B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
+            C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+            with T.sblock("root"):
+                T.reads(
+                    C[0:WARP_ROWS, 0:N],
+                    A[0 : K // W, 0:WARP_ROWS, 0:W],
+                    B[0:1, 0 : K // W, 0:N, 0:W],
+                )
+                T.writes(C[0:WARP_ROWS, 0:N])
+                for i, j, k in T.grid(WARP_ROWS, N, K):
+                    with T.sblock("dot"):
+                        vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                        p, c = T.meta_var(panel(vk))
+                        C[vi, vj] = C[vi, vj] + T.cast(A[p, vi, c], "float32") * T.cast(
+                            B[0, p, vj, c], "float32"
+                        )
+
+        @T.prim_func(s_tir=True)
+        def implementation(a: T.handle, b: T.handle, c: T.handle) -> None:
+            A = T.match_buffer(
+                a, (K // W, WARP_ROWS, W), dtype, strides=a_strides, offset_factor=1, scope=SHARED
+            )
+            B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
+            C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+            with T.sblock("root"):
+                T.reads(
+                    C[0:WARP_ROWS, 0:N],
+                    A[0 : K // W, 0:WARP_ROWS, 0:W],
+                    B[0:1, 0 : K // W, 0:N, 0:W],
+                )
+                T.writes(C[0:WARP_ROWS, 0:N])
+                for ty in T.thread_binding(8, "threadIdx.y"):
+                    for tx in T.thread_binding(4, "threadIdx.x"):
+                        T.evaluate(
+                            call(
+                                T.address_of(C[0, 0]),
+                                A.access_ptr(UNTRACKED),
+                                B.access_ptr(UNTRACKED),
+                            )
+                        )
 
     TensorIntrin.register(name, description, implementation, override=True)
     return name
 
 
-def acc_intrin(
-    unit: str, kv_tile: int, head_dim: int, dtype: str, *, overlap: bool = False
-) -> str:
+def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
     """Register ``acc[16, head_dim] = acc * rescale + probs[16, kv_tile] * v_rows``.
-
-    Parameters
-    ----------
-    unit : str
-        ``wgmma`` or ``mma``.
-    overlap : bool
-        Whether the call returns once the product that an asynchronous :func:`dot_intrin` started
-        before it is done, its own still running; :func:`probs_intrin` then waits for it.
 
     Returns
     -------
     str
         Name of the intrinsic.
     """
-    name = f"prefill_acc_{unit}_n{head_dim}_k{kv_tile}_{dtype}" + ("_overlap" if overlap else "")
-    source = _source(
-        name,
-        unit,
-        dtype,
-        columns=head_dim,
-        depth=kv_tile,
-        rows_are_depth=True,
-        before="",
-        waits="1" if overlap else "0",
-    )
+    name = f"prefill_acc_{product.unit}_n{head_dim}_k{kv_tile}_{product.dtype}"
+    source = _source(name, product, head_dim, kv_tile, None, values=True)
+    dtype, K, N = product.dtype, kv_tile, head_dim
+    W = panel_width(N)
 
-    K, N = kv_tile, head_dim
+    def panel(column: Any) -> Any:
+        """Index of a panel, and the column in it."""
+        return (0, column) if W == N else (column // W, column % W)
+
 
     @T.prim_func(s_tir=True)
     def description(a: T.handle, b: T.handle, r: T.handle, c: T.handle) -> None:
         A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
-        B = T.match_buffer(b, (1, N // 8, K // 8, 8, 8), dtype, offset_factor=1, scope=SHARED)
+        B = T.match_buffer(b, (1, N // W, K, W), dtype, offset_factor=1, scope=SHARED)
         R = T.match_buffer(r, (WARP_ROWS, 8), "float32", offset_factor=1, scope=FRAGMENT)
         C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
         with T.sblock("root"):
@@ -153,22 +192,21 @@ def acc_intrin(
                 C[0:WARP_ROWS, 0:N],
                 R[0:WARP_ROWS, 0:8],
                 A[0:WARP_ROWS, 0:K],
-                B[0:1, 0 : N // 8, 0 : K // 8, 0:8, 0:8],
+                B[0:1, 0 : N // W, 0:K, 0:W],
             )
             T.writes(C[0:WARP_ROWS, 0:N])
             for i, j, k in T.grid(WARP_ROWS, N, K):
                 with T.sblock("acc"):
                     vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                    p, c = T.meta_var(panel(vj))
                     C[vi, vj] = C[vi, vj] * T.if_then_else(
                         vk == 0, R[vi, vj % 8], T.float32(1)
-                    ) + T.cast(A[vi, vk], "float32") * T.cast(
-                        B[0, vj // 8, vk // 8, vk % 8, vj % 8], "float32"
-                    )
+                    ) + T.cast(A[vi, vk], "float32") * T.cast(B[0, p, vk, c], "float32")
 
     @T.prim_func(s_tir=True)
     def implementation(a: T.handle, b: T.handle, r: T.handle, c: T.handle) -> None:
         A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
-        B = T.match_buffer(b, (1, N // 8, K // 8, 8, 8), dtype, offset_factor=1, scope=SHARED)
+        B = T.match_buffer(b, (1, N // W, K, W), dtype, offset_factor=1, scope=SHARED)
         R = T.match_buffer(r, (WARP_ROWS, 8), "float32", offset_factor=1, scope=FRAGMENT)
         C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
         with T.sblock("root"):
@@ -176,7 +214,7 @@ def acc_intrin(
                 C[0:WARP_ROWS, 0:N],
                 R[0:WARP_ROWS, 0:8],
                 A[0:WARP_ROWS, 0:K],
-                B[0:1, 0 : N // 8, 0 : K // 8, 0:8, 0:8],
+                B[0:1, 0 : N // W, 0:K, 0:W],
             )
             T.writes(C[0:WARP_ROWS, 0:N])
             for ty in T.thread_binding(8, "threadIdx.y"):
@@ -196,131 +234,123 @@ def acc_intrin(
     return name
 
 
-_FENCE = '  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");\n'
-
 _JOIN_LOADS = """\
   asm volatile("cp.async.commit_group;" ::: "memory");
-  asm volatile("cp.async.wait_group {groups};" ::: "memory");
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
   __syncthreads();
 """
 
 # What ordinary stores and cp.async wrote becomes visible to wgmma, which reads through a proxy.
 _FENCE_PROXY = '  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");\n'
-
+_FENCE = '  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");\n'
+_COMMIT = '  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");\n'
+_WAIT = '  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");\n'
 
 
 def _source(
-    name: str,
-    unit: str,
-    dtype: str,
-    *,
-    columns: int,
-    depth: int,
-    rows_are_depth: bool,
-    before: str,
-    waits: str,
+    name: str, product: Product, columns: int, depth: int, q_tile: int | None, *, values: bool
 ) -> str:
-    """CUDA of a product; ``rows_are_depth`` if the rows of the tile in shared memory are summed."""
-    rows = depth if rows_are_depth else columns
-    # Bytes from one core matrix to the next along the rows, and along the columns, of the tile.
-    along_rows, along_columns = _CORE, rows * 16
-    write = {"wgmma": _wgmma, "mma": _mma}[unit]
-    parameters = "float* c, void* a_, void* b_" + (", float* r" if rows_are_depth else "")
-    rescale = ""
-    if rows_are_depth:
-        rescale = (
-            "  #pragma unroll\n"
-            f"  for (int i = 0; i < {columns // 2}; ++i) c[i] *= r[i & 2];\n"
-        )
-    body = write(
-        PTX_TYPES[dtype], columns, depth, rows_are_depth, along_rows, along_columns, waits
-    )
+    """CUDA of a product; ``values`` if the rows of the tile in shared memory are summed over."""
+    write = {"wgmma": _wgmma, "mma": _mma}[product.unit]
+    parameters = "float* c, void* a_, void* b_" + (", float* r" if values else "")
+    before = _JOIN_LOADS
+    if values:
+        before = f"  #pragma unroll\n  for (int i = 0; i < {columns // 2}; ++i) c[i] *= r[i & 2];\n"
     return (
         f"\n__device__ __forceinline__ void {name}({parameters}) {{\n"
-        "  unsigned* a = (unsigned*)a_;\n"
-        f"{before}{rescale}{body}}}\n"
+        f"{before}{write(product, columns, depth, q_tile, values)}}}\n"
     )
 
 
-def _wgmma(
-    ptx: str,
-    columns: int,
-    depth: int,
-    rows_are_depth: bool,
-    along_rows: int,
-    along_columns: int,
-    waits: str,
-) -> str:
-    """``wgmma`` with its left operand in registers; each warp of a warpgroup gives 16 rows."""
-    # PTX ISA, "Strides": without swizzle the leading dimension is that of the reduction for a
-    # K-major tile, and that of the columns for an MN-major one.
-    if rows_are_depth:
-        leading, stride, step = along_rows, along_columns, 2 * along_rows
-    else:
-        leading, stride, step = along_columns, along_rows, 2 * along_columns
-    count = columns // 2
+def _wgmma(product: Product, columns: int, depth: int, q_tile: int | None, values: bool) -> str:
+    """``wgmma``: the four warps of a warpgroup give 16 rows each."""
+    ptx, count = PTX_TYPES[product.dtype], columns // 2
     results = ", ".join(f"%{i}" for i in range(count))
-    left = ", ".join(f"%{count + i}" for i in range(4))
+    width = panel_width(columns if values else depth)
+    rows = depth if values else columns
+    if values:
+        # 16 rows further in every panel; panels side by side are named by the descriptor.
+        right_step = f"{{k}} * {16 * width * 2 >> 4}"
+        setup = _descriptor("right", "b_)", width, panel_bytes=rows * width * 2)
+    else:
+        right_step = _along_row(width, rows)
+        setup = _descriptor("right", "b_)", width)
+    if q_tile is None:
+        left = "{" + ", ".join(f"%{count + i}" for i in range(4)) + "}"
+        inputs = '"r"(a[({k})*4]), "r"(a[({k})*4+1]), "r"(a[({k})*4+2]), "r"(a[({k})*4+3])'
+        flags, right = f"1, 1, {int(values)}", f"%{count + 4}"
+        setup += "  unsigned* a = (unsigned*)a_;\n"
+    else:
+        left, right, flags = f"%{count}", f"%{count + 1}", f"1, 1, 0, {int(values)}"
+        inputs = f'"l"(left + (unsigned long long)({_along_row(width, q_tile)}))'
+        # All four warps name the first one's rows.
+        first = f"a_) - (threadIdx.z & 3) * {WARP_ROWS * width * 2}"
+        setup += _descriptor("left", first, width)
 
-    def product(index: str, accumulate: bool) -> str:
+    def multiply(index: str, accumulate: bool) -> str:
         constraint = "+f" if accumulate else "=f"
         outputs = ", ".join(f'"{constraint}"(c[{i}])' for i in range(count))
         return (
             '    asm volatile("{ .reg .pred add; setp.ne.b32 add, '
-            f'{int(accumulate)}, 0; wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{ptx}.{ptx} "\n'
-            f'      "{{{results}}}, {{{left}}}, %{count + 4}, add, 1, 1, {int(rows_are_depth)}; }}"\n'
+            f"{int(accumulate)}, 0; wgmma.mma_async.sync.aligned.m64n{columns}k16"
+            f'.f32.{ptx}.{ptx} "\n'
+            f'      "{{{results}}}, {left}, {right}, add, {flags}; }}"\n'
             f"      : {outputs}\n"
-            f'      : "r"(a[{index}*4]), "r"(a[{index}*4+1]), "r"(a[{index}*4+2]),'
-            f' "r"(a[{index}*4+3]),\n'
-            f'        "l"(descriptor + (unsigned long long)({index} * {step >> 4})));\n'
+            f"      : {inputs.format(k=index)},"
+            f' "l"(right + (unsigned long long)({right_step.format(k=index)})));\n'
         )
 
     pin = (
         "  #pragma unroll\n"
         f'  for (int i = 0; i < {count}; ++i) asm volatile("" : "+f"(c[i]) :: "memory");\n'
     )
-    loop = "  #pragma unroll\n  for (int k = {first}; k < {last}; ++k)\n"
-    # What a product that overwrites its result finds there is never read: no zeros are written.
-    products = (
-        pin + _FENCE + loop.format(first=0, last=depth // 16) + product("k", True)
-        if rows_are_depth
-        else _FENCE
-        + product("0", False)
-        + loop.format(first=1, last=depth // 16)
-        + product("k", True)
-    )
-    wait = f'  asm volatile("wgmma.wait_group.sync.aligned {waits};" ::: "memory");\n' if waits else ""
+    loop = "  #pragma unroll\n  for (int k = {first}; k < " + f"{depth // 16}; ++k)\n"
+    if values:
+        products = pin + _FENCE + loop.format(first=0) + multiply("k", True)
+    else:
+        # The first product overwrites its result: no zeros have to be written before.
+        products = _FENCE_PROXY + _FENCE + multiply("0", False)
+        products += loop.format(first=1) + multiply("k", True)
+    return f"{setup}{products}{_COMMIT}{_WAIT}{pin}"
+
+
+def _along_row(width: int, rows: int) -> str:
+    """How far a K-major descriptor moves for product ``k`` of 16 columns, in units of 16 bytes."""
+    per_panel = width // 16
+    return f"({{k}}) % {per_panel} * 2 + ({{k}}) / {per_panel} * {rows * width * 2 >> 4}"
+
+
+def _descriptor(name: str, address: str, width: int, panel_bytes: int = 16) -> str:
+    """A wgmma matrix descriptor (PTX ISA, "Matrix Descriptor Format").
+
+    Its stride leads over 8 rows; its leading offset, which K-major tiles ignore, to the next panel.
+    """
+    mode = {64: 1, 32: 2, 16: 3}[width]
+    fields = (mode << 62) | (8 * width * 2 >> 4 << 32) | (panel_bytes >> 4 << 16)
     return (
-        "  unsigned address = (unsigned)__cvta_generic_to_shared(b_);\n"
-        "  unsigned long long descriptor = (unsigned long long)((address & 0x3FFFF) >> 4)"
-        f" | ((unsigned long long){leading >> 4} << 16)"
-        f" | ((unsigned long long){stride >> 4} << 32);\n"
-        f"{products}"
-        '  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");\n'
-        f"{wait}{pin}"
+        f"  unsigned {name}_address = (unsigned)__cvta_generic_to_shared({address};\n"
+        f"  unsigned long long {name} = {fields:#x}ull"
+        f" | (unsigned long long)(({name}_address & 0x3FFFF) >> 4);\n"
     )
 
 
-def _mma(
-    ptx: str,
-    columns: int,
-    depth: int,
-    rows_are_depth: bool,
-    along_rows: int,
-    along_columns: int,
-    waits: str,
-) -> str:
-    """``mma.m16n8k16`` with ``ldmatrix``: two columns of core matrices at a time."""
-    transposed = ".trans" if rows_are_depth else ""
-    along_depth = along_rows if rows_are_depth else along_columns
-    along_result = along_columns if rows_are_depth else along_rows
-    zero = (
-        ""
-        if rows_are_depth
-        else f"  #pragma unroll\n  for (int i = 0; i < {columns // 2}; ++i) c[i] = 0.0f;\n"
-    )
+def _mma(product: Product, columns: int, depth: int, q_tile: int | None, values: bool) -> str:
+    """``mma.m16n8k16`` with ``ldmatrix``: 16 rows or columns of the result at a time."""
+    ptx = PTX_TYPES[product.dtype]
+    width = panel_width(columns if values else depth)
+    rows = depth if values else columns
+    zero = f"  #pragma unroll\n  for (int i = 0; i < {columns // 2}; ++i) c[i] = 0.0f;\n"
+    # Lanes 0-7 give the rows of the first 8 by 8 matrix, the next eight those of the second, ...:
+    # the first two are the halves of the depth, the other two the next 8 columns of the result.
+    if values:
+        lane_row, lane_chunk = "(lane & 15)", "(lane >> 4)"
+        row, chunk = "k * 16", "n"
+    else:
+        lane_row, lane_chunk = "(lane & 7) + (lane >> 4) * 8", "((lane >> 3) & 1)"
+        row, chunk = "n * 8", "k * 2"
+    chunks = width // 8
 
-    def product(first: int, low: str, high: str) -> str:
+    def multiply(first: int, low: str, high: str) -> str:
         results = ", ".join(f'"+f"(c[n*4+{first + i}])' for i in range(4))
         return (
             f'      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{ptx}.{ptx}.f32 '
@@ -331,19 +361,23 @@ def _mma(
         )
 
     return (
-        f"{zero}"
+        "  unsigned* a = (unsigned*)a_;\n"
+        f"{'' if values else zero}"
         "  unsigned lane = threadIdx.y * 4 + threadIdx.x;\n"
-        "  unsigned base = (unsigned)__cvta_generic_to_shared(b_) + (lane & 7) * 16"
-        f" + ((lane >> 3) & 1) * {along_depth} + (lane >> 4) * {along_result};\n"
+        f"  unsigned base = (unsigned)__cvta_generic_to_shared(b_) + ({lane_row}) * {width * 2};\n"
         "  #pragma unroll\n"
         f"  for (int k = 0; k < {depth // 16}; ++k) {{\n"
         "    #pragma unroll\n"
         f"    for (int n = 0; n < {columns // 8}; n += 2) {{\n"
         "      unsigned b0, b1, b2, b3;\n"
-        f'      asm volatile("ldmatrix.sync.aligned.m8n8.x4{transposed}.shared.b16 '
+        f"      unsigned address = base + ({row}) * {width * 2}"
+        f" + ({chunk}) / {chunks} * {rows * width * 2} + ({chunk}) % {chunks} * 16"
+        f" + {lane_chunk} * 16;\n"
+        f"      address ^= (address >> 3) & {swizzle_mask(width)};\n"
+        "      asm volatile("
+        f'"ldmatrix.sync.aligned.m8n8.x4{".trans" if values else ""}.shared.b16 '
         '{%0,%1,%2,%3}, [%4];"\n'
-        '        : "=r"(b0), "=r"(b1), "=r"(b2), "=r"(b3)\n'
-        f'        : "r"(base + k * {2 * along_depth} + n * {along_result}));\n'
-        f"{product(0, 'b0', 'b1')}{product(4, 'b2', 'b3')}"
+        '        : "=r"(b0), "=r"(b1), "=r"(b2), "=r"(b3) : "r"(address));\n'
+        f"{multiply(0, 'b0', 'b1')}{multiply(4, 'b2', 'b3')}"
         "    }\n  }\n"
     )
