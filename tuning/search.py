@@ -10,6 +10,7 @@ import queue
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -258,7 +259,7 @@ class Search:
                 break
             state.activity = f"sampling {arm.label}"
             self.listener(state)
-            for proposal in arm.propose(min(room, self._share)):
+            for proposal in self._propose(arm, min(room, self._share), state):
                 known = self._known.get(self._trial(arm, proposal).identity)
                 if known is None and room == 0:
                     break
@@ -269,6 +270,18 @@ class Search:
                     self._asked += 1
                 batch.append(candidate)
         return batch
+
+    def _propose(self, arm: Arm, count: int, state: SearchState) -> list[Proposal]:
+        """The arm's next candidates; a variant that cannot be scheduled is a failure of its own."""
+        try:
+            return arm.propose(count)
+        except Exception as error:  # TVM raises any Python class, by the name its C++ gives
+            arm.exhausted = True
+            detail = "".join(traceback.format_exception_only(error)).strip()
+            failed = Trial(arm.space.name, dict(arm.variant), None, (), "schedule", detail)
+            self._log.append([failed])
+            state.failures[failed.failure] += 1
+            return []
 
     def _measure_all(self, batch: Sequence[_Candidate], state: SearchState) -> None:
         """Measure what has no trial yet, as it is built, until the search ends."""
