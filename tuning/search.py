@@ -141,6 +141,7 @@ class Search:
         self._asked = 0
         self._prepared = False
         self._stopping = threading.Event()
+        self._keeping = threading.Lock()
 
     def __enter__(self) -> Search:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
@@ -278,9 +279,11 @@ class Search:
         except Exception as error:  # TVM raises any Python class, by the name its C++ gives
             arm.exhausted = True
             detail = "".join(traceback.format_exception_only(error)).strip()
-            failed = Trial(arm.space.name, dict(arm.variant), None, (), "schedule", detail)
-            self._log.append([failed])
+            outcome = {"failure": "schedule", "detail": detail, "elapsed": state.elapsed}
+            failed = Trial(arm.space.name, dict(arm.variant), None, **outcome)
             state.failures[failed.failure] += 1
+            if failed.identity not in self._known:
+                self._keep(failed)
             return []
 
     def _measure_all(self, batch: Sequence[_Candidate], state: SearchState) -> None:
@@ -298,10 +301,14 @@ class Search:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
+    def _keep(self, trial: Trial) -> None:
+        with self._keeping:
+            self._log.append([trial])
+            self.trials.append(trial)
+            self._known[trial.identity] = trial
+
     def _note(self, trial: Trial, state: SearchState) -> None:
-        self._log.append([trial])
-        self.trials.append(trial)
-        self._known[trial.identity] = trial
+        self._keep(trial)
         state.trials += 1
         if trial.failure:
             state.failures[trial.failure] += 1
