@@ -2,10 +2,14 @@
 #
 #   make tune                       bge-base, batch 1, length 128, on this CPU, in three minutes
 #   make tune MODEL=e5-large SHAPES="4x128 1x512" BUDGET=5m
+#   make tune TARGET=cuda           float16, on the first GPU
+#   make build TARGET=cuda ARCH=sm_90a   a library for a GPU, on a machine that may have none
 #   make compare MODEL=e5-large     tuned kernels against TVM's own, the stock rules' and PyTorch's
 
 PYTHON ?= python3
 TARGET ?= llvm
+# Of a GPU that this machine has not, for build: sm_90a, sm_80, ...
+ARCH ?=
 MODEL ?= bge-base
 SHAPES ?=
 TRIALS ?=
@@ -26,11 +30,13 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-COMMON := --target '$(TARGET)' --model '$(MODEL)' \
+COMMON := --target '$(TARGET)' $(if $(ARCH),--arch $(ARCH)) --model '$(MODEL)' \
 	$(foreach shape,$(SHAPES),--shape $(shape)) \
 	$(if $(DTYPE),--dtype $(DTYPE)) $(if $(DATABASE),--database '$(DATABASE)')
 SEARCH := $(if $(TRIALS),--trials $(TRIALS)) $(if $(BUDGET),--budget $(BUDGET)) \
 	$(if $(SEED),--seed $(SEED))
+# What a target needs besides TVM.
+NEEDS := report $(if $(findstring cuda,$(TARGET))$(findstring nvidia,$(TARGET)),cuda)
 LENGTHS := $(foreach lens,$(LENS),--lens $(lens))
 
 .PHONY: setup tune compare build report test lint clean
@@ -58,15 +64,15 @@ setup: ## install into .venv (EXTRAS=torch adds PyTorch to the comparison)
 	$(call install,report)
 
 tune: ## search for fast kernels (MODEL, SHAPES, TARGET, TRIALS, BUDGET, LENS, DATABASE)
-	$(call install,report)
+	$(call install,$(NEEDS))
 	@$(PREFILLTUNE) tune $(if $(SHAPES),$(COMMON),$(COMMON) --shape 1x128) $(SEARCH) $(firstword $(LENGTHS)) $(word 2,$(LENGTHS))
 
 compare: ## tuned kernels against everything else (MODEL, SHAPES, TARGET, LENS, DATABASE)
-	$(call install,report)
+	$(call install,$(NEEDS))
 	@$(PREFILLTUNE) compare $(COMMON) $(LENGTHS)
 
 build: ## one shared library of a model's tuned kernels (MODEL, SHAPES, TARGET, OUTPUT)
-	$(call install,report)
+	$(call install,$(NEEDS))
 	@$(PREFILLTUNE) build $(COMMON) --output '$(OUTPUT)'
 
 report: ## the page and the chart of what compare has measured (TARGET, DATABASE)

@@ -107,7 +107,9 @@ def test_presets_are_listed() -> None:
         (["--heads", "2x16", "--shape", "wide"], "'wide' is not a shape"),
         ([*SMALL, "--target", "gpu"], "target 'gpu' is unknown"),
         ([*SMALL, "--target", "cuda"], "no CUDA device"),
-        ([*SMALL, "--target", "nvidia/nvidia-h100"], "design spaces for llvm only"),
+        ([*SMALL, "--target", "cuda", "--arch", "sm_80"], "no GPU that runs code for cuda-sm_80"),
+        ([*SMALL, "--target", "nvidia/nvidia-h100"], "no GPU that runs code for cuda-sm_90a"),
+        ([*SMALL, "--arch", "sm_90a"], "--arch sm_90a goes with --target cuda"),
         ([*SMALL, "--threads", "0"], "--threads is 0"),
     ],
 )
@@ -115,7 +117,7 @@ def test_presets_are_listed() -> None:
 def test_bad_input_is_one_line_and_exit_code_2(
     command: str, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    if message == "no CUDA device" and Path("/proc/driver/nvidia").exists():
+    if message.startswith("no ") and "cuda" in arguments and Path("/proc/driver/nvidia").exists():
         pytest.skip("this machine has a GPU")
     root = tmp_path / "database"
     done = run(command, *arguments, "--database", str(root))

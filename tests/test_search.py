@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -11,9 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_spaces import SplitScores
 
 from prefilltune.database import RecordStore, Tier, lookup
 from prefilltune.tuning.arm import Case
+from prefilltune.tuning.engines import ENGINES
 from prefilltune.tuning.measure import Measurement, check_and_time
 from prefilltune.tuning.search import Limit, Search, SearchState, _next_arm
 from prefilltune.tuning.spaces import SPACES
@@ -93,6 +96,65 @@ def test_failures_are_counted_by_kind_and_never_kept(
     assert [trial.run_secs for trial in search.trials] == [()] * 5
     elapsed = [trial.elapsed for trial in search.trials]
     assert elapsed == sorted(elapsed)
+
+
+@pytest.fixture(params=[True, False], ids=["alone", "overlapping"])
+def alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether batches are measured while nothing is built; a GPU's are not."""
+    engine = dataclasses.replace(ENGINES["llvm"], alone=request.param)
+    monkeypatch.setitem(ENGINES, "llvm", engine)
+    return request.param
+
+
+def test_small_variants_share_batches_until_all_is_tried(tmp_path: Path, alone: bool) -> None:
+    space = SplitScores(((2, 4), (3, 6, 8), (1,), (2, 1)), scales=(1.0, 2.0))
+    log = TrialLog(tmp_path / "log", {})
+    with Search(_case(), [space], log, _ignore) as search:
+        state = search.run(Limit(seconds=300))
+    # Sizes of 1 cannot be scheduled, and variants of another scale compute something else.
+    assert state.trials == 2 * (4 + 9 + 1)
+    assert state.failures == {"wrong result": 14, "schedule": 2}
+    assert len({trial.identity for trial in search.trials}) == state.trials + 2
+    assert log.read() == search.trials
+    measured = [trial.elapsed for trial in search.trials if trial.failure != "schedule"]
+    assert measured == sorted(measured)
+    with Search(_case(), [space], log, _ignore) as again:
+        repeated = again.run(Limit(seconds=300))
+    assert (repeated.trials, repeated.failures) == (0, {"schedule": 2})
+    assert repeated.best_seconds == state.best_seconds
+
+
+def test_trials_are_no_more_than_asked_for(tmp_path: Path, alone: bool) -> None:
+    space = SplitScores(((2, 4), (3, 6, 8), (2, 12)))
+    with Search(_case(), [space], TrialLog(tmp_path / "log", {}), _ignore) as search:
+        assert search.run(Limit(trials=7)).trials == 7
+
+
+def test_a_child_that_came_to_harm_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harm = Measurement(math.inf, (), "device fault", "illegal address", fatal=True)
+    children: list[object] = []
+    space, log = SplitScores(((2, 4),)), TrialLog(tmp_path / "log", {})
+    with Search(_case(), [space], log, _ignore) as search:
+        real_call = search.runner.call
+
+        def call(function, *args, timeout):
+            if function is check_and_time and len(children) == 2:
+                return Outcome("ok", harm)
+            if function is check_and_time:
+                children.append(real_call(os.getpid, timeout=20).value)
+            return real_call(function, *args, timeout=timeout)
+
+        def count_harm(state: SearchState) -> None:
+            if state.failures["device fault"]:
+                children.append(None)
+
+        search.listener = count_harm
+        monkeypatch.setattr(search.runner, "call", call)
+        state = search.run(Limit(seconds=300))
+    assert state.failures == {"device fault": 1}
+    assert len({child for child in children if child is not None}) == 2
 
 
 def test_a_wrong_kernel_is_refused_by_the_runner(tmp_path: Path) -> None:

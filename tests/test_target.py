@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from prefilltune.tuning import target as target_module
@@ -10,7 +12,7 @@ from prefilltune.tuning.errors import (
     UnknownTargetError,
     UnsupportedTargetError,
 )
-from prefilltune.tuning.target import host_cpu, resolve_target, vector_lanes
+from prefilltune.tuning.target import canonical_device, host_cpu, resolve_target, vector_lanes
 
 
 def test_llvm_is_this_cpu_with_its_features_and_threads() -> None:
@@ -67,6 +69,70 @@ def test_other_kinds_are_refused() -> None:
 
 def test_cuda_resolves_with_an_architecture() -> None:
     assert str(resolve_target('{"kind": "cuda", "arch": "sm_90a"}').key) == "cuda-sm_90a"
+
+
+@pytest.mark.parametrize(
+    ("arch", "shared_memory"),
+    [("sm_90a", 232448), ("sm_80", 166912), ("sm_86", 101376), ("sm_75", 65536), ("sm_70", 49152)],
+)
+def test_a_gpu_that_is_elsewhere_is_named_by_its_architecture(
+    monkeypatch: pytest.MonkeyPatch, arch: str, shared_memory: int
+) -> None:
+    monkeypatch.setattr(target_module, "cuda_device", lambda: None)
+    resolved = resolve_target("cuda", arch=arch)
+    assert (str(resolved.key), resolved.is_here) == (f"cuda-{arch}", False)
+    assert resolved.target.attrs["arch"] == arch
+    assert int(resolved.target.attrs["max_shared_memory_per_block"]) == shared_memory
+    assert int(resolved.target.attrs["max_threads_per_block"]) == 1024
+
+
+@dataclass
+class _H100:
+    """What TVM tells of a device."""
+
+    compute_version: str = "9.0"
+
+
+def test_the_gpu_at_hand_is_named_with_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module, "cuda_device", _H100)
+    monkeypatch.setattr(target_module, "device_name", lambda kind: "NVIDIA H100 80GB HBM3")
+    assert str(resolve_target("cuda").key) == "cuda-sm_90a-h100"
+    assert str(resolve_target("cuda", arch="sm_90a").key) == "cuda-sm_90a-h100"
+    assert str(resolve_target("cuda", arch="sm_80").key) == "cuda-sm_80"
+    assert resolve_target("cuda").is_here
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100_pcie"),
+        ("NVIDIA H100 NVL", "h100_nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100_pcie"),
+        ("NVIDIA GeForce RTX 4090", "rtx_4090"),
+        ("NVIDIA GeForce RTX 3060 Laptop GPU", "rtx_3060_laptop"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("NVIDIA", "unknown"),
+    ],
+)
+def test_canonical_device_names(name: str, expected: str) -> None:
+    assert canonical_device(name) == expected
+
+
+def test_without_a_gpu_one_line_says_what_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module, "cuda_device", lambda: None)
+    with pytest.raises(UnsupportedTargetError, match=r"no CUDA device.*--arch sm_90a") as caught:
+        resolve_target("cuda")
+    assert "\n" not in str(caught.value)
+
+
+def test_malformed_architectures() -> None:
+    with pytest.raises(InvalidOptionError, match="'hopper'"):
+        resolve_target("cuda", arch="hopper")
+    with pytest.raises(InvalidOptionError, match="--arch sm_90a goes with --target cuda"):
+        resolve_target("llvm", arch="sm_90a")
 
 
 def test_threads_must_be_positive() -> None:

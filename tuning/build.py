@@ -91,6 +91,8 @@ def _generate(module: Any, target: Any) -> Any:
     from tvm.ir.transform import PassContext
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
+    from . import spaces  # noqa: F401  (registers what lowering looks up by name)
+
     module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
     with PassContext(config=PASS_CONFIG[target.kind.name]), _device_code_stays_source():
         return build(module, target=target)

@@ -185,17 +185,22 @@ def _value(nvrtc: Any, result: tuple[Any, ...]) -> Any:
 
 @lru_cache(maxsize=1)
 def _include_folders() -> tuple[Path, ...]:
-    """Where CUDA's own headers lie: in its packages, or in a toolkit."""
-    spec = importlib.util.find_spec("nvidia")
-    packages = [Path(each) for each in (spec and spec.submodule_search_locations) or ()]
-    folders = [folder for root in packages for folder in sorted(root.glob("*/include"))]
-    toolkits = [os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    if compiler := shutil.which("nvcc"):
-        toolkits.append(str(Path(compiler).resolve().parent.parent))
-    folders += [Path(toolkit) / "include" for toolkit in toolkits if toolkit]
-    for folder in folders:
+    for folder in _candidate_folders():
         if (folder / "cuda_fp16.h").is_file():
             return tuple(each for each in (folder, folder / "cccl") if each.is_dir())
     raise EnvironmentMismatchError(
         f"CUDA's headers (cuda_fp16.h) are found neither in a package nor in a toolkit; {_INSTALL}"
     )
+
+
+def _candidate_folders() -> list[Path]:
+    """Where CUDA's own headers may lie: in its packages, or in a toolkit."""
+    spec = importlib.util.find_spec("nvidia")
+    packages = [Path(each) for each in (spec and spec.submodule_search_locations) or ()]
+    toolkits = [os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    if compiler := shutil.which("nvcc"):
+        toolkits.append(str(Path(compiler).resolve().parent.parent))
+    return [
+        *(folder for root in packages for folder in sorted(root.glob("*/include"))),
+        *(Path(toolkit) / "include" for toolkit in toolkits if toolkit),
+    ]

@@ -10,6 +10,7 @@ import queue
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -140,6 +141,7 @@ class Search:
         self._asked = 0
         self._prepared = False
         self._stopping = threading.Event()
+        self._keeping = threading.Lock()
 
     def __enter__(self) -> Search:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
@@ -258,7 +260,7 @@ class Search:
                 break
             state.activity = f"sampling {arm.label}"
             self.listener(state)
-            for proposal in arm.propose(min(room, self._share)):
+            for proposal in self._propose(arm, min(room, self._share), state):
                 known = self._known.get(self._trial(arm, proposal).identity)
                 if known is None and room == 0:
                     break
@@ -269,6 +271,20 @@ class Search:
                     self._asked += 1
                 batch.append(candidate)
         return batch
+
+    def _propose(self, arm: Arm, count: int, state: SearchState) -> list[Proposal]:
+        """The arm's next candidates; a variant that cannot be scheduled is a failure of its own."""
+        try:
+            return arm.propose(count)
+        except Exception as error:  # TVM raises any Python class, by the name its C++ gives
+            arm.exhausted = True
+            detail = "".join(traceback.format_exception_only(error)).strip()
+            outcome = {"failure": "schedule", "detail": detail, "elapsed": state.elapsed}
+            failed = Trial(arm.space.name, dict(arm.variant), None, **outcome)
+            state.failures[failed.failure] += 1
+            if failed.identity not in self._known:
+                self._keep(failed)
+            return []
 
     def _measure_all(self, batch: Sequence[_Candidate], state: SearchState) -> None:
         """Measure what has no trial yet, as it is built, until the search ends."""
@@ -285,10 +301,14 @@ class Search:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
+    def _keep(self, trial: Trial) -> None:
+        with self._keeping:
+            self._log.append([trial])
+            self.trials.append(trial)
+            self._known[trial.identity] = trial
+
     def _note(self, trial: Trial, state: SearchState) -> None:
-        self._log.append([trial])
-        self.trials.append(trial)
-        self._known[trial.identity] = trial
+        self._keep(trial)
         state.trials += 1
         if trial.failure:
             state.failures[trial.failure] += 1

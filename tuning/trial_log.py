@@ -25,8 +25,9 @@ class Trial:
     run_secs : tuple[float, ...]
         Seconds a call, one for each repeat; empty for a failure.
     failure : str
-        What went wrong: ``build``, ``build timeout``, ``crash``, ``run timeout``, ``run error``,
-        ``launch failure``, ``device fault`` or ``wrong result``; empty for a success.
+        What went wrong: ``schedule`` (of a whole variant, which then has no trace), ``build``,
+        ``build timeout``, ``crash``, ``run timeout``, ``run error``, ``launch failure``, ``device
+        fault`` or ``wrong result``; empty for a success.
     detail : str
         More about the failure.
     elapsed : float

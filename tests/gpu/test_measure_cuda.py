@@ -1,0 +1,114 @@
+"""The measuring child on a real GPU: what is right, what is wrong, and what kills it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpu_kernels import SHAPE, SPEC, row_kernel
+
+from prefilltune.tuning import measure_cuda
+from prefilltune.tuning.arm import Case
+from prefilltune.tuning.build import build_library
+from prefilltune.tuning.measure import Measurement, tvm_environment
+from prefilltune.tuning.search import Limit, Search
+from prefilltune.tuning.spaces import DesignSpace
+from prefilltune.tuning.target import cuda_device, resolve_target
+from prefilltune.tuning.trial_log import TrialLog
+from prefilltune.tuning.verification import largest_error
+from prefilltune.tuning.worker import Worker
+from prefilltune.workloads import masked_baseline, parse_lengths
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(cuda_device() is None, reason="no CUDA device that TVM can see"),
+]
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Case(SPEC, SHAPE, resolve_target("cuda"), parse_lengths("uniform"))
+
+
+@pytest.fixture
+def runner() -> Iterator[Worker]:
+    with Worker(tvm_environment(1)) as worker:
+        yield worker
+
+
+def _measure(case: Case, runner: Worker, module: Any, folder: Path) -> Measurement:
+    path = build_library(module, case.target.target, str(folder / "kernel.so"))
+    inputs = (case.spec, case.shape, case.batches(), case.check_lens(), case.seed)
+    outcome = runner.call(measure_cuda.check_and_time, path, *inputs, math.inf, timeout=120)
+    assert outcome.status == "ok", outcome.detail
+    return outcome.value
+
+
+def test_a_right_kernel_is_timed(case: Case, runner: Worker, tmp_path: Path) -> None:
+    found = _measure(case, runner, row_kernel(), tmp_path)
+    assert (found.failure, found.fatal) == ("", False)
+    assert found.error <= 2e-5
+    assert len(found.run_secs) >= 5
+    assert all(0 < seconds < 1 for seconds in found.run_secs)
+    path = str(tmp_path / "kernel.so")
+    assert largest_error(case, path, runner) <= 2e-5
+    arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.01)
+    assert runner.call(measure_cuda.time_kernel, *arguments, timeout=60).value > 0
+
+
+def test_a_wrong_kernel_is_not_timed(case: Case, runner: Worker, tmp_path: Path) -> None:
+    found = _measure(case, runner, row_kernel("wrong"), tmp_path)
+    assert (found.run_secs, found.failure) == ((), "")
+    assert found.error > 1e-3
+
+
+def test_garbage_in_padding_is_an_error(case: Case, runner: Worker, tmp_path: Path) -> None:
+    """TVM's own kernel leaves padded rows with whatever the arithmetic gives."""
+    baseline = masked_baseline(case.spec, case.target.target)
+    assert _measure(case, runner, baseline, tmp_path).error == math.inf
+
+
+def test_a_launch_that_the_driver_refuses_leaves_the_child_alive(
+    case: Case, runner: Worker, tmp_path: Path
+) -> None:
+    found = _measure(case, runner, row_kernel("wide"), tmp_path)
+    assert (found.failure, found.fatal, found.run_secs) == ("launch failure", False, ())
+    assert _measure(case, runner, row_kernel(), tmp_path).run_secs
+
+
+@pytest.mark.parametrize("harm", ["wild", "trap"])
+def test_a_fault_is_named_and_its_child_is_of_no_more_use(
+    case: Case, runner: Worker, tmp_path: Path, harm: str
+) -> None:
+    found = _measure(case, runner, row_kernel(harm), tmp_path)
+    assert (found.failure, found.fatal) == ("device fault", True)
+
+
+class _Harmful(DesignSpace):
+    """Kernels that are right, wrong, refused and fatal."""
+
+    name, kinds = "harmful", frozenset({"cuda"})
+
+    def variants(self, spec: Any, shape: Any, target: Any) -> list[dict[str, str]]:
+        return [{"harm": harm} for harm in ("wild", "", "wide", "trap", "wrong")]
+
+    def describe(self, spec: Any, shape: Any, variant: Any, kind: str) -> Any:
+        return row_kernel(str(variant["harm"]))
+
+    def generator(self, variant: Any) -> Any:
+        from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
+
+        return ScheduleFn(lambda sch: None, sch_rules=[], postprocs=[], mutator_probs={})
+
+
+def test_a_search_survives_every_harm(case: Case, tmp_path: Path) -> None:
+    log = TrialLog(tmp_path / "log", {})
+    with Search(case, [_Harmful()], log, lambda state: None) as search:
+        state = search.run(Limit(seconds=300))
+    assert state.failures == {"device fault": 2, "launch failure": 1, "wrong result": 1}
+    assert state.trials == 5
+    assert 0 < state.best_seconds < 1
+    assert state.baseline_seconds > 0

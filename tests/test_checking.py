@@ -1,0 +1,94 @@
+"""Checking a result against parts of the reference: every kind of wrong is seen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from prefilltune.tuning.checking import Expected, checked_heads, expect
+from prefilltune.workloads import (
+    PrefillShape,
+    PrefillSpec,
+    make_inputs,
+    poisoned,
+    reference_attention,
+)
+
+LENS = np.array([0, 1, 9, 5, -3, 20, 9])
+
+
+@pytest.fixture(params=["padded", "causal_padded_left"])
+def mask_mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def _case(
+    mask_mode: str, kv_len: int = 9, budget: float = math.inf
+) -> tuple[Expected, np.ndarray, np.ndarray]:
+    """What is expected on nine query rows of each sequence, and the whole reference."""
+    spec, shape = PrefillSpec(4, 2, 16, "float32", mask_mode), PrefillShape(7, 9, kv_len)
+    inputs = make_inputs(spec, shape, LENS, 0, poison_padding=True)
+    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    output, lse = reference_attention(spec, *arrays)
+    return expect(spec, shape, inputs, budget), output.astype("float32"), lse.astype("float32")
+
+
+@pytest.mark.parametrize("kv_len", [9, 5, 14])
+@pytest.mark.parametrize("budget", [0, math.inf])
+def test_the_reference_is_right(mask_mode: str, kv_len: int, budget: float) -> None:
+    expected, output, lse = _case(mask_mode, kv_len, budget)
+    assert len(expected.heads) == (28 if budget else 6)
+    assert expected.error(output, lse) <= 1e-6
+
+
+@pytest.mark.parametrize("wrong", [0.5, math.nan, math.inf])
+def test_a_wrong_element_is_seen(mask_mode: str, wrong: float) -> None:
+    expected, output, lse = _case(mask_mode)
+    b, row = np.argwhere(expected.keyed)[3]
+    output[b, row, 2, 7] += wrong
+    assert expected.error(output, lse) >= 0.1
+
+
+def test_padding_must_be_exact(mask_mode: str) -> None:
+    expected, output, lse = _case(mask_mode, budget=0)
+    b, row = np.argwhere(~expected.keyed)[-1]
+    output[b, row, 1, 3] = 1e-4
+    assert expected.error(output, lse) == math.inf
+    output[b, row, 1, 3] = 0
+    assert expected.error(output, lse) <= 1e-6
+    lse[b, row, 1] = -49999
+    assert expected.error(output, lse) == math.inf
+
+
+def test_a_head_without_reference_must_be_finite(mask_mode: str) -> None:
+    expected, output, lse = _case(mask_mode, budget=0)
+    b, row = next(
+        (b, row) for b, row in np.argwhere(expected.keyed) if (b, 2) not in expected.heads
+    )
+    output[b, row, 2, 0] = math.nan
+    assert expected.error(output, lse) == math.inf
+
+
+def test_heads_are_chosen_to_cover() -> None:
+    spec, shape = PrefillSpec(8, 2, 64), PrefillShape(32, 512)
+    lens = np.array([512, 100] * 15 + [7, 512])
+    heads = checked_heads(spec, shape, lens, budget=0)
+    assert {(0, 0), (31, 7)} <= set(heads)
+    assert {lens[b] for b, _ in heads} == {512, 100, 7}
+    some = checked_heads(spec, shape, lens, budget=5e9)
+    assert len(heads) < len(some) < 32 * 8
+    assert {h for _, h in some} == set(range(8))
+    everything = checked_heads(spec, shape, lens, budget=math.inf)
+    assert len(everything) == len(set(everything)) == 32 * 8
+
+
+def test_inputs_are_poisoned_for_other_lengths(mask_mode: str) -> None:
+    spec, shape = PrefillSpec(4, 2, 16, "bfloat16", mask_mode), PrefillShape(7, 9, 5)
+    clean = make_inputs(spec, shape, np.full(7, 9), 3)
+    drawn = make_inputs(spec, shape, LENS, 3, poison_padding=True)
+    made = poisoned(spec, clean, LENS)
+    for name in ("query", "key", "value", "valid_lens"):
+        assert getattr(made, name).tobytes() == getattr(drawn, name).tobytes()
+    assert not np.isnan(clean.query.astype("float32")).any()

@@ -1,0 +1,78 @@
+"""Where candidates come from: small spaces point by point, large ones by evolution."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import tvm_ffi
+from small_spaces import split_scores
+from tvm.s_tir import Schedule
+from tvm.s_tir.meta_schedule.cost_model import RandomModel
+from tvm.s_tir.meta_schedule.mutator import MutateTileSize
+from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
+from tvm.s_tir.schedule import Trace
+from tvm.target import Target
+
+from prefilltune.tuning.proposals import (
+    Enumeration,
+    Evolution,
+    Proposer,
+    make_proposer,
+    tune_context,
+)
+from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
+
+MODULE = plain_attention(PrefillSpec(2, 2, 16, "float32"), PrefillShape(2, 24), "llvm")
+
+
+def _proposer(schedule: Callable[[Any], object]) -> Proposer:
+    mutators = {MutateTileSize(): 1.0}
+    generator = ScheduleFn(schedule, sch_rules=[], postprocs=[], mutator_probs=mutators)
+    target = Target({"kind": "llvm", "num-cores": 2})
+    context = tune_context(MODULE, target, generator, "test", 2, 1)
+    return make_proposer(context, RandomModel(), 8, 0, "test")
+
+
+def test_every_point_of_a_small_space_comes_once() -> None:
+    proposer = _proposer(lambda sch: split_scores(sch, [2, 4, 8], ["dot", "scores"]))
+    assert isinstance(proposer, Enumeration)
+    proposals = [*proposer.propose(4), *proposer.propose(4), *proposer.propose(4)]
+    assert len(proposals) == 9
+    assert proposer.propose(1) == []
+    assert len({json.dumps(each.trace) for each in proposals}) == 9
+    assert len({tvm_ffi.structural_hash(each.module) for each in proposals}) == 9
+
+
+def test_a_point_without_a_schedule_is_passed_over() -> None:
+    proposer = _proposer(lambda sch: split_scores(sch, [2, 1, 4], ["dot"]))
+    assert len(proposer.propose(9)) == 2
+
+
+def test_proposals_replay_from_their_json() -> None:
+    proposer = _proposer(lambda sch: split_scores(sch, [2, 4], ["dot"]))
+    for proposal in proposer.propose(2):
+        schedule = Schedule(MODULE)
+        Trace.apply_json_to_schedule(json.loads(json.dumps(proposal.trace)), schedule)
+        assert tvm_ffi.structural_equal(schedule.mod, proposal.module)
+
+
+def test_a_space_without_decisions_has_one_point() -> None:
+    proposer = _proposer(lambda sch: sch.parallel(sch.get_loops(sch.get_sblock("dot"))[0]))
+    assert len(proposer.propose(8)) == 1
+    assert proposer.propose(8) == []
+
+
+def test_other_spaces_evolve() -> None:
+    def tiled(sch: Any) -> None:
+        column = sch.get_loops(sch.get_sblock("dot"))[3]
+        sch.split(column, factors=sch.sample_perfect_tile(column, n=3))
+
+    def too_many(sch: Any) -> None:
+        split_scores(sch, [2, 3, 4, 5, 6, 7, 8], ["dot", "scores", "weights"])
+
+    for schedule in (tiled, too_many):
+        proposer = _proposer(schedule)
+        assert isinstance(proposer, Evolution)
+        assert proposer.propose(8)
