@@ -148,14 +148,11 @@ def test_the_page_of_a_gpu_names_what_is_no_alternative_and_what_failed() -> Non
     page = markdown([GPU_CASE], None)
     assert "| kernel | ms | TFLOP/s | tuned is faster by | spread |" in page
     assert "| tuned | 0.2500 | 300.0 |  | 0% |" in page
-    assert "| FlexAttention, compiled | 0.5000 | 150.0 | 2.00x |" in page
-    assert (
-        "| varlen attention, packing included | failed |  | ImportError: no varlen attention |"
-        in page
-    )
-    assert "| varlen attention, already packed (another layout) | 0.4000 |" in page
+    assert "| FlexAttention | 0.5000 | 150.0 | 2.00x |" in page
+    assert "| varlen with packing (ImportError: no varlen attention) | failed |" in page
+    assert "| varlen, already packed (another layout) | 0.4000 |" in page
     assert "| cuDNN SDPA without mask (wrong on padding) | 0.2000 | 375.0 | 0.80x |" in page
-    assert "| TVM hand-written (masked prefill) | 25.0000 | 3.0 | 100.00x |" in page
+    assert "| TVM hand-written | 25.0000 | 3.0 | 100.00x |" in page
     assert "unscheduled" not in page
     assert "40% of 750 TFLOP/s" in page
     assert "driver 580.1" in page
@@ -164,18 +161,17 @@ def test_the_page_of_a_gpu_names_what_is_no_alternative_and_what_failed() -> Non
 
 def test_a_missing_baseline_is_shown_with_its_reason() -> None:
     case = dataclasses.replace(GPU_CASE, baseline_ms=None, baseline_failure="does not compile")
-    assert "| TVM hand-written (masked prefill) | failed |  | does not compile |" in markdown(
-        [case], None
-    )
+    assert "| TVM hand-written (does not compile) | failed |" in markdown([case], None)
     assert case.over_baseline is None
 
 
 def test_speeds_are_over_the_best_of_each_kind() -> None:
     assert GPU_CASE.fastest(MASKED) == ("torch_flex", 0.5)
     assert GPU_CASE.over_masked == 2.0
-    assert GPU_CASE.over_dense == 0.8
+    assert GPU_CASE.over_peer("torch_cudnn_dense") == 0.8
     assert GPU_CASE.over_baseline == 100.0
-    assert CASE.over_dense is None
+    assert CASE.over_peer("torch_cudnn_dense") is None
+    assert CASE.fastest(DENSE) is None
 
 
 def test_the_page_ends_in_geometric_means_over_the_cases_that_have_a_figure() -> None:

@@ -98,5 +98,4 @@ def _styles(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
 
 
 def _series(row: Row) -> str:
-    name = row.name.split(" (")[0]
-    return f"{name} (wrong on padding)" if row.kind == DENSE else name
+    return f"{row.name} (wrong on padding)" if row.kind == DENSE else row.name

@@ -144,11 +144,9 @@ class Comparison:
         best = self.fastest(MASKED)
         return best and self.speedup(best[1])
 
-    @property
-    def over_dense(self) -> float | None:
-        """Speed over the fastest dense peer, which is wrong on padding."""
-        best = self.fastest(DENSE)
-        return best and self.speedup(best[1])
+    def over_peer(self, name: str) -> float | None:
+        """Speed over one peer; None if it has no time."""
+        return self.speedup(self.peers[name].ms) if name in self.peers else None
 
     @property
     def over_baseline(self) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -15,9 +15,9 @@ TORCH_HINT = (
 )
 _PEER_NAMES = {
     "torch_sdpa_mask": "PyTorch SDPA with mask",
-    "torch_flex": "FlexAttention, compiled",
-    "torch_varlen_with_packing": "varlen attention, packing included",
-    "torch_varlen_packed": "varlen attention, already packed",
+    "torch_flex": "FlexAttention",
+    "torch_varlen_with_packing": "varlen with packing",
+    "torch_varlen_packed": "varlen, already packed",
     "torch_cudnn_dense": "cuDNN SDPA without mask",
     "torch_flash_dense": "flash SDPA without mask",
 }
@@ -37,7 +37,7 @@ class Row:
     ms : float or None
         None for a failure.
     remark : str
-        What keeps it from being compared like with like, or why it failed; mostly empty.
+        What a reader must know about it, or why it failed; mostly empty.
     kind : str
         As in :class:`~.comparison.Peer`; empty for TVM's kernels and ours.
     """
@@ -102,13 +102,10 @@ def contestants(comparison: Comparison) -> list[Row]:
         for key, peer in comparison.peers.items()
     ]
     if comparison.stock_ms is not None:
-        name = f"TVM stock rules ({comparison.stock_trials} trials)"
-        rows.append(Row("stock", name, comparison.stock_ms))
-    baseline = "masked prefill" if comparison.on_gpu else "ragged CPU"
-    rows.append(
-        Row("baseline", f"TVM hand-written ({baseline})", comparison.baseline_ms,
-            comparison.baseline_failure)
-    )  # fmt: skip
+        trials = f"{comparison.stock_trials} trials"
+        rows.append(Row("stock", "TVM stock rules", comparison.stock_ms, trials))
+    remark = comparison.baseline_failure or ("" if comparison.on_gpu else "ragged CPU")
+    rows.append(Row("baseline", "TVM hand-written", comparison.baseline_ms, remark))
     if comparison.unscheduled_ms is not None:
         rows.append(Row("unscheduled", "unscheduled", comparison.unscheduled_ms))
     return rows
@@ -190,19 +187,14 @@ def _columns(comparison: Comparison) -> tuple[str, ...]:
 def _rows(comparison: Comparison) -> Iterable[tuple[str, ...]]:
     unit, work = unit_of(comparison), comparison.tuned_gflops * comparison.tuned_ms
     for row in contestants(comparison):
-        if row.ms is None:
-            yield row.name, "failed", "", row.remark, ""
-            continue
         name = f"{row.name} ({row.remark})" if row.remark else row.name
-        ratio = "" if row.key == "tuned" else f"{row.ms / comparison.tuned_ms:.2f}x"
-        spread = comparison.spread_ms.get(row.key, 0.0) / row.ms
-        yield (
-            name,
-            f"{row.ms:.{_digits(comparison)}f}",
-            unit.text(work / row.ms),
-            ratio,
-            (f"{spread:.0%}"),
-        )
+        if row.ms is None:
+            yield name, "failed", "", "", ""
+        else:
+            ratio = "" if row.key == "tuned" else f"{row.ms / comparison.tuned_ms:.2f}x"
+            spread = comparison.spread_ms.get(row.key, 0.0) / row.ms
+            ms = f"{row.ms:.{_digits(comparison)}f}"
+            yield name, ms, unit.text(work / row.ms), ratio, f"{spread:.0%}"
 
 
 def _digits(comparison: Comparison) -> int:
@@ -213,13 +205,17 @@ def _summary_columns(comparison: Comparison) -> tuple[str, ...]:
     return (
         "case", "lengths", f"tuned, {unit_of(comparison).name}", "of the limit",
         "best masked peer", "over it", "over TVM hand-written",
-        *(["over the best dense (wrong on padding)"] if comparison.on_gpu else []),
+        *(["over cuDNN without mask (wrong on padding)"] if comparison.on_gpu else []),
     )  # fmt: skip
 
 
 def _summary_rows(comparisons: Sequence[Comparison]) -> Iterable[tuple[str, ...]]:
-    dense = [lambda each: each.over_dense] if comparisons[0].on_gpu else []
-    figures = [lambda each: each.over_masked, lambda each: each.over_baseline, *dense]
+    figures: list[Callable[[Comparison], float | None]] = [
+        lambda each: each.over_masked,
+        lambda each: each.over_baseline,
+    ]
+    if comparisons[0].on_gpu:
+        figures.append(lambda each: each.over_peer("torch_cudnn_dense"))
     for each in comparisons:
         best = each.fastest(MASKED)
         over_best, *others = (_times(figure(each)) for figure in figures)
