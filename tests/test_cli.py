@@ -53,6 +53,21 @@ def test_compare_prints_a_table_and_writes_the_numbers(database: Path) -> None:
         assert "| tuned |" in (folder / "report.md").read_text()
 
 
+def test_compare_without_a_model_takes_every_tuned_workload_that_the_options_leave(
+    database: Path, tmp_path: Path
+) -> None:
+    options = ("--lens", "full", "--database", str(database), "--threads", "2")
+    done = run("compare", *options, "--output", str(tmp_path / "all"))
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads((tmp_path / "all" / "comparison.json").read_text())["cases"]
+    assert (case["spec"], case["shape"]) == ("padded_hq2_hkv1_d16_float32_s0.25", "b2_q24_kv24")
+    for left_out in (("--dtype", "float16"), ("--shape", "2x25")):
+        done = run("compare", *options, *left_out, "--output", str(tmp_path / "none"))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "prefilltune tune" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
 def test_build_writes_a_library_that_runs_without_prefilltune(
     database: Path, tmp_path: Path
 ) -> None:
@@ -95,7 +110,6 @@ def test_presets_are_listed() -> None:
     [
         (["--model", "bge-bse"], "bge-base"),
         (["--model", "bge-base", "--heads", "2x16"], "give either --model"),
-        ([], "give either --model"),
         (["--heads", "12", "--shape", "1x8"], "write QOxDIM or QO/KVxDIM"),
         (["--heads", "12x64"], "needs a shape"),
         (["--heads", "6/4x16", "--shape", "1x8"], "num_kv_heads 4 does not divide"),
@@ -143,6 +157,12 @@ def test_bad_options_of_a_search(arguments: list[str], message: str, tmp_path: P
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
     assert not (tmp_path / "database").exists()
+
+
+def test_tune_needs_a_workload(tmp_path: Path) -> None:
+    done = run("tune", "--database", str(tmp_path / "database"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "give either --model" in done.stderr
 
 
 def test_without_a_record_compare_says_which_command_makes_one(tmp_path: Path) -> None:

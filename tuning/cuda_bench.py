@@ -75,8 +75,8 @@ class CudaBench(Bench):
             baseline, failure = self._baseline(case)
         finally:
             warm = self._device.result()
-        value_of(warm, warm_up_peers)
         try:
+            value_of(warm, warm_up_peers)
             return self._measure(case, kernels, baseline, failure)
         except WorkerFailedError:
             self._device.close(kill=True)  # its CUDA context may be past saving
@@ -110,11 +110,12 @@ class CudaBench(Bench):
             self._device, measure_side_by_side, {**kernels, **baseline}, *workload,
             case.batches(), case.seed, _GEMM_SIZE, _DEVICE,
         )  # fmt: skip
-        if results["tuned"].failure:
-            raise WorkerFailedError(
-                f"the tuned kernel of {case.spec} {case.shape} could not be timed: "
-                f"{results['tuned'].failure}; tune the case again and report this"
-            )
+        for name in kernels:
+            if results[name].failure:
+                raise WorkerFailedError(
+                    f"the {name} kernel of {case.spec} {case.shape} could not be timed "
+                    f"({results[name].failure}); tune the case again and report this"
+                )
         facts = call(self._device, device_facts, case.spec.dtype, _GEMM_SIZE)
         return Measured(
             {**failures, **results},

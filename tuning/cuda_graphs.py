@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-_GRAPH_SECONDS = 1e-3
+_GRAPH_SECONDS = 2e-3
 _MOST_ROUNDS = 64
 
 
@@ -27,8 +26,7 @@ class GraphTimer:
     def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
         import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
-        self._torch: Any = torch
-        estimate = self._run_eagerly(calls)
+        estimate = _run_eagerly(calls)
         rounds = max(1, min(_MOST_ROUNDS, round(_GRAPH_SECONDS / estimate)))
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
@@ -41,24 +39,13 @@ class GraphTimer:
     def __call__(self, seconds: float) -> float:
         """Seconds a call, over as many replays as fill ``seconds``."""
         replays = max(1, round(seconds / self._seconds))
-        return self._replay(replays) / (replays * self._calls)
-
-    def _run_eagerly(self, calls: Sequence[Callable[[], object]]) -> float:
-        """Seconds of one round, on a stream of its own, as a capture wants it."""
-        torch = self._torch
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            calls[0]()
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for call in calls:
-                call()
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+        self._seconds = self._replay(replays) / replays  # the first replay was slower than any
+        return self._seconds / self._calls
 
     def _replay(self, replays: int) -> float:
-        torch = self._torch
+        """Seconds of so many replays."""
+        import torch  # pyright: ignore[reportMissingImports]
+
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         if replays > 1:
             self._graph.replay()  # keeps the GPU busy until the next replay is queued
@@ -68,3 +55,19 @@ class GraphTimer:
         end.record()
         torch.cuda.synchronize()
         return begin.elapsed_time(end) / 1e3
+
+
+def _run_eagerly(calls: Sequence[Callable[[], object]]) -> float:
+    """Seconds of one round, on a stream of its own, as a capture wants it."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        calls[0]()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for call in calls:
+            call()
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import cache
 
 from .torch_peers import matrix_product
 
@@ -29,6 +30,7 @@ class DeviceFacts:
     clocks_mhz: dict[str, int]
 
 
+@cache
 def device_facts(dtype: str, gemm_size: int) -> DeviceFacts:
     """Ask PyTorch, and the driver while matrix products keep the GPU busy; runs in a worker."""
     import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
@@ -59,10 +61,11 @@ def _ask_driver(uuid: str) -> dict[str, str]:
     query = ["nvidia-smi", "-i", uuid, f"--query-gpu={','.join(fields)}"]
     if not shutil.which(query[0]):
         return {}
-    done = subprocess.run(
-        [*query, "--format=csv,noheader,nounits"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30,
-    )  # fmt: skip
-    if done.returncode:
+    try:
+        done = subprocess.run(
+            [*query, "--format=csv,noheader,nounits"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=30,
+        )  # fmt: skip
+    except subprocess.SubprocessError:
         return {}
     return dict(zip(fields, (each.strip() for each in done.stdout.split(",")), strict=False))
