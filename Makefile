@@ -3,6 +3,7 @@
 #   make tune                       bge-base, batch 1, length 128, on this CPU, in three minutes
 #   make tune MODEL=e5-large SHAPES="4x128 1x512" BUDGET=5m
 #   make compare MODEL=e5-large     tuned kernels against TVM's own, the stock rules' and PyTorch's
+#   make compare MODEL=             the same for every workload that has a record
 
 PYTHON ?= python3
 TARGET ?= llvm
@@ -26,7 +27,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-COMMON := --target '$(TARGET)' --model '$(MODEL)' \
+COMMON := --target '$(TARGET)' $(if $(MODEL),--model '$(MODEL)') \
 	$(foreach shape,$(SHAPES),--shape $(shape)) \
 	$(if $(DTYPE),--dtype $(DTYPE)) $(if $(DATABASE),--database '$(DATABASE)')
 SEARCH := $(if $(TRIALS),--trials $(TRIALS)) $(if $(BUDGET),--budget $(BUDGET)) \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 
 from rich.table import Table
 
@@ -21,6 +22,7 @@ _PEER_NAMES = {
     "torch_cudnn_dense": "cuDNN SDPA without mask",
     "torch_flash_dense": "flash SDPA without mask",
 }
+_LONGEST_REMARK = 80
 _REMARKS = {MASKED: "", PACKED: "another layout", DENSE: "wrong on padding"}
 
 
@@ -187,7 +189,8 @@ def _columns(comparison: Comparison) -> tuple[str, ...]:
 def _rows(comparison: Comparison) -> Iterable[tuple[str, ...]]:
     unit, work = unit_of(comparison), comparison.tuned_gflops * comparison.tuned_ms
     for row in contestants(comparison):
-        name = f"{row.name} ({row.remark})" if row.remark else row.name
+        remark = shorten(row.remark, _LONGEST_REMARK, placeholder=" ...")
+        name = f"{row.name} ({remark})" if remark else row.name
         if row.ms is None:
             yield name, "failed", "", "", ""
         else:
