@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from prefilltune.database import committed_root
+
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
 
 
@@ -66,6 +68,18 @@ def test_compare_without_a_model_takes_every_tuned_workload_that_the_options_lea
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "prefilltune tune" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra [report]")
+    folder = committed_root() / "llvm-znver4-2c"
+    done = run(
+        "report", "--target", folder.name, "--database", str(folder.parent),
+        "--output", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| geometric mean |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_build_writes_a_library_that_runs_without_prefilltune(

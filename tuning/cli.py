@@ -278,14 +278,19 @@ def report(
         typer.Option("--output", help="Folder for the page; beside the records if absent."),
     ] = None,
 ) -> None:
-    """Write the page and the chart of what `compare` has measured."""
+    """Write the page and the chart of what `compare` has measured.
+
+    --target may also be the name of a folder of records, such as cuda-sm_90a-h100: a page needs
+    no GPU.
+    """
     from .chart import draw_chart
     from .comparison import read_comparisons
     from .report import markdown
 
-    resolved = _prepare(target, threads, compiler=False)
     root = database or work_root()
-    folder = root / str(resolved.key)
+    folder = root / target
+    if not (folder / COMPARISON_FILE).is_file():
+        folder = root / str(_prepare(target, threads, compiler=False).key)
     comparisons = read_comparisons(folder / COMPARISON_FILE)
     if not comparisons:
         raise NothingFoundError(
@@ -549,8 +554,8 @@ def _compare_all(
                 failures += 1
                 continue
             comparisons.append(found)
-            write_comparisons(folder / COMPARISON_FILE, [found])
             _console.print(table(found))
+            write_comparisons(folder / COMPARISON_FILE, [found])
     if len(comparisons) > 1:
         _console.print(summary_table(comparisons))
     if comparisons:
