@@ -202,13 +202,13 @@ def compare(
     for text in chosen:
         parse_lengths(text)
     resolved = _prepare(target, threads, arch, runs=True)
-    spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
     root = database or work_root()
     _warn_of_bad_lines(resolved, root)
     if wanted is None:
         workloads = _tuned_workloads(resolved, root, dtype, sizes)
     else:
         spec, shapes = wanted
+        spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
         tuned = [] if shape else _tuned_shapes(spec, resolved, root)
         workloads = [(spec, each) for each in tuned or shapes]
     _compare_all(workloads, resolved, chosen, root, tier, output)

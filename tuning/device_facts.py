@@ -1,13 +1,12 @@
-"""What a comparison on a GPU must say about the machine: versions, driver and clocks."""
+"""What a comparison on a GPU says about PyTorch and the clocks."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from functools import cache
 
+from .environment import nvidia_smi
 from .torch_peers import matrix_product
 
 _CLOCKS = {"sm": "clocks.sm", "memory": "clocks.mem", "sm_max": "clocks.max.sm"}
@@ -21,7 +20,7 @@ class DeviceFacts:
     Parameters
     ----------
     versions : dict[str, str]
-        Of PyTorch, the CUDA and the cuDNN that it uses, and of the driver where known.
+        Of PyTorch, and of the CUDA and the cuDNN that it uses.
     clocks_mhz : dict[str, int]
         Under load, where known.
     """
@@ -47,25 +46,7 @@ def device_facts(dtype: str, gemm_size: int) -> DeviceFacts:
     torch.cuda.synchronize()
     for _ in range(round(_LOAD_SECONDS / (time.perf_counter() - start))):
         gemm()
-    found = _ask_driver(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+    found = nvidia_smi(*_CLOCKS.values())
     torch.cuda.synchronize()
-    if "driver_version" in found:
-        versions["driver"] = found["driver_version"]
-    clocks = {name: found.get(field, "") for name, field in _CLOCKS.items()}
-    return DeviceFacts(versions, {k: int(mhz) for k, mhz in clocks.items() if mhz.isdigit()})
-
-
-def _ask_driver(uuid: str) -> dict[str, str]:
-    """Fields of ``nvidia-smi``; none where it is missing or refuses."""
-    fields = ("driver_version", *_CLOCKS.values())
-    query = ["nvidia-smi", "-i", uuid, f"--query-gpu={','.join(fields)}"]
-    if not shutil.which(query[0]):
-        return {}
-    try:
-        done = subprocess.run(
-            [*query, "--format=csv,noheader,nounits"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=30,
-        )  # fmt: skip
-    except subprocess.SubprocessError:
-        return {}
-    return dict(zip(fields, (each.strip() for each in done.stdout.split(",")), strict=False))
+    clocks = {name: mhz for name, mhz in zip(_CLOCKS, found, strict=False) if mhz.isdigit()}
+    return DeviceFacts(versions, {name: int(mhz) for name, mhz in clocks.items()})

@@ -15,7 +15,6 @@ from typing import Any
 from ..workloads import PrefillShape, PrefillSpec
 from .bench import Result
 from .comparison import DENSE
-from .cuda_graphs import GraphTimer
 from .measure import time_calls
 from .timing import Timer, interleave
 from .torch_peers import PEERS, Prepared, matrix_product
@@ -27,6 +26,7 @@ from .torch_problem import (
     reference,
     valid_positions,
 )
+from .torch_timing import GraphTimer
 
 #: Largest error of another's kernel on valid rows; looser than what is asked of ours.
 PEER_TOLERANCE = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 2e-2}

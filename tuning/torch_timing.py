@@ -1,7 +1,8 @@
-"""Timing what runs on a GPU: CUDA graphs, replayed between two events.
+"""Timing what runs on PyTorch's streams: CUDA graphs, replayed between two events.
 
 A graph leaves the cost of launching from Python out, which a model that is served that way does
-not pay either, and which would hide the differences between kernels of ten microseconds.
+not pay either, and which would hide the differences between kernels of ten microseconds. PyTorch
+itself must capture what allocates memory from it; :mod:`~.cuda_timing` does without PyTorch.
 """
 
 from __future__ import annotations
