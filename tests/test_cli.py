@@ -70,6 +70,23 @@ def test_compare_without_a_model_takes_every_tuned_workload_that_the_options_lea
     assert not (tmp_path / "none").exists()
 
 
+def test_a_case_that_fails_is_named_and_the_others_are_kept(database: Path, tmp_path: Path) -> None:
+    copy = _copied(database, tmp_path)
+    common = ("--database", str(tmp_path), "--threads", "2")
+    other = ("--heads", "1x16", "--shape", "1x16", "--trials", "4", "--no-compare")
+    assert run("tune", *other, *common).returncode == 0
+    provenance = json.loads((copy / "provenance.json").read_text())
+    for record in provenance["records"].values():
+        if record["shape"] == "b1_q16_kv16":
+            record["space"] = "llvm_gone"
+    (copy / "provenance.json").write_text(json.dumps(provenance))
+    done = run("compare", "--lens", "full", "--output", str(tmp_path / "output"), *common)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "'llvm_gone'" in done.stderr
+    (case,) = json.loads((tmp_path / "output" / "comparison.json").read_text())["cases"]
+    assert case["shape"] == "b2_q24_kv24"
+
+
 def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra [report]")
     folder = committed_root() / "llvm-znver4-2c"

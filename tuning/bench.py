@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,40 +15,11 @@ from .arm import Case
 from .build import build_library
 from .errors import KernelCheckError, WorkerFailedError
 from .target import ResolvedTarget
+from .timing import Result
 from .worker import Outcome, Worker
 
 FRESH_SEED = 2_000_003
 TIMEOUT = 600.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a contestant did.
-
-    Parameters
-    ----------
-    seconds : tuple[float, ...]
-        A call, one for each round; empty for a failure.
-    error : float or None
-        Largest on valid rows; None if it was not checked.
-    failure : str
-        Why there are no times.
-    """
-
-    seconds: tuple[float, ...] = ()
-    error: float | None = None
-    failure: str = ""
-
-    @property
-    def ms(self) -> float | None:
-        """The median; None for a failure."""
-        return statistics.median(self.seconds) * 1e3 if self.seconds else None
-
-    @property
-    def spread_ms(self) -> float:
-        """The interquartile range."""
-        quartiles = statistics.quantiles(self.seconds, n=4)
-        return (quartiles[2] - quartiles[0]) * 1e3
 
 
 @dataclass(frozen=True)

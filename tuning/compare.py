@@ -12,11 +12,12 @@ import numpy as np
 from ..database import Finder, Match, NoRecordError, Tier
 from ..workloads import useful_flops
 from .arm import Case
-from .bench import Bench, Measured, Result
+from .bench import Bench, Measured
 from .comparison import Comparison, Peer
 from .cpu_bench import CpuBench
 from .cuda_bench import CudaBench
 from .target import ResolvedTarget, device_name
+from .timing import Result
 
 
 class Comparer:

@@ -11,12 +11,12 @@ from ..database import Match
 from ..workloads import TOLERANCE, PrefillSpec, plain_attention, ragged_cpu_baseline
 from . import measure
 from .arm import Case
-from .bench import FRESH_SEED, Bench, Libraries, Measured, Result, call, fresh_batches, refuse_wrong
+from .bench import FRESH_SEED, Bench, Libraries, Measured, call, fresh_batches, refuse_wrong
 from .comparison import MASKED
 from .environment import versions
 from .errors import KernelCheckError
 from .target import ResolvedTarget
-from .timing import interleave
+from .timing import Result, interleave
 from .worker import Worker
 
 TORCH_SDPA = "torch_sdpa_mask"

@@ -13,7 +13,6 @@ from .bench import (
     Bench,
     Libraries,
     Measured,
-    Result,
     call,
     fresh_batches,
     refuse_wrong,
@@ -29,6 +28,7 @@ from .side_by_side import (
     warm_up_peers,
 )
 from .target import ResolvedTarget
+from .timing import Result
 from .torch_peers import PEERS
 from .worker import Worker
 

@@ -13,10 +13,9 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ..workloads import PrefillShape, PrefillSpec
-from .bench import Result
 from .comparison import DENSE
 from .measure import time_calls
-from .timing import Timer, interleave
+from .timing import Result, Timer, interleave
 from .torch_peers import PEERS, Prepared, matrix_product
 from .torch_problem import (
     Problem,

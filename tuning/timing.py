@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 #: Runs its subject for about the given seconds and returns the mean seconds of one call.
 Timer = Callable[[float], float]
@@ -12,6 +14,36 @@ _SECONDS = 0.03
 _PAUSE = 0.005
 _SLOW = 8
 _SLOW_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a contestant did.
+
+    Parameters
+    ----------
+    seconds : tuple[float, ...]
+        A call, one for each round; empty for a failure.
+    error : float or None
+        Largest on valid rows; None if it was not checked.
+    failure : str
+        Why there are no times.
+    """
+
+    seconds: tuple[float, ...] = ()
+    error: float | None = None
+    failure: str = ""
+
+    @property
+    def ms(self) -> float | None:
+        """The median; None for a failure."""
+        return statistics.median(self.seconds) * 1e3 if self.seconds else None
+
+    @property
+    def spread_ms(self) -> float:
+        """The interquartile range."""
+        quartiles = statistics.quantiles(self.seconds, n=4)
+        return (quartiles[2] - quartiles[0]) * 1e3
 
 
 def interleave(
