@@ -5,6 +5,7 @@
 #   make tune TARGET=cuda           float16, on the first GPU
 #   make build TARGET=cuda ARCH=sm_90a   a library for a GPU, on a machine that may have none
 #   make compare MODEL=e5-large     tuned kernels against TVM's own, the stock rules' and PyTorch's
+#   make compare MODEL=             the same for every workload that has a record
 
 PYTHON ?= python3
 TARGET ?= llvm
@@ -30,7 +31,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-COMMON := --target '$(TARGET)' $(if $(ARCH),--arch $(ARCH)) --model '$(MODEL)' \
+COMMON := --target '$(TARGET)' $(if $(ARCH),--arch $(ARCH)) $(if $(MODEL),--model '$(MODEL)') \
 	$(foreach shape,$(SHAPES),--shape $(shape)) \
 	$(if $(DTYPE),--dtype $(DTYPE)) $(if $(DATABASE),--database '$(DATABASE)')
 SEARCH := $(if $(TRIALS),--trials $(TRIALS)) $(if $(BUDGET),--budget $(BUDGET)) \

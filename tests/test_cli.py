@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from prefilltune.database import committed_root
+
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
 
 
@@ -51,6 +53,50 @@ def test_compare_prints_a_table_and_writes_the_numbers(database: Path) -> None:
         report = run("report", "--database", str(database), "--threads", "2")
         assert report.returncode == 0, report.stderr
         assert "| tuned |" in (folder / "report.md").read_text()
+
+
+def test_compare_without_a_model_takes_every_tuned_workload_that_the_options_leave(
+    database: Path, tmp_path: Path
+) -> None:
+    options = ("--lens", "full", "--database", str(database), "--threads", "2")
+    done = run("compare", *options, "--output", str(tmp_path / "all"))
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads((tmp_path / "all" / "comparison.json").read_text())["cases"]
+    assert (case["spec"], case["shape"]) == ("padded_hq2_hkv1_d16_float32_s0.25", "b2_q24_kv24")
+    for left_out in (("--dtype", "float16"), ("--shape", "2x25")):
+        done = run("compare", *options, *left_out, "--output", str(tmp_path / "none"))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "prefilltune tune" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_case_that_fails_is_named_and_the_others_are_kept(database: Path, tmp_path: Path) -> None:
+    copy = _copied(database, tmp_path)
+    common = ("--database", str(tmp_path), "--threads", "2")
+    other = ("--heads", "1x16", "--shape", "1x16", "--trials", "4", "--no-compare")
+    assert run("tune", *other, *common).returncode == 0
+    provenance = json.loads((copy / "provenance.json").read_text())
+    for record in provenance["records"].values():
+        if record["shape"] == "b1_q16_kv16":
+            record["space"] = "llvm_gone"
+    (copy / "provenance.json").write_text(json.dumps(provenance))
+    done = run("compare", "--lens", "full", "--output", str(tmp_path / "output"), *common)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "'llvm_gone'" in done.stderr
+    (case,) = json.loads((tmp_path / "output" / "comparison.json").read_text())["cases"]
+    assert case["shape"] == "b2_q24_kv24"
+
+
+def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra [report]")
+    folder = committed_root() / "llvm-znver4-2c"
+    done = run(
+        "report", "--target", folder.name, "--database", str(folder.parent),
+        "--output", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| geometric mean |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_build_writes_a_library_that_runs_without_prefilltune(
@@ -95,7 +141,6 @@ def test_presets_are_listed() -> None:
     [
         (["--model", "bge-bse"], "bge-base"),
         (["--model", "bge-base", "--heads", "2x16"], "give either --model"),
-        ([], "give either --model"),
         (["--heads", "12", "--shape", "1x8"], "write QOxDIM or QO/KVxDIM"),
         (["--heads", "12x64"], "needs a shape"),
         (["--heads", "6/4x16", "--shape", "1x8"], "num_kv_heads 4 does not divide"),
@@ -145,6 +190,12 @@ def test_bad_options_of_a_search(arguments: list[str], message: str, tmp_path: P
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
     assert not (tmp_path / "database").exists()
+
+
+def test_tune_needs_a_workload(tmp_path: Path) -> None:
+    done = run("tune", "--database", str(tmp_path / "database"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "give either --model" in done.stderr
 
 
 def test_without_a_record_compare_says_which_command_makes_one(tmp_path: Path) -> None:

@@ -9,9 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from prefilltune.tuning.comparison import Comparison, read_comparisons, write_comparisons
+from prefilltune.database import committed_root
+from prefilltune.tuning.chart import draw_chart
+from prefilltune.tuning.comparison import (
+    DENSE,
+    MASKED,
+    PACKED,
+    Comparison,
+    Peer,
+    geometric_mean,
+    read_comparisons,
+    write_comparisons,
+)
 from prefilltune.tuning.errors import InvalidComparisonError
-from prefilltune.tuning.report import contestants, draw_chart, markdown
+from prefilltune.tuning.report import contestants, markdown, summary_table, table
 from prefilltune.tuning.timing import interleave
 
 CASE = Comparison(
@@ -30,11 +41,36 @@ CASE = Comparison(
     stock_ms=None,
     stock_trials=None,
     unscheduled_ms=50.0,
-    peers={"torch_sdpa_mask": 1.0},
+    peers={"torch_sdpa_mask": Peer(MASKED, 1.0, max_abs_error=3e-7)},
     limit_gflops=180.0,
     tuned_gflops=100.0,
     max_abs_error=1e-6,
     spread_ms={"tuned": 0.01},
+)
+
+GPU_CASE = dataclasses.replace(
+    CASE,
+    spec="causal_padded_left_hq32_hkv8_d128_float16_s0.08838834764831845",
+    shape="b4_q2048_kv2048",
+    target="cuda-sm_90a-h100",
+    device="a GPU",
+    threads=1,
+    versions={"tvm": "0.27.0", "torch": "2.11.0", "cuda": "13.0", "driver": "580.1"},
+    tuned_ms=0.25,
+    baseline_ms=25.0,
+    unscheduled_ms=None,
+    peers={
+        "torch_sdpa_mask": Peer(MASKED, 1.0, max_abs_error=1e-3),
+        "torch_flex": Peer(MASKED, 0.5, max_abs_error=1e-3),
+        "torch_varlen_with_packing": Peer(MASKED, None, "ImportError: no varlen attention"),
+        "torch_varlen_packed": Peer(PACKED, 0.4, max_abs_error=1e-3),
+        "torch_cudnn_dense": Peer(DENSE, 0.2),
+        "torch_flash_dense": Peer(DENSE, 0.45),
+    },
+    limit_gflops=750e3,
+    tuned_gflops=300e3,
+    spread_ms={"tuned": 0.001, "baseline": 0.1},
+    clocks_mhz={"sm": 1755, "memory": 2619, "sm_max": 1980},
 )
 
 
@@ -49,11 +85,39 @@ def test_cases_are_added_and_replaced(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["comparison.json"]
 
 
+def test_both_kinds_of_device_share_a_file(tmp_path: Path) -> None:
+    failed = dataclasses.replace(
+        GPU_CASE, lens="uniform", baseline_ms=None, baseline_failure="does not compile"
+    )
+    write_comparisons(tmp_path / "c.json", [CASE, GPU_CASE, failed])
+    assert read_comparisons(tmp_path / "c.json") == [CASE, GPU_CASE, failed]
+
+
+def test_files_of_version_1_are_read_and_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    new = dataclasses.asdict(CASE)
+    old = {name: new[name] for name in new if name not in ("baseline_failure", "clocks_mhz")}
+    old["peers"] = {"torch_sdpa_mask": 1.0}
+    path.write_text(json.dumps({"schema": 1, "cases": [old]}))
+    (read,) = read_comparisons(path)
+    assert read == dataclasses.replace(CASE, peers={"torch_sdpa_mask": Peer(MASKED, 1.0)})
+    write_comparisons(path, [dataclasses.replace(CASE, lens="uniform")])
+    assert json.loads(path.read_text())["schema"] == 2
+    assert read_comparisons(path)[0] == read
+
+
+def test_committed_comparisons_are_read() -> None:
+    paths = sorted(committed_root().glob("*/comparison.json"))
+    assert paths
+    for path in paths:
+        assert read_comparisons(path)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("{", "is no JSON"),
-        ('{"schema": 2, "cases": []}', "1 was expected"),
+        ('{"schema": 3, "cases": []}', r"3 is not one of \[1, 2\]"),
         ('{"schema": 1, "cases": [{}]}', "is a required property"),
     ],
 )
@@ -77,12 +141,59 @@ def test_the_page_shows_every_contestant_and_ratio() -> None:
     assert "| PyTorch SDPA with mask | 1.000 | 50.0 | 2.00x |" in page
     assert "| TVM hand-written (ragged CPU) | 10.000 | 5.0 | 20.00x |" in page
     assert "56% of 180 GFLOP/s" in page
-    assert next(name for _, name, _ in contestants(CASE)) == "tuned"
+    assert contestants(CASE)[0].name == "tuned"
 
 
-def test_the_chart_is_a_png(tmp_path: Path) -> None:
+def test_the_page_of_a_gpu_names_what_is_no_alternative_and_what_failed() -> None:
+    page = markdown([GPU_CASE], None)
+    assert "| kernel | ms | TFLOP/s | tuned is faster by | spread |" in page
+    assert "| tuned | 0.2500 | 300.0 |  | 0% |" in page
+    assert "| FlexAttention | 0.5000 | 150.0 | 2.00x |" in page
+    assert "| varlen with packing (ImportError: no varlen attention) | failed |" in page
+    assert "| varlen, already packed (another layout) | 0.4000 |" in page
+    assert "| cuDNN SDPA without mask (wrong on padding) | 0.2000 | 375.0 | 0.80x |" in page
+    assert "| TVM hand-written | 25.0000 | 3.0 | 100.00x |" in page
+    assert "unscheduled" not in page
+    assert "40% of 750 TFLOP/s" in page
+    assert "driver 580.1" in page
+    assert "sm 1755 MHz" in page
+
+
+def test_a_missing_baseline_is_shown_with_its_reason() -> None:
+    case = dataclasses.replace(GPU_CASE, baseline_ms=None, baseline_failure="does not compile")
+    assert "| TVM hand-written (does not compile) | failed |" in markdown([case], None)
+    assert case.over_baseline is None
+
+
+def test_speeds_are_over_the_best_of_each_kind() -> None:
+    assert GPU_CASE.fastest(MASKED) == ("torch_flex", 0.5)
+    assert GPU_CASE.over_masked == 2.0
+    assert GPU_CASE.over_peer("torch_cudnn_dense") == 0.8
+    assert GPU_CASE.over_baseline == 100.0
+    assert CASE.over_peer("torch_cudnn_dense") is None
+    assert CASE.fastest(DENSE) is None
+
+
+def test_the_page_ends_in_geometric_means_over_the_cases_that_have_a_figure() -> None:
+    slower = dataclasses.replace(GPU_CASE, lens="uniform", tuned_ms=0.5, baseline_ms=None)
+    assert geometric_mean([GPU_CASE, slower], lambda each: each.over_masked) == pytest.approx(
+        2**0.5
+    )
+    last = markdown([GPU_CASE, slower], None).strip().splitlines()[-1]
+    assert last == "| geometric mean |  |  |  |  | 1.41x | 100.00x | 0.57x |"
+
+
+def test_tables_on_the_terminal() -> None:
+    shown = table(GPU_CASE)
+    assert shown.row_count == 8
+    assert "TFLOP/s" in [column.header for column in shown.columns]
+    assert summary_table([GPU_CASE, CASE]).row_count == 3
+
+
+@pytest.mark.parametrize("case", [CASE, GPU_CASE], ids=["cpu", "gpu"])
+def test_the_chart_is_a_png(tmp_path: Path, case: Comparison) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra [report]")
-    draw_chart([CASE, dataclasses.replace(CASE, lens="uniform", peers={})], tmp_path / "c.png")
+    draw_chart([case, dataclasses.replace(case, lens="uniform", peers={})], tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

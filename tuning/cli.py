@@ -13,7 +13,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..database import Finder, NoRecordError, RecordStore, Tier, committed_root
+from ..database import (
+    Finder,
+    NoRecordError,
+    RecordStore,
+    StaleRecordError,
+    Tier,
+    committed_root,
+)
 from ..workloads import (
     MASK_MODES,
     PrefillShape,
@@ -26,7 +33,13 @@ from ..workloads import (
 from .db_cli import app as db_app
 from .duration import format_duration, parse_duration
 from .environment import check_compiler, check_packages
-from .errors import InvalidOptionError, NothingFoundError, UnsupportedTargetError
+from .errors import (
+    InvalidOptionError,
+    KernelCheckError,
+    NothingFoundError,
+    UnsupportedTargetError,
+    WorkerFailedError,
+)
 from .tvm_import import import_tvm_without_torch
 
 if TYPE_CHECKING:
@@ -151,7 +164,8 @@ def tune(
             )
             raise typer.Exit(130)
     if compare:
-        _compare_all(spec, shapes, resolved, [lens], root, Tier.EXACT, None)
+        workloads = [(spec, each) for each in shapes]
+        _compare_all(workloads, resolved, [lens], root, Tier.EXACT, None)
 
 
 @app.command()
@@ -176,19 +190,28 @@ def compare(
         Path | None, typer.Option("--output", help="Folder for comparison.json and the chart.")
     ] = None,
 ) -> None:
-    """Measure tuned kernels side by side with TVM's own, the stock rules' and PyTorch's."""
-    spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
+    """Measure tuned kernels side by side with TVM's own, the stock rules' and PyTorch's.
+
+    Without --model and --heads: every workload that has a record for the target, or those of them
+    that --dtype and --shape leave.
+    """
+    wanted = _workload(model, heads, mask_mode, dtype, shape) if model or heads else None
+    sizes = [PrefillShape.parse(text) for text in shape or ()]
     tier = _tier(accept)
     chosen = lens or ["full", "uniform"]
     for text in chosen:
         parse_lengths(text)
     resolved = _prepare(target, threads, arch, runs=True)
-    spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
     root = database or work_root()
     _warn_of_bad_lines(resolved, root)
-    if not shape:
-        shapes = _tuned_shapes(spec, resolved, root) or shapes
-    _compare_all(spec, shapes, resolved, chosen, root, tier, output)
+    if wanted is None:
+        workloads = _tuned_workloads(resolved, root, dtype, sizes)
+    else:
+        spec, shapes = wanted
+        spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
+        tuned = [] if shape else _tuned_shapes(spec, resolved, root)
+        workloads = [(spec, each) for each in tuned or shapes]
+    _compare_all(workloads, resolved, chosen, root, tier, output)
 
 
 @app.command()
@@ -255,13 +278,19 @@ def report(
         typer.Option("--output", help="Folder for the page; beside the records if absent."),
     ] = None,
 ) -> None:
-    """Write the page and the chart of what `compare` has measured."""
-    from .comparison import read_comparisons
-    from .report import draw_chart, markdown
+    """Write the page and the chart of what `compare` has measured.
 
-    resolved = _prepare(target, threads, compiler=False)
+    --target may also be the name of a folder of records, such as cuda-sm_90a-h100: a page needs
+    no GPU.
+    """
+    from .chart import draw_chart
+    from .comparison import read_comparisons
+    from .report import markdown
+
     root = database or work_root()
-    folder = root / str(resolved.key)
+    folder = root / target
+    if not (folder / COMPARISON_FILE).is_file():
+        folder = root / str(_prepare(target, threads, compiler=False).key)
     comparisons = read_comparisons(folder / COMPARISON_FILE)
     if not comparisons:
         raise NothingFoundError(
@@ -304,11 +333,15 @@ def main() -> None:
     try:
         app()
     except PrefilltuneError as error:
-        print(f"prefilltune: {' '.join(str(error).split())}", file=sys.stderr)
+        _print_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("prefilltune: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _print_error(error: PrefilltuneError) -> None:
+    print(f"prefilltune: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _workload(
@@ -456,21 +489,42 @@ def _warn_of_bad_lines(target: ResolvedTarget, root: Path) -> None:
 
 def _tuned_shapes(spec: PrefillSpec, target: ResolvedTarget, root: Path) -> list[PrefillShape]:
     """Every shape of ``spec`` that has a record for exactly this target."""
+    return [shape for each, shape in _recorded(target, root) if each == spec]
+
+
+def _tuned_workloads(
+    target: ResolvedTarget, root: Path, dtype: str, shapes: Sequence[PrefillShape]
+) -> list[tuple[PrefillSpec, PrefillShape]]:
+    """Every workload that has a record, of the given dtype and shapes if any are given."""
+    found = [
+        (spec, shape)
+        for spec, shape in _recorded(target, root)
+        if dtype in ("", spec.dtype) and (not shapes or shape in shapes)
+    ]
+    if not found:
+        raise NoRecordError(
+            f"no database has a record for {target.key} that the options leave; tune first "
+            "(prefilltune tune --model NAME), or name what to compare with --model or --heads"
+        )
+    return found
+
+
+def _recorded(target: ResolvedTarget, root: Path) -> list[tuple[PrefillSpec, PrefillShape]]:
+    """Every workload with a record for exactly this target, in a lasting order."""
     from .apply import database_roots
 
     texts = {
-        entry.provenance.shape
+        (entry.provenance.spec, entry.provenance.shape)
         for each in database_roots(root, committed_root())
         for entry in RecordStore.open(each, target.key, create=True).entries
-        if entry.provenance.spec == str(spec)
     }
-    shapes = [PrefillShape.parse(text) for text in texts]
-    return sorted(shapes, key=lambda each: (each.batch, each.qo_len, each.num_kv))
+    found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
+    return sorted(found, key=lambda each: (str(each[0]), each[1].batch, each[1].qo_len,
+                                           each[1].num_kv))  # fmt: skip
 
 
 def _compare_all(
-    spec: PrefillSpec,
-    shapes: Sequence[PrefillShape],
+    workloads: Sequence[tuple[PrefillSpec, PrefillShape]],
     target: ResolvedTarget,
     lens: Sequence[str],
     root: Path,
@@ -478,29 +532,47 @@ def _compare_all(
     output: Path | None,
 ) -> None:
     from .apply import database_roots
-    from .compare import compare_case
-    from .report import table
+    from .arm import Case
+    from .compare import Comparer
+    from .comparison import write_comparisons
+    from .report import summary_table, table
 
-    roots = database_roots(root, committed_root())
+    folder = output or root / str(target.key)
     comparisons: list[Comparison] = []
-    for shape in shapes:
-        for text in lens:
-            with _console.status(f"measuring {shape}, {text} lengths"):
-                found = compare_case(spec, shape, target, parse_lengths(text), roots, accept)
+    failures = 0
+    with Comparer(target, database_roots(root, committed_root()), accept) as comparer:
+        for case in (
+            Case(spec, shape, target, parse_lengths(text))
+            for spec, shape in workloads
+            for text in lens
+        ):
+            try:
+                with _console.status(f"measuring {case}"):
+                    found = comparer.compare(case)
+            except (KernelCheckError, StaleRecordError, WorkerFailedError) as error:
+                _print_error(error)  # what was measured before is kept, what comes after too
+                failures += 1
+                continue
             comparisons.append(found)
             _console.print(table(found))
-    _write_comparison(comparisons, output or root / str(target.key))
+            write_comparisons(folder / COMPARISON_FILE, [found])
+    if len(comparisons) > 1:
+        _console.print(summary_table(comparisons))
+    if comparisons:
+        _draw_comparison(comparisons, folder)
+    if failures:
+        raise typer.Exit(2)
 
 
-def _write_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:
-    from .comparison import write_comparisons
+def _draw_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:
+    from .chart import draw_chart
+    from .comparison import read_comparisons
     from .errors import EnvironmentMismatchError
-    from .report import TORCH_HINT, draw_chart
+    from .report import TORCH_HINT
 
-    everything = write_comparisons(folder / COMPARISON_FILE, comparisons)
     written = [COMPARISON_FILE]
     try:
-        draw_chart(everything, folder / CHART_FILE)
+        draw_chart(read_comparisons(folder / COMPARISON_FILE), folder / CHART_FILE)
         written.append(CHART_FILE)
     except EnvironmentMismatchError as error:
         _console.print(str(error), soft_wrap=True)

@@ -85,18 +85,18 @@ def device(target: ResolvedTarget) -> dict[str, str | float | bool | None]:
 
 
 def _driver_version() -> dict[str, str]:
-    found = _nvidia_smi("driver_version")
+    found = nvidia_smi("driver_version")
     return {"driver": found[0]} if found else {}
 
 
 def _gpu_limits() -> dict[str, int]:
     names = ("sm_clock_mhz", "memory_clock_mhz", "power_limit_w")
-    found = _nvidia_smi("clocks.max.sm", "clocks.max.memory", "power.limit")
+    found = nvidia_smi("clocks.max.sm", "clocks.max.memory", "power.limit")
     pairs = zip(names, found, strict=False)
     return {name: round(float(text)) for name, text in pairs if _is_number(text)}
 
 
-def _nvidia_smi(*fields: str) -> list[str]:
+def nvidia_smi(*fields: str) -> list[str]:
     """Fields of the first visible GPU; empty without the driver's tool."""
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
     query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 #: Runs its subject for about the given seconds and returns the mean seconds of one call.
 Timer = Callable[[float], float]
 
 _SECONDS = 0.03
 _PAUSE = 0.005
-_SLOW = 0.25
+_SLOW = 8
 _SLOW_ROUNDS = 3
 
 
-def interleave(timers: Sequence[Timer], rounds: int = 9) -> list[tuple[float, ...]]:
+@dataclass(frozen=True)
+class Result:
+    """How a contestant did.
+
+    Parameters
+    ----------
+    seconds : tuple[float, ...]
+        A call, one for each round; empty for a failure.
+    error : float or None
+        Largest on valid rows; None if it was not checked.
+    failure : str
+        Why there are no times.
+    """
+
+    seconds: tuple[float, ...] = ()
+    error: float | None = None
+    failure: str = ""
+
+    @property
+    def ms(self) -> float | None:
+        """The median; None for a failure."""
+        return statistics.median(self.seconds) * 1e3 if self.seconds else None
+
+    @property
+    def spread_ms(self) -> float:
+        """The interquartile range."""
+        quartiles = statistics.quantiles(self.seconds, n=4)
+        return (quartiles[2] - quartiles[0]) * 1e3
+
+
+def interleave(
+    timers: Sequence[Timer], rounds: int = 9, seconds: float = _SECONDS
+) -> list[tuple[float, ...]]:
     """Time every subject once a round, so that a disturbance hits them alike.
 
     Parameters
@@ -22,7 +56,9 @@ def interleave(timers: Sequence[Timer], rounds: int = 9) -> list[tuple[float, ..
     timers : Sequence[Callable[[float], float]]
         One for each subject.
     rounds : int
-        Timings of each; a subject of more than a quarter second a call gets three.
+        Timings of each; a subject of which one call takes eight times ``seconds`` gets three.
+    seconds : float
+        How long one timing is to take.
 
     Returns
     -------
@@ -34,8 +70,8 @@ def interleave(timers: Sequence[Timer], rounds: int = 9) -> list[tuple[float, ..
         timer(0.0)
     for done in range(rounds):
         for timer, found in zip(timers, times, strict=True):
-            if done >= _SLOW_ROUNDS and found[0] > _SLOW:
+            if done >= _SLOW_ROUNDS and found[0] > _SLOW * seconds:
                 continue
             time.sleep(_PAUSE)  # threads of the subject before stop spinning
-            found.append(timer(_SECONDS))
+            found.append(timer(seconds))
     return [tuple(found) for found in times]

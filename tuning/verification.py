@@ -18,7 +18,7 @@ from typing import Any
 
 from ..database import Entry, Match, Provenance, StaleRecordError, TargetKey, Tier, entry_from
 from ..database.judging import malformation
-from ..workloads import TOLERANCE, PrefillShape, PrefillSpec, parse_lengths, regimes
+from ..workloads import TOLERANCE, PrefillShape, PrefillSpec, check_batches, parse_lengths
 from .apply import apply_record
 from .arm import Case
 from .build import build_library
@@ -163,12 +163,7 @@ def largest_error(case: Case, path: str, runner: Worker) -> float:
         If the kernel crashes, hangs or raises.
     """
     shape, fresh = case.shape, case.seed + _FRESH_SEED
-    length = max(shape.qo_len, shape.num_kv)
-    batches = [
-        *regimes(shape.batch, length),
-        parse_lengths("uniform").sample(shape.batch, length, fresh),
-    ]
-    lens = [tuple(int(each) for each in batch) for batch in batches]
+    lens = check_batches(shape.batch, max(shape.qo_len, shape.num_kv), fresh)
     arguments = (path, case.spec, shape, lens, fresh)
     check_kernel = ENGINES[case.target.kind].check_kernel
     return _value(runner.call(check_kernel, *arguments, timeout=_CHECK_TIMEOUT))

@@ -15,7 +15,7 @@ from .errors import (
     PrefilltuneError,
     UnknownPresetError,
 )
-from .lengths import LengthDistribution, parse_lengths, regimes
+from .lengths import LengthDistribution, check_batches, parse_lengths, regimes
 from .presets import Preset, load_presets, preset
 from .reference import TOLERANCE, max_error, reference_attention
 from .spec import DTYPES, MASK_MODES, PrefillShape, PrefillSpec
@@ -43,6 +43,7 @@ __all__ = [
     "Preset",
     "Tiles",
     "UnknownPresetError",
+    "check_batches",
     "load_presets",
     "make_inputs",
     "masked_baseline",

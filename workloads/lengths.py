@@ -329,3 +329,9 @@ def regimes(batch: int, max_len: int) -> list[np.ndarray]:
         for cycle in cycles
         for lens in np.resize(np.array(cycle, np.int32), (-(-len(cycle) // batch), batch))
     ]
+
+
+def check_batches(batch: int, max_len: int, seed: int) -> list[tuple[int, ...]]:
+    """The :func:`regimes` and a batch of uniform lengths: what a kernel is checked on."""
+    drawn = UniformLengths().sample(batch, max_len, seed)
+    return [tuple(int(each) for each in lens) for lens in (*regimes(batch, max_len), drawn)]

@@ -1,0 +1,121 @@
+"""Comparing on a CPU: each engine in a process of its own, stopped while another is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from ..database import Match
+from ..workloads import TOLERANCE, PrefillSpec, plain_attention, ragged_cpu_baseline
+from . import measure
+from .arm import Case
+from .bench import FRESH_SEED, Bench, Libraries, Measured, call, fresh_batches, refuse_wrong
+from .comparison import MASKED
+from .environment import versions
+from .errors import KernelCheckError
+from .target import ResolvedTarget
+from .timing import Result, interleave
+from .worker import Worker
+
+TORCH_SDPA = "torch_sdpa_mask"
+
+_GEMM_SIZE = 2048
+_PEER_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    """Something to time: a function of :mod:`.measure`, in the process of its engine."""
+
+    name: str
+    worker: Worker
+    function: Callable[..., float]
+    arguments: tuple[Any, ...]
+
+    def time(self, seconds: float) -> float:
+        """Seconds a call."""
+        return call(self.worker, self.function, *self.arguments, seconds)
+
+
+class CpuBench(Bench):
+    """TVM, NumPy's BLAS and, where it is installed, PyTorch.
+
+    Parameters
+    ----------
+    target : ResolvedTarget
+        The CPU and the threads of every contestant.
+    """
+
+    def __init__(self, target: ResolvedTarget) -> None:
+        threads = target.threads
+        self._tvm = Worker(measure.tvm_environment(threads), frozen_when_idle=True)
+        blas = {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+        self._blas = Worker(blas, uses_tvm=False, frozen_when_idle=True)
+        self._torch = (
+            Worker(blas, uses_tvm=False, frozen_when_idle=True) if find_spec("torch") else None
+        )
+
+        self._libraries = Libraries(self._tvm, target)
+
+    def close(self, *, kill: bool = False) -> None:
+        self._libraries.close()
+        for worker in (self._tvm, self._blas, self._torch):
+            if worker is not None:
+                worker.close(kill=kill)
+
+    def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
+        spec, shape, seed, target = case.spec, case.shape, case.seed, case.target
+        kernels = {
+            "tuned": self._libraries.of_record(tuned),
+            "unscheduled": self._libraries.of(
+                f"unscheduled-{spec}-{shape}", lambda: plain_attention(spec, shape, target.kind)
+            ),
+        }
+        if stock is not None:
+            kernels["stock"] = self._libraries.of_record(stock)
+        baseline = self._libraries.of(f"baseline-{spec}", lambda: ragged_cpu_baseline(spec))
+        errors = {
+            name: call(self._tvm, measure.check_kernel, path, spec, shape, fresh_batches(case),
+                       seed + FRESH_SEED)
+            for name, path in kernels.items()
+        }  # fmt: skip
+        for name, error in errors.items():
+            refuse_wrong(name, case, error)
+        timed = (spec, shape, case.batches(), seed)
+        checked = (spec, shape, case.batches()[0], seed)
+        errors["baseline"] = call(self._tvm, measure.check_ragged_baseline, baseline, *checked)
+        _refuse_wrong_peer("TVM's ragged CPU prefill", spec, errors["baseline"])
+        contestants = [
+            *(
+                _Contestant(name, self._tvm, measure.time_kernel, (path, *timed))
+                for name, path in kernels.items()
+            ),
+            _Contestant("baseline", self._tvm, measure.time_ragged_baseline, (baseline, *timed)),
+            _Contestant("gemm", self._blas, measure.time_gemm, (_GEMM_SIZE,)),
+        ]
+        found, peers = versions(), {}
+        if self._torch is not None:
+            threads = target.threads
+            errors[TORCH_SDPA] = call(self._torch, measure.check_torch, *checked, threads)
+            _refuse_wrong_peer("PyTorch", spec, errors[TORCH_SDPA])
+            found["torch"] = call(self._torch, measure.torch_version)
+            peers[TORCH_SDPA] = MASKED
+            contestants.append(
+                _Contestant(TORCH_SDPA, self._torch, measure.time_torch, (*timed, threads))
+            )
+        times = interleave([each.time for each in contestants])
+        results = {
+            each.name: Result(seconds, errors.get(each.name))
+            for each, seconds in zip(contestants, times, strict=True)
+        }
+        return Measured(results, peers, _GEMM_SIZE, errors["tuned"], found)
+
+
+def _refuse_wrong_peer(name: str, spec: PrefillSpec, error: float) -> None:
+    if not error <= max(TOLERANCE[spec.dtype], _PEER_TOLERANCE):
+        raise KernelCheckError(
+            f"{name} is off by {error:g} on {spec}: it computes something else than what it is "
+            "compared with; report this"
+        )
