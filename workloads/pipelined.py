@@ -61,6 +61,10 @@ def pipelined_attention(
     NQ, NKV = -(-LQ // BQ), -(-LKV // BKV)
     RK, RV, FC = tiles.key_ring, tiles.value_ring, FRAGMENT_COLUMNS
 
+    def longest_first(tile):
+        """Of a causal mask the last rows see the most keys: whoever starts them first ends first."""
+        return NQ - 1 - tile if spec.mask_mode.startswith("causal") else tile
+
     def kv_range(row_begin, valid_len):
         """The columns that any valid row of a q tile may see; empty for a tile of padding."""
         first_row, end_row = mask.rows(valid_len, LQ)
@@ -95,7 +99,8 @@ def pipelined_attention(
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
         for b, h, it in T.grid(B, HQ, NQ):
             with T.sblock("attention"):
-                vb, vh, vi = T.axis.remap("SSS", [b, h, it])
+                vb, vh = T.axis.remap("SS", [b, h])
+                vi = T.axis.spatial(NQ, longest_first(it))
                 T.reads(
                     q[vb, 0:LQ, vh, 0:D],
                     k[vb, 0:LKV, vh // G, 0:D],
