@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .errors import EnvironmentMismatchError
@@ -84,11 +85,13 @@ def device(target: ResolvedTarget) -> dict[str, str | float | bool | None]:
     return {"name": device_name(target.kind), **facts}
 
 
+@lru_cache
 def _driver_version() -> dict[str, str]:
     found = nvidia_smi("driver_version")
     return {"driver": found[0]} if found else {}
 
 
+@lru_cache
 def _gpu_limits() -> dict[str, int]:
     names = ("sm_clock_mhz", "memory_clock_mhz", "power_limit_w")
     found = nvidia_smi("clocks.max.sm", "clocks.max.memory", "power.limit")

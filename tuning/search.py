@@ -103,6 +103,10 @@ class _Candidate:
     build: Future[tuple[str, Outcome]] | None = None
 
 
+#: Batches that are being measured, the oldest first.
+_UnderWay = deque[tuple[list[_Candidate], "Future[None]"]]
+
+
 class Search:
     """A search over the arms of one case; a context manager that owns its worker processes.
 
@@ -176,16 +180,15 @@ class Search:
         state = self.state = SearchState(limit, time.monotonic())
         self._asked = 0
         arms = self._arms(limit)
-        self._time_baseline(state)
-        self._restore(arms, state)
-        under_way: deque[tuple[list[_Candidate], Future[None]]] = deque()
+        at_once = 0 if self._engine.alone else 1
+        under_way: _UnderWay = deque([([], self._measuring.submit(self._time_baseline, state))])
         try:
+            _settle(under_way, at_once)
+            self._restore(arms, state)
             while batch := self._next_batch(arms, state):
                 under_way.append((batch, self._measuring.submit(self._measure_all, batch, state)))
-                while len(under_way) > (0 if self._engine.alone else 1):
-                    _learn(*under_way.popleft())
-            while under_way:
-                _learn(*under_way.popleft())
+                _settle(under_way, at_once)
+            _settle(under_way, 0)
         finally:
             self._stopping.set()
             wait([measured for _, measured in under_way])
@@ -391,9 +394,17 @@ class Search:
             state.best_label = trial.space
 
 
-def _learn(batch: Sequence[_Candidate], measured: Future[None]) -> None:
-    """Wait for a batch, then tell its arms."""
-    measured.result()
+def _settle(under_way: _UnderWay, left: int) -> None:
+    """Wait for batches, the oldest first, until no more than ``left`` are under way."""
+    while len(under_way) > left:
+        batch, measured = under_way[0]
+        measured.result()
+        under_way.popleft()
+        _learn(batch)
+
+
+def _learn(batch: Sequence[_Candidate]) -> None:
+    """Tell the arms how their candidates did."""
     per_arm: dict[Arm, list[tuple[Proposal, Trial]]] = defaultdict(list)
     for candidate in batch:
         if candidate.trial is not None:

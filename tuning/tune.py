@@ -139,6 +139,7 @@ def _verify(case: Case, path: str, runner: Worker) -> float:
     try:
         return largest_error(case, path, runner)
     except WorkerFailedError:
+        runner.close(kill=True)  # a fault may have left it unable to run anything else
         return float("inf")
 
 

@@ -253,6 +253,7 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
             )
         seconds = _seconds(case, built.path, runner)
     except (ValueError, OSError, KernelCheckError, WorkerFailedError) as failure:
+        runner.close(kill=True)  # a fault may have left it unable to run anything else
         return Remeasured(built.key, built.before, None, str(failure))
     quartiles = statistics.quantiles(seconds, n=4)
     provenance = dataclasses.replace(
