@@ -60,7 +60,7 @@ def tune_tir(trials: int) -> dict[str, float]:
             folder,
             max_trials_global=trials,
             num_trials_per_iter=min(trials, 64),
-            space=space.generator(VARIANT),
+            space=space.generator(SPEC, VARIANT),
             seed=1,
         )
         seconds = time.monotonic() - start

@@ -118,7 +118,9 @@ def test_stock_space_computes_the_same(target: ResolvedTarget) -> None:
     space = SPACES["llvm_stock"]
     spec, shape = PrefillSpec(2, 2, 16, "float32"), PrefillShape(3, 24)
     module = space.describe(spec, shape, {}, "llvm")
-    context = ms.TuneContext(module, target=target.target, space_generator=space.generator({}))
+    context = ms.TuneContext(
+        module, target=target.target, space_generator=space.generator(spec, {})
+    )
     schedules = context.generate_design_space()
     assert schedules
     assert _worst_error(schedules[0].mod, spec, shape, target) <= TOLERANCE["float32"]

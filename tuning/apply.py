@@ -8,6 +8,7 @@ from typing import Any
 
 from ..database import Match, StaleRecordError, schedule
 from ..workloads import PrefillShape, PrefillSpec
+from .pipeline import pipeline
 from .spaces import SPACES
 
 
@@ -43,7 +44,7 @@ def apply_record(match: Match, kind: str) -> Any:
     spec, shape = PrefillSpec.parse(provenance.spec), PrefillShape.parse(provenance.shape)
     description = SPACES[provenance.space].describe(spec, shape, provenance.variant, kind)
     module = schedule(match.entry, description).mod
-    return _mark_scheduled(module)
+    return _mark_scheduled(pipeline(module))
 
 
 def _mark_scheduled(module: Any) -> Any:

@@ -109,7 +109,7 @@ class Arm:
             context = tune_context(
                 module,
                 case.target.target,
-                self.space.generator(self.variant),
+                self.space.generator(case.spec, self.variant),
                 self.label,
                 self._threads,
                 case.seed + 1,

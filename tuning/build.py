@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import EnvironmentMismatchError
 from .nvrtc import Cubin, compile_cubin
+from .pipeline import pipeline
 
 #: Of TVM's PassContext for every kernel, by target kind.
 PASS_CONFIG: dict[str, dict[str, Any]] = {
@@ -93,7 +94,10 @@ def _generate(module: Any, target: Any) -> Any:
 
     from . import spaces  # noqa: F401  (registers what lowering looks up by name)
 
-    module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
+    if target.kind.name == "cuda":
+        from . import intrinsics as _  # noqa: F401  (lowering asks for the layout of fragments)
+
+    module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(pipeline(module))
     with PassContext(config=PASS_CONFIG[target.kind.name]), _device_code_stays_source():
         return build(module, target=target)
 

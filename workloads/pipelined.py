@@ -62,7 +62,7 @@ def pipelined_attention(
     RK, RV, FC = tiles.key_ring, tiles.value_ring, FRAGMENT_COLUMNS
 
     def longest_first(tile):
-        """Of a causal mask the last rows see the most keys: whoever starts them first ends first."""
+        """Of a causal mask the last rows see the most keys: begun first, they end in time."""
         return NQ - 1 - tile if spec.mask_mode.startswith("causal") else tile
 
     def kv_range(row_begin, valid_len):
@@ -136,9 +136,7 @@ def pipelined_attention(
                 for i, d in T.grid(BQ, D):
                     with T.sblock("q_rows"):
                         wi, wd = T.axis.remap("SS", [i, d])
-                        q_rows[wi, wd] = T.cast(
-                            q[vb, T.min(vi * BQ + wi, LQ - 1), vh, wd], operand
-                        )
+                        q_rows[wi, wd] = T.cast(q[vb, T.min(vi * BQ + wi, LQ - 1), vh, wd], operand)
                 for t in range(tile_count):
                     # Rows past the end repeat the last valid one: no padding is ever read.
                     for j, d in T.grid(BKV, D):

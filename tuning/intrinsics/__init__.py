@@ -1,12 +1,13 @@
 """Tensor intrinsics of the CUDA design spaces, registered by the names that traces keep."""
 
 from .copies import CHUNK, copy_intrin
-from .fragments import FRAGMENT, SHARED, WARP_ROWS, panel_width
+from .fragments import FRAGMENT, PTX_TYPES, SHARED, WARP_ROWS, panel_width
 from .gemm import Product, acc_intrin, dot_intrin
 
 __all__ = [
     "CHUNK",
     "FRAGMENT",
+    "PTX_TYPES",
     "SHARED",
     "WARP_ROWS",
     "Product",

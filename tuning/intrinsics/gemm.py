@@ -70,7 +70,6 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
         """Index of a panel, and the column in it."""
         return (0, column) if W == K else (column // W, column % W)
 
-
     def call(c: Any, a: Any, b: Any) -> Any:
         return T.cuda.func_call(name, c, a, b, source_code=source)
 
@@ -100,8 +99,8 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
             with T.sblock("root"):
                 T.reads(C[0:WARP_ROWS, 0:N], A[0:WARP_ROWS, 0:K], B[0:1, 0 : K // W, 0:N, 0:W])
                 T.writes(C[0:WARP_ROWS, 0:N])
-                for ty in T.thread_binding(8, "threadIdx.y"):
-                    for tx in T.thread_binding(4, "threadIdx.x"):
+                for _ty in T.thread_binding(8, "threadIdx.y"):
+                    for _tx in T.thread_binding(4, "threadIdx.x"):
                         T.evaluate(
                             call(
                                 T.address_of(C[0, 0]),
@@ -149,8 +148,8 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
                     B[0:1, 0 : K // W, 0:N, 0:W],
                 )
                 T.writes(C[0:WARP_ROWS, 0:N])
-                for ty in T.thread_binding(8, "threadIdx.y"):
-                    for tx in T.thread_binding(4, "threadIdx.x"):
+                for _ty in T.thread_binding(8, "threadIdx.y"):
+                    for _tx in T.thread_binding(4, "threadIdx.x"):
                         T.evaluate(
                             call(
                                 T.address_of(C[0, 0]),
@@ -179,7 +178,6 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
     def panel(column: Any) -> Any:
         """Index of a panel, and the column in it."""
         return (0, column) if W == N else (column // W, column % W)
-
 
     @T.prim_func(s_tir=True)
     def description(a: T.handle, b: T.handle, r: T.handle, c: T.handle) -> None:
@@ -217,8 +215,8 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
                 B[0:1, 0 : N // W, 0:K, 0:W],
             )
             T.writes(C[0:WARP_ROWS, 0:N])
-            for ty in T.thread_binding(8, "threadIdx.y"):
-                for tx in T.thread_binding(4, "threadIdx.x"):
+            for _ty in T.thread_binding(8, "threadIdx.y"):
+                for _tx in T.thread_binding(4, "threadIdx.x"):
                     T.evaluate(
                         T.cuda.func_call(
                             name,

@@ -44,7 +44,7 @@ class LlvmFused(DesignSpace):
         tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]))
         return online_attention(spec, shape, tiles, kind)
 
-    def generator(self, variant: Variant) -> Any:
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.mutator import MutateTileSize
         from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 

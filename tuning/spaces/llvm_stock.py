@@ -24,7 +24,7 @@ class LlvmStock(DesignSpace):
     def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
         return plain_attention(spec, shape, kind)
 
-    def generator(self, variant: Variant) -> Any:
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.space_generator import PostOrderApply
 
         # Named rather than "from-target": the rules for AVX-512 and VNNI add integer dot products

@@ -38,5 +38,5 @@ class DesignSpace(ABC):
         """The unscheduled IRModule of a variant: the workload that its records hang on."""
 
     @abstractmethod
-    def generator(self, variant: Variant) -> Any:
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         """MetaSchedule's SpaceGenerator for a variant."""

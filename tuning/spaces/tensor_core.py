@@ -1,14 +1,24 @@
-"""What the tensor-core spaces share: threads, register fragments and the pipeline of a kv tile."""
+"""What the tensor-core spaces share: the schedule of the pipelined description and its variants.
+
+Threads of a block are (4, 8, warps). A warp computes 16 rows of the query tile; scores, weights and
+the output stay in its registers, spread as the matrix instructions leave them, and the weights are
+the next product's operand where they are. Keys and values come through shared memory, two tiles of
+each, loaded with ``cp.async`` while another one is computed with; one barrier a tile is enough.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from ...workloads.pipelined import PipelinedTiles
+from ...workloads import PrefillShape, PrefillSpec
+from ...workloads.pipelined import PipelinedTiles, pipelined_attention
 from ..intrinsics import (
     CHUNK,
     FRAGMENT,
+    PTX_TYPES,
     SHARED,
     WARP_ROWS,
     Product,
@@ -17,34 +27,61 @@ from ..intrinsics import (
     dot_intrin,
     panel_width,
 )
-from ..pipeline import ORDER, STAGES
+from ..pipeline import LOADS, LOADS_AFTER, MIN_BLOCKS
+from ..target import ResolvedTarget
+from .space import DesignSpace, Variant
 
-# The steps of a kv tile, in the order of the description.
-_STEPS = (
-    "k_rows", "v_rows", "dot", "scores", "tile_max", "max_before", "row_max", "rescale",
-    "weights", "tile_sum", "row_sum", "probs", "acc",
-)  # fmt: skip
 _LOADS = ("k_rows", "v_rows")
+
+# Steps of a tile before which the next one's loads may be started: behind the score product, whose
+# barrier frees the tile that they overwrite; behind the maximum; before the value product.
+_LOAD_POSITIONS = (1, 5, 10)
 
 #: Lanes of a row of threads, rows of threads of a warp.
 _LANES_X, _LANES_Y = 4, 8
+_WARP = _LANES_X * _LANES_Y
+
+# The register file of a multiprocessor, what one thread may have of it, and what a thread needs
+# besides its fragments.
+_REGISTERS, _THREAD_REGISTERS, _OTHER_REGISTERS = 65536, 255, 40
+
+_Q_TILES = (128, 64, 192, 256)
+_SMALLEST_TILE = 64
+_KV_TILES = (64, 128, 96, 80, 112, 32, 48, 160, 192, 256, 16)
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What decides the structure of a tensor-core schedule."""
+    """What decides the structure of a tensor-core schedule.
+
+    Parameters
+    ----------
+    unit : str
+        ``wgmma`` or ``mma``.
+    q_tile, kv_tile, head_dim : int
+        Rows of a query tile, of a key and value tile, and their columns.
+    dtype : str
+        ``float16`` or ``bfloat16``.
+    shared_query : bool
+        Whether the query tile lies in shared memory rather than in registers.
+    """
 
     unit: str
     q_tile: int
     kv_tile: int
     head_dim: int
     dtype: str
-    shared_query: bool = False
+    shared_query: bool
 
     @property
     def warps(self) -> int:
         """Warps of a thread block."""
         return self.q_tile // WARP_ROWS
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.warps * _WARP
 
     @property
     def product(self) -> Product:
@@ -56,6 +93,105 @@ class Structure:
         """Parameters of the description."""
         return PipelinedTiles(self.q_tile, self.kv_tile, self.dtype)
 
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        rows = (self.tiles.key_ring + self.tiles.value_ring) * self.kv_tile
+        return (rows + self.shared_query * self.q_tile) * self.head_dim * 2
+
+    @property
+    def registers(self) -> int:
+        """About how many registers a thread needs."""
+        query = 0 if self.shared_query else self.head_dim // 4
+        return self.head_dim // 2 + self.kv_tile // 2 + query + _OTHER_REGISTERS
+
+    @property
+    def whole_copies(self) -> bool:
+        """Whether every thread copies as many chunks of a key or value tile."""
+        return self.kv_tile * self.head_dim // CHUNK % self.threads == 0
+
+
+class TensorCoreSpace(DesignSpace):
+    """Fused attention on one kind of tensor-core instruction; subclasses say which."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"cuda"})
+
+    #: ``wgmma`` or ``mma``.
+    unit: ClassVar[str]
+
+    #: Query tiles must be a multiple of this: rows of one instruction.
+    rows: ClassVar[int]
+
+    #: Whether the left operand may come from shared memory.
+    query_places: ClassVar[tuple[bool, ...]]
+
+    def runs_on(self, arch: str) -> bool:
+        """Whether ``arch``, such as ``sm_90a``, has the instructions."""
+        raise NotImplementedError
+
+    def variants(
+        self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
+    ) -> Sequence[Variant]:
+        arch, limit = target.key.arch, int(target.target.attrs["max_shared_memory_per_block"])
+        if not self.runs_on(arch) or spec.dtype not in PTX_TYPES or spec.head_dim % 16:
+            return ()
+        return [
+            {"q_tile": s.q_tile, "kv_tile": s.kv_tile, "shared_query": s.shared_query}
+            for s in self._structures(spec)
+            if s.shared_bytes <= limit
+            and s.registers <= min(_REGISTERS // s.threads, _THREAD_REGISTERS)
+            and s.whole_copies
+            and _reaches(s.q_tile, shape.qo_len)
+            and _reaches(s.kv_tile, shape.num_kv)
+        ]
+
+    def _structures(self, spec: PrefillSpec) -> Iterator[Structure]:
+        sizes = itertools.product(_KV_TILES, _Q_TILES, self.query_places)
+        for kv_tile, q_tile, shared in sizes:
+            if q_tile % self.rows == 0:
+                yield Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, shared)
+
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+        s = self._structure(spec, variant)
+        _register(s)
+        return pipelined_attention(spec, shape, s.tiles, kind)
+
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
+        from tvm.s_tir.meta_schedule.mutator import MutateTileSize
+        from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
+
+        s = self._structure(spec, variant)
+        return ScheduleFn(
+            lambda sch: schedule(sch, s),
+            sch_rules=[],
+            postprocs=[],
+            mutator_probs={MutateTileSize(): 1.0},
+        )
+
+    def _structure(self, spec: PrefillSpec, variant: Variant) -> Structure:
+        return Structure(
+            self.unit,
+            int(variant["q_tile"]),
+            int(variant["kv_tile"]),
+            spec.head_dim,
+            spec.dtype,
+            bool(variant["shared_query"]),
+        )
+
+
+def _reaches(tile: int, length: int) -> bool:
+    """Whether a tile is no more than twice too long, or the smallest there is."""
+    return tile < 2 * length or tile <= _SMALLEST_TILE
+
+
+def _register(s: Structure) -> tuple[str, str, str]:
+    """Register what traces of this structure name; the copy, the score and the value product."""
+    return (
+        copy_intrin(s.dtype, s.head_dim),
+        dot_intrin(s.product, s.kv_tile, s.head_dim, s.q_tile if s.shared_query else None),
+        acc_intrin(s.product, s.kv_tile, s.head_dim),
+    )
+
 
 def schedule(sch: Any, s: Structure) -> None:
     """Schedule the pipelined description for tensor cores.
@@ -66,13 +202,14 @@ def schedule(sch: Any, s: Structure) -> None:
         Of an unscheduled :func:`~prefilltune.workloads.pipelined.pipelined_attention`; scheduled in
         place.
     """
+    copy, dot, acc = _register(s)
     batch, head, tile = sch.get_loops(sch.get_sblock("attention"))
     for loop, block in ((tile, "blockIdx.x"), (head, "blockIdx.y"), (batch, "blockIdx.z")):
         sch.bind(loop, block)
     for name in _LOADS:
-        _copy(sch, name, s)
+        _copy(sch, name, s, copy)
     if s.shared_query:
-        _copy(sch, "q_rows", s)
+        _copy(sch, "q_rows", s, copy)
     fragments = ("dot", "probs", "acc", "rescale") + (() if s.shared_query else ("q_rows",))
     for name in fragments:
         sch.set_scope(sch.get_sblock(name), 0, FRAGMENT)
@@ -88,14 +225,14 @@ def schedule(sch: Any, s: Structure) -> None:
         _lanes(sch, name)
     for name in ("max_before", "row_max", "final_sum", "inv_sum", "lse"):
         _rows(sch, name)
-    _products(sch, s)
+    _products(sch, dot, acc)
     for name in ("row_max", "row_sum"):
         block = sch.get_sblock(name)
         sch.decompose_reduction(block, sch.get_loops(block)[0])
-    _pipeline(sch)
+    _pipeline(sch, s)
 
 
-def _copy(sch: Any, name: str, s: Structure) -> None:
+def _copy(sch: Any, name: str, s: Structure, copy: str) -> None:
     """Copy a tile to shared memory, 16 bytes a thread, neighbouring threads along a row."""
     block = sch.get_sblock(name)
     sch.set_scope(block, 0, SHARED)
@@ -106,7 +243,7 @@ def _copy(sch: Any, name: str, s: Structure) -> None:
         sch.transform_layout(block, ("write", 0), lambda v, r, c: [v, c // width, r, c % width])
     row, column = sch.get_loops(block)[-2:]
     chunk, element = sch.split(column, [None, CHUNK])
-    sch.tensorize(element, copy_intrin(s.dtype, s.head_dim))
+    sch.tensorize(element, copy)
     step, warp, lane_y, lane_x = sch.split(
         sch.fuse(row, chunk), [None, s.warps, _LANES_Y, _LANES_X]
     )
@@ -169,8 +306,7 @@ def _lanes(sch: Any, name: str) -> None:
     for loop in inner:
         sch.unroll(loop)
     if name == "tile_sum":
-        init = sch.decompose_reduction(block, inner[0])
-        del init
+        sch.decompose_reduction(block, inner[0])
 
 
 def _rows(sch: Any, name: str) -> None:
@@ -181,19 +317,14 @@ def _rows(sch: Any, name: str) -> None:
     sch.unroll(half)
 
 
-def _products(sch: Any, s: Structure) -> None:
+def _products(sch: Any, dot_name: str, acc_name: str) -> None:
     """Tensorize both products; what clears their results is spread as a fragment is."""
-    q_tile = s.q_tile if s.shared_query else None
-    dot, acc = sch.get_sblock("dot"), sch.get_sblock("acc")
-    names = (
-        dot_intrin(s.product, s.kv_tile, s.head_dim, q_tile),
-        acc_intrin(s.product, s.kv_tile, s.head_dim),
-    )
-    for block, name in zip((dot, acc), names, strict=True):
+    for step, name in (("dot", dot_name), ("acc", acc_name)):
+        block = sch.get_sblock(step)
         warp, row = sch.split(sch.get_loops(block)[-3], [None, WARP_ROWS])
         sch.bind(warp, "threadIdx.z")
-        outermost = row if block is dot else sch.get_loops(acc)[0]
-        init = sch.decompose_reduction(block, outermost)
+        # Scores start at zero in every tile, the output once.
+        init = sch.decompose_reduction(block, row if step == "dot" else sch.get_loops(block)[0])
         sch.tensorize(row, name)
         row, column = sch.get_loops(init)[-2:]
         half, lane_y = sch.split(row, [2, _LANES_Y])
@@ -205,9 +336,13 @@ def _products(sch: Any, s: Structure) -> None:
             sch.unroll(loop)
 
 
-def _pipeline(sch: Any) -> None:
-    """Load the next tile behind the barrier that the score product starts with."""
+def _pipeline(sch: Any, s: Structure) -> None:
     loop = sch.get_loops(sch.get_sblock("k_rows_o"))[0]
-    order = ["dot", *_LOADS, *(name for name in _STEPS if name not in ("dot", *_LOADS))]
-    sch.annotate(loop, STAGES, [0 if name in _LOADS else 1 for name in _STEPS])
-    sch.annotate(loop, ORDER, [_STEPS.index(name) for name in order])
+    sch.annotate(loop, LOADS, len(_LOADS))
+    sch.annotate(loop, LOADS_AFTER, _choice(sch, _LOAD_POSITIONS))
+    most = _REGISTERS // (s.registers * s.threads)
+    sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, max(most, 1) + 2))))
+
+
+def _choice(sch: Any, candidates: Sequence[int]) -> Any:
+    return sch.sample_categorical(list(candidates), [1 / len(candidates)] * len(candidates))
