@@ -27,6 +27,7 @@ class GraphTimer:
     def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
         import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
+        self._kept = tuple(calls)  # with their tensors, whose addresses the graph holds
         estimate = _run_eagerly(calls)
         rounds = max(1, min(_MOST_ROUNDS, round(_GRAPH_SECONDS / estimate)))
         self._graph = torch.cuda.CUDAGraph()

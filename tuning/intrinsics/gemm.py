@@ -232,13 +232,13 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
     return name
 
 
+# wgmma reads through the asynchronous proxy: each thread makes visible to it what it has copied
+# before it says so at the barrier. A fence behind the barrier, of who reads, is not enough.
 _JOIN_LOADS = """\
   asm volatile("cp.async.commit_group;" ::: "memory");
   asm volatile("cp.async.wait_group 0;" ::: "memory");
-  __syncthreads();
+{fence}  __syncthreads();
 """
-
-# What ordinary stores and cp.async wrote becomes visible to wgmma, which reads through a proxy.
 _FENCE_PROXY = '  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");\n'
 _FENCE = '  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");\n'
 _COMMIT = '  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");\n'
@@ -251,7 +251,7 @@ def _source(
     """CUDA of a product; ``values`` if the rows of the tile in shared memory are summed over."""
     write = {"wgmma": _wgmma, "mma": _mma}[product.unit]
     parameters = "float* c, void* a_, void* b_" + (", float* r" if values else "")
-    before = _JOIN_LOADS
+    before = _JOIN_LOADS.format(fence=_FENCE_PROXY if product.unit == "wgmma" else "")
     if values:
         before = f"  #pragma unroll\n  for (int i = 0; i < {columns // 2}; ++i) c[i] *= r[i & 2];\n"
     return (
@@ -307,7 +307,7 @@ def _wgmma(product: Product, columns: int, depth: int, q_tile: int | None, value
         products = pin + _FENCE + loop.format(first=0) + multiply("k", True)
     else:
         # The first product overwrites its result: no zeros have to be written before.
-        products = _FENCE_PROXY + _FENCE + multiply("0", False)
+        products = _FENCE + multiply("0", False)
         products += loop.format(first=1) + multiply("k", True)
     return f"{setup}{products}{_COMMIT}{_WAIT}{pin}"
 
