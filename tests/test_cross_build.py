@@ -41,7 +41,7 @@ class _Rows(DesignSpace):
     def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
         return row_kernel()
 
-    def generator(self, variant: Variant) -> Any:
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         raise NotImplementedError
 
 
