@@ -56,7 +56,7 @@ class SplitScores(DesignSpace):
         )
         return plain_attention(other, shape, kind)
 
-    def generator(self, variant: Variant) -> Any:
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 
         sizes = self.widths[int(variant["widths"])]

@@ -183,6 +183,10 @@ def test_budget_goes_to_what_wins() -> None:
     untried, good, bad = _Arm(math.inf, 0), _Arm(1.0, 3), _Arm(5.0, 1)
     assert _next_arm([bad, good, untried]) is untried  # pyright: ignore[reportArgumentType]
     assert _next_arm([bad, good]) is good  # pyright: ignore[reportArgumentType]
+    arms = [untried, bad, good]
+    assert _next_arm(arms, refine=True) is good  # pyright: ignore[reportArgumentType]
+    failed = _Arm(math.inf, 1)
+    assert _next_arm([failed, untried], refine=True) is untried  # pyright: ignore[reportArgumentType]
     close = _Arm(1.05, 1)
     assert _next_arm([_Arm(1.0, 9), close]) is close  # pyright: ignore[reportArgumentType]
     assert _next_arm([_Arm(1.0, 9, exhausted=True)]) is None  # pyright: ignore[reportArgumentType]

@@ -18,8 +18,10 @@ from ..database import (
     NoRecordError,
     RecordStore,
     StaleRecordError,
+    TargetKey,
     Tier,
     committed_root,
+    target_keys,
 )
 from ..workloads import (
     MASK_MODES,
@@ -476,15 +478,28 @@ def _print_kept(result: TuneResult, root: Path) -> None:
 
 def _warn_of_bad_lines(target: ResolvedTarget, root: Path) -> None:
     """Say which lines of the databases were skipped: a record is never dropped silently."""
-    from .apply import database_roots
-
-    for each in database_roots(root, committed_root()):
-        store = RecordStore.open(each, target.key, create=True)
+    for store in _stores(target, root):
         for problem in store.problems:
             where = store.folder / problem.file
             print(
                 f"prefilltune: {where}:{problem.line}: skipped: {problem.reason}", file=sys.stderr
             )
+
+
+def _stores(target: ResolvedTarget, root: Path) -> list[RecordStore]:
+    """The records that serve a target: its own, or its family's for a GPU that is elsewhere."""
+    from .apply import database_roots
+
+    return [
+        RecordStore.open(each, key, create=True)
+        for each in database_roots(root, committed_root())
+        for key in ([target.key] if target.is_here else _family(target.key, each))
+    ]
+
+
+def _family(key: TargetKey, root: Path) -> list[TargetKey]:
+    keys = target_keys(root) if root.is_dir() else []
+    return [each for each in keys if each.family == key.family]
 
 
 def _tuned_shapes(spec: PrefillSpec, target: ResolvedTarget, root: Path) -> list[PrefillShape]:
@@ -510,13 +525,11 @@ def _tuned_workloads(
 
 
 def _recorded(target: ResolvedTarget, root: Path) -> list[tuple[PrefillSpec, PrefillShape]]:
-    """Every workload with a record for exactly this target, in a lasting order."""
-    from .apply import database_roots
-
+    """Every workload with a record that serves a target, in a lasting order."""
     texts = {
         (entry.provenance.spec, entry.provenance.shape)
-        for each in database_roots(root, committed_root())
-        for entry in RecordStore.open(each, target.key, create=True).entries
+        for store in _stores(target, root)
+        for entry in store.entries
     }
     found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
     return sorted(found, key=lambda each: (str(each[0]), each[1].batch, each[1].qo_len,

@@ -45,8 +45,8 @@ _HOPELESS = 2.5
 # Sampling and evolving cost nearly the same for one candidate as for eight.
 _SMALLEST_BATCH = 8
 
-# Of an arm that is enumerated, at a time: so many that a good one is among them.
-_SHARE = 4
+# Candidates of an arm at a time, where arms share batches.
+_SHARE = 2
 
 # Of an earlier search, as many trials of each arm are replayed: more would delay the first batch.
 _RESTORED_PER_ARM = 8
@@ -139,10 +139,10 @@ class Search:
         self._stack = ExitStack()
         self._numbers = itertools.count()
         self._engine = ENGINES[case.target.kind]
-        self._batch = max(_SMALLEST_BATCH, 2 * _builders())
+        self._batch = max(_SMALLEST_BATCH, (2 if self._engine.alone else 1) * _builders())
         self._share = self._batch if self._engine.alone else _SHARE
         self._known: dict[str, Trial] = {}
-        self._asked = 0
+        self._asked = self._pulls = 0
         self._prepared = False
         self._stopping = threading.Event()
         self._keeping = threading.Lock()
@@ -178,7 +178,7 @@ class Search:
             Passed on; ``state``, ``trials`` and the log hold what was measured.
         """
         state = self.state = SearchState(limit, time.monotonic())
-        self._asked = 0
+        self._asked = self._pulls = 0
         arms = self._arms(limit)
         at_once = 0 if self._engine.alone else 1
         under_way: _UnderWay = deque([([], self._measuring.submit(self._time_baseline, state))])
@@ -258,9 +258,11 @@ class Search:
         if state.limit.trials is not None:
             room = min(room, state.limit.trials - self._asked)
         while room > 0 and not _out_of_time(state.limit, state):
-            arm = _next_arm(arms)
+            # Good variants are refined before the last of many is tried.
+            arm = _next_arm(arms, refine=not self._engine.alone and self._pulls % 2 == 1)
             if arm is None:
                 break
+            self._pulls += 1
             state.activity = f"sampling {arm.label}"
             self.listener(state)
             for proposal in self._propose(arm, min(room, self._share), state):
@@ -413,14 +415,23 @@ def _learn(batch: Sequence[_Candidate]) -> None:
         arm.learn([proposal for proposal, _ in done], [trial.run_secs for _, trial in done])
 
 
-def _next_arm(arms: Sequence[Arm]) -> Arm | None:
-    """The arm with the best prospect: its best time, less a bonus for having been tried little."""
+def _next_arm(arms: Sequence[Arm], *, refine: bool = False) -> Arm | None:
+    """The first untried arm, or else the one with the best prospect.
+
+    An arm's prospect is its best time, less a bonus for having been tried little.
+
+    Parameters
+    ----------
+    refine : bool
+        Whether an arm with a success goes before the untried.
+    """
     waiting = [arm for arm in arms if not arm.exhausted]
     untried = [arm for arm in waiting if arm.batches == 0]
-    if untried:
+    tried = [arm for arm in waiting if arm.batches > 0]
+    if untried and not (refine and any(math.isfinite(arm.best) for arm in tried)):
         return untried[0]
     return min(
-        waiting, key=lambda arm: arm.best * (1 - _OPTIMISM / math.sqrt(arm.batches)), default=None
+        tried, key=lambda arm: arm.best * (1 - _OPTIMISM / math.sqrt(arm.batches)), default=None
     )
 
 

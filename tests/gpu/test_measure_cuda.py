@@ -98,7 +98,7 @@ class _Harmful(DesignSpace):
     def describe(self, spec: Any, shape: Any, variant: Any, kind: str) -> Any:
         return row_kernel(str(variant["harm"]))
 
-    def generator(self, variant: Any) -> Any:
+    def generator(self, spec: Any, variant: Any) -> Any:
         from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 
         return ScheduleFn(lambda sch: None, sch_rules=[], postprocs=[], mutator_probs={})

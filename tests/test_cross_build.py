@@ -1,0 +1,81 @@
+"""Records of a GPU elsewhere become a library here, on a machine that may have none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from database_fixtures import PROVENANCE, trace_of
+from gpu_kernels import SHAPE, SPEC, row_kernel
+from tvm.s_tir import Schedule
+from typer.testing import CliRunner
+
+from prefilltune.database import RecordStore, TargetKey, entry_from
+from prefilltune.tuning.build import _string
+from prefilltune.tuning.cli import app
+from prefilltune.tuning.spaces import SPACES, DesignSpace, Variant
+from prefilltune.tuning.target import ResolvedTarget, cuda_device, resolve_target
+from prefilltune.tuning.verification import machine_for
+from prefilltune.workloads import PrefillShape, PrefillSpec
+
+pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+
+KEY = TargetKey.parse("cuda-sm_80-a100")
+WORKLOAD = ("--heads", "2x16", "--dtype", "float32", "--shape", str(SHAPE))
+
+
+class _Rows(DesignSpace):
+    """The hand-written kernel, as it is."""
+
+    name: ClassVar[str] = "rows"
+    kinds: ClassVar[frozenset[str]] = frozenset({"cuda"})
+
+    def variants(
+        self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
+    ) -> Sequence[Variant]:
+        return ({},)
+
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+        return row_kernel()
+
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One record of an A100."""
+    monkeypatch.setitem(SPACES, _Rows.name, _Rows())
+    fields = {"spec": str(SPEC), "shape": str(SHAPE), "space": _Rows.name, "variant": {}}
+    provenance = type(PROVENANCE)(**{**vars(PROVENANCE), **fields})
+    target = resolve_target("cuda", arch="sm_80").target
+    schedule = Schedule(row_kernel())
+    entry = entry_from(row_kernel(), trace_of(schedule), [2e-3], target, provenance)
+    RecordStore.open(tmp_path, KEY, create=True).add([entry])
+    return tmp_path
+
+
+def test_an_architecture_takes_the_records_of_its_devices(database: Path) -> None:
+    arguments = ["build", "--target", "cuda", "--arch", "sm_80", *WORKLOAD]
+    output = database / "dist"
+    done = CliRunner().invoke(
+        app, [*arguments, "--database", str(database), "--output", str(output)]
+    )
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((output / "manifest.json").read_text())
+    (kernel,) = manifest["kernels"]
+    assert (kernel["tier"], kernel["tuned_for"]) == ("family", str(KEY))
+    assert manifest["target"]["arch"] == "sm_80"
+    assert "nvrtc" in manifest["versions"]
+    assert _string(b"cubin") in (output / "libprefill.so").read_bytes()
+
+
+def test_a_record_of_a_gpu_belongs_to_its_device_alone(database: Path) -> None:
+    if cuda_device() is None:
+        assert machine_for(KEY) is None
+    else:
+        assert machine_for(resolve_target("cuda").key) is not None
+    assert machine_for(TargetKey("cuda", "sm_80")) is None
