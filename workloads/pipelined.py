@@ -3,7 +3,8 @@
 The recurrence is that of :mod:`.online`. What differs is what tensor cores and a software pipeline
 need: every step is a direct child of the kv loop, where the pipeline can order it; the carried
 output is rescaled and added to in one reduction, which a matrix instruction accumulates in place;
-the scale is applied after the maximum, so that it costs one fused multiply-add an element.
+the scale is applied after the maximum, so that it costs one fused multiply-add an element; and the
+maximum moves only where it must (:data:`SLACK`).
 """
 
 # TVMScript writes the shapes of buffers where Python has types.
@@ -22,6 +23,11 @@ from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, Expr, keep, score
 from .online import Tiles
 from .spec import PrefillShape, PrefillSpec
+
+#: How far a score may lie above the maximum that a row's weights are relative to, before this is
+#: moved and what was summed up is rescaled: weights reach 2^8 and stay exact in 16 bits, and few
+#: tiles rescale anything (as in FlashAttention-4).
+SLACK = 8.0
 
 #: Columns of a register fragment: what one value a row is spread over to stand beside a matrix.
 FRAGMENT_COLUMNS = 8
@@ -204,7 +210,11 @@ def pipelined_attention(
                             wt = T.axis.reduce(NKV, t)
                             with T.init():
                                 row_max[wi] = T.float32(MAX_INIT)
-                            row_max[wi] = T.max(row_max[wi], score(spec, tile_max[wi]))
+                            row_max[wi] = T.Select(
+                                score(spec, tile_max[wi]) > row_max[wi] + T.float32(SLACK),
+                                score(spec, tile_max[wi]),
+                                row_max[wi],
+                            )
                     for i, c in T.grid(BQ, FC):
                         with T.sblock("rescale"):
                             wi, wc = T.axis.remap("SS", [i, c])

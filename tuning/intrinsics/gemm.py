@@ -232,6 +232,14 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
     return name
 
 
+# Most tiles move no row's maximum.
+_RESCALE = """\
+  if (__any_sync(0xffffffffu, r[0] != 1.0f || r[2] != 1.0f)) {{
+    #pragma unroll
+    for (int i = 0; i < {count}; ++i) c[i] *= r[i & 2];
+  }}
+"""
+
 # wgmma reads through the asynchronous proxy: each thread makes visible to it what it has copied
 # before it says so at the barrier. A fence behind the barrier, of who reads, is not enough.
 _JOIN_LOADS = """\
@@ -253,7 +261,7 @@ def _source(
     parameters = "float* c, void* a_, void* b_" + (", float* r" if values else "")
     before = _JOIN_LOADS.format(fence=_FENCE_PROXY if product.unit == "wgmma" else "")
     if values:
-        before = f"  #pragma unroll\n  for (int i = 0; i < {columns // 2}; ++i) c[i] *= r[i & 2];\n"
+        before = _RESCALE.format(count=columns // 2)
     return (
         f"\n__device__ __forceinline__ void {name}({parameters}) {{\n"
         f"{before}{write(product, columns, depth, q_tile, values)}}}\n"
