@@ -134,12 +134,24 @@ def compile_cubin(source: str, arch: str) -> Cubin:
                 "or a newer NVRTC: pip install -U nvidia-cuda-nvrtc"
             )
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise KernelCompileError(f"NVRTC refuses a generated kernel for {arch}: {text[:2000]}")
+            raise KernelCompileError(
+                f"NVRTC refuses a generated kernel for {arch}: {_errors(text)[:2000]}"
+            )
         image = bytearray(_value(nvrtc, nvrtc.nvrtcGetCUBINSize(program)))
         _value(nvrtc, nvrtc.nvrtcGetCUBIN(program, image))
     finally:
         nvrtc.nvrtcDestroyProgram(program)
     return Cubin(bytes(image), text)
+
+
+def _errors(log: str) -> str:
+    """The lines of a compiler's log that say why it failed; all of it if none does.
+
+    >>> _errors("k.cu(1): warning: unused\\nk.cu(2): error: undefined")
+    'k.cu(2): error: undefined'
+    """
+    lines = log.splitlines()
+    return "\n".join(each for each in lines if "error" in each or "fatal" in each) or log
 
 
 def check_nvrtc() -> None:
