@@ -1,13 +1,13 @@
-"""Loading the next tile while one is computed with, in a loop that keeps one copy of every step.
+"""Loading the next tile while one is computed with, in a loop that keeps one copy of what computes.
 
-TVM's ``InjectSoftwarePipeline`` emits a prologue and an epilogue: copies of the loop's steps, which
-cost a kernel full of tensor-core accumulators its registers. Here the loop runs one iteration
-longer instead, and each step runs in the iterations that are its own.
+TVM's ``InjectSoftwarePipeline`` emits copies of every step before and behind the loop, which cost a
+kernel full of tensor-core accumulators its registers. Here the loads alone are copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 #: Annotation of a loop: how many of its first steps load what the others use.
@@ -26,7 +26,7 @@ def pipeline(module: Any) -> Any:
     """Rewrite the annotated loops of every function of a scheduled module.
 
     ``for t in range(n): load(t); first(t); rest(t)`` becomes
-    ``for t in range(n + 1): if t > 0: first(t - 1); if t < n: load(t); if t > 0: rest(t - 1)``.
+    ``if n > 0: load(0)``, then ``for t in range(n): first(t); if t + 1 < n: load(t + 1); rest(t)``.
     What is computed stays the same; a module without annotations is returned as it is.
 
     Raises
@@ -88,23 +88,22 @@ def _pipelined(loop: Any) -> Any:
             "others; some must load, some must compute, and at least one of these comes first"
         )
     load, first, rest = steps[:loads], steps[loads : loads + after], steps[loads + after :]
-    loaded = tirx.Var(loop.loop_var.name, loop.loop_var.ty)
-    begun, ended = loaded > loop.min, loaded >= loop.min + loop.extent
-
-    one = tirx.const(1, loop.loop_var.ty.dtype)
-
-    def at(tile: Any, some: Sequence[Any], condition: Any) -> Any:
-        # A loop of one iteration puts another index in the place of the loop variable.
-        body = tirx.For(loop.loop_var, tile, one, tirx.ForKind.SERIAL, _sequence(some))
-        return tirx.IfThenElse(condition, body, None)
-
-    body = [at(loaded - 1, first, begun), at(loaded, load, tirx.Not(ended))]
-    if rest:
-        body.append(at(loaded - 1, rest, begun))
+    end = loop.min + loop.extent
+    body = [*first, _load(loop, load, loop.loop_var + 1, end), *rest]
     ours = (LOADS, LOADS_AFTER, MIN_BLOCKS)
     kept = {name: value for name, value in loop.annotations.items() if name not in ours}
-    rewritten = tirx.For(
-        loaded, loop.min, loop.extent + 1, loop.kind, tirx.SeqStmt(body), annotations=kept
+    rewritten = tirx.SeqStmt(
+        [
+            _load(loop, load, loop.min, end),
+            tirx.For(
+                loop.loop_var,
+                loop.min,
+                loop.extent,
+                loop.kind,
+                tirx.SeqStmt(body),
+                annotations=kept,
+            ),
+        ]
     )
     min_blocks = loop.annotations.get(MIN_BLOCKS)
     if min_blocks is None:
@@ -112,7 +111,44 @@ def _pipelined(loop: Any) -> Any:
     return tirx.AttrStmt(0, _LAUNCH_BOUNDS, min_blocks, rewritten)
 
 
-def _sequence(steps: Sequence[Any]) -> Any:
-    from tvm import tirx
+def _load(loop: Any, load: Sequence[Any], tile: Any, end: Any) -> Any:
+    """A copy of the loads, with definitions of its own, for another tile; if there is one."""
+    from tvm import s_tir, tirx
 
-    return steps[0] if len(steps) == 1 else tirx.SeqStmt(list(steps))
+    # A loop of one iteration puts another index in the place of the loop variable.
+    one = tirx.const(1, loop.loop_var.ty.dtype)
+    body = load[0] if len(load) == 1 else tirx.SeqStmt(list(load))
+    single = tirx.For(loop.loop_var, tile, one, tirx.ForKind.SERIAL, body)
+    reads, writes = _regions(single)
+    whole = [*reads, *writes]
+    copy = s_tir.renew_defs(tirx.PrimFunc([each.source for each in whole], single))
+    # Renewed with the definitions are the buffers from outside: they become views of these.
+    views = [
+        s_tir.MatchBufferRegion(view, each) for view, each in zip(copy.params, whole, strict=True)
+    ]
+    block = s_tir.SBlock([], reads, writes, "load", copy.body, match_buffers=views)
+    return tirx.IfThenElse(tile < end, s_tir.SBlockRealize([], True, block), None)
+
+
+def _regions(stmt: Any) -> tuple[list[Any], list[Any]]:
+    """All of every buffer that a nest of loops around sblocks reads, and writes."""
+    from tvm import s_tir, tirx
+
+    if isinstance(stmt, tirx.For):
+        return _regions(stmt.body)
+    if isinstance(stmt, tirx.SeqStmt):
+        reads, writes = zip(*map(_regions, stmt.seq), strict=True)
+        return [*chain(*reads)], [*chain(*writes)]
+    assert isinstance(stmt, s_tir.SBlockRealize)
+    block = stmt.block
+    return [_whole(each) for each in block.reads], [_whole(each) for each in block.writes]
+
+
+def _whole(region: Any) -> Any:
+    from tvm import tirx
+    from tvm.ir import Range
+    from tvm.tirx.stmt import BufferRegion
+
+    buffer = region.source
+    zero = tirx.const(0, "int32")
+    return BufferRegion(buffer, [Range(zero, extent) for extent in buffer.shape])

@@ -232,6 +232,15 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
     return name
 
 
+# Two elements of a fragment. Read through a pointer to another type they would be undefined.
+_FRAGMENT_WORDS = """\
+  auto a = [&](int i) {
+    unsigned word;
+    memcpy(&word, (const char*)a_ + 4 * i, 4);
+    return word;
+  };
+"""
+
 # Most tiles move no row's maximum.
 _RESCALE = """\
   if (__any_sync(0xffffffffu, r[0] != 1.0f || r[2] != 1.0f)) {{
@@ -283,9 +292,9 @@ def _wgmma(product: Product, columns: int, depth: int, q_tile: int | None, value
         setup = _descriptor("right", "b_)", width)
     if q_tile is None:
         left = "{" + ", ".join(f"%{count + i}" for i in range(4)) + "}"
-        inputs = '"r"(a[({k})*4]), "r"(a[({k})*4+1]), "r"(a[({k})*4+2]), "r"(a[({k})*4+3])'
+        inputs = ", ".join(f'"r"(a(({{k}})*4+{i}))' for i in range(4))
         flags, right = f"1, 1, {int(values)}", f"%{count + 4}"
-        setup += "  unsigned* a = (unsigned*)a_;\n"
+        setup += _FRAGMENT_WORDS
     else:
         left, right, flags = f"%{count}", f"%{count + 1}", f"1, 1, 0, {int(values)}"
         inputs = f'"l"(left + (unsigned long long)({_along_row(width, q_tile)}))'
@@ -362,13 +371,12 @@ def _mma(product: Product, columns: int, depth: int, q_tile: int | None, values:
             f'      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{ptx}.{ptx}.f32 '
             '{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"\n'
             f"        : {results}\n"
-            '        : "r"(a[k*4]), "r"(a[k*4+1]), "r"(a[k*4+2]), "r"(a[k*4+3]),'
+            '        : "r"(a(k*4)), "r"(a(k*4+1)), "r"(a(k*4+2)), "r"(a(k*4+3)),'
             f' "r"({low}), "r"({high}));\n'
         )
 
     return (
-        "  unsigned* a = (unsigned*)a_;\n"
-        f"{'' if values else zero}"
+        f"{_FRAGMENT_WORDS}{'' if values else zero}"
         "  unsigned lane = threadIdx.y * 4 + threadIdx.x;\n"
         f"  unsigned base = (unsigned)__cvta_generic_to_shared(b_) + ({lane_row}) * {width * 2};\n"
         "  #pragma unroll\n"

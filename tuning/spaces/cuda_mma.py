@@ -15,7 +15,6 @@ class CudaMma(TensorCoreSpace):
     name: ClassVar[str] = "cuda_mma"
     unit: ClassVar[str] = "mma"
     rows: ClassVar[int] = 16
-    query_places: ClassVar[tuple[bool, ...]] = (False,)
 
     def runs_on(self, arch: str) -> bool:
         return int("".join(filter(str.isdigit, arch))) >= _FIRST

@@ -13,7 +13,6 @@ class CudaWgmma(TensorCoreSpace):
     name: ClassVar[str] = "cuda_wgmma"
     unit: ClassVar[str] = "wgmma"
     rows: ClassVar[int] = 64
-    query_places: ClassVar[tuple[bool, ...]] = (False, True)
 
     def runs_on(self, arch: str) -> bool:
         return arch == "sm_90a"

@@ -45,9 +45,9 @@ _WARP = _LANES_X * _LANES_Y
 # besides its fragments.
 _REGISTERS, _THREAD_REGISTERS, _OTHER_REGISTERS = 65536, 255, 40
 
-_Q_TILES = (128, 64, 192, 256)
+_Q_TILES = (128, 64, 192, 256)  # the most promising first
 _SMALLEST_TILE = 64
-_KV_TILES = (64, 128, 96, 80, 112, 32, 48, 160, 192, 256, 16)
+_KV_TILES = (128, 64, 96, 80, 112, 32, 48, 160, 192, 256, 16)
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,6 @@ class Structure:
         Rows of a query tile, of a key and value tile, and their columns.
     dtype : str
         ``float16`` or ``bfloat16``.
-    shared_query : bool
-        Whether the query tile lies in shared memory rather than in registers.
     """
 
     unit: str
@@ -71,7 +69,15 @@ class Structure:
     kv_tile: int
     head_dim: int
     dtype: str
-    shared_query: bool
+
+    @property
+    def shared_query(self) -> bool:
+        """Whether the query tile lies in shared memory rather than in registers.
+
+        ``wgmma`` takes either. With both left operands in registers, ptxas 13.0 gives a query tile
+        and weights of one size the same registers, and the second tile's scores are wrong.
+        """
+        return self.unit == "wgmma"
 
     @property
     def warps(self) -> int:
@@ -122,9 +128,6 @@ class TensorCoreSpace(DesignSpace):
     #: Query tiles must be a multiple of this: rows of one instruction.
     rows: ClassVar[int]
 
-    #: Whether the left operand may come from shared memory.
-    query_places: ClassVar[tuple[bool, ...]]
-
     def runs_on(self, arch: str) -> bool:
         """Whether ``arch``, such as ``sm_90a``, has the instructions."""
         raise NotImplementedError
@@ -136,7 +139,7 @@ class TensorCoreSpace(DesignSpace):
         if not self.runs_on(arch) or spec.dtype not in PTX_TYPES or spec.head_dim % 16:
             return ()
         return [
-            {"q_tile": s.q_tile, "kv_tile": s.kv_tile, "shared_query": s.shared_query}
+            {"q_tile": s.q_tile, "kv_tile": s.kv_tile}
             for s in self._structures(spec)
             if s.shared_bytes <= limit
             and s.registers <= min(_REGISTERS // s.threads, _THREAD_REGISTERS)
@@ -146,10 +149,9 @@ class TensorCoreSpace(DesignSpace):
         ]
 
     def _structures(self, spec: PrefillSpec) -> Iterator[Structure]:
-        sizes = itertools.product(_KV_TILES, _Q_TILES, self.query_places)
-        for kv_tile, q_tile, shared in sizes:
+        for kv_tile, q_tile in itertools.product(_KV_TILES, _Q_TILES):
             if q_tile % self.rows == 0:
-                yield Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, shared)
+                yield Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype)
 
     def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
         s = self._structure(spec, variant)
@@ -169,14 +171,8 @@ class TensorCoreSpace(DesignSpace):
         )
 
     def _structure(self, spec: PrefillSpec, variant: Variant) -> Structure:
-        return Structure(
-            self.unit,
-            int(variant["q_tile"]),
-            int(variant["kv_tile"]),
-            spec.head_dim,
-            spec.dtype,
-            bool(variant["shared_query"]),
-        )
+        q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
+        return Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype)
 
 
 def _reaches(tile: int, length: int) -> bool:
