@@ -115,18 +115,19 @@ def _load(loop: Any, load: Sequence[Any], tile: Any, end: Any) -> Any:
     """A copy of the loads, with definitions of its own, for another tile; if there is one."""
     from tvm import s_tir, tirx
 
-    # A loop of one iteration puts another index in the place of the loop variable.
     one = tirx.const(1, loop.loop_var.ty.dtype)
     body = load[0] if len(load) == 1 else tirx.SeqStmt(list(load))
-    single = tirx.For(loop.loop_var, tile, one, tirx.ForKind.SERIAL, body)
+    single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, body)
     reads, writes = _regions(single)
     whole = [*reads, *writes]
     copy = s_tir.renew_defs(tirx.PrimFunc([each.source for each in whole], single))
+    # A loop of one iteration puts another index in the place of the loop variable.
+    nest = tirx.For(copy.body.loop_var, tile, one, tirx.ForKind.SERIAL, copy.body.body)
     # Renewed with the definitions are the buffers from outside: they become views of these.
     views = [
         s_tir.MatchBufferRegion(view, each) for view, each in zip(copy.params, whole, strict=True)
     ]
-    block = s_tir.SBlock([], reads, writes, "load", copy.body, match_buffers=views)
+    block = s_tir.SBlock([], reads, writes, "load", nest, match_buffers=views)
     return tirx.IfThenElse(tile < end, s_tir.SBlockRealize([], True, block), None)
 
 

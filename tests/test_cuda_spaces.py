@@ -1,0 +1,139 @@
+"""The tensor-core spaces on a machine without a GPU: what they offer, generate and compile to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tvm_ffi
+from cuda_schedules import proposals
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import Trace
+
+from prefilltune.tuning.build import compile_device
+from prefilltune.tuning.pipeline import pipeline
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.workloads import PrefillShape, PrefillSpec
+
+pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+
+GOLDEN = Path(__file__).parent / "golden"
+HEAD_DIMS = (32, 64, 80, 96, 128, 192, 256)
+MASKS = ("padded", "causal_padded_left")
+SHAPE = PrefillShape(2, 300)
+
+
+def _target(arch: str) -> ResolvedTarget:
+    return resolve_target("cuda", arch=arch)
+
+
+def _first(space: str, spec: PrefillSpec, arch: str, shape: PrefillShape = SHAPE) -> Any:
+    """The first candidate of the first variant: loads behind the barrier, no bound on registers."""
+    target = _target(arch)
+    variant = dict(SPACES[space].variants(spec, shape, target)[0])
+    return proposals(space, variant, spec, shape, target)[0]
+
+
+def _instructions(image: bytes, folder: Path) -> str:
+    """The machine code of a cubin, disassembled by NVIDIA's own tool."""
+    tool = next(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"), None)
+    if tool is None:
+        pytest.skip("needs nvidia-cuda-nvdisasm")
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(image)
+    return subprocess.run([tool, cubin], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_head_dim_has_variants_that_fit(head_dim: int, dtype: str) -> None:
+    spec = PrefillSpec(8, 4, head_dim, dtype)
+    for space, arch in (("cuda_wgmma", "sm_90a"), ("cuda_mma", "sm_90a"), ("cuda_mma", "sm_80")):
+        target = _target(arch)
+        variants = SPACES[space].variants(spec, PrefillShape(4, 2048), target)
+        assert variants
+        limit = int(target.target.attrs["max_shared_memory_per_block"])
+        for variant in variants:
+            rows = 4 * variant["kv_tile"] + (space == "cuda_wgmma") * variant["q_tile"]
+            assert rows * head_dim * 2 <= limit
+
+
+@pytest.mark.parametrize(
+    ("space", "arch", "dtype"),
+    [
+        ("cuda_wgmma", "sm_80", "float16"),
+        ("cuda_wgmma", "sm_90", "float16"),
+        ("cuda_mma", "sm_75", "float16"),
+        ("cuda_wgmma", "sm_90a", "float32"),
+        ("cuda_mma", "sm_80", "float32"),
+    ],
+)
+def test_what_the_instructions_cannot_do_has_no_variants(space: str, arch: str, dtype: str) -> None:
+    assert not SPACES[space].variants(PrefillSpec(8, 8, 64, dtype), SHAPE, _target(arch))
+
+
+@pytest.mark.parametrize("mask_mode", MASKS)
+@pytest.mark.parametrize(
+    ("space", "arch", "product"),
+    [
+        ("cuda_wgmma", "sm_90a", "HGMMA"),
+        ("cuda_mma", "sm_90a", "HMMA"),
+        ("cuda_mma", "sm_80", "HMMA"),
+    ],
+)
+def test_machine_code_holds_what_the_space_is_for(
+    space: str, arch: str, product: str, mask_mode: str, tmp_path: Path
+) -> None:
+    spec = PrefillSpec(8, 2, 64, "float16", mask_mode)
+    _, cubin = compile_device(_first(space, spec, arch).module, _target(arch).target)
+    code = _instructions(cubin.image, tmp_path)
+    assert product in code
+    assert "LDGSTS" in code  # copies that pass the registers by
+    assert ("LDSM" in code) == (space == "cuda_mma")
+    assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory
+    assert "C7510" not in cubin.log  # ptxas serialised no warpgroup product
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize(("space", "arch"), [("cuda_wgmma", "sm_90a"), ("cuda_mma", "sm_80")])
+def test_nothing_spills(space: str, arch: str, head_dim: int, dtype: str) -> None:
+    spec = PrefillSpec(4, 2, head_dim, dtype, "causal_padded_left")
+    target = _target(arch)
+    # The last variants are the smallest: some of each space must fit into the registers.
+    logs = []
+    for variant in SPACES[space].variants(spec, SHAPE, target)[:3]:
+        first = proposals(space, dict(variant), spec, SHAPE, target)[0]
+        logs.append(compile_device(first.module, target.target)[1].log)
+    assert any(re.search(r"\b0 bytes spill stores", log) for log in logs)
+
+
+@pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma"])
+def test_traces_replay_from_their_json(space: str) -> None:
+    spec, target = PrefillSpec(4, 2, 64, "float16"), _target("sm_90a")
+    variant = dict(SPACES[space].variants(spec, SHAPE, target)[0])
+    found = proposals(space, variant, spec, SHAPE, target)
+    assert len({str(proposal.trace[1]) for proposal in found}) == len(found) > 1
+    for proposal in found[:2]:
+        schedule = Schedule(SPACES[space].describe(spec, SHAPE, variant, "cuda"))
+        Trace.apply_json_to_schedule(proposal.trace, schedule)
+        assert tvm_ffi.structural_equal(schedule.mod, proposal.module)
+
+
+@pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma"])
+def test_scheduled_kernel_is_the_golden_one(space: str, request: pytest.FixtureRequest) -> None:
+    """A change in what is generated shows in review; --update-golden accepts it."""
+    spec = PrefillSpec(2, 1, 32, "float16", "causal_padded_left")
+    shape, target = PrefillShape(2, 100, 130), _target("sm_90a")
+    variant = {"q_tile": 64, "kv_tile": 64}
+    scheduled = proposals(space, variant, spec, shape, target)[0].module
+    text = pipeline(scheduled).script() + "\n"
+    golden = GOLDEN / f"{space}_causal.py.txt"
+    if request.config.getoption("--update-golden"):
+        golden.write_text(text)
+    assert text == golden.read_text()
