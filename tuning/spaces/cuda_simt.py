@@ -1,0 +1,293 @@
+"""Fused attention on the ordinary arithmetic of any CUDA GPU, in float32 whatever the operands.
+
+Threads of a block are (4, 8, warps). A thread computes the same few rows, 8 apart, of every step:
+of the scores and weights every fourth pair of columns, of the output every fourth group of four.
+Both products are register tiles over operands in shared memory, which holds the query tile, one
+tile of keys and one of values, and the weights on their way to the threads that share a row. Other
+blocks of a multiprocessor compute while one loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...workloads import PrefillShape, PrefillSpec
+from ...workloads.pipelined import FRAGMENT_COLUMNS, PipelinedTiles, pipelined_attention
+from ..target import ResolvedTarget
+from .space import DesignSpace, Variant
+
+#: Threads that share a row, rows of threads of a warp.
+_LANES_X, _LANES_Y = 4, 8
+
+#: float32 elements of one access to memory.
+_VECTOR = 4
+
+#: Columns of a fragment that a thread holds side by side.
+_PAIR = 2
+
+#: Rows of a tile in shared memory lie an odd number of accesses apart: eight rows, every bank once.
+_ROW_ALIGN, _ROW_OFFSET = 2 * _VECTOR, _VECTOR
+
+_FLOAT_BYTES = 4
+
+# What one thread may have of the registers, and what it needs besides scores and output.
+_THREAD_REGISTERS, _OTHER_REGISTERS = 255, 95
+
+# (rows a thread, warps, kv_tile), the most promising first.
+_SIZES = (
+    (4, 4, 32), (2, 4, 32), (4, 2, 32), (4, 4, 16), (4, 4, 64), (2, 8, 32), (2, 4, 64), (4, 8, 32),
+    (8, 4, 16), (8, 2, 32), (2, 2, 32), (1, 4, 32), (2, 2, 16), (1, 4, 16), (1, 2, 16), (1, 1, 16),
+)  # fmt: skip
+_SMALLEST_TILE = 32
+
+# Vector steps of a reduction, and loads in flight, that unrolling may reach.
+_MAX_REDUCTION_STEPS, _MAX_LOADS = 8, 16
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What decides the structure of a schedule.
+
+    Parameters
+    ----------
+    rows : int
+        Query rows that a thread computes.
+    warps : int
+        Warps of a thread block.
+    kv_tile, head_dim : int
+        Rows and columns of a key or value tile.
+    """
+
+    rows: int
+    warps: int
+    kv_tile: int
+    head_dim: int
+
+    @property
+    def q_tile(self) -> int:
+        """Query rows of a thread block."""
+        return self.warps * self.rows * _LANES_Y
+
+    @property
+    def tiles(self) -> PipelinedTiles:
+        """Parameters of the description."""
+        return PipelinedTiles(self.q_tile, self.kv_tile, "float32", key_ring=1, value_ring=1)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block, at most."""
+        head_row, weight_row = self.head_dim + _ROW_OFFSET, self.kv_tile + _ROW_OFFSET
+        query_rows = self.q_tile * (head_row + weight_row + FRAGMENT_COLUMNS)
+        return (query_rows + 2 * self.kv_tile * head_row) * _FLOAT_BYTES
+
+    @property
+    def registers(self) -> int:
+        """About how many registers a thread needs."""
+        return self.rows * (self.head_dim + self.kv_tile) // _LANES_X + _OTHER_REGISTERS
+
+
+class CudaSimt(DesignSpace):
+    """The pipelined description without tensor cores: every dtype, every architecture."""
+
+    name: ClassVar[str] = "cuda_simt"
+    kinds: ClassVar[frozenset[str]] = frozenset({"cuda"})
+
+    def variants(
+        self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
+    ) -> Sequence[Variant]:
+        if spec.head_dim % (_LANES_X * _VECTOR):
+            return ()
+        limit = int(target.target.attrs["max_shared_memory_per_block"])
+        structures = (Structure(*sizes, spec.head_dim) for sizes in _SIZES)
+        return [
+            {"rows": s.rows, "warps": s.warps, "kv_tile": s.kv_tile}
+            for s in structures
+            if s.shared_bytes <= limit
+            and s.registers <= _THREAD_REGISTERS
+            and _reaches(s.q_tile, shape.qo_len)
+            and _reaches(s.kv_tile, shape.num_kv)
+        ]
+
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+        return pipelined_attention(spec, shape, _structure(spec, variant).tiles, kind)
+
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
+        from tvm.s_tir.meta_schedule.mutator import MutateTileSize
+        from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
+
+        s = _structure(spec, variant)
+        return ScheduleFn(
+            lambda sch: schedule(sch, s),
+            sch_rules=[],
+            postprocs=[],
+            mutator_probs={MutateTileSize(): 1.0},
+        )
+
+
+def _structure(spec: PrefillSpec, variant: Variant) -> Structure:
+    rows, warps, kv_tile = (int(variant[name]) for name in ("rows", "warps", "kv_tile"))
+    return Structure(rows, warps, kv_tile, spec.head_dim)
+
+
+def _reaches(tile: int, length: int) -> bool:
+    """Whether a tile is no more than twice too long, or as small as any."""
+    return tile < 2 * length or tile <= _SMALLEST_TILE
+
+
+def schedule(sch: Any, s: Structure) -> None:
+    """Schedule the pipelined description for threads that multiply and add.
+
+    Parameters
+    ----------
+    sch : tvm.s_tir.Schedule
+        Of an unscheduled :func:`~prefilltune.workloads.pipelined.pipelined_attention`; scheduled in
+        place.
+    """
+    batch, head, tile = sch.get_loops(sch.get_sblock("attention"))
+    for loop, block in ((tile, "blockIdx.x"), (head, "blockIdx.y"), (batch, "blockIdx.z")):
+        sch.bind(loop, block)
+    _place(sch)
+    for name in ("q_rows", "k_rows", "v_rows"):
+        _copy(sch, name, s)
+    _product(sch, "dot", s, _PAIR)
+    _product(sch, "acc", s, _VECTOR)
+    for name in ("probs", "rescale", "rescale_shared.dyn"):
+        _elementwise(sch, name, s, _PAIR, vectorize=True)
+    _elementwise(sch, "weights", s, _PAIR, vectorize=False)
+    _elementwise(sch, "output", s, _VECTOR, vectorize=True)
+    _row_maximum(sch, s)
+    for name in ("scores", "row_sum"):
+        _lanes(sch, name, s)
+    _lane_sum(sch, s)
+    _whole_sum(sch, s)
+    for name in ("max_before", "row_max", "final_sum", "inv_sum", "lse"):
+        _rows(sch, name, s)
+    for name in ("row_max", "row_sum"):
+        block = sch.get_sblock(name)
+        sch.decompose_reduction(block, sch.get_loops(block)[0])
+
+
+def _place(sch: Any) -> None:
+    """Operands that threads share go to shared memory, all else to registers."""
+    # The thread that rescales a column of the output is not the one that holds the factor.
+    acc = sch.get_sblock("acc")
+    sch.cache_read(acc, "rescale", "shared.dyn", consumer_blocks=[acc])
+    for name in ("q_rows", "k_rows", "v_rows", "probs"):
+        sch.set_scope(sch.get_sblock(name), 0, "shared.dyn")
+    for name in ("q_rows", "k_rows", "probs"):
+        sch.storage_align(sch.get_sblock(name), 0, -2, _ROW_ALIGN, _ROW_OFFSET)
+    for name in ("dot", "scores", "weights", "tile_max", "tile_sum", "max_before", "row_max",
+                 "rescale", "row_sum", "whole_sum", "final_sum", "inv_sum", "acc"):  # fmt: skip
+        sch.set_scope(sch.get_sblock(name), 0, "local")
+
+
+def _copy(sch: Any, name: str, s: Structure) -> None:
+    """Copy a tile to shared memory, neighbouring threads along a row."""
+    row, column = sch.get_loops(sch.get_sblock(name))[-2:]
+    chunk, element = sch.split(column, [None, _VECTOR])
+    sch.vectorize(element)
+    step, warp, lane_y, lane_x = sch.split(
+        sch.fuse(row, chunk), [None, s.warps, _LANES_Y, _LANES_X]
+    )
+    sch.bind(warp, "threadIdx.z")
+    sch.bind(lane_y, "threadIdx.y")
+    sch.bind(lane_x, "threadIdx.x")
+    _, unrolled = _sample_split(sch, step, _MAX_LOADS)
+    sch.unroll(unrolled)
+
+
+def _sample_split(sch: Any, loop: Any, max_inner: int) -> tuple[Any, Any]:
+    """Split a loop in two at a sampled decision."""
+    factors = sch.sample_perfect_tile(loop, n=2, max_innermost_factor=max_inner)
+    return sch.split(loop, factors)
+
+
+def _split_rows(sch: Any, row: Any, s: Structure) -> tuple[tuple[Any, Any], Any]:
+    """Rows of a tile as the threads they are spread over and those of one thread."""
+    warp, own, lane = sch.split(row, [None, s.rows, _LANES_Y])
+    sch.bind(warp, "threadIdx.z")
+    sch.bind(lane, "threadIdx.y")
+    return (warp, lane), own
+
+
+def _split_columns(sch: Any, column: Any, width: int) -> tuple[Any, Any, Any]:
+    """Columns of a tile as (group, lane, element): a thread holds ``width`` side by side."""
+    group, lane, element = sch.split(column, [None, _LANES_X, width])
+    sch.bind(lane, "threadIdx.x")
+    return group, lane, element
+
+
+def _unroll(sch: Any, *loops: Any) -> None:
+    for loop in loops:
+        sch.unroll(loop)
+
+
+def _product(sch: Any, name: str, s: Structure, width: int) -> None:
+    """A register tile a thread; ``_VECTOR`` steps of the reduction read whole vectors."""
+    block = sch.get_sblock(name)
+    tile_loop, row, column, reduction = sch.get_loops(block)[-4:]
+    threads, own = _split_rows(sch, row, s)
+    group, lane, element = _split_columns(sch, column, width)
+    vector, step = sch.split(reduction, [None, _VECTOR])
+    outer, inner = _sample_split(sch, vector, _MAX_REDUCTION_STEPS)
+    sch.reorder(*threads, lane, outer, inner, step, own, group, element)
+    _unroll(sch, inner, step, own, group, element)
+    # Scores start at zero in every tile, the output once.
+    sch.decompose_reduction(block, outer if name == "dot" else tile_loop)
+
+
+def _elementwise(sch: Any, name: str, s: Structure, width: int, *, vectorize: bool) -> None:
+    """Spread a step over [rows, columns]."""
+    row, column = sch.get_loops(sch.get_sblock(name))[-2:]
+    threads, own = _split_rows(sch, row, s)
+    group, lane, element = _split_columns(sch, column, width)
+    sch.reorder(*threads, lane, own, group, element)
+    _unroll(sch, own, group)
+    (sch.vectorize if vectorize else sch.unroll)(element)
+
+
+def _row_maximum(sch: Any, s: Structure) -> None:
+    """Each lane its own columns, then across the lanes."""
+    row, column = sch.get_loops(sch.get_sblock("tile_max"))[-2:]
+    threads, own = _split_rows(sch, row, s)
+    group, lane, element = _split_columns(sch, column, _PAIR)
+    # TVM's reduction across threads loses its buffer under an unrolled loop; NVCC unrolls this one.
+    sch.reorder(*threads, own, lane, group, element)
+    _unroll(sch, group, element)
+
+
+def _lanes(sch: Any, name: str, s: Structure) -> None:
+    """Spread a step over [rows, lanes]."""
+    row, lane = sch.get_loops(sch.get_sblock(name))[-2:]
+    threads, own = _split_rows(sch, row, s)
+    sch.reorder(*threads, lane, own)
+    sch.bind(lane, "threadIdx.x")
+    sch.unroll(own)
+
+
+def _lane_sum(sch: Any, s: Structure) -> None:
+    """Each lane sums the weights of its own columns."""
+    block = sch.get_sblock("tile_sum")
+    row, lane, column = sch.get_loops(block)[-3:]
+    threads, own = _split_rows(sch, row, s)
+    sch.reorder(*threads, lane, own, column)
+    sch.bind(lane, "threadIdx.x")
+    _unroll(sch, own, column)
+    sch.decompose_reduction(block, column)
+
+
+def _whole_sum(sch: Any, s: Structure) -> None:
+    """Add the lanes up."""
+    row, lane = sch.get_loops(sch.get_sblock("whole_sum"))[-2:]
+    threads, own = _split_rows(sch, row, s)
+    sch.reorder(*threads, own, lane)
+    sch.bind(lane, "threadIdx.x")
+
+
+def _rows(sch: Any, name: str, s: Structure) -> None:
+    """Spread a step over rows; the lanes of a row all do the same."""
+    threads, own = _split_rows(sch, sch.get_loops(sch.get_sblock(name))[-1], s)
+    sch.reorder(*threads, own)
+    sch.unroll(own)
