@@ -42,8 +42,8 @@ _SIZES = (
 )  # fmt: skip
 _SMALLEST_TILE = 32
 
-# Vector steps of a reduction, and loads in flight, that unrolling may reach.
-_MAX_REDUCTION_STEPS, _MAX_LOADS = 8, 16
+# How far loops are unrolled: vectors of a reduction, and loads that a thread has in flight.
+_MAX_REDUCTION_VECTORS, _MAX_LOADS, _CHOICES = 8, 16, 3
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,11 @@ class CudaSimt(DesignSpace):
         return pipelined_attention(spec, shape, _structure(spec, variant).tiles, kind)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
-        from tvm.s_tir.meta_schedule.mutator import MutateTileSize
         from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 
         s = _structure(spec, variant)
         return ScheduleFn(
-            lambda sch: schedule(sch, s),
-            sch_rules=[],
-            postprocs=[],
-            mutator_probs={MutateTileSize(): 1.0},
+            lambda sch: schedule(sch, s), sch_rules=[], postprocs=[], mutator_probs={}
         )
 
 
@@ -149,8 +145,7 @@ def schedule(sch: Any, s: Structure) -> None:
     for loop, block in ((tile, "blockIdx.x"), (head, "blockIdx.y"), (batch, "blockIdx.z")):
         sch.bind(loop, block)
     _place(sch)
-    for name in ("q_rows", "k_rows", "v_rows"):
-        _copy(sch, name, s)
+    _copies(sch, s)
     _product(sch, "dot", s, _PAIR)
     _product(sch, "acc", s, _VECTOR)
     for name in ("probs", "rescale", "rescale_shared.dyn"):
@@ -183,8 +178,18 @@ def _place(sch: Any) -> None:
         sch.set_scope(sch.get_sblock(name), 0, "local")
 
 
-def _copy(sch: Any, name: str, s: Structure) -> None:
-    """Copy a tile to shared memory, neighbouring threads along a row."""
+def _copies(sch: Any, s: Structure) -> None:
+    """Copy tiles to shared memory, neighbouring threads along a row."""
+    sch.unroll(_copy(sch, "q_rows", s))
+    key, value = (_copy(sch, name, s) for name in ("k_rows", "v_rows"))
+    loads = _sample_divisor(sch, key, _MAX_LOADS)
+    for step in (key, value):
+        _, unrolled = sch.split(step, [None, loads])
+        sch.unroll(unrolled)
+
+
+def _copy(sch: Any, name: str, s: Structure) -> Any:
+    """Bind a copy to threads; returns the loop over the accesses of one thread."""
     row, column = sch.get_loops(sch.get_sblock(name))[-2:]
     chunk, element = sch.split(column, [None, _VECTOR])
     sch.vectorize(element)
@@ -194,14 +199,14 @@ def _copy(sch: Any, name: str, s: Structure) -> None:
     sch.bind(warp, "threadIdx.z")
     sch.bind(lane_y, "threadIdx.y")
     sch.bind(lane_x, "threadIdx.x")
-    _, unrolled = _sample_split(sch, step, _MAX_LOADS)
-    sch.unroll(unrolled)
+    return step
 
 
-def _sample_split(sch: Any, loop: Any, max_inner: int) -> tuple[Any, Any]:
-    """Split a loop in two at a sampled decision."""
-    factors = sch.sample_perfect_tile(loop, n=2, max_innermost_factor=max_inner)
-    return sch.split(loop, factors)
+def _sample_divisor(sch: Any, loop: Any, limit: int) -> Any:
+    """One of the largest divisors of a loop's extent up to ``limit``."""
+    extent = int(sch.get(loop).extent)
+    divisors = [each for each in range(1, limit + 1) if extent % each == 0][-_CHOICES:]
+    return sch.sample_categorical(divisors, [1 / len(divisors)] * len(divisors))
 
 
 def _split_rows(sch: Any, row: Any, s: Structure) -> tuple[tuple[Any, Any], Any]:
@@ -231,7 +236,7 @@ def _product(sch: Any, name: str, s: Structure, width: int) -> None:
     threads, own = _split_rows(sch, row, s)
     group, lane, element = _split_columns(sch, column, width)
     vector, step = sch.split(reduction, [None, _VECTOR])
-    outer, inner = _sample_split(sch, vector, _MAX_REDUCTION_STEPS)
+    outer, inner = sch.split(vector, [None, _sample_divisor(sch, vector, _MAX_REDUCTION_VECTORS)])
     sch.reorder(*threads, lane, outer, inner, step, own, group, element)
     _unroll(sch, inner, step, own, group, element)
     # Scores start at zero in every tile, the output once.
