@@ -79,7 +79,7 @@ class Structure:
     def shared_bytes(self) -> int:
         """Shared memory of a block, at most."""
         head_row, weight_row = self.head_dim + _ROW_OFFSET, self.kv_tile + _ROW_OFFSET
-        query_rows = self.q_tile * (head_row + weight_row + FRAGMENT_COLUMNS)
+        query_rows = self.q_tile * (head_row + weight_row + FRAGMENT_COLUMNS + 1)
         return (query_rows + 2 * self.kv_tile * head_row) * _FLOAT_BYTES
 
     @property
@@ -146,18 +146,17 @@ def schedule(sch: Any, s: Structure) -> None:
         sch.bind(loop, block)
     _place(sch)
     _copies(sch, s)
-    _product(sch, "dot", s, _PAIR)
-    _product(sch, "acc", s, _VECTOR)
-    for name in ("probs", "rescale", "rescale_shared.dyn"):
-        _elementwise(sch, name, s, _PAIR, vectorize=True)
-    _elementwise(sch, "weights", s, _PAIR, vectorize=False)
-    _elementwise(sch, "output", s, _VECTOR, vectorize=True)
+    _scores(sch, s)
+    _values(sch, s)
+    _output(sch, s)
+    for name in ("weights", "probs", "rescale", "rescale_shared.dyn"):
+        _elementwise(sch, name, s)
     _row_maximum(sch, s)
     for name in ("scores", "row_sum"):
         _lanes(sch, name, s)
     _lane_sum(sch, s)
     _whole_sum(sch, s)
-    for name in ("max_before", "row_max", "final_sum", "inv_sum", "lse"):
+    for name in ("max_before", "row_max", "final_sum", "inv_sum", "inv_sum_shared.dyn", "lse"):
         _rows(sch, name, s)
     for name in ("row_max", "row_sum"):
         block = sch.get_sblock(name)
@@ -166,9 +165,10 @@ def schedule(sch: Any, s: Structure) -> None:
 
 def _place(sch: Any) -> None:
     """Operands that threads share go to shared memory, all else to registers."""
-    # The thread that rescales a column of the output is not the one that holds the factor.
-    acc = sch.get_sblock("acc")
-    sch.cache_read(acc, "rescale", "shared.dyn", consumer_blocks=[acc])
+    # The threads that compute a row of the output are not those that hold its factors.
+    for factor, name in (("rescale", "acc"), ("inv_sum", "output")):
+        block = sch.get_sblock(name)
+        sch.cache_read(block, factor, "shared.dyn", consumer_blocks=[block])
     for name in ("q_rows", "k_rows", "v_rows", "probs"):
         sch.set_scope(sch.get_sblock(name), 0, "shared.dyn")
     for name in ("q_rows", "k_rows", "probs"):
@@ -217,11 +217,11 @@ def _split_rows(sch: Any, row: Any, s: Structure) -> tuple[tuple[Any, Any], Any]
     return (warp, lane), own
 
 
-def _split_columns(sch: Any, column: Any, width: int) -> tuple[Any, Any, Any]:
-    """Columns of a tile as (group, lane, element): a thread holds ``width`` side by side."""
-    group, lane, element = sch.split(column, [None, _LANES_X, width])
+def _split_columns(sch: Any, column: Any) -> tuple[Any, Any, Any]:
+    """Columns of the scores as (group, lane, pair)."""
+    group, lane, pair = sch.split(column, [None, _LANES_X, _PAIR])
     sch.bind(lane, "threadIdx.x")
-    return group, lane, element
+    return group, lane, pair
 
 
 def _unroll(sch: Any, *loops: Any) -> None:
@@ -229,38 +229,80 @@ def _unroll(sch: Any, *loops: Any) -> None:
         sch.unroll(loop)
 
 
-def _product(sch: Any, name: str, s: Structure, width: int) -> None:
-    """A register tile a thread; ``_VECTOR`` steps of the reduction read whole vectors."""
-    block = sch.get_sblock(name)
-    tile_loop, row, column, reduction = sch.get_loops(block)[-4:]
+def _scores(sch: Any, s: Structure) -> None:
+    """Query times key: a register tile a thread, read as vectors along ``head_dim``."""
+    block = sch.get_sblock("dot")
+    row, column, reduction = sch.get_loops(block)[-3:]
     threads, own = _split_rows(sch, row, s)
-    group, lane, element = _split_columns(sch, column, width)
-    vector, step = sch.split(reduction, [None, _VECTOR])
-    outer, inner = sch.split(vector, [None, _sample_divisor(sch, vector, _MAX_REDUCTION_VECTORS)])
-    sch.reorder(*threads, lane, outer, inner, step, own, group, element)
-    _unroll(sch, inner, step, own, group, element)
-    # Scores start at zero in every tile, the output once.
-    sch.decompose_reduction(block, outer if name == "dot" else tile_loop)
+    group, lane, pair = _split_columns(sch, column)
+    outer, *steps = _split_reduction(sch, reduction)
+    sch.reorder(*threads, lane, outer, *steps, own, group, pair)
+    _unroll(sch, *steps, own, group, pair)
+    sch.decompose_reduction(block, outer)
 
 
-def _elementwise(sch: Any, name: str, s: Structure, width: int, *, vectorize: bool) -> None:
+def _values(sch: Any, s: Structure) -> None:
+    """Weight times value: a register tile a thread, read as vectors along either side."""
+    block = sch.get_sblock("acc")
+    tile_loop, row, column, reduction = sch.get_loops(block)
+    outer, *steps = _split_reduction(sch, reduction)
+    own, group, element = _output_tile(sch, row, column, s, (outer, *steps))
+    _unroll(sch, *steps, own, group, element)
+    sch.decompose_reduction(block, tile_loop)
+
+
+def _output(sch: Any, s: Structure) -> None:
+    row, column = sch.get_loops(sch.get_sblock("output"))[-2:]
+    own, group, element = _output_tile(sch, row, column, s)
+    _unroll(sch, own, group)
+    sch.vectorize(element)
+
+
+def _split_reduction(sch: Any, reduction: Any) -> Any:
+    """A reduction as a loop, vectors that are unrolled, and the elements of a vector."""
+    vector, element = sch.split(reduction, [None, _VECTOR])
+    unrolled = _sample_divisor(sch, vector, _MAX_REDUCTION_VECTORS)
+    return (*sch.split(vector, [None, unrolled]), element)
+
+
+def _output_tile(
+    sch: Any, row: Any, column: Any, s: Structure, between: tuple[Any, ...] = ()
+) -> tuple[Any, Any, Any]:
+    """Spread [rows, columns] of the output; returns the loops of one thread.
+
+    Shared memory serves a vector to two quarters of a warp at once where either neighbours or next
+    neighbours ask for the same. The threads of a row are bits 1 and 2 of a lane here, the rows its
+    other bits, so that weights and values are both read so.
+    """
+    warp, own, row_high, row_low = sch.split(row, [None, s.rows, _LANES_Y // 2, 2])
+    group, column_high, column_low, element = sch.split(column, [None, _LANES_X // 2, 2, _VECTOR])
+    sch.reorder(
+        warp, row_high, column_low, column_high, row_low, *between, own, group, element
+    )  # fmt: skip
+    sch.bind(warp, "threadIdx.z")
+    sch.bind(sch.fuse(row_high, column_low), "threadIdx.y")
+    sch.bind(sch.fuse(column_high, row_low), "threadIdx.x")
+    return own, group, element
+
+
+def _elementwise(sch: Any, name: str, s: Structure) -> None:
     """Spread a step over [rows, columns]."""
     row, column = sch.get_loops(sch.get_sblock(name))[-2:]
     threads, own = _split_rows(sch, row, s)
-    group, lane, element = _split_columns(sch, column, width)
-    sch.reorder(*threads, lane, own, group, element)
+    group, lane, pair = _split_columns(sch, column)
+    sch.reorder(*threads, lane, own, group, pair)
     _unroll(sch, own, group)
-    (sch.vectorize if vectorize else sch.unroll)(element)
+    (sch.unroll if name == "weights" else sch.vectorize)(pair)
 
 
 def _row_maximum(sch: Any, s: Structure) -> None:
     """Each lane its own columns, then across the lanes."""
     row, column = sch.get_loops(sch.get_sblock("tile_max"))[-2:]
     threads, own = _split_rows(sch, row, s)
-    group, lane, element = _split_columns(sch, column, _PAIR)
+    group, lane, pair = _split_columns(sch, column)
     # TVM's reduction across threads loses its buffer under an unrolled loop; NVCC unrolls this one.
-    sch.reorder(*threads, own, lane, group, element)
-    _unroll(sch, group, element)
+    sch.reorder(*threads, own, lane, group, pair)
+    _unroll(sch, group, pair)
 
 
 def _lanes(sch: Any, name: str, s: Structure) -> None:
