@@ -1,16 +1,16 @@
 """Fused attention on the ordinary arithmetic of any CUDA GPU, in float32 whatever the operands.
 
-Threads of a block are (4, 8, warps). A thread computes the same few rows, 8 apart, of every step:
-of the scores and weights every fourth pair of columns, of the output every fourth group of four.
-Both products are register tiles over operands in shared memory, which holds the query tile, one
-tile of keys and one of values, and the weights on their way to the threads that share a row. Other
-blocks of a multiprocessor compute while one loads.
+Threads of a block are (4, 8, warps); a warp computes the same rows in every step, a thread a few of
+them. Both products are register tiles over operands in shared memory, which holds the query tile,
+one tile of keys and one of values, and what passes from the threads of one product to those of the
+softmax and on to those of the other. Other blocks of a multiprocessor compute while one loads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar
 
 from ...workloads import PrefillShape, PrefillSpec
@@ -37,8 +37,8 @@ _THREAD_REGISTERS, _OTHER_REGISTERS = 255, 95
 
 # (rows a thread, warps, kv_tile), the most promising first.
 _SIZES = (
-    (4, 4, 32), (2, 4, 32), (4, 2, 32), (4, 4, 16), (4, 4, 64), (2, 8, 32), (2, 4, 64), (4, 8, 32),
-    (8, 4, 16), (8, 2, 32), (2, 2, 32), (1, 4, 32), (2, 2, 16), (1, 4, 16), (1, 2, 16), (1, 1, 16),
+    (4, 4, 32), (2, 4, 32), (4, 2, 32), (4, 4, 64), (2, 4, 64), (2, 8, 32), (4, 4, 16),
+    (8, 4, 16), (8, 2, 32), (2, 2, 32), (1, 4, 32), (2, 2, 16), (1, 2, 16), (1, 1, 16),
 )  # fmt: skip
 _SMALLEST_TILE = 32
 
@@ -58,12 +58,16 @@ class Structure:
         Warps of a thread block.
     kv_tile, head_dim : int
         Rows and columns of a key or value tile.
+    exchange : bool
+        Whether the scores go through shared memory, so that their product can be spread over
+        threads as shared memory serves it best, rather than as the softmax needs it.
     """
 
     rows: int
     warps: int
     kv_tile: int
     head_dim: int
+    exchange: bool
 
     @property
     def q_tile(self) -> int:
@@ -78,8 +82,9 @@ class Structure:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block, at most."""
-        head_row, weight_row = self.head_dim + _ROW_OFFSET, self.kv_tile + _ROW_OFFSET
-        query_rows = self.q_tile * (head_row + weight_row + FRAGMENT_COLUMNS + 1)
+        head_row = self.head_dim + _ROW_OFFSET
+        score_rows = (self.kv_tile + _ROW_OFFSET) * (2 if self.exchange else 1)
+        query_rows = self.q_tile * (head_row + score_rows + FRAGMENT_COLUMNS + 1)
         return (query_rows + 2 * self.kv_tile * head_row) * _FLOAT_BYTES
 
     @property
@@ -100,9 +105,12 @@ class CudaSimt(DesignSpace):
         if spec.head_dim % (_LANES_X * _VECTOR):
             return ()
         limit = int(target.target.attrs["max_shared_memory_per_block"])
-        structures = (Structure(*sizes, spec.head_dim) for sizes in _SIZES)
+        structures = (
+            Structure(*sizes, spec.head_dim, exchange)
+            for sizes, exchange in product(_SIZES, (True, False))
+        )
         return [
-            {"rows": s.rows, "warps": s.warps, "kv_tile": s.kv_tile}
+            {"rows": s.rows, "warps": s.warps, "kv_tile": s.kv_tile, "exchange": s.exchange}
             for s in structures
             if s.shared_bytes <= limit
             and s.registers <= _THREAD_REGISTERS
@@ -111,20 +119,21 @@ class CudaSimt(DesignSpace):
         ]
 
     def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
-        return pipelined_attention(spec, shape, _structure(spec, variant).tiles, kind)
+        return pipelined_attention(spec, shape, structure_of(spec, variant).tiles, kind)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 
-        s = _structure(spec, variant)
+        s = structure_of(spec, variant)
         return ScheduleFn(
             lambda sch: schedule(sch, s), sch_rules=[], postprocs=[], mutator_probs={}
         )
 
 
-def _structure(spec: PrefillSpec, variant: Variant) -> Structure:
+def structure_of(spec: PrefillSpec, variant: Variant) -> Structure:
+    """What a variant of this space says of the schedule."""
     rows, warps, kv_tile = (int(variant[name]) for name in ("rows", "warps", "kv_tile"))
-    return Structure(rows, warps, kv_tile, spec.head_dim)
+    return Structure(rows, warps, kv_tile, spec.head_dim, bool(variant["exchange"]))
 
 
 def _reaches(tile: int, length: int) -> bool:
@@ -144,7 +153,7 @@ def schedule(sch: Any, s: Structure) -> None:
     batch, head, tile = sch.get_loops(sch.get_sblock("attention"))
     for loop, block in ((tile, "blockIdx.x"), (head, "blockIdx.y"), (batch, "blockIdx.z")):
         sch.bind(loop, block)
-    _place(sch)
+    _place(sch, s)
     _copies(sch, s)
     _scores(sch, s)
     _values(sch, s)
@@ -163,17 +172,20 @@ def schedule(sch: Any, s: Structure) -> None:
         sch.decompose_reduction(block, sch.get_loops(block)[0])
 
 
-def _place(sch: Any) -> None:
+def _place(sch: Any, s: Structure) -> None:
     """Operands that threads share go to shared memory, all else to registers."""
     # The threads that compute a row of the output are not those that hold its factors.
     for factor, name in (("rescale", "acc"), ("inv_sum", "output")):
         block = sch.get_sblock(name)
         sch.cache_read(block, factor, "shared.dyn", consumer_blocks=[block])
-    for name in ("q_rows", "k_rows", "v_rows", "probs"):
+    if s.exchange:
+        sch.cache_write(sch.get_sblock("dot"), 0, "local")
+    exchanged, kept = (("dot_local",), ()) if s.exchange else ((), ("dot",))
+    for name in ("q_rows", "k_rows", "v_rows", "probs", *exchanged):
         sch.set_scope(sch.get_sblock(name), 0, "shared.dyn")
-    for name in ("q_rows", "k_rows", "probs"):
+    for name in ("q_rows", "k_rows", "probs", *exchanged):
         sch.storage_align(sch.get_sblock(name), 0, -2, _ROW_ALIGN, _ROW_OFFSET)
-    for name in ("dot", "scores", "weights", "tile_max", "tile_sum", "max_before", "row_max",
+    for name in (*kept, "scores", "weights", "tile_max", "tile_sum", "max_before", "row_max",
                  "rescale", "row_sum", "whole_sum", "final_sum", "inv_sum", "acc"):  # fmt: skip
         sch.set_scope(sch.get_sblock(name), 0, "local")
 
@@ -233,12 +245,19 @@ def _scores(sch: Any, s: Structure) -> None:
     """Query times key: a register tile a thread, read as vectors along ``head_dim``."""
     block = sch.get_sblock("dot")
     row, column, reduction = sch.get_loops(block)[-3:]
-    threads, own = _split_rows(sch, row, s)
-    group, lane, pair = _split_columns(sch, column)
     outer, *steps = _split_reduction(sch, reduction)
-    sch.reorder(*threads, lane, outer, *steps, own, group, pair)
-    _unroll(sch, *steps, own, group, pair)
+    if s.exchange:
+        own, *columns = _spread(sch, row, column, s, 1, (outer, *steps))
+    else:
+        threads, own = _split_rows(sch, row, s)
+        group, lane, pair = _split_columns(sch, column)
+        sch.reorder(*threads, lane, outer, *steps, own, group, pair)
+        columns = (group, pair)
+    _unroll(sch, *steps, own, *columns)
     sch.decompose_reduction(block, outer)
+    if s.exchange:
+        row, column = sch.get_loops(sch.get_sblock("dot_local"))[-2:]
+        _unroll(sch, *_spread(sch, row, column, s, 1))
 
 
 def _values(sch: Any, s: Structure) -> None:
@@ -246,14 +265,15 @@ def _values(sch: Any, s: Structure) -> None:
     block = sch.get_sblock("acc")
     tile_loop, row, column, reduction = sch.get_loops(block)
     outer, *steps = _split_reduction(sch, reduction)
-    own, group, element = _output_tile(sch, row, column, s, (outer, *steps))
+    own, group, element = _spread(sch, row, column, s, _VECTOR, (outer, *steps))
     _unroll(sch, *steps, own, group, element)
     sch.decompose_reduction(block, tile_loop)
 
 
 def _output(sch: Any, s: Structure) -> None:
+    """Write the output from the threads that hold it, a vector at once."""
     row, column = sch.get_loops(sch.get_sblock("output"))[-2:]
-    own, group, element = _output_tile(sch, row, column, s)
+    own, group, element = _spread(sch, row, column, s, _VECTOR)
     _unroll(sch, own, group)
     sch.vectorize(element)
 
@@ -265,20 +285,18 @@ def _split_reduction(sch: Any, reduction: Any) -> Any:
     return (*sch.split(vector, [None, unrolled]), element)
 
 
-def _output_tile(
-    sch: Any, row: Any, column: Any, s: Structure, between: tuple[Any, ...] = ()
+def _spread(
+    sch: Any, row: Any, column: Any, s: Structure, width: int, between: tuple[Any, ...] = ()
 ) -> tuple[Any, Any, Any]:
-    """Spread [rows, columns] of the output; returns the loops of one thread.
+    """Spread [rows, columns] so that both operands are read fast; returns a thread's own loops.
 
     Shared memory serves a vector to two quarters of a warp at once where either neighbours or next
     neighbours ask for the same. The threads of a row are bits 1 and 2 of a lane here, the rows its
-    other bits, so that weights and values are both read so.
+    other bits, so that both operands are read so.
     """
     warp, own, row_high, row_low = sch.split(row, [None, s.rows, _LANES_Y // 2, 2])
-    group, column_high, column_low, element = sch.split(column, [None, _LANES_X // 2, 2, _VECTOR])
-    sch.reorder(
-        warp, row_high, column_low, column_high, row_low, *between, own, group, element
-    )  # fmt: skip
+    group, column_high, column_low, element = sch.split(column, [None, _LANES_X // 2, 2, width])
+    sch.reorder(warp, row_high, column_low, column_high, row_low, *between, own, group, element)
     sch.bind(warp, "threadIdx.z")
     sch.bind(sch.fuse(row_high, column_low), "threadIdx.y")
     sch.bind(sch.fuse(column_high, row_low), "threadIdx.x")
