@@ -20,6 +20,7 @@ from .space import DesignSpace, Variant
 
 #: Threads that share a row, rows of threads of a warp.
 _LANES_X, _LANES_Y = 4, 8
+_WARP = _LANES_X * _LANES_Y
 
 #: float32 elements of one access to memory.
 _VECTOR = 4
@@ -37,7 +38,7 @@ _THREAD_REGISTERS, _OTHER_REGISTERS = 255, 95
 
 # (rows a thread, warps, kv_tile), the most promising first.
 _SIZES = (
-    (4, 4, 32), (2, 4, 32), (4, 2, 32), (4, 4, 64), (2, 4, 64), (2, 8, 32), (4, 4, 16),
+    (4, 4, 32), (2, 4, 32), (4, 4, 64), (2, 4, 64), (4, 2, 32), (2, 8, 32), (4, 4, 16),
     (8, 4, 16), (8, 2, 32), (2, 2, 32), (1, 4, 32), (2, 2, 16), (1, 2, 16), (1, 1, 16),
 )  # fmt: skip
 _SMALLEST_TILE = 32
@@ -107,7 +108,7 @@ class CudaSimt(DesignSpace):
         limit = int(target.target.attrs["max_shared_memory_per_block"])
         structures = (
             Structure(*sizes, spec.head_dim, exchange)
-            for sizes, exchange in product(_SIZES, (True, False))
+            for exchange, sizes in product((True, False), _SIZES)
         )
         return [
             {"rows": s.rows, "warps": s.warps, "kv_tile": s.kv_tile, "exchange": s.exchange}
@@ -290,17 +291,37 @@ def _spread(
 ) -> tuple[Any, Any, Any]:
     """Spread [rows, columns] so that both operands are read fast; returns a thread's own loops.
 
-    Shared memory serves a vector to two quarters of a warp at once where either neighbours or next
-    neighbours ask for the same. The threads of a row are bits 1 and 2 of a lane here, the rows its
-    other bits, so that both operands are read so.
+    Shared memory serves a vector to two quarters of a warp at once where all neighbours, or all
+    next neighbours, ask for the same. So the lowest bit of a lane tells rows apart and the bit
+    above it columns. Half a warp reads columns that lie side by side, and every bank once.
     """
-    warp, own, row_high, row_low = sch.split(row, [None, s.rows, _LANES_Y // 2, 2])
-    group, column_high, column_low, element = sch.split(column, [None, _LANES_X // 2, 2, width])
-    sch.reorder(warp, row_high, column_low, column_high, row_low, *between, own, group, element)
+    lanes = _column_lanes(s.rows, int(sch.get(column).extent), width)
+    warp, own, row_y, row_x = sch.split(row, [s.warps, None, _WARP // lanes // 2, 2])
+    group, column_y, column_x, element = sch.split(column, [None, lanes // 2, 2, width])
+    sch.reorder(warp, row_y, column_y, column_x, row_x, *between, own, group, element)
     sch.bind(warp, "threadIdx.z")
-    sch.bind(sch.fuse(row_high, column_low), "threadIdx.y")
-    sch.bind(sch.fuse(column_high, row_low), "threadIdx.x")
+    sch.bind(sch.fuse(row_y, column_y), "threadIdx.y")
+    sch.bind(sch.fuse(column_x, row_x), "threadIdx.x")
     return own, group, element
+
+
+def _column_lanes(rows: int, columns: int, width: int) -> int:
+    """Threads to a row for which a thread's tile reads the fewest rows and columns.
+
+    Parameters
+    ----------
+    rows : int
+        Of a thread's tile where ``_LANES_X`` threads share a row.
+    columns : int
+        Of the whole tile, of which a thread holds ``width`` side by side.
+
+    Examples
+    --------
+    >>> [_column_lanes(4, columns, 4) for columns in (32, 64, 80, 128, 256)]
+    [4, 8, 4, 8, 16]
+    """
+    fitting = [lanes for lanes in (4, 8, 16) if columns % (lanes * width) == 0]
+    return min(fitting, key=lambda lanes: rows * lanes // _LANES_X + columns // lanes)
 
 
 def _elementwise(sch: Any, name: str, s: Structure) -> None:
