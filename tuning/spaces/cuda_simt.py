@@ -82,10 +82,9 @@ class Structure:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a block, at most."""
-        head_row = self.head_dim + _ROW_OFFSET
-        score_rows = (self.kv_tile + _ROW_OFFSET) * (2 if self.exchange else 1)
-        query_rows = self.q_tile * (head_row + score_rows + FRAGMENT_COLUMNS + 1)
+        """Shared memory of a block, at most; the weights take the place of the scores."""
+        head_row, score_row = self.head_dim + _ROW_OFFSET, self.kv_tile + _ROW_OFFSET
+        query_rows = self.q_tile * (head_row + score_row + FRAGMENT_COLUMNS + 1)
         return (query_rows + 2 * self.kv_tile * head_row) * _FLOAT_BYTES
 
     @property
