@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from tvm.s_tir import Schedule
 from tvm.script import tirx as T
 
@@ -55,7 +56,7 @@ def test_results_stay_and_loads_come_a_tile_early(after: int) -> None:
 
 def test_a_module_without_annotations_stays_itself() -> None:
     module = tvm.IRModule({"main": _sum_of_squares})
-    assert pipeline(module)["main"].body.same_as(module["main"].body)
+    assert tvm_ffi.structural_equal(pipeline(module), module)
 
 
 @pytest.mark.parametrize(("loads", "after"), [(0, 1), (3, 1), (1, 0), (1, 3)])

@@ -92,13 +92,11 @@ def _generate(module: Any, target: Any) -> Any:
     from tvm.ir.transform import PassContext
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-    from . import spaces  # noqa: F401  (registers what lowering looks up by name)
-
-    if target.kind.name == "cuda":
-        from . import intrinsics as _  # noqa: F401  (lowering asks for the layout of fragments)
+    from .intrinsics import fragment_layout
 
     module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(pipeline(module))
-    with PassContext(config=PASS_CONFIG[target.kind.name]), _device_code_stays_source():
+    config = PassContext(config=PASS_CONFIG[target.kind.name])
+    with config, fragment_layout(), _device_code_stays_source():
         return build(module, target=target)
 
 

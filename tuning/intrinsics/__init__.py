@@ -1,7 +1,7 @@
 """Tensor intrinsics of the CUDA design spaces, registered by the names that traces keep."""
 
 from .copies import CHUNK, copy_intrin
-from .fragments import FRAGMENT, PTX_TYPES, SHARED, WARP_ROWS, panel_width
+from .fragments import FRAGMENT, PTX_TYPES, SHARED, WARP_ROWS, fragment_layout, panel_width
 from .gemm import Product, acc_intrin, dot_intrin
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "acc_intrin",
     "copy_intrin",
     "dot_intrin",
+    "fragment_layout",
     "panel_width",
 ]

@@ -7,6 +7,8 @@ thread ``4 * r + c`` holds rows ``r`` and ``r + 8``, columns ``2 * c`` and ``2 *
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import tvm
@@ -31,18 +33,29 @@ WARP_ROWS = 16
 #: What PTX calls the dtypes that tensor cores multiply.
 PTX_TYPES = {"float16": "f16", "bfloat16": "bf16"}
 
-#: TVM's lowering of :data:`FRAGMENT` asks for the position within a thread under this name; TVM
-#: registers the same function itself, among hundreds of tensor intrinsics that take long to parse.
 _INDEX_MAP = f"tirx.index_map_{FRAGMENT}"
+
+
+@contextmanager
+def fragment_layout() -> Iterator[None]:
+    """Let TVM lower :data:`FRAGMENT`, which asks for the position within a thread by a global name.
+
+    TVM registers the same function itself, among hundreds of tensor intrinsics that take long to
+    parse, and refuses to do so where it is registered already: it is, here, for a while alone.
+    """
+    if tvm_ffi.get_global_func(_INDEX_MAP, allow_missing=True) is not None:
+        yield
+        return
+    tvm_ffi.register_global_func(_INDEX_MAP, _position_in_thread)
+    try:
+        yield
+    finally:
+        tvm_ffi.registry.remove_global_func(_INDEX_MAP)
 
 
 def _position_in_thread(position: Any) -> Any:
     row, column = position[0], position[1]
     return tvm.runtime.convert([row // 8 // 2, column // 8, row // 8 % 2, column % 8 % 2])
-
-
-if tvm_ffi.get_global_func(_INDEX_MAP, allow_missing=True) is None:
-    tvm_ffi.register_global_func(_INDEX_MAP, _position_in_thread)
 
 
 def panel_width(columns: int) -> int:
