@@ -105,12 +105,12 @@ def test_machine_code_holds_what_the_space_is_for(
 def test_nothing_spills(space: str, arch: str, head_dim: int, dtype: str) -> None:
     spec = PrefillSpec(4, 2, head_dim, dtype, "causal_padded_left")
     target = _target(arch)
-    # The last variants are the smallest: some of each space must fit into the registers.
-    logs = []
-    for variant in SPACES[space].variants(spec, SHAPE, target)[:3]:
-        first = proposals(space, dict(variant), spec, SHAPE, target)[0]
-        logs.append(compile_device(first.module, target.target)[1].log)
-    assert any(re.search(r"\b0 bytes spill stores", log) for log in logs)
+    # The estimate of registers lets some variants in that spill; not all of the first ones may.
+    assert any(
+        re.search(r"\b0 bytes spill stores", compile_device(first.module, target.target)[1].log)
+        for variant in SPACES[space].variants(spec, SHAPE, target)[:3]
+        for first in proposals(space, dict(variant), spec, SHAPE, target)[:1]
+    )
 
 
 @pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma"])

@@ -181,12 +181,19 @@ class Search:
         self._asked = self._pulls = 0
         arms = self._arms(limit)
         at_once = 0 if self._engine.alone else 1
-        under_way: _UnderWay = deque([([], self._measuring.submit(self._time_baseline, state))])
+        # Inputs and references take as long as sampling and building the first batch.
+        under_way: _UnderWay = deque([([], self._measuring.submit(self._prepare))])
+        baseline = self._pool.submit(self._build_baseline)
         try:
-            _settle(under_way, at_once)
+            if self._engine.alone:
+                _settle(under_way, 0)  # the runner does one thing at a time
+                self._time_baseline(baseline, state)
             self._restore(arms, state)
             while batch := self._next_batch(arms, state):
                 under_way.append((batch, self._measuring.submit(self._measure_all, batch, state)))
+                if state.trials == 0 and not self._engine.alone:
+                    timed = self._measuring.submit(self._time_baseline, baseline, state)
+                    under_way.append(([], timed))
                 _settle(under_way, at_once)
             _settle(under_way, 0)
         finally:
@@ -216,12 +223,18 @@ class Search:
             return arms
         return arms[: max(2, limit.trials // (2 * self._share))]
 
-    def _time_baseline(self, state: SearchState) -> None:
+    def _build_baseline(self) -> tuple[str, Outcome]:
+        case = self.case
+        return self._build(self._engine.baseline(case.spec, case.target.target))
+
+    def _time_baseline(self, baseline: Future[tuple[str, Outcome]], state: SearchState) -> None:
         """Time TVM's hand-written kernel, for the display; the comparison measures it properly."""
+        if self._stopping.is_set() or not math.isnan(state.baseline_seconds):
+            return
         state.activity = "timing TVM's hand-written kernel"
         self.listener(state)
         case = self.case
-        ((path, built),) = self.build([self._engine.baseline(case.spec, case.target.target)])
+        path, built = baseline.result()
         if built.status == "ok":
             arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.05)
             time_baseline = self._engine.time_baseline
@@ -230,6 +243,7 @@ class Search:
                 state.baseline_seconds = timed.value
             else:
                 self.runner.close(kill=True)
+                self._prepared = False
 
     def _restore(self, arms: Sequence[Arm], state: SearchState) -> None:
         self.trials = self._log.read()
@@ -369,21 +383,29 @@ class Search:
                 found |= {"run_secs": measurement.run_secs}
         return self._trial(candidate.arm, candidate.proposal, **found)
 
+    def _inputs(self) -> tuple[Any, ...]:
+        case = self.case
+        return case.spec, case.shape, case.batches(), case.check_lens(), case.seed
+
+    def _prepare(self) -> None:
+        """Have the runner draw inputs and compute references, if it has not."""
+        if self._prepared:
+            return
+        prepared = self.runner.call(self._engine.prepare, *self._inputs(), timeout=_PREPARE_TIMEOUT)
+        if prepared.status != "ok":
+            raise WorkerFailedError(
+                f"the inputs of {self.case} could not be prepared ({prepared.status}: "
+                f"{prepared.detail}); free memory, or choose a smaller shape"
+            )
+        self._prepared = True
+
     def _run(self, path: str, state: SearchState) -> Outcome:
         """Check and time a library in the runner, which is replaced if it comes to harm."""
-        case, engine = self.case, self._engine
-        inputs = (case.spec, case.shape, case.batches(), case.check_lens(), case.seed)
-        if not self._prepared:
-            prepared = self.runner.call(engine.prepare, *inputs, timeout=_PREPARE_TIMEOUT)
-            if prepared.status != "ok":
-                raise WorkerFailedError(
-                    f"the inputs of {case} could not be prepared ({prepared.status}: "
-                    f"{prepared.detail}); free memory, or choose a smaller shape"
-                )
-            self._prepared = True
+        engine = self._engine
+        self._prepare()
         slow = _HOPELESS * state.best_seconds
         outcome = self.runner.call(
-            engine.check_and_time, path, *inputs, slow, timeout=engine.timeout
+            engine.check_and_time, path, *self._inputs(), slow, timeout=engine.timeout
         )
         if outcome.status != "ok" or outcome.value.fatal:
             self.runner.close(kill=True)
