@@ -1,0 +1,123 @@
+"""What only a GPU can tell: are kernels right, and do the sanitizers find anything in them.
+
+    python benchmarks/gpu_checks.py --output docs/measurements/gpu_checks.json
+
+Runs ``tests/gpu``, then one kernel of every CUDA space and decision under compute-sanitizer's
+memcheck and racecheck, and writes what came of it with device, driver and versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefilltune.tuning.arm import Arm, Case
+from prefilltune.tuning.build import build_library
+from prefilltune.tuning.environment import versions
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import device_name, resolve_target
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+
+SHAPE = PrefillShape(2, 161)
+SPECS = {
+    "cuda_wgmma": PrefillSpec(2, 1, 64, "float16", "causal_padded_left"),
+    "cuda_mma": PrefillSpec(2, 1, 64, "float16", "causal_padded_left"),
+    "cuda_simt": PrefillSpec(2, 1, 64, "float32", "causal_padded_left"),
+}
+TOOLS = ("memcheck", "racecheck")
+_MOST_DECISIONS = 6
+_TIMEOUT = 300
+
+
+def main() -> None:
+    """Run everything, or with ``--launch`` one kernel once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--launch", nargs=2, metavar=("LIBRARY", "SPEC"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.launch:
+        _launch(*arguments.launch)
+        return
+    target = resolve_target("cuda")
+    found: dict[str, Any] = {
+        "device": device_name("cuda"),
+        "versions": versions(),
+        "tests": _tests(),
+        "sanitizer": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for space, spec in SPECS.items():
+            for variant in list(SPACES[space].variants(spec, SHAPE, target))[:1]:
+                case = Case(spec, SHAPE, target, parse_lengths("full"))
+                proposals = Arm(case, SPACES[space], variant, None, 8, 1).propose(_MOST_DECISIONS)
+                for index, proposal in enumerate(proposals):
+                    path = f"{folder}/{space}{index}.so"
+                    build_library(proposal.module, target.target, path)
+                    row = {"space": space, "variant": dict(variant), "point": proposal.trace[1]}
+                    row |= {tool: _sanitize(tool, path, str(spec)) for tool in TOOLS}
+                    found["sanitizer"].append(row)
+                    print(json.dumps(row), flush=True)
+    text = json.dumps(found, indent=1) + "\n"
+    if arguments.output:
+        arguments.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+def _tests() -> dict[str, int]:
+    """How many of the tests for a GPU passed, failed and were skipped."""
+    command = [sys.executable, "-m", "pytest", "tests/gpu"]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    print(output, flush=True)
+    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", output)
+    return {outcome: int(count) for count, outcome in counts}
+
+
+def _sanitize(tool: str, path: str, spec: str) -> str:
+    """The tool's closing line."""
+    if shutil.which("compute-sanitizer") is None:
+        return "compute-sanitizer is not installed"
+    command = [
+        "compute-sanitizer",
+        "--tool",
+        tool,
+        sys.executable,
+        __file__,
+        "--launch",
+        path,
+        spec,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    lines = [line for line in done.stdout.splitlines() if "SUMMARY" in line]
+    return lines[-1].lstrip("= ") if lines else done.stdout[-500:] + done.stderr[-500:]
+
+
+def _launch(path: str, text: str) -> None:
+    """Launch a kernel once on inputs of a mixed batch."""
+    import tvm
+    from tvm.runtime import load_module, tensor
+
+    from prefilltune.workloads import make_inputs, numpy_dtype
+
+    spec, device = PrefillSpec.parse(text), tvm.cuda(0)
+    lens = np.array([SHAPE.num_kv, SHAPE.num_kv // 2], "int32")
+    inputs = make_inputs(spec, SHAPE, lens, 0, poison_padding=True)
+    arrays = [inputs.query, inputs.key, inputs.value, inputs.valid_lens]
+    rows = (SHAPE.batch, SHAPE.qo_len, spec.num_qo_heads)
+    arrays += [np.zeros((*rows, spec.head_dim), numpy_dtype(spec.dtype))]
+    arrays += [np.zeros(rows, numpy_dtype(spec.dtype))]
+    load_module(path)["main"](*(tensor(array, device) for array in arrays))
+    device.sync()
+
+
+if __name__ == "__main__":
+    main()
