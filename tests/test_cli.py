@@ -137,12 +137,28 @@ def test_presets_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("tune", "--heads needs a shape"),
+        ("compare", "no record for padded_hq13_hkv13_d48"),
+        ("build", "no record for padded_hq13_hkv13_d48"),
+    ],
+)
+def test_heads_alone_mean_the_shapes_that_have_a_record(
+    command: str, message: str, tmp_path: Path
+) -> None:
+    done = run(command, "--heads", "13x48", "--database", str(tmp_path / "database"))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "bge-bse"], "bge-base"),
         (["--model", "bge-base", "--heads", "2x16"], "give either --model"),
         (["--heads", "12", "--shape", "1x8"], "write QOxDIM or QO/KVxDIM"),
-        (["--heads", "12x64"], "needs a shape"),
         (["--heads", "6/4x16", "--shape", "1x8"], "num_kv_heads 4 does not divide"),
         (["--heads", "0x16", "--shape", "1x8"], "num_qo_heads is 0"),
         ([*SMALL, "--mask-mode", "diagonal"], "mask mode 'diagonal' is unknown"),

@@ -79,3 +79,12 @@ def test_a_record_of_a_gpu_belongs_to_its_device_alone(database: Path) -> None:
     else:
         assert machine_for(resolve_target("cuda").key) is not None
     assert machine_for(TargetKey("cuda", "sm_80")) is None
+
+
+def test_committed_records_of_a_gpu_become_a_library_anywhere(tmp_path: Path) -> None:
+    target = ("--target", "cuda", "--arch", "sm_90a", "--heads", "12x64")
+    done = CliRunner().invoke(app, ["build", *target, "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    kernels = json.loads((tmp_path / "manifest.json").read_text())["kernels"]
+    assert {kernel["space"] for kernel in kernels} == {"cuda_wgmma"}
+    assert _string(b"cubin") in (tmp_path / "libprefill.so").read_bytes()

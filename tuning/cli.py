@@ -197,7 +197,9 @@ def compare(
     Without --model and --heads: every workload that has a record for the target, or those of them
     that --dtype and --shape leave.
     """
-    wanted = _workload(model, heads, mask_mode, dtype, shape) if model or heads else None
+    wanted = None
+    if model or heads:
+        wanted = _workload(model, heads, mask_mode, dtype, shape, any_tuned=True)
     sizes = [PrefillShape.parse(text) for text in shape or ()]
     tier = _tier(accept)
     chosen = lens or ["full", "uniform"]
@@ -213,6 +215,8 @@ def compare(
         spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
         tuned = [] if shape else _tuned_shapes(spec, resolved, root)
         workloads = [(spec, each) for each in tuned or shapes]
+        if not workloads:
+            raise _nothing_tuned(spec, resolved, root)
     _compare_all(workloads, resolved, chosen, root, tier, output)
 
 
@@ -240,7 +244,7 @@ def build(
     ),
 ) -> None:
     """Build the tuned kernels of a model into one shared library; never tunes."""
-    spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
+    spec, shapes = _workload(model, heads, mask_mode, dtype, shape, any_tuned=True)
     tier = _tier(accept)
     resolved = _prepare(target, threads, arch)
     spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
@@ -253,6 +257,8 @@ def build(
     _warn_of_bad_lines(resolved, root)
     if not shape:
         shapes = _tuned_shapes(spec, resolved, root) or shapes
+    if not shapes:
+        raise _nothing_tuned(spec, resolved, root)
     roots = database_roots(root, committed_root())
     finder = Finder(roots)
     matches = [finder.find(resolved.key, spec, each, accept=tier) for each in shapes]
@@ -347,9 +353,18 @@ def _print_error(error: PrefilltuneError) -> None:
 
 
 def _workload(
-    model: str, heads: str, mask_mode: str, dtype: str, shape: Sequence[str] | None
+    model: str,
+    heads: str,
+    mask_mode: str,
+    dtype: str,
+    shape: Sequence[str] | None,
+    *,
+    any_tuned: bool = False,
 ) -> tuple[PrefillSpec, list[PrefillShape]]:
-    """The spec and the shapes that the options name; a preset's usual shapes if none is given."""
+    """The spec and the shapes that the options name; a preset's usual shapes if none is given.
+
+    With ``any_tuned``, heads alone will do: the shapes that have a record are meant.
+    """
     if bool(model) == bool(heads):
         raise InvalidOptionError(
             "give either --model (a preset: `prefilltune presets` lists them) or --heads, such as "
@@ -359,7 +374,7 @@ def _workload(
     if model:
         chosen = preset(model)
         return chosen.spec(dtype or "float32"), shapes or list(chosen.shapes)
-    if not shapes:
+    if not shapes and not any_tuned:
         raise InvalidOptionError("--heads needs a shape too, such as --shape 4x128")
     return _spec_of_heads(heads, mask_mode, dtype or "float32"), shapes
 
@@ -522,6 +537,13 @@ def _tuned_workloads(
             "(prefilltune tune --model NAME), or name what to compare with --model or --heads"
         )
     return found
+
+
+def _nothing_tuned(spec: PrefillSpec, target: ResolvedTarget, root: Path) -> NoRecordError:
+    return NoRecordError(
+        f"no record for {spec} on {target.key} in {root} or among the committed ones; tune it "
+        "first, or name a --shape to see what is near"
+    )
 
 
 def _recorded(target: ResolvedTarget, root: Path) -> list[tuple[PrefillSpec, PrefillShape]]:
