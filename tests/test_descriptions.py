@@ -1,4 +1,4 @@
-"""Both TIR descriptions, compiled unscheduled for llvm, against the NumPy reference."""
+"""The TIR descriptions, compiled unscheduled for llvm, against the NumPy reference."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ from prefilltune.workloads import (
     reference_attention,
     regimes,
 )
+from prefilltune.workloads.errors import InvalidShapeError
+from prefilltune.workloads.pipelined import PipelinedTiles, pipelined_attention
 
 # Tiles that divide none of the lengths below.
 DESCRIPTIONS = {
     "plain": plain_attention,
     "online": partial(online_attention, tiles=Tiles(q_tile=4, kv_tile=3)),
+    "pipelined": partial(
+        pipelined_attention, tiles=PipelinedTiles(q_tile=4, kv_tile=8), target_kind="llvm"
+    ),
 }
 
 SHAPES = [PrefillShape(3, 7), PrefillShape(2, 5, 11), PrefillShape(2, 11, 5)]
@@ -145,3 +150,10 @@ def test_descriptions_agree_on_any_workload(workload, seed):
         assert_matches_reference(library, spec, inputs)
     for from_plain, from_online in zip(run(plain, inputs), run(online, inputs), strict=True):
         assert max_error(from_online, from_plain.astype(np.float64)) <= TOLERANCE[spec.dtype]
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_tensors_beyond_32_bit_indices_are_refused(name):
+    spec, shape = PrefillSpec(64, 8, 128, "float16"), PrefillShape(64, 4096)
+    with pytest.raises(InvalidShapeError, match=r"2147483648 elements.*split the batch"):
+        DESCRIPTIONS[name](spec, shape)

@@ -20,7 +20,7 @@ from tvm.script import tirx as T
 from .constants import PADDED_LSE
 from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, Expr, keep, score, value
-from .spec import PrefillShape, PrefillSpec
+from .spec import PrefillShape, PrefillSpec, require_indexable
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def online_attention(
         With one PrimFunc ``main(query, key, value, valid_lens, output, lse)``; shapes as in
         :func:`~prefilltune.workloads.plain.plain_attention`.
     """
+    require_indexable(spec, shape)
     mask = MASKS[spec.mask_mode]
     elementary = elementary_for(target_kind)
     dtype, operand = spec.dtype, tiles.operand_dtype

@@ -22,7 +22,7 @@ from .constants import PADDED_LSE
 from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, Expr, keep, score
 from .online import Tiles
-from .spec import PrefillShape, PrefillSpec
+from .spec import PrefillShape, PrefillSpec, require_indexable
 
 #: How far a score may lie above the maximum that a row's weights are relative to, before this is
 #: moved and what was summed up is rescaled: weights reach 2^8 and stay exact in 16 bits, and few
@@ -58,6 +58,7 @@ def pipelined_attention(
         With one PrimFunc ``main(query, key, value, valid_lens, output, lse)``; shapes as in
         :func:`~prefilltune.workloads.plain.plain_attention`.
     """
+    require_indexable(spec, shape)
     mask = MASKS[spec.mask_mode]
     elementary = elementary_for(target_kind)
     dtype, operand = spec.dtype, tiles.operand_dtype

@@ -16,7 +16,7 @@ from tvm.script import tirx as T
 from .constants import PADDED_LSE
 from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, keep, score, value
-from .spec import PrefillShape, PrefillSpec
+from .spec import PrefillShape, PrefillSpec, require_indexable
 
 
 def plain_attention(
@@ -45,6 +45,7 @@ def plain_attention(
         all but ``valid_lens`` of the spec's dtype. Rows that keep no key get output 0 and LSE
         :data:`~prefilltune.workloads.constants.PADDED_LSE`; padding is never let through.
     """
+    require_indexable(spec, shape)
     mask = MASKS[spec.mask_mode]
     elementary = elementary_for(target_kind)
     dtype = spec.dtype

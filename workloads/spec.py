@@ -11,6 +11,8 @@ from .errors import InvalidShapeError, InvalidSpecError
 MASK_MODES = ("padded", "causal_padded_left")
 DTYPES = ("float16", "bfloat16", "float32")
 
+_INDEXABLE = 1 << 31
+
 
 def _require_positive(value: object, field: str, error: type[ValueError]) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -185,3 +187,23 @@ class PrefillShape:
                 f"{text!r} is not a shape; write BATCHxLEN or BATCHxQO_LENxKV_LEN, such as 4x128"
             )
         return cls(*(int(size) for size in found.groups() if size is not None))
+
+
+def require_indexable(spec: PrefillSpec, shape: PrefillShape) -> None:
+    """Refuse tensors whose elements 32-bit indices, which kernels compute with, cannot number.
+
+    Raises
+    ------
+    InvalidShapeError
+        If a tensor of the workload has 2^31 elements or more.
+    """
+    sizes = {
+        "query": shape.batch * shape.qo_len * spec.num_qo_heads * spec.head_dim,
+        "key": shape.batch * shape.num_kv * spec.num_kv_heads * spec.head_dim,
+    }
+    for name, size in sizes.items():
+        if size >= _INDEXABLE:
+            raise InvalidShapeError(
+                f"{name} of {spec} at {shape} has {size} elements; kernels number fewer than "
+                f"{_INDEXABLE} (2^31): split the batch"
+            )
