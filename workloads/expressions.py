@@ -48,6 +48,54 @@ class Mask:
     columns: Callable[[Expr, Expr, Expr, Expr], Interval]
 
 
+@dataclass(frozen=True)
+class LengthMask:
+    """A mask on given lengths; what a description asks of it.
+
+    Parameters
+    ----------
+    mode : Mask
+        Which mask.
+    qo_len, kv_len : Expr
+        Padded lengths of queries and keys.
+    """
+
+    mode: Mask
+    qo_len: Expr
+    kv_len: Expr
+
+    def rows(self, valid_len: Expr) -> Interval:
+        """The query rows that are no padding."""
+        return self.mode.rows(valid_len, self.qo_len)
+
+    def columns(self, row: Expr, valid_len: Expr) -> Interval:
+        """The key columns that ``row`` may see."""
+        return self.mode.columns(row, valid_len, self.qo_len, self.kv_len)
+
+    def row_valid(self, row: Expr, valid_len: Expr) -> Expr:
+        """Whether ``row`` is no padding and sees a key."""
+        begin, end = self.columns(row, valid_len)
+        return tirx.all(keep(self.rows(valid_len), row), begin < end)
+
+    def kept(self, row: Expr, column: Expr, valid_len: Expr) -> Expr:
+        """Whether ``row`` may see ``column``."""
+        return keep(self.columns(row, valid_len), column)
+
+    def kv_range(self, row_begin: Expr, rows: int, valid_len: Expr) -> Interval:
+        """The columns that any valid one of ``rows`` rows may see; empty for a tile of padding."""
+        first_row, end_row = self.rows(valid_len)
+        row_end: Expr = tirx.min(row_begin + rows, end_row)
+        begin, _ = self.columns(row_begin, valid_len)
+        _, end = self.columns(row_end - 1, valid_len)
+        some_row = tirx.all(row_begin < end_row, row_begin + rows > first_row)
+        return begin, tirx.Select(some_row, end, begin)
+
+    def seen_by_all(self, row_begin: Expr, valid_len: Expr) -> Expr:
+        """End of the columns that every valid row from ``row_begin`` on sees."""
+        first_row, _ = self.rows(valid_len)
+        return self.columns(tirx.max(row_begin, first_row), valid_len)[1]
+
+
 def _clamp(value: Expr, low: Expr, high: Expr) -> Expr:
     return tirx.max(tirx.min(value, high), low)
 

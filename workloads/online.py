@@ -14,12 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import tvm
-from tvm import tirx
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
 from .elementary import elementary_for
-from .expressions import MASKED_SCORE, MASKS, MAX_INIT, Expr, keep, score, value
+from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score, value
 from .spec import PrefillShape, PrefillSpec, require_indexable
 
 
@@ -54,29 +53,13 @@ def online_attention(
         :func:`~prefilltune.workloads.plain.plain_attention`.
     """
     require_indexable(spec, shape)
-    mask = MASKS[spec.mask_mode]
     elementary = elementary_for(target_kind)
     dtype, operand = spec.dtype, tiles.operand_dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
     BQ, BKV = tiles.q_tile, tiles.kv_tile
     NQ, NKV = -(-LQ // BQ), -(-LKV // BKV)
-
-    def kv_range(row_begin, valid_len):
-        """The columns that any valid row of a q tile may see; empty for a tile of padding."""
-        first_row, end_row = mask.rows(valid_len, LQ)
-        row_end: Expr = tirx.min(row_begin + BQ, end_row)
-        begin, _ = mask.columns(row_begin, valid_len, LQ, LKV)
-        _, end = mask.columns(row_end - 1, valid_len, LQ, LKV)
-        some_row = tirx.all(row_begin < end_row, row_begin + BQ > first_row)
-        return begin, tirx.Select(some_row, end, begin)
-
-    def row_valid(row, valid_len):
-        begin, end = mask.columns(row, valid_len, LQ, LKV)
-        return tirx.all(keep(mask.rows(valid_len, LQ), row), begin < end)
-
-    def kept(row, column, valid_len):
-        return keep(mask.columns(row, valid_len, LQ, LKV), column)
+    mask = LengthMask(MASKS[spec.mask_mode], LQ, LKV)
 
     @T.prim_func(s_tir=True)
     def main(
@@ -114,8 +97,8 @@ def online_attention(
                 inv_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 acc = T.sblock_alloc_buffer((BQ, D), "float32")  # [q_tile, head_dim]
                 valid_len: T.let[T.int32] = valid_lens[vb]
-                kv_begin: T.let[T.int32] = kv_range(vi * BQ, valid_len)[0]
-                kv_end: T.let[T.int32] = kv_range(vi * BQ, valid_len)[1]
+                kv_begin: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[0]
+                kv_end: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[1]
                 if kv_begin < kv_end:
                     for i, d in T.grid(BQ, D):
                         with T.sblock("q_rows"):
@@ -150,7 +133,7 @@ def online_attention(
                             with T.sblock("scores"):
                                 wi, wj = T.axis.remap("SS", [i, j])
                                 scores[wi, wj] = T.Select(
-                                    kept(vi * BQ + wi, kv_begin + vt * BKV + wj, valid_len),
+                                    mask.kept(vi * BQ + wi, kv_begin + vt * BKV + wj, valid_len),
                                     score(spec, dot[wi, wj]),
                                     T.float32(MASKED_SCORE),
                                 )
@@ -240,7 +223,7 @@ def online_attention(
                     with T.sblock("final_sum"):
                         wi = T.axis.spatial(BQ, i)
                         final_sum[wi] = T.Select(
-                            row_valid(vi * BQ + wi, valid_len), row_sum[wi], T.float32(1)
+                            mask.row_valid(vi * BQ + wi, valid_len), row_sum[wi], T.float32(1)
                         )
                 for i in range(BQ):
                     with T.sblock("inv_sum"):
@@ -251,7 +234,8 @@ def online_attention(
                         wi, wd = T.axis.remap("SS", [i, d])
                         T.where(vi * BQ + i < LQ)
                         output[vb, vi * BQ + wi, vh, wd] = T.cast(
-                            value(row_valid(vi * BQ + wi, valid_len), acc[wi, wd]) * inv_sum[wi],
+                            value(mask.row_valid(vi * BQ + wi, valid_len), acc[wi, wd])
+                            * inv_sum[wi],
                             dtype,
                         )
                 for i in range(BQ):
@@ -264,7 +248,7 @@ def online_attention(
                         T.where(vi * BQ + i < LQ)
                         lse[vb, vi * BQ + wi, vh] = T.cast(
                             T.Select(
-                                row_valid(vi * BQ + wi, valid_len),
+                                mask.row_valid(vi * BQ + wi, valid_len),
                                 row_lse[wi],
                                 T.float32(PADDED_LSE),
                             ),

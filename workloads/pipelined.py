@@ -15,12 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import tvm
-from tvm import tirx
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
 from .elementary import elementary_for
-from .expressions import MASKED_SCORE, MASKS, MAX_INIT, Expr, keep, score
+from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score
 from .online import Tiles
 from .spec import PrefillShape, PrefillSpec, require_indexable
 
@@ -59,40 +58,22 @@ def pipelined_attention(
         :func:`~prefilltune.workloads.plain.plain_attention`.
     """
     require_indexable(spec, shape)
-    mask = MASKS[spec.mask_mode]
     elementary = elementary_for(target_kind)
     dtype, operand = spec.dtype, tiles.operand_dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
     BQ, BKV = tiles.q_tile, tiles.kv_tile
     NQ, NKV = -(-LQ // BQ), -(-LKV // BKV)
+    mask = LengthMask(MASKS[spec.mask_mode], LQ, LKV)
     RK, RV, FC = tiles.key_ring, tiles.value_ring, FRAGMENT_COLUMNS
 
     def longest_first(tile):
         """Of a causal mask the last rows see the most keys: begun first, they end in time."""
         return NQ - 1 - tile if spec.mask_mode.startswith("causal") else tile
 
-    def kv_range(row_begin, valid_len):
-        """The columns that any valid row of a q tile may see; empty for a tile of padding."""
-        first_row, end_row = mask.rows(valid_len, LQ)
-        row_end: Expr = tirx.min(row_begin + BQ, end_row)
-        begin, _ = mask.columns(row_begin, valid_len, LQ, LKV)
-        _, end = mask.columns(row_end - 1, valid_len, LQ, LKV)
-        some_row = tirx.all(row_begin < end_row, row_begin + BQ > first_row)
-        return begin, tirx.Select(some_row, end, begin)
-
-    def unmasked_end(row_begin, valid_len):
-        """End of the columns that every valid row of a q tile sees."""
-        first_row, _ = mask.rows(valid_len, LQ)
-        return mask.columns(tirx.max(row_begin, first_row), valid_len, LQ, LKV)[1]
-
-    def row_valid(row, valid_len):
-        begin, end = mask.columns(row, valid_len, LQ, LKV)
-        return tirx.all(keep(mask.rows(valid_len, LQ), row), begin < end)
-
     def kept(row, column, valid_len):
         """Columns before the range's begin are never visited, so that only the end is asked."""
-        return column < mask.columns(row, valid_len, LQ, LKV)[1]
+        return column < mask.columns(row, valid_len)[1]
 
     @T.prim_func(s_tir=True)
     def main(
@@ -136,9 +117,9 @@ def pipelined_attention(
                 inv_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 acc = T.sblock_alloc_buffer((BQ, D), "float32")  # [q_tile, head_dim]
                 valid_len: T.let[T.int32] = valid_lens[vb]
-                kv_begin: T.let[T.int32] = kv_range(vi * BQ, valid_len)[0]
-                kv_end: T.let[T.int32] = kv_range(vi * BQ, valid_len)[1]
-                full_end: T.let[T.int32] = unmasked_end(vi * BQ, valid_len)
+                kv_begin: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[0]
+                kv_end: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[1]
+                full_end: T.let[T.int32] = mask.seen_by_all(vi * BQ, valid_len)
                 tile_count: T.let[T.int32] = (kv_end - kv_begin + (BKV - 1)) // BKV
                 for i, d in T.grid(BQ, D):
                     with T.sblock("q_rows"):
@@ -270,7 +251,7 @@ def pipelined_attention(
                     with T.sblock("final_sum"):
                         wi = T.axis.spatial(BQ, i)
                         final_sum[wi] = T.Select(
-                            row_valid(vi * BQ + wi, valid_len), whole_sum[wi], T.float32(1)
+                            mask.row_valid(vi * BQ + wi, valid_len), whole_sum[wi], T.float32(1)
                         )
                 for i in range(BQ):
                     with T.sblock("inv_sum"):
@@ -282,7 +263,7 @@ def pipelined_attention(
                         T.where(vi * BQ + i < LQ)
                         output[vb, vi * BQ + wi, vh, wd] = T.cast(
                             T.if_then_else(
-                                row_valid(vi * BQ + wi, valid_len),
+                                mask.row_valid(vi * BQ + wi, valid_len),
                                 acc[wi, wd] * inv_sum[wi],
                                 T.float32(0),
                             ),
@@ -294,7 +275,7 @@ def pipelined_attention(
                         T.where(vi * BQ + i < LQ)
                         lse[vb, vi * BQ + wi, vh] = T.cast(
                             T.Select(
-                                row_valid(vi * BQ + wi, valid_len),
+                                mask.row_valid(vi * BQ + wi, valid_len),
                                 row_max[wi] + elementary.log2(final_sum[wi]),
                                 T.float32(PADDED_LSE),
                             ),

@@ -10,12 +10,11 @@ are given.
 from __future__ import annotations
 
 import tvm
-from tvm import tirx
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
 from .elementary import elementary_for
-from .expressions import MASKED_SCORE, MASKS, keep, score, value
+from .expressions import MASKED_SCORE, MASKS, LengthMask, keep, score, value
 from .spec import PrefillShape, PrefillSpec, require_indexable
 
 
@@ -46,24 +45,17 @@ def plain_attention(
         :data:`~prefilltune.workloads.constants.PADDED_LSE`; padding is never let through.
     """
     require_indexable(spec, shape)
-    mask = MASKS[spec.mask_mode]
     elementary = elementary_for(target_kind)
     dtype = spec.dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
-
-    def row_valid(row, valid_len):
-        begin, end = mask.columns(row, valid_len, LQ, LKV)
-        return tirx.all(keep(mask.rows(valid_len, LQ), row), begin < end)
+    mask = LengthMask(MASKS[spec.mask_mode], LQ, LKV)
 
     def column_valid(column, valid_len):
         """Whether some row may see ``column``: the ends never move left from row to row."""
-        begin, _ = mask.columns(0, valid_len, LQ, LKV)
-        _, end = mask.columns(LQ - 1, valid_len, LQ, LKV)
+        begin, _ = mask.columns(0, valid_len)
+        _, end = mask.columns(LQ - 1, valid_len)
         return keep((begin, end), column)
-
-    def kept(row, column, valid_len):
-        return keep(mask.columns(row, valid_len, LQ, LKV), column)
 
     @T.prim_func(s_tir=True)
     def main(
@@ -94,7 +86,7 @@ def plain_attention(
             with T.sblock("scores"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
                 scores[vb, vh, vi, vj] = T.Select(
-                    kept(vi, vj, valid_lens[vb]),
+                    mask.kept(vi, vj, valid_lens[vb]),
                     score(spec, dot[vb, vh, vi, vj]),
                     T.float32(MASKED_SCORE),
                 )
@@ -134,7 +126,7 @@ def plain_attention(
                 vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
                 output[vb, vi, vh, vd] = T.cast(
                     value(
-                        row_valid(vi, valid_lens[vb]),
+                        mask.row_valid(vi, valid_lens[vb]),
                         acc[vb, vh, vi, vd] / row_sum[vb, vh, vi],
                     ),
                     dtype,
@@ -144,7 +136,7 @@ def plain_attention(
                 vb, vi, vh = T.axis.remap("SSS", [b, i, h])
                 lse[vb, vi, vh] = T.cast(
                     T.Select(
-                        row_valid(vi, valid_lens[vb]),
+                        mask.row_valid(vi, valid_lens[vb]),
                         row_max[vb, vh, vi] + elementary.log2(row_sum[vb, vh, vi]),
                         T.float32(PADDED_LSE),
                     ),
