@@ -46,6 +46,16 @@ class Product:
     dtype: str
 
 
+def _in_panel(column: Any, width: int, columns: int) -> tuple[Any, Any]:
+    """Panel of a column, and its place in it; a single panel has no index to compute."""
+    return (0, column) if width == columns else (column // width, column % width)
+
+
+def _all(buffer: Any) -> Any:
+    """The whole region of a buffer."""
+    return buffer[tuple(slice(0, extent) for extent in buffer.shape)]
+
+
 def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None = None) -> str:
     """Register ``dot[16, kv_tile] = q_rows[16, head_dim] * k_rows[kv_tile, head_dim]^T``.
 
@@ -65,98 +75,52 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
     source = _source(name, product, kv_tile, head_dim, q_tile, values=False)
     dtype, K, N = product.dtype, head_dim, kv_tile
     W = panel_width(K)
-
-    def panel(column: Any) -> Any:
-        """Index of a panel, and the column in it."""
-        return (0, column) if W == K else (column // W, column % W)
-
-    def call(c: Any, a: Any, b: Any) -> Any:
-        return T.cuda.func_call(name, c, a, b, source_code=source)
-
     if q_tile is None:
-
-        @T.prim_func(s_tir=True)
-        def description(a: T.handle, b: T.handle, c: T.handle) -> None:
-            A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
-            B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
-            C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
-            with T.sblock("root"):
-                T.reads(C[0:WARP_ROWS, 0:N], A[0:WARP_ROWS, 0:K], B[0:1, 0 : K // W, 0:N, 0:W])
-                T.writes(C[0:WARP_ROWS, 0:N])
-                for i, j, k in T.grid(WARP_ROWS, N, K):
-                    with T.sblock("dot"):
-                        vi, vj, vk = T.axis.remap("SSR", [i, j, k])
-                        p, c = T.meta_var(panel(vk))
-                        C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], "float32") * T.cast(
-                            B[0, p, vj, c], "float32"
-                        )
-
-        @T.prim_func(s_tir=True)
-        def implementation(a: T.handle, b: T.handle, c: T.handle) -> None:
-            A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
-            B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
-            C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
-            with T.sblock("root"):
-                T.reads(C[0:WARP_ROWS, 0:N], A[0:WARP_ROWS, 0:K], B[0:1, 0 : K // W, 0:N, 0:W])
-                T.writes(C[0:WARP_ROWS, 0:N])
-                for _ty in T.thread_binding(8, "threadIdx.y"):
-                    for _tx in T.thread_binding(4, "threadIdx.x"):
-                        T.evaluate(
-                            call(
-                                T.address_of(C[0, 0]),
-                                T.address_of(A[0, 0]),
-                                B.access_ptr(UNTRACKED),
-                            )
-                        )
-
+        a_shape, a_strides, a_scope = (WARP_ROWS, K), None, FRAGMENT
     else:
-        a_strides = [q_tile * W, W, 1]
+        a_shape, a_strides, a_scope = (K // W, WARP_ROWS, W), [q_tile * W, W, 1], SHARED
 
-        @T.prim_func(s_tir=True)
-        def description(a: T.handle, b: T.handle, c: T.handle) -> None:
-            A = T.match_buffer(
-                a, (K // W, WARP_ROWS, W), dtype, strides=a_strides, offset_factor=1, scope=SHARED
-            )
-            B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
-            C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
-            with T.sblock("root"):
-                T.reads(
-                    C[0:WARP_ROWS, 0:N],
-                    A[0 : K // W, 0:WARP_ROWS, 0:W],
-                    B[0:1, 0 : K // W, 0:N, 0:W],
-                )
-                T.writes(C[0:WARP_ROWS, 0:N])
-                for i, j, k in T.grid(WARP_ROWS, N, K):
-                    with T.sblock("dot"):
-                        vi, vj, vk = T.axis.remap("SSR", [i, j, k])
-                        p, c = T.meta_var(panel(vk))
-                        C[vi, vj] = C[vi, vj] + T.cast(A[p, vi, c], "float32") * T.cast(
-                            B[0, p, vj, c], "float32"
-                        )
+    def left(A: Any, row: Any, column: Any) -> Any:
+        if q_tile is None:
+            return A[row, column]
+        panel, place = _in_panel(column, W, K)
+        return A[panel, row, place]
 
-        @T.prim_func(s_tir=True)
-        def implementation(a: T.handle, b: T.handle, c: T.handle) -> None:
-            A = T.match_buffer(
-                a, (K // W, WARP_ROWS, W), dtype, strides=a_strides, offset_factor=1, scope=SHARED
-            )
-            B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
-            C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
-            with T.sblock("root"):
-                T.reads(
-                    C[0:WARP_ROWS, 0:N],
-                    A[0 : K // W, 0:WARP_ROWS, 0:W],
-                    B[0:1, 0 : K // W, 0:N, 0:W],
-                )
-                T.writes(C[0:WARP_ROWS, 0:N])
-                for _ty in T.thread_binding(8, "threadIdx.y"):
-                    for _tx in T.thread_binding(4, "threadIdx.x"):
-                        T.evaluate(
-                            call(
-                                T.address_of(C[0, 0]),
-                                A.access_ptr(UNTRACKED),
-                                B.access_ptr(UNTRACKED),
-                            )
-                        )
+    def right(B: Any, row: Any, column: Any) -> Any:
+        panel, place = _in_panel(column, W, K)
+        return B[0, panel, row, place]
+
+    def call(C: Any, A: Any, B: Any) -> Any:
+        query = T.address_of(A[0, 0]) if q_tile is None else A.access_ptr(UNTRACKED)
+        key = B.access_ptr(UNTRACKED)
+        return T.cuda.func_call(name, T.address_of(C[0, 0]), query, key, source_code=source)
+
+    @T.prim_func(s_tir=True)
+    def description(a: T.handle, b: T.handle, c: T.handle) -> None:
+        A = T.match_buffer(a, a_shape, dtype, strides=a_strides, offset_factor=1, scope=a_scope)
+        B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
+        C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+        with T.sblock("root"):
+            T.reads(_all(C), _all(A), _all(B))
+            T.writes(_all(C))
+            for i, j, k in T.grid(WARP_ROWS, N, K):
+                with T.sblock("dot"):
+                    vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                    C[vi, vj] = C[vi, vj] + T.cast(left(A, vi, vk), "float32") * T.cast(
+                        right(B, vj, vk), "float32"
+                    )
+
+    @T.prim_func(s_tir=True)
+    def implementation(a: T.handle, b: T.handle, c: T.handle) -> None:
+        A = T.match_buffer(a, a_shape, dtype, strides=a_strides, offset_factor=1, scope=a_scope)
+        B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
+        C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+        with T.sblock("root"):
+            T.reads(_all(C), _all(A), _all(B))
+            T.writes(_all(C))
+            for _ty in T.thread_binding(8, "threadIdx.y"):
+                for _tx in T.thread_binding(4, "threadIdx.x"):
+                    T.evaluate(call(C, A, B))
 
     TensorIntrin.register(name, description, implementation, override=True)
     return name
@@ -175,9 +139,15 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
     dtype, K, N = product.dtype, kv_tile, head_dim
     W = panel_width(N)
 
-    def panel(column: Any) -> Any:
-        """Index of a panel, and the column in it."""
-        return (0, column) if W == N else (column // W, column % W)
+    def right(B: Any, row: Any, column: Any) -> Any:
+        panel, place = _in_panel(column, W, N)
+        return B[0, panel, row, place]
+
+    def call(C: Any, A: Any, B: Any, R: Any) -> Any:
+        registers = [T.address_of(each[0, 0]) for each in (C, A, R)]
+        result, weights, rescale = registers
+        value = B.access_ptr(UNTRACKED)
+        return T.cuda.func_call(name, result, weights, value, rescale, source_code=source)
 
     @T.prim_func(s_tir=True)
     def description(a: T.handle, b: T.handle, r: T.handle, c: T.handle) -> None:
@@ -186,20 +156,14 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
         R = T.match_buffer(r, (WARP_ROWS, 8), "float32", offset_factor=1, scope=FRAGMENT)
         C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
         with T.sblock("root"):
-            T.reads(
-                C[0:WARP_ROWS, 0:N],
-                R[0:WARP_ROWS, 0:8],
-                A[0:WARP_ROWS, 0:K],
-                B[0:1, 0 : N // W, 0:K, 0:W],
-            )
-            T.writes(C[0:WARP_ROWS, 0:N])
+            T.reads(_all(C), _all(R), _all(A), _all(B))
+            T.writes(_all(C))
             for i, j, k in T.grid(WARP_ROWS, N, K):
                 with T.sblock("acc"):
                     vi, vj, vk = T.axis.remap("SSR", [i, j, k])
-                    p, c = T.meta_var(panel(vj))
                     C[vi, vj] = C[vi, vj] * T.if_then_else(
                         vk == 0, R[vi, vj % 8], T.float32(1)
-                    ) + T.cast(A[vi, vk], "float32") * T.cast(B[0, p, vk, c], "float32")
+                    ) + T.cast(A[vi, vk], "float32") * T.cast(right(B, vk, vj), "float32")
 
     @T.prim_func(s_tir=True)
     def implementation(a: T.handle, b: T.handle, r: T.handle, c: T.handle) -> None:
@@ -208,25 +172,11 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
         R = T.match_buffer(r, (WARP_ROWS, 8), "float32", offset_factor=1, scope=FRAGMENT)
         C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
         with T.sblock("root"):
-            T.reads(
-                C[0:WARP_ROWS, 0:N],
-                R[0:WARP_ROWS, 0:8],
-                A[0:WARP_ROWS, 0:K],
-                B[0:1, 0 : N // W, 0:K, 0:W],
-            )
-            T.writes(C[0:WARP_ROWS, 0:N])
+            T.reads(_all(C), _all(R), _all(A), _all(B))
+            T.writes(_all(C))
             for _ty in T.thread_binding(8, "threadIdx.y"):
                 for _tx in T.thread_binding(4, "threadIdx.x"):
-                    T.evaluate(
-                        T.cuda.func_call(
-                            name,
-                            T.address_of(C[0, 0]),
-                            T.address_of(A[0, 0]),
-                            B.access_ptr(UNTRACKED),
-                            T.address_of(R[0, 0]),
-                            source_code=source,
-                        )
-                    )
+                    T.evaluate(call(C, A, B, R))
 
     TensorIntrin.register(name, description, implementation, override=True)
     return name
