@@ -16,7 +16,7 @@ from tvm.s_tir.schedule import Trace
 
 from prefilltune.tuning.build import compile_device
 from prefilltune.tuning.pipeline import pipeline
-from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.spaces import SPACES, default_spaces
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
 from prefilltune.workloads import PrefillShape, PrefillSpec
 
@@ -75,6 +75,20 @@ def test_every_head_dim_has_variants_that_fit(head_dim: int, dtype: str) -> None
 )
 def test_what_the_instructions_cannot_do_has_no_variants(space: str, arch: str, dtype: str) -> None:
     assert not SPACES[space].variants(PrefillSpec(8, 8, 64, dtype), SHAPE, _target(arch))
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype", "space"),
+    [
+        ("sm_90a", "bfloat16", "cuda_wgmma"),
+        ("sm_90", "float16", "cuda_mma"),
+        ("sm_80", "float16", "cuda_mma"),
+        ("sm_90a", "float32", "cuda_simt"),
+        ("sm_75", "float16", "cuda_simt"),
+    ],
+)
+def test_the_fastest_space_is_searched(arch: str, dtype: str, space: str) -> None:
+    assert default_spaces(PrefillSpec(8, 4, 64, dtype), [SHAPE], _target(arch)) == [space]
 
 
 @pytest.mark.parametrize("mask_mode", MASKS)

@@ -6,6 +6,7 @@ import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,7 +131,11 @@ def tune(
     seed: Annotated[int, typer.Option("--seed", help="Of the search and its inputs.")] = 0,
     space: Annotated[
         list[str] | None,
-        typer.Option("--space", help="A design space; repeat for more. All when absent."),
+        typer.Option(
+            "--space",
+            help="A design space; repeat for more. When absent, on a CPU all, on a GPU the fastest "
+            "that can schedule the workload.",
+        ),
     ] = None,
     keep: Annotated[int, typer.Option("--keep", help="Records kept of each space.")] = 2,
     threads: ThreadsOption = None,
@@ -152,7 +157,7 @@ def tune(
     from .arm import Case
     from .search import Limit
 
-    spaces = _spaces(space, resolved.kind)
+    spaces = _spaces(space, spec, shapes, resolved)
     root = database or work_root()
     _warn_of_bad_lines(resolved, root)
     for each in shapes:
@@ -165,7 +170,11 @@ def tune(
                 soft_wrap=True,
             )
             raise typer.Exit(130)
-    if compare:
+    if compare and resolved.kind == "cuda" and not find_spec("torch"):
+        from .report import TORCH_HINT
+
+        _console.print(TORCH_HINT, soft_wrap=True)
+    elif compare:
         workloads = [(spec, each) for each in shapes]
         _compare_all(workloads, resolved, [lens], root, Tier.EXACT, None)
 
@@ -444,16 +453,29 @@ def _prepare(
     return resolved
 
 
-def _spaces(chosen: Sequence[str] | None, kind: str) -> list[str]:
-    from .search import usable_spaces
+def _spaces(
+    chosen: Sequence[str] | None,
+    spec: PrefillSpec,
+    shapes: Sequence[PrefillShape],
+    target: ResolvedTarget,
+) -> list[str]:
+    from .spaces import SPACES, default_spaces, usable_spaces
 
-    usable = [space.name for space in usable_spaces(kind)]
+    usable = usable_spaces(target.kind)
     for name in chosen or ():
         if name not in usable:
             raise InvalidOptionError(
-                f"--space {name!r} is no design space for {kind}; choose {', '.join(usable)}"
+                f"--space {name!r} is no design space for {target.kind}; choose {', '.join(usable)}"
             )
-    return list(dict.fromkeys(chosen)) if chosen else usable
+    spaces = list(dict.fromkeys(chosen)) if chosen else default_spaces(spec, shapes, target)
+    for shape in shapes:
+        idle = [name for name in spaces if not SPACES[name].variants(spec, shape, target)]
+        if idle or not spaces:
+            raise InvalidOptionError(
+                f"{' and '.join(idle) or 'every design space'} cannot schedule {spec} at {shape} "
+                f"for {target.key}; leave --space out, or choose another of {', '.join(usable)}"
+            )
+    return spaces
 
 
 def _tier(text: str) -> Tier:

@@ -27,7 +27,7 @@ from .engines import ENGINES
 from .errors import WorkerFailedError
 from .measure import Measurement, tvm_environment
 from .proposals import Proposal
-from .spaces import SPACES, DesignSpace
+from .spaces import DesignSpace
 from .trial_log import Trial, TrialLog
 from .worker import Outcome, Worker
 
@@ -467,8 +467,3 @@ def _builders() -> int:
 
 def _variant_key(variant: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(variant.items()))
-
-
-def usable_spaces(kind: str) -> list[DesignSpace]:
-    """The design spaces for a target kind."""
-    return [space for space in SPACES.values() if kind in space.kinds]
