@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,38 @@ assert not any(name.startswith("prefilltune") for name in sys.modules)
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert check.returncode == 0, check.stderr
+
+
+@pytest.mark.skipif(
+    not (shutil.which("cmake") and shutil.which("c++")), reason="needs CMake and a C++ compiler"
+)
+def test_the_cpp_example_runs_a_built_library(database: Path, tmp_path: Path) -> None:
+    import tvm
+    import tvm_ffi
+
+    dist = tmp_path / "dist"
+    built = run(
+        "build", *SMALL, "--database", str(database), "--threads", "2", "--output", str(dist)
+    )
+    assert built.returncode == 0, built.stderr
+    example = Path(__file__).parent.parent / "examples" / "cpp"
+    runtime = Path(tvm.__file__).parent / "lib"
+    ffi = Path(tvm_ffi.__file__).parent / "share" / "cmake" / "tvm_ffi"
+    commands = (
+        ["cmake", "-S", str(example), "-B", str(tmp_path / "made"), f"-DPREFILL_DIST={dist}",
+         f"-DTVM_LIB_DIR={runtime}", f"-Dtvm_ffi_ROOT={ffi}"],
+        ["cmake", "--build", str(tmp_path / "made")],
+        [str(tmp_path / "made" / "run_prefill")],
+    )  # fmt: skip
+    for command in commands:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False,
+            env={**os.environ, "TVM_NUM_THREADS": "2"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    (kernel,) = json.loads((dist / "manifest.json").read_text())["kernels"]
+    assert done.stdout.startswith(f"{kernel['symbol']}: error ")
+    assert done.stdout.endswith(", right\n")
 
 
 def test_presets_are_listed() -> None:

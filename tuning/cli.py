@@ -282,7 +282,9 @@ def build(
     for symbol, match in zip(built.symbols, matches, strict=True):
         table.add_row(symbol, match.entry.record_id, str(match.tier))
     _console.print(table)
-    _console.print(f"wrote {built.library} and {built.manifest}", soft_wrap=True)
+    _console.print(
+        f"wrote {built.library}, {built.manifest.name} and {built.header.name}", soft_wrap=True
+    )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""One shared library with a tuned kernel for each shape, and a manifest of what is in it."""
+"""One shared library with a tuned kernel for each shape, its manifest and its C header."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 from ..database import Match
 from .apply import apply_record
 from .build import build_library
+from .c_header import c_header
 from .environment import versions
 from .target import ResolvedTarget
 
 LIBRARY = "libprefill.so"
 MANIFEST = "manifest.json"
+HEADER = "prefill.h"
 _MANIFEST_SCHEMA = 1
 
 
@@ -26,7 +28,7 @@ class Library:
 
     Parameters
     ----------
-    library, manifest : Path
+    library, manifest, header : Path
         The files.
     symbols : tuple[str, ...]
         Of the kernels, each ``symbol(query, key, value, valid_lens, output, lse)``.
@@ -34,6 +36,7 @@ class Library:
 
     library: Path
     manifest: Path
+    header: Path
     symbols: tuple[str, ...]
 
 
@@ -45,7 +48,7 @@ def build_kernels(matches: Sequence[Match], target: ResolvedTarget, folder: Path
     matches : Sequence[Match]
         One for each kernel.
     folder : Path
-        Takes ``libprefill.so`` and ``manifest.json``; made if missing.
+        Takes ``libprefill.so``, ``manifest.json`` and ``prefill.h``; made if missing.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def build_kernels(matches: Sequence[Match], target: ResolvedTarget, folder: Path
                 "space": provenance.space,
             }
         )
-    library, manifest = folder / LIBRARY, folder / MANIFEST
+    library, manifest, header = folder / LIBRARY, folder / MANIFEST, folder / HEADER
     build_library(tvm.IRModule(functions), target.target, str(library))
     data = {
         "schema": _MANIFEST_SCHEMA,
@@ -83,7 +86,9 @@ def build_kernels(matches: Sequence[Match], target: ResolvedTarget, folder: Path
         "kernels": kernels,
     }
     manifest.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    return Library(library, manifest, tuple(functions))
+    named = [(kernel["symbol"], kernel["spec"], kernel["shape"]) for kernel in kernels]
+    header.write_text(c_header(LIBRARY, target.kind, named), encoding="utf-8")
+    return Library(library, manifest, header, tuple(functions))
 
 
 def symbol_of(spec: str, shape: str) -> str:

@@ -1,0 +1,141 @@
+// Runs every kernel of a library on a small problem of its own and compares two rows of each with
+// plain loops. float32 libraries for the CPU run as they are; see CMakeLists.txt for how to build.
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/module.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <random>
+#include <vector>
+
+#include "prefill.h"
+
+namespace ffi = tvm::ffi;
+
+// The kernels load whole vectors, from memory that begins where one may.
+template <typename T>
+struct Aligned {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{PREFILL_ALIGNMENT};
+  Aligned() = default;
+  template <typename U>
+  Aligned(const Aligned<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
+  void deallocate(T* memory, size_t) { ::operator delete(memory, kAlignment); }
+  template <typename U>
+  bool operator==(const Aligned<U>&) const { return true; }
+  template <typename U>
+  bool operator!=(const Aligned<U>&) const { return false; }
+};
+using Floats = std::vector<float, Aligned<float>>;
+using Ints = std::vector<int32_t, Aligned<int32_t>>;
+
+// A dense tensor over memory of the caller's.
+struct View {
+  View(void* data, DLDataType dtype, std::vector<int64_t> sizes) : shape(std::move(sizes)) {
+    tensor.data = data;
+    tensor.device = DLDevice{static_cast<DLDeviceType>(PREFILL_DEVICE_TYPE), 0};
+    tensor.ndim = static_cast<int32_t>(shape.size());
+    tensor.dtype = dtype;
+    tensor.shape = shape.data();
+    tensor.strides = nullptr;
+    tensor.byte_offset = 0;
+  }
+  View(const View&) = delete;
+
+  std::vector<int64_t> shape;
+  DLTensor tensor;
+};
+
+static Floats Normal(int64_t size, int seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  Floats values(size);
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+// Largest difference between row `row` of head `head` of sequence `b` and plain loops.
+static double RowError(const PrefillKernel& kernel, const Floats& query,
+                       const Floats& key, const Floats& value,
+                       const Floats& output, int64_t valid, int64_t b, int64_t row,
+                       int64_t head) {
+  const int64_t dim = kernel.head_dim, group = kernel.num_qo_heads / kernel.num_kv_heads;
+  const bool causal = std::strcmp(kernel.mask_mode, "padded") != 0;
+  const int64_t first = causal ? kernel.kv_len - valid : 0;
+  const int64_t end = causal ? row + kernel.kv_len - kernel.qo_len + 1 : valid;
+  const float* q = &query[((b * kernel.qo_len + row) * kernel.num_qo_heads + head) * dim];
+  auto at = [&](const Floats& rows, int64_t column) {
+    return &rows[((b * kernel.kv_len + column) * kernel.num_kv_heads + head / group) * dim];
+  };
+  std::vector<double> scores, sums(dim, 0.0);
+  for (int64_t column = first; column < end; ++column) {
+    double dot = 0;
+    for (int64_t d = 0; d < dim; ++d) dot += double(q[d]) * at(key, column)[d];
+    scores.push_back(dot * kernel.sm_scale);
+  }
+  const double highest = *std::max_element(scores.begin(), scores.end());
+  double total = 0;
+  for (int64_t column = first; column < end; ++column) {
+    const double weight = std::exp(scores[column - first] - highest);
+    total += weight;
+    for (int64_t d = 0; d < dim; ++d) sums[d] += weight * at(value, column)[d];
+  }
+  double error = 0;
+  const float* o = &output[((b * kernel.qo_len + row) * kernel.num_qo_heads + head) * dim];
+  for (int64_t d = 0; d < dim; ++d) error = std::max(error, std::abs(o[d] - sums[d] / total));
+  return error;
+}
+
+static double Run(const ffi::Module& module, const PrefillKernel& kernel) {
+  const int64_t batch = kernel.batch, qo_len = kernel.qo_len, kv_len = kernel.kv_len;
+  const int64_t heads = kernel.num_qo_heads, dim = kernel.head_dim;
+  Floats query = Normal(batch * qo_len * heads * dim, 1);
+  Floats key = Normal(batch * kv_len * kernel.num_kv_heads * dim, 2);
+  Floats value = Normal(batch * kv_len * kernel.num_kv_heads * dim, 3);
+  Floats output(query.size(), NAN), lse(batch * qo_len * heads, NAN);
+  // The first sequence is full, each further one a position shorter.
+  Ints valid_lens(batch);
+  for (int64_t b = 0; b < batch; ++b)
+    valid_lens[b] = static_cast<int32_t>(std::max<int64_t>(1, std::min(qo_len, kv_len) - b));
+
+  const DLDataType float32{kDLFloat, 32, 1}, int32{kDLInt, 32, 1};
+  View q(query.data(), float32, {batch, qo_len, heads, dim});
+  View k(key.data(), float32, {batch, kv_len, kernel.num_kv_heads, dim});
+  View v(value.data(), float32, {batch, kv_len, kernel.num_kv_heads, dim});
+  View lens(valid_lens.data(), int32, {batch});
+  View o(output.data(), float32, {batch, qo_len, heads, dim});
+  View l(lse.data(), float32, {batch, qo_len, heads});
+  ffi::Function call = module->GetFunction(kernel.symbol).value();
+  call(&q.tensor, &k.tensor, &v.tensor, &lens.tensor, &o.tensor, &l.tensor);
+
+  const bool causal = std::strcmp(kernel.mask_mode, "padded") != 0;
+  double error = 0;
+  for (int64_t b : {int64_t{0}, batch - 1}) {
+    const int64_t valid = valid_lens[b];
+    const int64_t first = causal ? qo_len - valid : 0;
+    const int64_t last = causal ? qo_len - 1 : valid - 1;
+    error = std::max(error, RowError(kernel, query, key, value, output, valid, b, first, 0));
+    error = std::max(error, RowError(kernel, query, key, value, output, valid, b, last, heads - 1));
+  }
+  return error;
+}
+
+int main() {
+  ffi::Module module = ffi::Module::LoadFromFile(PREFILL_LIBRARY);
+  int failures = 0;
+  for (const PrefillKernel& kernel : kPrefillKernels) {
+    if (PREFILL_DEVICE_TYPE != kDLCPU || std::strcmp(kernel.dtype, "float32") != 0) {
+      std::printf("%s: this example runs float32 on the CPU\n", kernel.symbol);
+      continue;
+    }
+    const double error = Run(module, kernel);
+    const bool right = error < 1e-4;
+    failures += !right;
+    std::printf("%s: error %.1e, %s\n", kernel.symbol, error, right ? "right" : "WRONG");
+  }
+  return failures != 0;
+}
