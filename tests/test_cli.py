@@ -135,7 +135,6 @@ assert not any(name.startswith("prefilltune") for name in sys.modules)
 )
 def test_the_cpp_example_runs_a_built_library(database: Path, tmp_path: Path) -> None:
     import tvm
-    import tvm_ffi
 
     dist = tmp_path / "dist"
     built = run(
@@ -144,10 +143,12 @@ def test_the_cpp_example_runs_a_built_library(database: Path, tmp_path: Path) ->
     assert built.returncode == 0, built.stderr
     example = Path(__file__).parent.parent / "examples" / "cpp"
     runtime = Path(tvm.__file__).parent / "lib"
-    ffi = Path(tvm_ffi.__file__).parent / "share" / "cmake" / "tvm_ffi"
+    config = [sys.executable, "-m", "tvm_ffi.config", "--cmakedir"]
+    ffi = subprocess.run(config, capture_output=True, text=True, check=True).stdout.strip()
     commands = (
         ["cmake", "-S", str(example), "-B", str(tmp_path / "made"), f"-DPREFILL_DIST={dist}",
-         f"-DTVM_LIB_DIR={runtime}", f"-Dtvm_ffi_ROOT={ffi}"],
+         f"-DTVM_LIB_DIR={runtime}", f"-Dtvm_ffi_ROOT={ffi}",
+         f"-DPython_EXECUTABLE={sys.executable}"],
         ["cmake", "--build", str(tmp_path / "made")],
         [str(tmp_path / "made" / "run_prefill")],
     )  # fmt: skip
