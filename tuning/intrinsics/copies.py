@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
@@ -22,6 +24,7 @@ __device__ __forceinline__ void {name}(void* shared, const void* global) {{
 """
 
 
+@cache  # parsing takes as long as the rest of a replay
 def copy_intrin(dtype: str, columns: int) -> str:
     """Register the copy of :data:`CHUNK` contiguous elements, started and not waited for.
 

@@ -14,6 +14,7 @@ overwritten.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tvm.s_tir import TensorIntrin
@@ -56,6 +57,7 @@ def _all(buffer: Any) -> Any:
     return buffer[tuple(slice(0, extent) for extent in buffer.shape)]
 
 
+@cache  # parsing takes as long as the rest of a replay
 def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None = None) -> str:
     """Register ``dot[16, kv_tile] = q_rows[16, head_dim] * k_rows[kv_tile, head_dim]^T``.
 
@@ -126,6 +128,7 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
     return name
 
 
+@cache
 def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
     """Register ``acc[16, head_dim] = acc * rescale + probs[16, kv_tile] * v_rows``.
 

@@ -1,0 +1,146 @@
+"""What a deployment waits for: look-up and replay, loading a library, calling a kernel.
+
+Replays go over the committed records of CPUs and GPUs in turn. The call is of a kernel with next
+to nothing to compute, so that its time is an upper bound of what the host adds to a call::
+
+    python benchmarks/deployment.py > docs/measurements/deployment.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from prefilltune.database import Finder, RecordStore, TargetKey, Tier, committed_root
+from prefilltune.tuning.environment import versions
+from prefilltune.tuning.target import device_name, resolve_target
+from prefilltune.tuning.tvm_import import import_tvm_without_torch
+from prefilltune.workloads import PrefillShape, PrefillSpec
+
+SPEC, SHAPE = PrefillSpec(1, 1, 8, "float32"), PrefillShape(1, 1)
+CALLS = 20_000
+REPEATS = 7
+
+
+def replays(kind: str, count: int) -> dict[str, float]:
+    """Look up and replay ``count`` times, over every workload with a record for a target kind."""
+    import_tvm_without_torch()
+    from prefilltune.tuning.apply import apply_record
+
+    folders = [path.name for path in committed_root().iterdir() if path.name.startswith(kind)]
+    keys = [TargetKey.parse(name) for name in sorted(folders)]
+    cases = [
+        (key, PrefillSpec.parse(spec), PrefillShape.parse(shape))
+        for key in keys
+        for spec, shape in sorted(
+            {
+                (entry.provenance.spec, entry.provenance.shape)
+                for entry in RecordStore.open(committed_root(), key).entries
+            }
+        )
+    ]
+    start = time.perf_counter()
+    finder = Finder([committed_root()])
+    for key, spec, shape in itertools.islice(itertools.cycle(cases), count):
+        apply_record(finder.find(key, spec, shape), kind)
+    return {
+        "workloads": len(cases),
+        "replays": count,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def built(folder: Path) -> None:
+    """Build a library of the CPU's records and a kernel with next to nothing to compute."""
+    import_tvm_without_torch()
+    from prefilltune.tuning.build import build_library
+    from prefilltune.tuning.library import build_kernels
+    from prefilltune.workloads import plain_attention
+
+    target = resolve_target("llvm")
+    finder = Finder([committed_root()])
+    matches = [
+        finder.find(target.key, PrefillSpec(12, 12, 64, "float32"), shape, accept=Tier.OTHER_TARGET)
+        for shape in (PrefillShape(1, 128), PrefillShape(4, 128), PrefillShape(1, 512))
+    ]
+    build_kernels(matches, target, folder)
+    build_library(plain_attention(SPEC, SHAPE), target.target, str(folder / "tiny.so"))
+
+
+def loaded(folder: Path) -> dict[str, float]:
+    """Load in this process, and call."""
+    import_tvm_without_torch()
+    import numpy as np
+    from tvm.runtime import load_module, tensor
+
+    start = time.perf_counter()
+    library = load_module(str(folder / "libprefill.so"))
+    for kernel in json.loads((folder / "manifest.json").read_text())["kernels"]:
+        library[kernel["symbol"]]
+    load = time.perf_counter() - start
+    call = load_module(str(folder / "tiny.so"))["main"]
+    query, key, value, output = (tensor(np.zeros((1, 1, 1, 8), "float32")) for _ in range(4))
+    lse, valid_lens = tensor(np.zeros((1, 1, 1), "float32")), tensor(np.ones(1, "int32"))
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            call(query, key, value, valid_lens, output, lse)
+        times.append((time.perf_counter() - start) / CALLS)
+    return {"load_ms": load * 1e3, "call_us": statistics.median(times) * 1e6}
+
+
+def _in_a_process(*arguments: str) -> str:
+    command = [sys.executable, __file__, *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--replays", type=int, default=50)
+    parser.add_argument("--only", choices=["llvm", "cuda", "build", "load"])
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    if arguments.only == "build":
+        built(arguments.folder)
+    elif arguments.only == "load":
+        print(json.dumps(loaded(arguments.folder)))
+    elif arguments.only:
+        print(json.dumps(replays(arguments.only, arguments.replays)))
+    if arguments.only:
+        return
+    import_tvm_without_torch()  # which names the compiler
+    found = {
+        kind: json.loads(_in_a_process("--only", kind, "--replays", str(arguments.replays)))
+        for kind in ("llvm", "cuda")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        _in_a_process("--only", "build", "--folder", folder)
+        runs = [
+            json.loads(_in_a_process("--only", "load", "--folder", folder)) for _ in range(REPEATS)
+        ]
+    print(
+        json.dumps(
+            {
+                "device": device_name("llvm"),
+                "load_average": os.getloadavg()[0],
+                "versions": versions(),
+                "look_up_and_replay": found,
+                "load_ms": round(statistics.median(run["load_ms"] for run in runs), 2),
+                "call_us": round(statistics.median(run["call_us"] for run in runs), 2),
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
