@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from .report import Row, contestants, short_title, unit_of
 
 _DENSE_STYLE = {"facecolor": "0.85", "edgecolor": "0.45", "linewidth": 0.6}
 _HATCHES = ("////", "....")
+# Of the palette: charts are kept in git, and true colour takes three times the bytes.
+_COLORS = 32
 
 
 def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
@@ -30,6 +33,7 @@ def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
         ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from PIL import Image
 
     unit = unit_of(comparisons[0])
     styles = _styles(comparisons)
@@ -58,8 +62,15 @@ def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
     figure.suptitle(comparisons[0].device, fontsize=11)
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=3, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    drawing = BytesIO()
+    figure.savefig(drawing, dpi=110)
     pyplot.close(figure)
+    image = (
+        Image.open(drawing)
+        .convert("RGB")
+        .quantize(_COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
+    image.save(path, format="PNG", optimize=True)
 
 
 def _draw_case(
