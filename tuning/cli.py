@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..database import (
     Finder,
@@ -278,7 +278,8 @@ def build(
                 f"run: prefilltune tune --shape {each}"
             )
     built = build_kernels(matches, resolved, output)
-    table = Table("symbol", "record", "tier", title=f"{built.library}", title_justify="left")
+    symbols = Column("symbol", overflow="fold")  # which are alike but for their ends
+    table = Table(symbols, "record", "tier", title=f"{built.library}", title_justify="left")
     for symbol, match in zip(built.symbols, matches, strict=True):
         table.add_row(symbol, match.entry.record_id, str(match.tier))
     _console.print(table)
@@ -326,7 +327,9 @@ def report(
 @app.command()
 def presets() -> None:
     """List the models whose heads and usual shapes are known."""
-    table = Table("preset", "heads", "head_dim", "mask", "usual shapes", "model")
+    rest = ("heads", "head_dim", "mask", "usual shapes", "model")
+    columns = (Column(title, overflow="fold") for title in rest)
+    table = Table(Column("preset", no_wrap=True), *columns)  # a name is there to be copied
     for name, each in load_presets().items():
         spec = each.spec()
         heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}"
