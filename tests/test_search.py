@@ -112,6 +112,8 @@ def test_small_variants_share_batches_until_all_is_tried(tmp_path: Path, alone: 
     with Search(_case(), [space], log, _ignore) as search:
         state = search.run(Limit(seconds=300))
     # Sizes of 1 cannot be scheduled, and variants of another scale compute something else.
+    unscheduled = [trial.detail for trial in search.trials if trial.failure == "schedule"]
+    assert len(unscheduled) == 2, unscheduled
     assert state.trials == 2 * (4 + 9 + 1)
     assert state.failures == {"wrong result": 14, "schedule": 2}
     assert len({trial.identity for trial in search.trials}) == state.trials + 2

@@ -130,13 +130,16 @@ class Enumeration:
 
     def _replay(self, trace: Any, decisions: dict[Any, int]) -> Proposal | None:
         from tvm.s_tir import Schedule
-        from tvm.s_tir.schedule import Trace
+        from tvm.s_tir.schedule import ScheduleError, Trace
 
         schedule = Schedule(self._context.mod)
         try:
             Trace(trace.insts, decisions).apply_to_schedule(schedule, remove_postproc=True)
-        except Exception as error:  # TVM raises any Python class, by the name its C++ gives
+        except ScheduleError as error:
             _LOGGER.info("a point of the space has no schedule: %s", error)
+            return None
+        except Exception as error:  # TVM raises any Python class, by the name its C++ gives
+            _LOGGER.warning("a point of the space could not be scheduled: %s", error)
             return None
         schedule.enter_postproc()
         postprocs = self._context.space_generator.postprocs or ()

@@ -183,7 +183,9 @@ class Search:
         at_once = 0 if self._engine.alone else 1
         # Inputs and references take as long as sampling and building the first batch.
         under_way: _UnderWay = deque([([], self._measuring.submit(self._prepare))])
-        baseline = self._pool.submit(self._build_baseline)
+        # TVMScript is parsed by one thread only: this one.
+        described = self._engine.baseline(self.case.spec, self.case.target.target)
+        baseline = self._pool.submit(self._build, described)
         try:
             if self._engine.alone:
                 _settle(under_way, 0)  # the runner does one thing at a time
@@ -222,10 +224,6 @@ class Search:
         if limit.trials is None:
             return arms
         return arms[: max(2, limit.trials // (2 * self._share))]
-
-    def _build_baseline(self) -> tuple[str, Outcome]:
-        case = self.case
-        return self._build(self._engine.baseline(case.spec, case.target.target))
 
     def _time_baseline(self, baseline: Future[tuple[str, Outcome]], state: SearchState) -> None:
         """Time TVM's hand-written kernel, for the display; the comparison measures it properly."""
