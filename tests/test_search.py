@@ -208,6 +208,11 @@ def test_trial_log_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
     assert math.isinf(failed.seconds)
 
 
+def _hear_interrupts() -> None:
+    """Shells have what they start in the background ignore Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) -> None:
     command = [
@@ -218,7 +223,12 @@ def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) 
     mark = f"PREFILLTUNE_TEST={tmp_path}"
     environment = {**os.environ, "PREFILLTUNE_TEST": str(tmp_path)}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        env=environment,
+        preexec_fn=_hear_interrupts,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
