@@ -65,8 +65,10 @@ def entry_from(
     )
 
 
-def schedule(entry: Entry, module: tvm.IRModule) -> s_tir.Schedule:
-    """Apply the trace of ``entry`` to ``module``, in this process.
+def schedule(
+    entry: Entry, module: tvm.IRModule, onto: tvm.IRModule | None = None
+) -> s_tir.Schedule:
+    """Apply the trace of ``entry`` to ``module`` or ``onto``, in this process.
 
     TVM dies of some traces. Those that a store wrote were verified before; whoever takes records
     from elsewhere (import, merge, migrate, verify) calls :func:`~prefilltune.database.judge` first.
@@ -77,11 +79,13 @@ def schedule(entry: Entry, module: tvm.IRModule) -> s_tir.Schedule:
         As the store or a look-up returned it.
     module : IRModule
         The description of the entry's spec, shape and variant as the code builds it today.
+    onto : IRModule, optional
+        The same description of other sizes, which is scheduled in the place of ``module``.
 
     Returns
     -------
     Schedule
-        On a copy of ``module``, traced.
+        On a copy of the module, traced.
 
     Raises
     ------
@@ -97,7 +101,7 @@ def schedule(entry: Entry, module: tvm.IRModule) -> s_tir.Schedule:
         workload = ms.database.Workload.from_json(list(entry.workload_line))
         # The stored hash is no proof of a difference: TVM says hashes depend on the environment.
         same = tvm_ffi.structural_equal(workload.mod, module)
-        scheduled = s_tir.Schedule(module)
+        scheduled = s_tir.Schedule(module if onto is None else onto)
         if same:
             s_tir.schedule.Trace.apply_json_to_schedule(entry.trace, scheduled)
     except Exception as error:  # TVM raises any Python class, by the name its C++ gives

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..database import Match, StaleRecordError, schedule
-from ..workloads import PrefillShape, PrefillSpec
+from ..workloads import PrefillShape, PrefillSpec, SymbolicShape
 from .pipeline import pipeline
 from .spaces import SPACES
 
 
-def apply_record(match: Match, kind: str) -> Any:
+def apply_record(match: Match, kind: str, sizes: SymbolicShape | None = None) -> Any:
     """Replay a record on the description that it was tuned on.
 
     Parameters
@@ -21,18 +21,21 @@ def apply_record(match: Match, kind: str) -> Any:
         Of :func:`~prefilltune.database.lookup`.
     kind : str
         Target kind, such as ``llvm``.
+    sizes : SymbolicShape, optional
+        The kernel's sizes, in the place of the shape that the record was tuned on.
 
     Returns
     -------
     tvm.IRModule
-        The scheduled kernel ``main(query, key, value, valid_lens, output, lse)``, for the shape
-        that the record was tuned on.
+        The scheduled kernel ``main(query, key, value, valid_lens, output, lse)``.
 
     Raises
     ------
     StaleRecordError
         If the record's design space is unknown, its description has changed since, or its trace
         does not replay.
+    ValueError
+        If ``sizes`` are given and the design space is one whose traces fit one shape alone.
     """
     provenance = match.entry.provenance
     if provenance.space not in SPACES:
@@ -42,8 +45,12 @@ def apply_record(match: Match, kind: str) -> Any:
             f"{', '.join(sorted(SPACES))}); tune again, or use the version that made it"
         )
     spec, shape = PrefillSpec.parse(provenance.spec), PrefillShape.parse(provenance.shape)
-    description = SPACES[provenance.space].describe(spec, shape, provenance.variant, kind)
-    module = schedule(match.entry, description).mod
+    space, variant = SPACES[provenance.space], provenance.variant
+    if sizes is not None and not space.any_shape:
+        raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
+    description = space.describe(spec, shape, variant, kind)
+    onto = None if sizes is None else space.describe(spec, sizes, variant, kind)
+    module = schedule(match.entry, description, onto).mod
     return _mark_scheduled(pipeline(module))
 
 

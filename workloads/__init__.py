@@ -18,7 +18,7 @@ from .errors import (
 from .lengths import LengthDistribution, check_batches, parse_lengths, regimes
 from .presets import Preset, load_presets, preset
 from .reference import TOLERANCE, max_error, reference_attention
-from .spec import DTYPES, MASK_MODES, PrefillShape, PrefillSpec
+from .spec import DTYPES, INDEXABLE, MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
 
 if TYPE_CHECKING:
     from .expressions import MASKS, Mask
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
+    "INDEXABLE",
     "MASKS",
     "MASK_MODES",
     "PADDED_LSE",
@@ -41,6 +42,7 @@ __all__ = [
     "PrefillSpec",
     "PrefilltuneError",
     "Preset",
+    "SymbolicShape",
     "Tiles",
     "UnknownPresetError",
     "check_batches",

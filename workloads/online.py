@@ -19,7 +19,7 @@ from tvm.script import tirx as T
 from .constants import PADDED_LSE
 from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score, value
-from .spec import PrefillShape, PrefillSpec, require_indexable
+from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Tiles:
 
 
 def online_attention(
-    spec: PrefillSpec, shape: PrefillShape, tiles: Tiles, target_kind: str = "llvm"
+    spec: PrefillSpec, shape: PrefillShape | SymbolicShape, tiles: Tiles, target_kind: str = "llvm"
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape`` tile by tile.
 

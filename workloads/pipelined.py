@@ -21,7 +21,7 @@ from .constants import PADDED_LSE
 from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score
 from .online import Tiles
-from .spec import PrefillShape, PrefillSpec, require_indexable
+from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
 #: How far a score may lie above the maximum that a row's weights are relative to, before this is
 #: moved and what was summed up is rescaled: weights reach 2^8 and stay exact in 16 bits, and few
@@ -47,7 +47,10 @@ class PipelinedTiles(Tiles):
 
 
 def pipelined_attention(
-    spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, target_kind: str = "cuda"
+    spec: PrefillSpec,
+    shape: PrefillShape | SymbolicShape,
+    tiles: PipelinedTiles,
+    target_kind: str = "cuda",
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape`` tile by tile, every step of a kv tile side by side.
 

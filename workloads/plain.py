@@ -15,11 +15,11 @@ from tvm.script import tirx as T
 from .constants import PADDED_LSE
 from .elementary import elementary_for
 from .expressions import MASKED_SCORE, MASKS, LengthMask, keep, score, value
-from .spec import PrefillShape, PrefillSpec, require_indexable
+from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
 
 def plain_attention(
-    spec: PrefillSpec, shape: PrefillShape, target_kind: str = "llvm"
+    spec: PrefillSpec, shape: PrefillShape | SymbolicShape, target_kind: str = "llvm"
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape``, one sblock a stage.
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import InvalidShapeError, InvalidSpecError
 
 MASK_MODES = ("padded", "causal_padded_left")
 DTYPES = ("float16", "bfloat16", "float32")
 
-_INDEXABLE = 1 << 31
+#: Elements that no tensor of a workload reaches: kernels number them with 32 bits.
+INDEXABLE = 1 << 31
 
 
 def _require_positive(value: object, field: str, error: type[ValueError]) -> None:
@@ -189,21 +191,47 @@ class PrefillShape:
         return cls(*(int(size) for size in found.groups() if size is not None))
 
 
-def require_indexable(spec: PrefillSpec, shape: PrefillShape) -> None:
+@dataclass(frozen=True, eq=False)
+class SymbolicShape:
+    """Sizes that a kernel learns at each call.
+
+    Parameters
+    ----------
+    batch, qo_len, num_kv : tvm.tirx.Var
+        The sizes of a :class:`PrefillShape`, as ``int32`` variables.
+    """
+
+    batch: Any
+    qo_len: Any
+    num_kv: Any
+
+    @classmethod
+    def fresh(cls) -> SymbolicShape:
+        """New variables, with the names that TVM's own kernel gives them."""
+        from tvm.tirx import Var
+
+        return cls(*(Var(name, "int32") for name in ("batch_size", "qo_len", "kv_len")))
+
+
+def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape) -> None:
     """Refuse tensors whose elements 32-bit indices, which kernels compute with, cannot number.
+
+    Of sizes that are learned at a call, the call must see to it.
 
     Raises
     ------
     InvalidShapeError
-        If a tensor of the workload has 2^31 elements or more.
+        If a tensor of the workload has :data:`INDEXABLE` elements or more.
     """
+    if isinstance(shape, SymbolicShape):
+        return
     sizes = {
         "query": shape.batch * shape.qo_len * spec.num_qo_heads * spec.head_dim,
         "key": shape.batch * shape.num_kv * spec.num_kv_heads * spec.head_dim,
     }
     for name, size in sizes.items():
-        if size >= _INDEXABLE:
+        if size >= INDEXABLE:
             raise InvalidShapeError(
                 f"{name} of {spec} at {shape} has {size} elements; kernels number fewer than "
-                f"{_INDEXABLE} (2^31): split the batch"
+                f"{INDEXABLE} (2^31): split the batch"
             )

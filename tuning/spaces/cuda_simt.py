@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
 from ...workloads.pipelined import FRAGMENT_COLUMNS, PipelinedTiles, pipelined_attention
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
@@ -118,7 +118,13 @@ class CudaSimt(DesignSpace):
             and _reaches(s.kv_tile, shape.num_kv)
         ]
 
-    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+    def describe(
+        self,
+        spec: PrefillSpec,
+        shape: PrefillShape | SymbolicShape,
+        variant: Variant,
+        kind: str,
+    ) -> Any:
         return pipelined_attention(spec, shape, structure_of(spec, variant).tiles, kind)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec, Tiles, online_attention
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles, online_attention
 from ..target import ResolvedTarget, vector_lanes
 from .space import DesignSpace, Variant
 
@@ -40,7 +40,13 @@ class LlvmFused(DesignSpace):
             for pack, kv_tile, q_tile in product(packed, kv_tiles, q_tiles)
         ]
 
-    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+    def describe(
+        self,
+        spec: PrefillSpec,
+        shape: PrefillShape | SymbolicShape,
+        variant: Variant,
+        kind: str,
+    ) -> Any:
         tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]))
         return online_attention(spec, shape, tiles, kind)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec, plain_attention
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, plain_attention
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
 
@@ -15,13 +15,20 @@ class LlvmStock(DesignSpace):
 
     name: ClassVar[str] = "llvm_stock"
     kinds: ClassVar[frozenset[str]] = frozenset({"llvm"})
+    any_shape: ClassVar[bool] = False  # its tiles divide the sizes that it was tuned on
 
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
         return ({},)
 
-    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+    def describe(
+        self,
+        spec: PrefillSpec,
+        shape: PrefillShape | SymbolicShape,
+        variant: Variant,
+        kind: str,
+    ) -> Any:
         return plain_attention(spec, shape, kind)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
 from ..target import ResolvedTarget
 
 #: Parameters of a description and of its space: what sampling cannot change.
@@ -27,6 +27,10 @@ class DesignSpace(ABC):
     #: Target kinds that the space schedules for.
     kinds: ClassVar[frozenset[str]]
 
+    #: Whether a trace found on one shape also schedules the description of sizes that are learned
+    #: at the call.
+    any_shape: ClassVar[bool] = True
+
     @abstractmethod
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
@@ -34,7 +38,13 @@ class DesignSpace(ABC):
         """The variants worth trying, the most promising first."""
 
     @abstractmethod
-    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+    def describe(
+        self,
+        spec: PrefillSpec,
+        shape: PrefillShape | SymbolicShape,
+        variant: Variant,
+        kind: str,
+    ) -> Any:
         """The unscheduled IRModule of a variant: the workload that its records hang on."""
 
     @abstractmethod

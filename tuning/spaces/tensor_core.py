@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
 from ...workloads.pipelined import PipelinedTiles, pipelined_attention
 from ..intrinsics import (
     CHUNK,
@@ -153,7 +153,13 @@ class TensorCoreSpace(DesignSpace):
             if q_tile % self.rows == 0:
                 yield Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype)
 
-    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+    def describe(
+        self,
+        spec: PrefillSpec,
+        shape: PrefillShape | SymbolicShape,
+        variant: Variant,
+        kind: str,
+    ) -> Any:
         s = self._structure(spec, variant)
         _register(s)
         return pipelined_attention(spec, shape, s.tiles, kind)
