@@ -13,6 +13,7 @@ from ..workloads.errors import PrefilltuneError
 from ..workloads.spec import PrefillShape, PrefillSpec
 from .entry import Entry, Head
 from .errors import DatabaseNotFoundError, InvalidTargetKeyError, NoRecordError
+from .folders import target_keys
 from .store import RecordStore
 from .target_key import TargetKey
 
@@ -178,6 +179,27 @@ class Finder:
             return match
         notes += _problems(self._stores.values())
         raise NoRecordError(_miss(query, accept, self._roots, found, notes))
+
+    def groups(self, key: TargetKey, spec: PrefillSpec) -> list[tuple[PrefillShape, str, str]]:
+        """Shape, length distribution and design space of every record of a spec, once each.
+
+        Raises
+        ------
+        VersionMismatchError, MalformedProvenanceError
+            As :meth:`find`.
+        """
+        found = {
+            (PrefillShape.parse(text), head.lens, head.space)
+            for _, store in self._own_stores(key, [])
+            for text, heads in store.heads(str(spec)).items()
+            for head in heads
+        }
+        return sorted(found, key=str)
+
+    def family(self, key: TargetKey) -> list[TargetKey]:
+        """The other devices of an architecture that some database has records of, by name."""
+        keys = {each for root in self._roots if root.is_dir() for each in target_keys(root)} - {key}
+        return sorted((each for each in keys if each.family == key.family), key=str)
 
     def _own_stores(self, key: TargetKey, notes: list[str]) -> Iterator[tuple[Path, RecordStore]]:
         for root in self._roots:

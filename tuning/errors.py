@@ -49,3 +49,11 @@ class WorkerFailedError(PrefilltuneError):
 
 class InvalidComparisonError(PrefilltuneError, ValueError):
     """A comparison file does not follow its schema."""
+
+
+class InvalidSweepError(PrefilltuneError, ValueError):
+    """A file of dispatch measurements does not follow its schema."""
+
+
+class NotSweptError(PrefilltuneError):
+    """Several kernels could serve a spec, and nothing was measured that says which serves what."""

@@ -6,12 +6,16 @@ import json
 import os
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..database import TargetKey
 from .errors import InvalidOptionError, UnknownTargetError, UnsupportedTargetError
+
+if TYPE_CHECKING:
+    from tvm.target import Target
 
 # Vector and fused-multiply features whose absence makes code for a CPU name crash.
 _X86_FEATURES = ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl")
@@ -73,14 +77,14 @@ class ResolvedTarget:
 
 
 def resolve_target(
-    text: str, threads: int | None = None, arch: str | None = None
+    wanted: str | Mapping[str, Any] | Target, threads: int | None = None, arch: str | None = None
 ) -> ResolvedTarget:
     """Resolve ``llvm``, ``cuda``, a TVM target tag or a target in JSON.
 
     Parameters
     ----------
-    text : str
-        What the user wrote.
+    wanted : str, Mapping or tvm.target.Target
+        What the user wrote; or TVM's own, or its fields.
     threads : int, optional
         For CPU targets; every core this process may use when absent.
     arch : str, optional
@@ -97,6 +101,9 @@ def resolve_target(
     """
     if threads is not None and threads < 1:
         raise InvalidOptionError(f"--threads is {threads}; it must be 1 or more")
+    if isinstance(wanted, Mapping):
+        wanted = json.dumps(dict(wanted))
+    text = str(wanted)
     fields = _parse(text)
     kind = fields["kind"]
     if kind == "cuda":

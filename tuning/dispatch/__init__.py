@@ -1,0 +1,33 @@
+"""From records to one kernel for every size: boundaries, dispatch on the host, the drop-in."""
+
+from .boundaries import Leaf, Point, Range, Split, Tree, choose, grow, ranges
+from .factory import planned_kernel, sequence_prefill_with_mask
+from .kernel import ALIGNMENT, dispatching_kernel
+from .measuring import measure_sweep, sample
+from .plan import ON_MISSING, Plan, candidates, make_plan
+from .sweep_file import SWEEP_FILE, Sweep, read_sweeps, write_sweep
+
+__all__ = [
+    "ALIGNMENT",
+    "ON_MISSING",
+    "SWEEP_FILE",
+    "Leaf",
+    "Plan",
+    "Point",
+    "Range",
+    "Split",
+    "Sweep",
+    "Tree",
+    "candidates",
+    "choose",
+    "dispatching_kernel",
+    "grow",
+    "make_plan",
+    "measure_sweep",
+    "planned_kernel",
+    "ranges",
+    "read_sweeps",
+    "sample",
+    "sequence_prefill_with_mask",
+    "write_sweep",
+]

@@ -1,0 +1,174 @@
+"""Which kernel serves which sizes: boundaries that lose the least of what was measured.
+
+Kernels are valid for any size and differ in speed. Given their times on a sample of shapes, the
+boundaries are those of a small decision tree, grown until no measured shape is served by a kernel
+noticeably slower than its best. In the terms of Breiman et al., "Classification and Regression
+Trees" (1984), the impurity is the time lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ...workloads import PrefillShape
+
+#: Sizes that boundaries may ask for, by what they are called.
+SIZES = ("batch", "qo_len", "kv_len")
+
+#: A kernel this much slower than the best, as a share, is as good: timings vary by more.
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Point:
+    """One shape and how long each kernel takes on it.
+
+    Parameters
+    ----------
+    shape : PrefillShape
+        On which all of them were timed, in turns.
+    lens : str
+        Length distribution of the batches.
+    seconds : Mapping[str, float]
+        A call, by the kernel's name; the same names for every point of a sample.
+    """
+
+    shape: PrefillShape
+    lens: str
+    seconds: Mapping[str, float]
+
+    def among(self, kernels: Sequence[str]) -> Point:
+        """The same with fewer kernels."""
+        return replace(self, seconds={each: self.seconds[each] for each in kernels})
+
+    def loss(self, kernel: str) -> float:
+        """Time of ``kernel`` over that of the best, minus 1."""
+        return self.seconds[kernel] / min(self.seconds.values()) - 1
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One kernel for all sizes that come here."""
+
+    kernel: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """A boundary.
+
+    Parameters
+    ----------
+    size : str
+        One of :data:`SIZES`.
+    below : int
+        Smaller sizes go to ``less``, all others to ``rest``.
+    """
+
+    size: str
+    below: int
+    less: Tree
+    rest: Tree
+
+
+Tree = Leaf | Split
+
+
+@dataclass(frozen=True)
+class Range:
+    """A box of shapes: each size from the first bound on, and below the second if there is one."""
+
+    batch: tuple[int, int | None] = (1, None)
+    qo_len: tuple[int, int | None] = (1, None)
+    kv_len: tuple[int, int | None] = (1, None)
+
+    def __str__(self) -> str:
+        parts = (_interval(size, *getattr(self, size)) for size in SIZES)
+        return ", ".join(filter(None, parts)) or "every shape"
+
+
+def grow(points: Sequence[Point], tolerance: float = TOLERANCE) -> Tree:
+    """The boundaries for a sample of shapes.
+
+    Parameters
+    ----------
+    points : Sequence[Point]
+        One or more. A kernel has to serve all distributions of a shape, which is known at the
+        call as its lengths are not.
+    tolerance : float
+        Loss on a measured shape that is not worth another boundary.
+
+    Examples
+    --------
+    >>> sample = [(128, 1.0, 2.0), (512, 4.0, 3.0)]
+    >>> grow([Point(PrefillShape(1, n), "full", {"a": a, "b": b}) for n, a, b in sample])
+    Split(size='kv_len', below=256, less=Leaf(kernel='a'), rest=Leaf(kernel='b'))
+    """
+    kernel = _best(points)
+    if max(point.loss(kernel) for point in points) <= tolerance:
+        return Leaf(kernel)
+    parted = [(size, below, *_part(points, size, below)) for size, below in _candidates(points)]
+    if not parted:  # one shape
+        return Leaf(kernel)
+    size, below, less, rest = min(parted, key=lambda each: _lost(each[2]) + _lost(each[3]))
+    smaller, larger = grow(less, tolerance), grow(rest, tolerance)
+    return smaller if smaller == larger else Split(size, below, smaller, larger)
+
+
+def choose(tree: Tree, shape: PrefillShape) -> str:
+    """The kernel that serves ``shape``."""
+    while isinstance(tree, Split):
+        tree = tree.less if size_of(shape, tree.size) < tree.below else tree.rest
+    return tree.kernel
+
+
+def ranges(tree: Tree, within: Range | None = None) -> Iterator[tuple[Range, str]]:
+    """Every leaf with the shapes that come to it."""
+    within = within or Range()
+    if isinstance(tree, Leaf):
+        yield within, tree.kernel
+        return
+    first, end = getattr(within, tree.size)
+    yield from ranges(tree.less, replace(within, **{tree.size: (first, tree.below)}))
+    yield from ranges(tree.rest, replace(within, **{tree.size: (tree.below, end)}))
+
+
+def size_of(shape: PrefillShape, size: str) -> int:
+    """A size by its name."""
+    return {"batch": shape.batch, "qo_len": shape.qo_len, "kv_len": shape.num_kv}[size]
+
+
+def _best(points: Sequence[Point]) -> str:
+    """The kernel with the least loss; of equals the one that is first by name."""
+    return min(sorted(points[0].seconds), key=lambda kernel: _loss(points, kernel))
+
+
+def _loss(points: Sequence[Point], kernel: str) -> float:
+    return math.fsum(math.log1p(point.loss(kernel)) for point in points)
+
+
+def _lost(points: Sequence[Point]) -> float:
+    return _loss(points, _best(points))
+
+
+def _candidates(points: Sequence[Point]) -> Iterator[tuple[str, int]]:
+    """Boundaries between neighbouring sizes: halfway, as lengths are: by their ratio."""
+    for size in SIZES[::-1]:
+        found = sorted({size_of(point.shape, size) for point in points})
+        for one, other in itertools.pairwise(found):
+            yield size, max(one + 1, round(math.sqrt(one * other)))
+
+
+def _part(points: Sequence[Point], size: str, below: int) -> tuple[list[Point], list[Point]]:
+    less = [point for point in points if size_of(point.shape, size) < below]
+    rest = [point for point in points if size_of(point.shape, size) >= below]
+    return less, rest
+
+
+def _interval(size: str, first: int, end: int | None) -> str:
+    if end is None:
+        return f"{size} >= {first}" if first > 1 else ""
+    return f"{size} < {end}" if first == 1 else f"{first} <= {size} < {end}"

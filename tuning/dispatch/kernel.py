@@ -1,0 +1,210 @@
+"""One PrimFunc with several scheduled kernels inside, of which the host picks one at each call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
+from ..intrinsics import fragment_layout
+from .boundaries import Leaf, Tree
+
+#: Bytes that the vector loads of a target kind take a tensor's begin to be a multiple of: TVM's own
+#: promise to LLVM (``kAllocAlignment``), and the widest load of a GPU's thread.
+ALIGNMENT = {"llvm": 64, "cuda": 16}
+
+#: TVM's name for its own kernel, and of its parameters.
+_SYMBOL = "batch_sequence_prefill_kv_masked"
+_NAMES = ("q", "k", "v", "valid_lens", "output", "lse")
+
+
+def dispatching_kernel(
+    spec: PrefillSpec, tree: Tree, kernels: Mapping[str, Any], sizes: SymbolicShape, target: Any
+) -> Any:
+    """Put scheduled kernels into one function.
+
+    Parameters
+    ----------
+    spec : PrefillSpec
+        Of all of them.
+    tree : Tree
+        Says which kernel serves which sizes.
+    kernels : Mapping[str, tvm.tirx.PrimFunc]
+        Scheduled on ``sizes``, by the names in ``tree``.
+    sizes : SymbolicShape
+        What the function learns from its arguments.
+    target : tvm.target.Target
+        What it will be built for.
+
+    Returns
+    -------
+    tvm.tirx.PrimFunc
+        ``(q, k, v, valid_lens, output, lse)`` with TVM's own names, shapes and dtypes:
+
+        - ``q``, ``output``: ``[batch_size, qo_len, num_qo_heads, head_dim]``
+        - ``k``, ``v``: ``[batch_size, kv_len, num_kv_heads, head_dim]``
+        - ``valid_lens``: ``[batch_size]``, int32
+        - ``lse``: ``[batch_size, qo_len, num_qo_heads]``
+
+        A call refuses tensors too large for 32-bit indices and those that begin in the middle of a
+        vector. The function needs nothing of this package to be compiled.
+    """
+    from tvm import s_tir, tirx
+
+    buffers = _parameters(spec, sizes)
+    asked = {"batch": sizes.batch, "qo_len": sizes.qo_len, "kv_len": sizes.num_kv}
+    names = list(kernels)
+
+    def chosen(tree: Tree) -> Any:
+        if isinstance(tree, Leaf):
+            return tirx.const(names.index(tree.kernel), "int32")
+        return tirx.Select(asked[tree.size] < tree.below, chosen(tree.less), chosen(tree.rest))
+
+    choice = tirx.Var("kernel", "int32")
+    served = _with_parameters(kernels[names[-1]], buffers, names[-1])
+    for index, name in reversed(list(enumerate(names[:-1]))):
+        kernel = _with_parameters(kernels[name], buffers, name)
+        served = tirx.IfThenElse(choice == index, kernel, served)
+    if target.kind.name == "cuda":
+        # Its compiler unrolls from a pragma; spelled out, the source would be three times as long.
+        zero = tirx.const(0, "int32")
+        served = tirx.AttrStmt(zero, "pragma_unroll_explicit", zero, served)
+    some = tirx.all(sizes.batch > 0, sizes.qo_len > 0)  # a GPU launches no grid of nothing
+    checks = [
+        *_size_checks(spec, sizes),
+        *_alignment_checks(buffers, target.kind.name),
+    ]
+    root = s_tir.SBlock(
+        [],
+        [],
+        [],
+        "root",
+        tirx.SeqStmt(
+            [*checks, tirx.Bind(choice, chosen(tree)), tirx.IfThenElse(some, served, None)]
+        ),
+    )
+    attributes = {
+        "global_symbol": _SYMBOL,
+        "tirx.noalias": True,
+        "tirx.is_scheduled": True,
+        "s_tir": True,
+    }
+    function = tirx.PrimFunc(buffers, s_tir.SBlockRealize([], True, root)).with_attr(attributes)
+    return _without_fragments(function, target)
+
+
+def _parameters(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
+    from tvm.tirx import decl_buffer
+
+    rows = (sizes.batch, sizes.qo_len, spec.num_qo_heads)
+    keys = (sizes.batch, sizes.num_kv, spec.num_kv_heads, spec.head_dim)
+    shapes = ((*rows, spec.head_dim), keys, keys, (sizes.batch,), (*rows, spec.head_dim), rows)
+    return [
+        decl_buffer(shape, "int32" if name == "valid_lens" else spec.dtype, name)
+        for name, shape in zip(_NAMES, shapes, strict=True)
+    ]
+
+
+def _with_parameters(kernel: Any, buffers: list[Any], name: str) -> Any:
+    """The body of a kernel, its own parameters as views of ``buffers``."""
+    from tvm import s_tir, tirx
+    from tvm.ir import Range
+    from tvm.tirx.stmt import BufferRegion
+
+    zero = tirx.const(0, "int32")
+    whole = [BufferRegion(each, [Range(zero, extent) for extent in each.shape]) for each in buffers]
+    views = [
+        s_tir.MatchBufferRegion(own, region)
+        for own, region in zip(kernel.params, whole, strict=True)
+    ]
+    block = s_tir.SBlock([], whole[:4], whole[4:], name, kernel.body, match_buffers=views)
+    return s_tir.SBlockRealize([], True, block)
+
+
+def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
+    """Refuse tensors whose elements 32-bit indices cannot number."""
+    from tvm import tirx
+
+    def fewer(length: Any, heads: int) -> Any:
+        positions = tirx.Cast("int64", sizes.batch) * tirx.Cast("int64", length)
+        return positions * tirx.const(heads * spec.head_dim, "int64") < tirx.const(
+            INDEXABLE, "int64"
+        )
+
+    return [
+        _require(
+            fewer(length, heads),
+            f"{name} has {INDEXABLE} (2^31) elements or more, which kernels cannot number: split "
+            "the batch",
+        )
+        for name, length, heads in (
+            ("q", sizes.qo_len, spec.num_qo_heads),
+            ("k", sizes.num_kv, spec.num_kv_heads),
+        )
+    ]
+
+
+def _alignment_checks(buffers: list[Any], kind: str) -> list[Any]:
+    """Refuse tensors that begin in the middle of a vector: loading them would end the process."""
+    from tvm import tirx
+
+    alignment = ALIGNMENT[kind]
+
+    def begins_well(buffer: Any) -> Any:
+        # A pointer as a number: `reinterpret` is refused by FP8StorageLegalize, and the C library
+        # has no simpler function that takes one and returns the other. No address is negative.
+        address = tirx.call_extern("int64", "llabs", buffer.data)
+        return tirx.EQ(
+            tirx.FloorMod(address, tirx.const(alignment, "int64")), tirx.const(0, "int64")
+        )
+
+    return [
+        _require(
+            begins_well(buffer),
+            f"{buffer.name} must begin at a multiple of {alignment} bytes, as a new allocation "
+            "does: copy the view into a tensor of its own",
+        )
+        for buffer in buffers
+        if buffer.name != "valid_lens"  # read one by one
+    ]
+
+
+def _require(condition: Any, message: str) -> Any:
+    from tvm.ir import StringImm
+    from tvm.tirx import AssertStmt
+
+    # TVM 0.27's Python has the first two in the other order than its constructor in C++.
+    return AssertStmt(condition, StringImm("ValueError"), [StringImm(message)])  # pyright: ignore
+
+
+def _without_fragments(function: Any, target: Any) -> Any:
+    """Lower a function to where matrix fragments are plain registers.
+
+    What comes before in TVM's pipeline has to come first; it finds nothing to do a second time.
+    """
+    import tvm
+    from tvm.s_tir import transform
+
+    if target.kind.name != "cuda":
+        return function
+    passes = [
+        transform.CanonicalizeLoop(),
+        transform.LowerCrossThreadReduction(),
+        transform.LowerInitBlock(),
+        transform.PlanAndUpdateBufferAllocationLocation(),
+        transform.ConvertBlocksToOpaque(),
+        transform.LiftThreadBinding(),
+        transform.ManifestSharedMemoryLocalStage(),
+        transform.CompactBufferAllocation(),
+        transform.LowerAutoCopy(),
+        transform.UnifyThreadBinding(),
+        transform.LowerMatchBuffer(),
+        transform.StmtSimplify(),
+        transform.InjectPermutedLayout(),
+        transform.AnnotateIrregularLoop(),
+        transform.InjectSoftwarePipeline(),
+        transform.TransformMmaBufferLayout(),
+    ]
+    with fragment_layout(), target:
+        lowered = tvm.transform.Sequential(passes)(tvm.IRModule({"main": function}))
+    return lowered["main"]

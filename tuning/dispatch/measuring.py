@@ -1,0 +1,154 @@
+"""Timing the kernels of a spec side by side on many shapes: what their boundaries come from."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ...database import Match
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, parse_lengths
+from ..apply import apply_record
+from ..arm import Case
+from ..bench import Libraries, call, fresh_batches, refuse_wrong
+from ..engines import ENGINES
+from ..environment import device, versions
+from ..measure import tvm_environment
+from ..target import ResolvedTarget
+from ..timing import interleave
+from ..worker import Worker
+from .boundaries import Leaf, Point
+from .kernel import dispatching_kernel
+from .sweep_file import Sweep
+
+_ROUNDS = 5
+
+
+def sample(tuned: Sequence[PrefillShape]) -> list[PrefillShape]:
+    """The shapes to measure on, given those tuned for.
+
+    For each batch: the lengths tuned for and one between each two neighbours, one half the
+    shortest and one twice the longest, each also off the tiles by an odd number. Kernels of equal
+    lengths of queries and keys are measured on such.
+
+    Examples
+    --------
+    >>> [str(shape) for shape in sample([PrefillShape(1, 64), PrefillShape(1, 256)])]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    ['b1_q32_kv32', 'b1_q64_kv64', 'b1_q97_kv97', 'b1_q128_kv128', 'b1_q193_kv193',
+     'b1_q256_kv256', 'b1_q512_kv512']
+    """
+    shapes = set(tuned)
+    for batch in {shape.batch for shape in tuned}:
+        square = sorted({each.qo_len for each in tuned if each.qo_len == each.num_kv})
+        between = [round(math.sqrt(a * b)) for a, b in itertools.pairwise(square)]
+        ends = [square[0] // 2 or 1, square[-1] * 2] if square else []
+        lengths = sorted({*square, *between, *ends})
+        inner = [length for length in lengths if square[0] <= length <= square[-1]]
+        odd = [(a + b) // 2 | 1 for a, b in itertools.pairwise(inner)]
+        shapes |= {PrefillShape(batch, length) for length in (*lengths, *odd)}
+    return sorted(shapes, key=lambda each: (each.batch, each.num_kv, each.qo_len))
+
+
+def measure_sweep(
+    spec: PrefillSpec,
+    matches: Mapping[str, Match],
+    shapes: Sequence[PrefillShape],
+    lens: Sequence[str],
+    target: ResolvedTarget,
+    seed: int = 0,
+    listener: Callable[[Case], None] = lambda case: None,
+) -> Sweep:
+    """Check and time kernels with symbolic sizes on every shape, in turns.
+
+    Parameters
+    ----------
+    matches : Mapping[str, Match]
+        The records, by id.
+    shapes : Sequence[PrefillShape]
+        To measure on.
+    lens : Sequence[str]
+        Length distributions, each on every shape.
+    target : ResolvedTarget
+        This machine's.
+    seed : int
+        Of the inputs and the lengths.
+    listener : Callable[[Case], None]
+        Told what is measured next.
+
+    Raises
+    ------
+    StaleRecordError
+        If a record no longer replays.
+    KernelCheckError
+        If a kernel computes something wrong on one of the shapes.
+    WorkerFailedError
+        If a kernel crashes, hangs or raises.
+    """
+    sizes = SymbolicShape.fresh()
+    with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
+        libraries = Libraries(worker, target)
+        try:
+            paths = {
+                record: libraries.of(record, partial(_alone, spec, record, match, sizes, target))
+                for record, match in matches.items()
+            }
+            points = []
+            for case in _cases(spec, shapes, lens, target, seed):
+                listener(case)
+                points.append(_measure(case, paths, worker))
+        finally:
+            libraries.close()
+    return Sweep(
+        spec=str(spec),
+        seed=seed,
+        device=device(target),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        versions=versions(target.kind),
+        records=tuple(paths),
+        points=tuple(points),
+    )
+
+
+def _alone(
+    spec: PrefillSpec, record: str, match: Match, sizes: SymbolicShape, target: ResolvedTarget
+) -> Any:
+    """The module of one record's kernel, which serves every shape."""
+    import tvm
+
+    kernels = {record: apply_record(match, target.kind, sizes)["main"]}
+    kernel = dispatching_kernel(spec, Leaf(record), kernels, sizes, target.target)
+    return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
+
+
+def _cases(
+    spec: PrefillSpec,
+    shapes: Sequence[PrefillShape],
+    lens: Sequence[str],
+    target: ResolvedTarget,
+    seed: int,
+) -> Iterator[Case]:
+    for shape in shapes:
+        for text in lens:
+            yield Case(spec, shape, target, parse_lengths(text), seed)
+
+
+def _measure(case: Case, paths: Mapping[str, str], worker: Worker) -> Point:
+    engine = ENGINES[case.target.kind]
+    for record, path in paths.items():
+        arguments = (path, case.spec, case.shape, fresh_batches(case), case.seed)
+        refuse_wrong(record, case, call(worker, engine.check_kernel, *arguments))
+    arguments = (case.spec, case.shape, case.batches(), case.seed)
+    times = interleave(
+        [
+            lambda seconds, path=path: call(worker, engine.time_kernel, path, *arguments, seconds)
+            for path in paths.values()
+        ],
+        _ROUNDS,
+    )
+    medians = map(statistics.median, times)
+    return Point(case.shape, case.lens.text, dict(zip(paths, medians, strict=True)))

@@ -1,0 +1,207 @@
+"""Which records serve a spec on a target, and which of them serves which sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...database import Finder, Match, NoRecordError, TargetKey, Tier
+from ...workloads import PrefillShape, PrefillSpec
+from ..errors import InvalidOptionError, NotSweptError
+from ..spaces import SPACES
+from ..target import ResolvedTarget
+from .boundaries import Leaf, Tree, choose, grow, ranges
+from .sweep_file import Sweep, read_sweeps
+
+#: What to do where a target has no record of a spec: refuse, take those of another device of the
+#: same architecture, or take TVM's hand-written kernel.
+ON_MISSING = ("error", "nearest", "baseline")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a dispatching kernel does.
+
+    Parameters
+    ----------
+    spec : PrefillSpec
+        What is computed.
+    key : TargetKey
+        The target that was asked for.
+    matches : Mapping[str, Match]
+        The records in use, by id; none where TVM's hand-written kernel serves everything.
+    tree : Tree, optional
+        Says which of them serves which sizes.
+    sweep : Sweep, optional
+        What the boundaries come from; a single record needs none.
+    notes : tuple[str, ...]
+        What whoever builds should know, each ending in what to do.
+    """
+
+    spec: PrefillSpec
+    key: TargetKey
+    matches: Mapping[str, Match] = field(default_factory=dict)
+    tree: Tree | None = None
+    sweep: Sweep | None = None
+    notes: tuple[str, ...] = ()
+
+    def choose(self, shape: PrefillShape) -> Match | None:
+        """The record that serves a shape; None for TVM's hand-written kernel."""
+        return None if self.tree is None else self.matches[choose(self.tree, shape)]
+
+    def as_data(self) -> dict[str, Any]:
+        """All of it as JSON's types."""
+        return {
+            "spec": str(self.spec),
+            "target": str(self.key),
+            "kernels": [
+                {"serves": str(where), **_described(self.matches[record])}
+                for where, record in (ranges(self.tree) if self.tree else ())
+            ]
+            or [{"serves": "every shape", "record": None, "tier": "baseline"}],
+            "boundaries": None
+            if self.sweep is None
+            else {
+                "measured_on": self.sweep.device,
+                "date": self.sweep.date,
+                "points": len(self.sweep.points),
+            },
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(
+    spec: PrefillSpec, target: ResolvedTarget, roots: Sequence[Path], *, on_missing: str = "error"
+) -> Plan:
+    """Choose the records that serve a spec, and the boundaries between them.
+
+    Parameters
+    ----------
+    roots : Sequence[Path]
+        Databases, the first before the others.
+    on_missing : str
+        One of :data:`ON_MISSING`. For a GPU that is elsewhere and was named by its architecture
+        alone, records of any device of that architecture are what is asked for.
+
+    Raises
+    ------
+    NoRecordError
+        If there is no record and ``on_missing`` says so, or nothing else will do.
+    NotSweptError
+        If several records could serve the spec and nothing was measured that says which.
+    InvalidOptionError
+        For another ``on_missing``.
+    """
+    if on_missing not in ON_MISSING:
+        raise InvalidOptionError(f"on_missing is {on_missing!r}; choose {', '.join(ON_MISSING)}")
+    finder = Finder(roots)
+    keys = [target.key]
+    if on_missing == "nearest" or not target.is_here:
+        keys += finder.family(target.key)
+    for key in keys:
+        found = candidates(finder, key, spec)
+        if found:
+            return _plan(spec, target.key, key, found, roots)
+    if on_missing == "baseline" and target.kind == "cuda":
+        note = (
+            f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; run: "
+            "prefilltune tune"
+        )
+        return Plan(spec, target.key, notes=(note,))
+    raise NoRecordError(_miss(spec, target, finder, roots, on_missing))
+
+
+def candidates(finder: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str, Match]:
+    """The best record of every shape and length distribution whose trace fits any shape, by id."""
+    found = {}
+    for shape, lens, space in finder.groups(key, spec):
+        if space in SPACES and SPACES[space].any_shape:
+            match = finder.find(key, spec, shape, lens=lens, space=space)
+            known = found.get((shape, lens))
+            if known is None or match.entry.speed < known.entry.speed:
+                found[shape, lens] = match
+    return {match.entry.record_id: match for match in found.values()}
+
+
+def _plan(
+    spec: PrefillSpec,
+    asked: TargetKey,
+    key: TargetKey,
+    found: Mapping[str, Match],
+    roots: Sequence[Path],
+) -> Plan:
+    if len(found) == 1:
+        (record,) = found
+        return Plan(spec, asked, _seen_from(asked, found), Leaf(record))
+    command = f"prefilltune sweep --spec {spec}, on {key}"
+    sweep = next(
+        (each for root in roots if (each := read_sweeps(root / str(key)).get(str(spec)))), None
+    )
+    measured = [record for record in sweep.records if record in found] if sweep else []
+    if sweep is None or not measured:
+        raise NotSweptError(
+            f"{len(found)} records of {spec} on {key} could serve any shape, and nothing was "
+            f"measured that says which is best where; run: {command}"
+        )
+    notes = []
+    if unmeasured := sorted(found.keys() - set(measured)):
+        notes.append(
+            f"{', '.join(unmeasured)} came after the sweep of {sweep.date} and serve nothing; "
+            f"run: {command}"
+        )
+    if gone := [record for record in sweep.records if record not in found]:
+        notes.append(
+            f"{', '.join(gone)} of the sweep of {sweep.date} are not the best of a shape any "
+            f"more; the others serve everything; run: {command}"
+        )
+    tree = grow([point.among(measured) for point in sweep.points])
+    used = {record: found[record] for _, record in ranges(tree)}
+    return Plan(spec, asked, _seen_from(asked, used), tree, sweep, tuple(notes))
+
+
+def _seen_from(asked: TargetKey, found: Mapping[str, Match]) -> dict[str, Match]:
+    """Matches with the tier that they have for the target that was asked for."""
+    return {
+        record: match
+        if match.key == asked
+        else Match(match.entry, Tier.FAMILY, match.distance, match.key, match.root)
+        for record, match in found.items()
+    }
+
+
+def _described(match: Match) -> dict[str, Any]:
+    provenance = match.entry.provenance
+    return {
+        "record": match.entry.record_id,
+        "tier": str(match.tier),
+        "tuned_for": str(match.key),
+        "tuned_at": provenance.shape,
+        "lens": provenance.lens,
+        "space": provenance.space,
+    }
+
+
+def _miss(
+    spec: PrefillSpec,
+    target: ResolvedTarget,
+    finder: Finder,
+    roots: Sequence[Path],
+    on_missing: str,
+) -> str:
+    family = [key for key in finder.family(target.key) if candidates(finder, key, spec)]
+    hints = []
+    if family:
+        hints.append(f"take those of {', '.join(map(str, family))} with on_missing='nearest'")
+    if target.kind == "cuda" and target.key.arch == "sm_90":
+        hints.append("name the target's arch sm_90a, without which Hopper's matrix units are shut")
+    if target.kind == "cuda" and on_missing != "baseline":
+        hints.append("take TVM's hand-written kernel with on_missing='baseline'")
+    if on_missing == "baseline" and target.kind != "cuda":
+        hints.append(f"TVM has no masked prefill kernel for {target.kind} to fall back to")
+    return (
+        f"no record that fits any shape serves {spec} on {target.key}; searched "
+        f"{', '.join(map(str, roots))}; run `prefilltune tune` for it"
+        + "".join(f"; {hint}" for hint in hints)
+    )
