@@ -40,7 +40,7 @@ SEARCH := $(if $(TRIALS),--trials $(TRIALS)) $(if $(BUDGET),--budget $(BUDGET)) 
 NEEDS := report $(if $(findstring cuda,$(TARGET))$(findstring nvidia,$(TARGET)),cuda)
 LENGTHS := $(foreach lens,$(LENS),--lens $(lens))
 
-.PHONY: setup tune compare build report test lint clean
+.PHONY: setup tune sweep compare build report test lint clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -71,6 +71,10 @@ tune: ## search for fast kernels (MODEL, SHAPES, TARGET, TRIALS, BUDGET, LENS, D
 compare: ## tuned kernels against everything else (MODEL, SHAPES, TARGET, LENS, DATABASE)
 	$(call install,$(NEEDS))
 	@$(PREFILLTUNE) compare $(COMMON) $(LENGTHS)
+
+sweep: ## which tuned kernel serves which shapes, by measurement (MODEL, SHAPES, TARGET, LENS)
+	$(call install,$(NEEDS))
+	@$(PREFILLTUNE) sweep $(COMMON) $(LENGTHS)
 
 build: ## one shared library of a model's tuned kernels (MODEL, SHAPES, TARGET, OUTPUT)
 	$(call install,$(NEEDS))

@@ -71,7 +71,7 @@ def built(folder: Path) -> None:
         finder.find(target.key, PrefillSpec(12, 12, 64, "float32"), shape, accept=Tier.OTHER_TARGET)
         for shape in (PrefillShape(1, 128), PrefillShape(4, 128), PrefillShape(1, 512))
     ]
-    build_kernels(matches, target, folder)
+    build_kernels(matches, [], target, folder)
     build_library(plain_attention(SPEC, SHAPE), target.target, str(folder / "tiny.so"))
 
 

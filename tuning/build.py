@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ _FORCE_SOURCE = "TVM_COMPILE_FORCE_FALLBACK"
 _environment_lock = threading.Lock()
 
 
-def build_library(module: Any, target: Any, path: str) -> str:
+def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = ()) -> str:
     """Compile and link a module.
 
     ``meta_schedule``'s own builder imports every tensor intrinsic of TVM first, which takes longer
@@ -44,6 +44,8 @@ def build_library(module: Any, target: Any, path: str) -> str:
         What to compile for.
     path : str
         The shared library to write.
+    addons : Sequence[str]
+        Sources or objects to link too.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def build_library(module: Any, target: Any, path: str) -> str:
         cubin = compile_cubin(source, str(target.attrs["arch"]))
         pack = {"fpack_imports": partial(_pack_cubin, source, cubin)}
     try:
-        host.export_library(path, **pack)
+        host.export_library(path, addons=list(addons), **pack)
     except (RuntimeError, ValueError, FileNotFoundError) as error:
         raise EnvironmentMismatchError(
             f"linking {path} failed ({str(error).strip().splitlines()[-1]}); a working C++ "

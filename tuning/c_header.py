@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..workloads import PrefillShape, PrefillSpec
+from .alignment import ALIGNMENT
 
 # DLPack's numbers, which the caller's tensors carry.
 _DEVICE_TYPES = {"llvm": ("kDLCPU", 1), "cuda": ("kDLCUDA", 2)}
-# What TVM takes for granted of every buffer that a function is given (`kAllocAlignment`).
-_ALIGNMENT = 64
 
 _HEADER = """\
 /* The kernels of {library}. Made by `prefilltune build`; see manifest.json beside this file.
  *
  * Load the library with tvm-ffi (tvm::ffi::Module::LoadFromFile) and call a kernel by its symbol
  * with six tensors: query, key, value, valid_lens, output, lse. They are dense, on the device
- * below, and each begins at a multiple of PREFILL_ALIGNMENT bytes, which a call does not check:
+ * below, and each begins at a multiple of PREFILL_ALIGNMENT bytes; a call refuses others:
  *   query, output   [batch, qo_len, num_qo_heads, head_dim]   dtype
  *   key, value      [batch, kv_len, num_kv_heads, head_dim]   dtype
  *   valid_lens      [batch]                                   int32
@@ -39,6 +38,7 @@ typedef struct {{
   int32_t num_kv_heads;
   int32_t head_dim;
   double sm_scale;
+  /* All three are 0 for a kernel that serves every shape. */
   int64_t batch;
   int64_t qo_len;
   int64_t kv_len;
@@ -54,7 +54,7 @@ static const PrefillKernel kPrefillKernels[PREFILL_NUM_KERNELS] = {{
 """
 
 
-def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str]]) -> str:
+def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str | None]]) -> str:
     """Text of the header.
 
     Parameters
@@ -63,8 +63,8 @@ def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str]]) -
         Name of the library's file.
     kind : str
         Target kind: ``llvm`` or ``cuda``.
-    kernels : Sequence[tuple[str, str, str]]
-        Symbol, spec and shape of each, in their canonical texts.
+    kernels : Sequence[tuple[str, str, str | None]]
+        Symbol, spec and shape of each, in their canonical texts; no shape where any is served.
     """
     device_name, device = _DEVICE_TYPES[kind]
     rows = "\n".join(_row(*kernel) for kernel in kernels)
@@ -72,16 +72,20 @@ def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str]]) -
         library=library,
         device_name=device_name,
         device=device,
-        alignment=_ALIGNMENT,
+        alignment=ALIGNMENT[kind],
         count=len(kernels),
         rows=rows,
     )
 
 
-def _row(symbol: str, spec_text: str, shape_text: str) -> str:
-    spec, shape = PrefillSpec.parse(spec_text), PrefillShape.parse(shape_text)
+def _row(symbol: str, spec_text: str, shape_text: str | None) -> str:
+    spec = PrefillSpec.parse(spec_text)
+    sizes = (0, 0, 0)
+    if shape_text is not None:
+        shape = PrefillShape.parse(shape_text)
+        sizes = (shape.batch, shape.qo_len, shape.num_kv)
     return (
         f'    {{"{symbol}",\n'
         f'     "{spec.mask_mode}", "{spec.dtype}", {spec.num_qo_heads}, {spec.num_kv_heads}, '
-        f"{spec.head_dim}, {spec.scale!r}, {shape.batch}, {shape.qo_len}, {shape.num_kv}}},"
+        f"{spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))}}},"
     )

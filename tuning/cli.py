@@ -1,8 +1,9 @@
-"""The command line: ``prefilltune tune | compare | build | report | presets``."""
+"""The command line: ``prefilltune tune | sweep | compare | build | explain | report | presets``."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ from .tvm_import import import_tvm_without_torch
 
 if TYPE_CHECKING:
     from .comparison import Comparison
+    from .dispatch import Plan
     from .target import ResolvedTarget
     from .tune import TuneResult
 
@@ -277,15 +279,100 @@ def build(
                 f"the nearest record of {spec} is for {match.entry.provenance.shape}, not {each}; "
                 f"run: prefilltune tune --shape {each}"
             )
-    built = build_kernels(matches, resolved, output)
+    plans, notes = _plans(spec, resolved, roots, tier)
+    built = build_kernels(matches, plans, resolved, output)
     symbols = Column("symbol", overflow="fold")  # which are alike but for their ends
     table = Table(symbols, "record", "tier", title=f"{built.library}", title_justify="left")
-    for symbol, match in zip(built.symbols, matches, strict=True):
+    for symbol, match in zip(built.symbols, matches, strict=False):
         table.add_row(symbol, match.entry.record_id, str(match.tier))
+    for symbol, plan in zip(built.symbols[len(matches) :], plans, strict=True):
+        tiers = {str(match.tier) for match in plan.matches.values()}
+        table.add_row(symbol, f"any of {len(plan.matches)}", ", ".join(sorted(tiers)))
     _console.print(table)
+    for note in notes:
+        _console.print(note, soft_wrap=True)
     _console.print(
         f"wrote {built.library}, {built.manifest.name} and {built.header.name}", soft_wrap=True
     )
+
+
+@app.command()
+def sweep(
+    target: TargetOption = "llvm",
+    model: ModelOption = "",
+    heads: HeadsOption = "",
+    mask_mode: MaskOption = "padded",
+    dtype: DtypeOption = "",
+    shape: ShapeOption = None,
+    lens: Annotated[
+        list[str] | None,
+        typer.Option("--lens", help="Repeat for more; full and uniform if absent."),
+    ] = None,
+    threads: ThreadsOption = None,
+    database: DatabaseOption = None,
+) -> None:
+    """Time the tuned kernels of a model against one another on many shapes.
+
+    So a kernel for every shape knows which of them serves which: `build` and the drop-in for TVM's
+    kernel ask for it where a model has several. Shapes that are absent are chosen around those that
+    were tuned.
+    """
+    spec, shapes = _workload(model, heads, mask_mode, dtype, shape, any_tuned=True)
+    chosen = lens or ["full", "uniform"]
+    for text in chosen:
+        parse_lengths(text)
+    resolved = _prepare(target, threads, runs=True)
+    spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
+    root = database or work_root()
+    _warn_of_bad_lines(resolved, root)
+    _sweep(spec, resolved, root, shapes if shape else [], chosen)
+
+
+@app.command()
+def explain(
+    target: TargetOption = "llvm",
+    model: ModelOption = "",
+    heads: HeadsOption = "",
+    mask_mode: MaskOption = "padded",
+    dtype: DtypeOption = "",
+    arch: ArchOption = None,
+    on_missing: Annotated[
+        str,
+        typer.Option(
+            "--on-missing",
+            help="Where the target has no record: error, nearest (another device of the same "
+            "architecture) or baseline (TVM's hand-written kernel).",
+        ),
+    ] = "error",
+    threads: ThreadsOption = None,
+    database: DatabaseOption = None,
+    library: Annotated[
+        Path | None, typer.Option("--library", help="What a built library says of itself instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
+) -> None:
+    """Say which tuned kernel serves which shapes of a model, and where it comes from."""
+    from .explanation import explanation_tables
+    from .metadata import read_metadata
+
+    if library is not None:
+        found = read_metadata(library)["kernels"]
+    else:
+        from .apply import database_roots
+        from .dispatch import make_plan
+
+        spec, _ = _workload(model, heads, mask_mode, dtype, None, any_tuned=True)
+        resolved = _prepare(target, threads, arch, compiler=False)
+        spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
+        roots = database_roots(database or work_root(), committed_root())
+        found = [make_plan(spec, resolved, roots, on_missing=on_missing).as_data()]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for table in explanation_tables(found):
+        _console.print(table)
+    for note in (note for each in found for note in each.get("notes", ())):
+        _console.print(note, soft_wrap=True)
 
 
 @app.command()
@@ -496,6 +583,52 @@ def _tune_one(case, spaces, limit, root: Path, keep: int) -> TuneResult:
 
     with SearchDisplay(_console, str(case)) as display:
         return tune_case(case, spaces, limit, root, keep, display.update)
+
+
+def _plans(
+    spec: PrefillSpec, target: ResolvedTarget, roots: Sequence[Path], tier: Tier
+) -> tuple[list[Plan], list[str]]:
+    """The plan for a kernel that serves every shape, where there can be one, and what to say."""
+    from .dispatch import make_plan
+    from .errors import NotSweptError
+
+    on_missing = "nearest" if tier >= Tier.FAMILY else "error"
+    try:
+        plan = make_plan(spec, target, roots, on_missing=on_missing)
+    except (NotSweptError, NoRecordError) as error:
+        return [], [f"no kernel for every shape is in it: {error}"]
+    return [plan], list(plan.notes)
+
+
+def _sweep(
+    spec: PrefillSpec,
+    target: ResolvedTarget,
+    root: Path,
+    shapes: Sequence[PrefillShape],
+    lens: Sequence[str],
+) -> None:
+    from .apply import database_roots
+    from .dispatch import candidates, make_plan, measure_sweep, sample, write_sweep
+    from .explanation import explanation_tables
+
+    roots = database_roots(root, committed_root())
+    found = candidates(Finder(roots), target.key, spec)
+    if not found:
+        raise _nothing_tuned(spec, target, root)
+    tuned = [PrefillShape.parse(match.entry.provenance.shape) for match in found.values()]
+    with _console.status("building") as status:
+        measured = measure_sweep(
+            spec,
+            found,
+            shapes or sample(tuned),
+            lens,
+            target,
+            listener=lambda case: status.update(f"measuring {len(found)} kernels on {case}"),
+        )
+    path = write_sweep(root / str(target.key), measured)
+    for table in explanation_tables([make_plan(spec, target, roots).as_data()]):
+        _console.print(table)
+    _console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _print_kept(result: TuneResult, root: Path) -> None:

@@ -55,5 +55,9 @@ class InvalidSweepError(PrefilltuneError, ValueError):
     """A file of dispatch measurements does not follow its schema."""
 
 
+class NoMetadataError(PrefilltuneError):
+    """A file is no library that says what it was built from."""
+
+
 class NotSweptError(PrefilltuneError):
     """Several kernels could serve a spec, and nothing was measured that says which serves what."""

@@ -2,13 +2,12 @@
 
 from .boundaries import Leaf, Point, Range, Split, Tree, choose, grow, ranges
 from .factory import planned_kernel, sequence_prefill_with_mask
-from .kernel import ALIGNMENT, dispatching_kernel
+from .kernel import dispatching_kernel
 from .measuring import measure_sweep, sample
 from .plan import ON_MISSING, Plan, candidates, make_plan
 from .sweep_file import SWEEP_FILE, Sweep, read_sweeps, write_sweep
 
 __all__ = [
-    "ALIGNMENT",
     "ON_MISSING",
     "SWEEP_FILE",
     "Leaf",

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
+from ..alignment import alignment_checks, require
 from ..intrinsics import fragment_layout
 from .boundaries import Leaf, Tree
-
-#: Bytes that the vector loads of a target kind take a tensor's begin to be a multiple of: TVM's own
-#: promise to LLVM (``kAllocAlignment``), and the widest load of a GPU's thread.
-ALIGNMENT = {"llvm": 64, "cuda": 16}
 
 #: TVM's name for its own kernel, and of its parameters.
 _SYMBOL = "batch_sequence_prefill_kv_masked"
@@ -64,7 +61,7 @@ def dispatching_kernel(
     served = _with_parameters(kernels[names[-1]], buffers, names[-1])
     for index, name in reversed(list(enumerate(names[:-1]))):
         kernel = _with_parameters(kernels[name], buffers, name)
-        served = tirx.IfThenElse(choice == index, kernel, served)
+        served = tirx.IfThenElse(tirx.EQ(choice, tirx.const(index, "int32")), kernel, served)
     if target.kind.name == "cuda":
         # Its compiler unrolls from a pragma; spelled out, the source would be three times as long.
         zero = tirx.const(0, "int32")
@@ -72,7 +69,7 @@ def dispatching_kernel(
     some = tirx.all(sizes.batch > 0, sizes.qo_len > 0)  # a GPU launches no grid of nothing
     checks = [
         *_size_checks(spec, sizes),
-        *_alignment_checks(buffers, target.kind.name),
+        *alignment_checks(buffers, target.kind.name),
     ]
     root = s_tir.SBlock(
         [],
@@ -132,7 +129,7 @@ def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
         )
 
     return [
-        _require(
+        require(
             fewer(length, heads),
             f"{name} has {INDEXABLE} (2^31) elements or more, which kernels cannot number: split "
             "the batch",
@@ -142,39 +139,6 @@ def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
             ("k", sizes.num_kv, spec.num_kv_heads),
         )
     ]
-
-
-def _alignment_checks(buffers: list[Any], kind: str) -> list[Any]:
-    """Refuse tensors that begin in the middle of a vector: loading them would end the process."""
-    from tvm import tirx
-
-    alignment = ALIGNMENT[kind]
-
-    def begins_well(buffer: Any) -> Any:
-        # A pointer as a number: `reinterpret` is refused by FP8StorageLegalize, and the C library
-        # has no simpler function that takes one and returns the other. No address is negative.
-        address = tirx.call_extern("int64", "llabs", buffer.data)
-        return tirx.EQ(
-            tirx.FloorMod(address, tirx.const(alignment, "int64")), tirx.const(0, "int64")
-        )
-
-    return [
-        _require(
-            begins_well(buffer),
-            f"{buffer.name} must begin at a multiple of {alignment} bytes, as a new allocation "
-            "does: copy the view into a tensor of its own",
-        )
-        for buffer in buffers
-        if buffer.name != "valid_lens"  # read one by one
-    ]
-
-
-def _require(condition: Any, message: str) -> Any:
-    from tvm.ir import StringImm
-    from tvm.tirx import AssertStmt
-
-    # TVM 0.27's Python has the first two in the other order than its constructor in C++.
-    return AssertStmt(condition, StringImm("ValueError"), [StringImm(message)])  # pyright: ignore
 
 
 def _without_fragments(function: Any, target: Any) -> Any:

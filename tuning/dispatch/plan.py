@@ -135,7 +135,11 @@ def _plan(
     if len(found) == 1:
         (record,) = found
         return Plan(spec, asked, _seen_from(asked, found), Leaf(record))
-    command = f"prefilltune sweep --spec {spec}, on {key}"
+    heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}x{spec.head_dim}"
+    command = (
+        f"prefilltune sweep --target {key.kind} --heads {heads} --mask-mode {spec.mask_mode} "
+        f"--dtype {spec.dtype}, on a machine of {key}"
+    )
     sweep = next(
         (each for root in roots if (each := read_sweeps(root / str(key)).get(str(spec)))), None
     )

@@ -1,0 +1,58 @@
+"""Which kernel serves which shapes, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.table import Column, Table
+
+
+def explanation_tables(kernels: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Kernels as a manifest or :meth:`~.dispatch.Plan.as_data` describes them.
+
+    Those that serve one shape each stand in one table for each spec.
+    """
+    tables = []
+    for (spec, fixed), group in groupby(kernels, key=lambda each: (each["spec"], _shape(each))):
+        if fixed:
+            rows = [{**each, "serves": each["shape"], "tuned_at": each["shape"]} for each in group]
+            tables.append(_table(spec, rows))
+        else:
+            tables += [_table(_title(each), each["kernels"]) for each in group]
+    return tables
+
+
+def _shape(kernel: Mapping[str, Any]) -> bool:
+    return kernel.get("shape") is not None
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(
+        Column("shapes"),
+        Column("record", no_wrap=True),  # a name is there to be copied
+        Column("tuned at", no_wrap=True),
+        Column("space", no_wrap=True),
+        Column("tier", overflow="fold"),
+        title=title,
+        title_justify="left",
+    )
+    for row in rows:
+        tier = row["tier"] if row["tier"] in ("exact", "baseline") else _tier(row)
+        fields = (row.get("tuned_at") or "", row.get("space") or "", tier)
+        table.add_row(row["serves"], row["record"] or "TVM's hand-written", *fields)
+    return table
+
+
+def _tier(row: Mapping[str, Any]) -> str:
+    return f"{row['tier']}: {row['tuned_for']}"
+
+
+def _title(kernel: Mapping[str, Any]) -> str:
+    parts = [kernel["spec"], *([f"on {kernel['target']}"] if "target" in kernel else [])]
+    boundaries = kernel.get("boundaries")
+    if boundaries:
+        where, points = boundaries["measured_on"]["name"], boundaries["points"]
+        parts.append(f"(boundaries from {points} measurements on {where}, {boundaries['date']})")
+    return " ".join(parts)
