@@ -59,5 +59,9 @@ class NoMetadataError(PrefilltuneError):
     """A file is no library that says what it was built from."""
 
 
+class NotSwappedError(PrefilltuneError):
+    """A module keeps hand-written kernels that were to be swapped for tuned ones."""
+
+
 class NotSweptError(PrefilltuneError):
     """Several kernels could serve a spec, and nothing was measured that says which serves what."""

@@ -5,6 +5,7 @@ from .factory import planned_kernel, sequence_prefill_with_mask
 from .kernel import dispatching_kernel
 from .measuring import measure_sweep, sample
 from .plan import ON_MISSING, Plan, candidates, make_plan
+from .swap import Swap, swap_prefill_kernels
 from .sweep_file import SWEEP_FILE, Sweep, read_sweeps, write_sweep
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Point",
     "Range",
     "Split",
+    "Swap",
     "Sweep",
     "Tree",
     "candidates",
@@ -28,5 +30,6 @@ __all__ = [
     "read_sweeps",
     "sample",
     "sequence_prefill_with_mask",
+    "swap_prefill_kernels",
     "write_sweep",
 ]

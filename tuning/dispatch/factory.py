@@ -62,7 +62,7 @@ def sequence_prefill_with_mask(
     """
     spec = PrefillSpec(h_q, h_kv, d, dtype, mask_mode, sm_scale)
     resolved = resolve_target(target)
-    plan = make_plan(spec, resolved, _roots(database), on_missing=on_missing)
+    plan = make_plan(spec, resolved, database_folders(database), on_missing=on_missing)
     return planned_kernel(plan, resolved)
 
 
@@ -84,7 +84,8 @@ def planned_kernel(plan: Plan, target: ResolvedTarget) -> Any:
     return dispatching_kernel(plan.spec, plan.tree, kernels, sizes, target.target)
 
 
-def _roots(database: Path | str | Sequence[Path | str] | None) -> list[Path]:
+def database_folders(database: Path | str | Sequence[Path | str] | None) -> list[Path]:
+    """Where to look for records: the folders that are named, or the committed ones."""
     if database is None:
         return [committed_root()]
     if isinstance(database, (str, Path)):
