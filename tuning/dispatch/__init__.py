@@ -5,7 +5,7 @@ from .factory import planned_kernel, sequence_prefill_with_mask
 from .kernel import dispatching_kernel
 from .measuring import measure_sweep, sample
 from .plan import ON_MISSING, Plan, candidates, make_plan
-from .swap import Swap, swap_prefill_kernels
+from .swap import Swap, swap_prefill_kernels, swap_prefill_pass
 from .sweep_file import SWEEP_FILE, Sweep, read_sweeps, write_sweep
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "sample",
     "sequence_prefill_with_mask",
     "swap_prefill_kernels",
+    "swap_prefill_pass",
     "write_sweep",
 ]

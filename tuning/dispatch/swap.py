@@ -45,6 +45,11 @@ class Swap:
         """Whether a tuned kernel stands there now."""
         return self.plan is not None and self.plan.tree is not None
 
+    def as_data(self) -> dict[str, Any]:
+        """All of it as JSON's types."""
+        plan = None if self.plan is None else self.plan.as_data()
+        return {"function": self.name, "swapped": self.swapped, "plan": plan, "reason": self.reason}
+
 
 def swap_prefill_kernels(
     module: Any,
@@ -112,6 +117,23 @@ def swap_prefill_kernels(
     if not swaps or (left and not allow_left):
         raise NotSwappedError(_not_swapped(left))
     return tvm.IRModule(functions, attrs=module.attrs, global_infos=module.global_infos), swaps
+
+
+def swap_prefill_pass(target: Any, **options: Any) -> Any:
+    """:func:`swap_prefill_kernels` as a pass of TVM's, for a pipeline.
+
+    What was swapped is the module's attribute ``prefilltune.swaps`` afterwards, in JSON.
+    """
+    from tvm.ir.transform import module_pass
+
+    @module_pass(opt_level=0, name="SwapPrefillKernels")
+    def swap(module: Any, _: Any) -> Any:
+        swapped, swaps = swap_prefill_kernels(module, target, **options)
+        return swapped.with_attr(
+            "prefilltune.swaps", json.dumps([each.as_data() for each in swaps])
+        )
+
+    return swap
 
 
 def _looks_alike(name: str, function: Any) -> bool:
