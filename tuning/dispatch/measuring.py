@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,31 +25,29 @@ from .kernel import dispatching_kernel
 from .sweep_file import Sweep
 
 _ROUNDS = 5
+_PER_OCTAVE = 6
 
 
 def sample(tuned: Sequence[PrefillShape]) -> list[PrefillShape]:
     """The shapes to measure on, given those tuned for.
 
-    For each batch: the lengths tuned for and one between each two neighbours, one half the
-    shortest and one twice the longest, each also off the tiles by an odd number. Kernels of equal
-    lengths of queries and keys are measured on such.
+    Besides these, for each of their batches: lengths from half the shortest to twice the longest,
+    :data:`_PER_OCTAVE` to each doubling, for a kernel's time is a staircase whose steps are its
+    tiles. Queries and keys are equally long there.
 
     Examples
     --------
-    >>> [str(shape) for shape in sample([PrefillShape(1, 64), PrefillShape(1, 256)])]
-    ... # doctest: +NORMALIZE_WHITESPACE
-    ['b1_q32_kv32', 'b1_q64_kv64', 'b1_q97_kv97', 'b1_q128_kv128', 'b1_q193_kv193',
-     'b1_q256_kv256', 'b1_q512_kv512']
+    >>> [shape.num_kv for shape in sample([PrefillShape(1, 64), PrefillShape(1, 128)])]
+    [32, 36, 40, 45, 51, 57, 64, 72, 81, 91, 102, 114, 128, 144, 161, 181, 203, 228, 256]
     """
     shapes = set(tuned)
     for batch in {shape.batch for shape in tuned}:
-        square = sorted({each.qo_len for each in tuned if each.qo_len == each.num_kv})
-        between = [round(math.sqrt(a * b)) for a, b in itertools.pairwise(square)]
-        ends = [square[0] // 2 or 1, square[-1] * 2] if square else []
-        lengths = sorted({*square, *between, *ends})
-        inner = [length for length in lengths if square[0] <= length <= square[-1]]
-        odd = [(a + b) // 2 | 1 for a, b in itertools.pairwise(inner)]
-        shapes |= {PrefillShape(batch, length) for length in (*lengths, *odd)}
+        lengths = [shape.num_kv for shape in tuned if shape.batch == batch]
+        shortest, octaves = max(1, min(lengths) // 2), math.log2(max(lengths) / min(lengths)) + 2
+        shapes |= {
+            PrefillShape(batch, round(shortest * 2 ** (step / _PER_OCTAVE)))
+            for step in range(math.ceil(octaves * _PER_OCTAVE) + 1)
+        }
     return sorted(shapes, key=lambda each: (each.batch, each.num_kv, each.qo_len))
 
 

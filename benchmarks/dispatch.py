@@ -1,0 +1,169 @@
+"""What the choice of a kernel at the call costs, and whether the right one is chosen.
+
+At every tuned shape, the kernel for every shape against the one for that shape alone. At lengths
+between them, on each tuned batch, against every kernel that it could have chosen: the best of all,
+and the better of the two neighbours in length. All are timed in turns.
+
+    python benchmarks/dispatch.py --model bge-base > docs/measurements/dispatch-<target>.json
+
+The boundaries are those of the database: run `prefilltune sweep` first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefilltune.database import Finder, Match, Tier, committed_root
+from prefilltune.tuning.environment import device, versions
+from prefilltune.tuning.tvm_import import import_tvm_without_torch
+from prefilltune.workloads import (
+    PrefillShape,
+    PrefillSpec,
+    SymbolicShape,
+    parse_lengths,
+    preset,
+)
+
+ROUNDS = 9
+
+
+def timed(case: Any, paths: Mapping[str, str], worker: Any) -> dict[str, float]:
+    """Median seconds a call of libraries, in turns."""
+    from prefilltune.tuning.bench import call
+    from prefilltune.tuning.engines import ENGINES
+    from prefilltune.tuning.timing import interleave
+
+    time_kernel = ENGINES[case.target.kind].time_kernel
+    arguments = (case.spec, case.shape, case.batches(), case.seed)
+    timers: list[Callable[[float], float]] = [
+        lambda seconds, path=path: call(worker, time_kernel, path, *arguments, seconds)
+        for path in paths.values()
+    ]
+    medians = map(statistics.median, interleave(timers, ROUNDS))
+    return dict(zip(paths, medians, strict=True))
+
+
+def lengths_between(tuned: list[int], count: int) -> list[int]:
+    """Lengths evenly spread by their ratio, from half the shortest to 1.5 times the longest."""
+    low, high = tuned[0] / 2, tuned[-1] * 1.5
+    step = (high / low) ** (1 / (count - 1))
+    return sorted({round(low * step**index) for index in range(count)})
+
+
+def neighbours(length: int, batch: int, found: Mapping[str, Match]) -> set[str]:
+    """The records tuned at the next lengths below and above, on the same batch if there are any."""
+    shapes = {key: PrefillShape.parse(each.entry.provenance.shape) for key, each in found.items()}
+    same = {key: shape for key, shape in shapes.items() if shape.batch == batch} or shapes
+    sides = (
+        [shape.num_kv for shape in same.values() if shape.num_kv <= length],
+        [shape.num_kv for shape in same.values() if shape.num_kv >= length],
+    )
+    nearest = {max(sides[0], default=None), min(sides[1], default=None)}
+    return {key for key, shape in same.items() if shape.num_kv in nearest}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default="llvm")
+    parser.add_argument("--model", default="bge-base")
+    parser.add_argument("--dtype", default="")
+    parser.add_argument("--database", type=Path, action="append")
+    parser.add_argument("--lens", default="full")
+    parser.add_argument("--count", type=int, default=40, help="of lengths on each batch")
+    options = parser.parse_args()
+
+    import_tvm_without_torch()
+    import tvm
+
+    from prefilltune.tuning.apply import apply_record
+    from prefilltune.tuning.arm import Case
+    from prefilltune.tuning.bench import Libraries
+    from prefilltune.tuning.dispatch import (
+        Leaf,
+        candidates,
+        dispatching_kernel,
+        make_plan,
+        planned_kernel,
+    )
+    from prefilltune.tuning.measure import tvm_environment
+    from prefilltune.tuning.target import resolve_target
+    from prefilltune.tuning.worker import Worker
+
+    target = resolve_target(options.target)
+    usual = "float16" if target.kind == "cuda" else "float32"
+    spec: PrefillSpec = preset(options.model).spec(options.dtype or usual)
+    roots = [*(options.database or ()), committed_root()]
+    finder = Finder(roots)
+    found = candidates(finder, target.key, spec)
+    plan = make_plan(spec, target, roots)
+    lens = parse_lengths(options.lens)
+    sizes = SymbolicShape.fresh()
+
+    def module(kernel: Any) -> Any:
+        return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
+
+    def alone(record: str) -> Any:
+        kernels = {record: apply_record(found[record], target.kind, sizes)["main"]}
+        return module(dispatching_kernel(spec, Leaf(record), kernels, sizes, target.target))
+
+    with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
+        libraries = Libraries(worker, target)
+        dispatched = libraries.of("dispatched", lambda: module(planned_kernel(plan, target)))
+        every = {record: libraries.of(record, partial(alone, record)) for record in found}
+        shapes = {PrefillShape.parse(each.entry.provenance.shape) for each in found.values()}
+        at_tuned = []
+        for shape in sorted(shapes, key=str):
+            best = finder.find(target.key, spec, shape, accept=Tier.EXACT)
+            static = libraries.of(f"static-{shape}", partial(apply_record, best, target.kind))
+            case = Case(spec, shape, target, lens)
+            ms = timed(case, {"static": static, "dispatched": dispatched}, worker)
+            at_tuned.append(
+                {"shape": str(shape), "static_ms": ms["static"] * 1e3,
+                 "over_static": ms["dispatched"] / ms["static"]}
+            )  # fmt: skip
+        between = []
+        for batch in sorted({shape.batch for shape in shapes}):
+            tuned = sorted({shape.num_kv for shape in shapes if shape.batch == batch})
+            for length in lengths_between(tuned, options.count):
+                case = Case(spec, PrefillShape(batch, length), target, lens)
+                ms = timed(case, {**every, "dispatched": dispatched}, worker)
+                near = min(ms[record] for record in neighbours(length, batch, found))
+                between.append(
+                    {"shape": str(case.shape), "ms": ms["dispatched"] * 1e3,
+                     "over_best": ms["dispatched"] / min(ms[record] for record in every),
+                     "over_neighbour": ms["dispatched"] / near}
+                )  # fmt: skip
+        libraries.close()
+
+    def geometric(name: str) -> float:
+        return math.exp(statistics.fmean(math.log(each[name]) for each in between))
+
+    print(
+        json.dumps(
+            {
+                "spec": str(spec),
+                "lens": lens.text,
+                "device": device(target),
+                "versions": versions(target.kind),
+                "plan": plan.as_data(),
+                "worst_over_static": max(each["over_static"] for each in at_tuned),
+                "worst_over_best": max(each["over_best"] for each in between),
+                "mean_over_best": geometric("over_best"),
+                "worst_over_neighbour": max(each["over_neighbour"] for each in between),
+                "at_tuned_shapes": at_tuned,
+                "between": between,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
