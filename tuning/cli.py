@@ -623,7 +623,7 @@ def _sweep(
             shapes or sample(tuned),
             lens,
             target,
-            listener=lambda case: status.update(f"measuring {len(found)} kernels on {case}"),
+            listener=lambda case: status.update(f"measuring {len(found)} kernels on {case.shape}"),
         )
     path = write_sweep(root / str(target.key), measured)
     for table in explanation_tables([make_plan(spec, target, roots).as_data()]):

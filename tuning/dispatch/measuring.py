@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -75,7 +75,7 @@ def measure_sweep(
     seed : int
         Of the inputs and the lengths.
     listener : Callable[[Case], None]
-        Told what is measured next.
+        Told which shape is next, once for all distributions.
 
     Raises
     ------
@@ -95,9 +95,11 @@ def measure_sweep(
                 for record, match in matches.items()
             }
             points = []
-            for case in _cases(spec, shapes, lens, target, seed):
-                listener(case)
-                points.append(_measure(case, paths, worker))
+            for shape in shapes:
+                cases = [Case(spec, shape, target, parse_lengths(text), seed) for text in lens]
+                listener(cases[0])
+                _check(cases[0], paths, worker)
+                points += [_measure(case, paths, worker) for case in cases]
         finally:
             libraries.close()
     return Sweep(
@@ -122,27 +124,19 @@ def _alone(
     return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
 
 
-def _cases(
-    spec: PrefillSpec,
-    shapes: Sequence[PrefillShape],
-    lens: Sequence[str],
-    target: ResolvedTarget,
-    seed: int,
-) -> Iterator[Case]:
-    for shape in shapes:
-        for text in lens:
-            yield Case(spec, shape, target, parse_lengths(text), seed)
+def _check(case: Case, paths: Mapping[str, str], worker: Worker) -> None:
+    for record, path in paths.items():
+        arguments = (path, case.spec, case.shape, fresh_batches(case), case.seed)
+        check_kernel = ENGINES[case.target.kind].check_kernel
+        refuse_wrong(record, case, call(worker, check_kernel, *arguments))
 
 
 def _measure(case: Case, paths: Mapping[str, str], worker: Worker) -> Point:
-    engine = ENGINES[case.target.kind]
-    for record, path in paths.items():
-        arguments = (path, case.spec, case.shape, fresh_batches(case), case.seed)
-        refuse_wrong(record, case, call(worker, engine.check_kernel, *arguments))
+    time_kernel = ENGINES[case.target.kind].time_kernel
     arguments = (case.spec, case.shape, case.batches(), case.seed)
     times = interleave(
         [
-            lambda seconds, path=path: call(worker, engine.time_kernel, path, *arguments, seconds)
+            lambda seconds, path=path: call(worker, time_kernel, path, *arguments, seconds)
             for path in paths.values()
         ],
         _ROUNDS,
