@@ -1,0 +1,36 @@
+"""Tuned kernels in PyTorch: an operator over libraries that ``prefilltune build`` wrote.
+
+Needs PyTorch, tvm-ffi and TVM's runtime library; nothing that tunes or compiles is imported.
+
+>>> import prefilltune.torch
+>>> prefilltune.torch.load("dist/")  # doctest: +SKIP
+>>> output, lse = prefilltune.torch.sequence_prefill(query, key, value, lens)  # doctest: +SKIP
+"""
+
+from .errors import (
+    ChecksumError,
+    InvalidArgumentError,
+    InvalidLibraryError,
+    NoKernelError,
+    NotDifferentiableError,
+    PrefillError,
+    RuntimeNotFoundError,
+)
+from .kernels import Kernel, Spec
+from .library import Library, load
+from .op import sequence_prefill
+
+__all__ = [
+    "ChecksumError",
+    "InvalidArgumentError",
+    "InvalidLibraryError",
+    "Kernel",
+    "Library",
+    "NoKernelError",
+    "NotDifferentiableError",
+    "PrefillError",
+    "RuntimeNotFoundError",
+    "Spec",
+    "load",
+    "sequence_prefill",
+]

@@ -1,0 +1,96 @@
+"""What one kernel of a library serves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .errors import InvalidLibraryError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a kernel computes.
+
+    Parameters
+    ----------
+    mask_mode : str
+        ``padded`` or ``causal_padded_left``.
+    num_qo_heads, num_kv_heads, head_dim : int
+        Heads of the query, heads of key and value, elements a head.
+    dtype : str
+        Of query, key, value, output and LSE: ``float16``, ``bfloat16`` or ``float32``.
+    sm_scale : float
+        Factor on query times key.
+    """
+
+    mask_mode: str
+    num_qo_heads: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str
+    sm_scale: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.mask_mode}, heads {self.num_qo_heads}/{self.num_kv_heads}x{self.head_dim}, "
+            f"{self.dtype}, sm_scale {self.sm_scale!r}"
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Read a manifest's text.
+
+        >>> str(Spec.parse("padded_hq12_hkv12_d64_float32_s0.125"))
+        'padded, heads 12/12x64, float32, sm_scale 0.125'
+        """
+        mask_mode, heads, kv_heads, head_dim, dtype, scale = _fields(
+            r"([a-z_]+)_hq(\d+)_hkv(\d+)_d(\d+)_([a-z]+\d+)_s([-+.\de]+)", text
+        )
+        return cls(mask_mode, int(heads), int(kv_heads), int(head_dim), dtype, float(scale))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel and the calls that it serves.
+
+    Parameters
+    ----------
+    device : str
+        PyTorch's device type: ``cpu`` or ``cuda``.
+    spec : Spec
+        What it computes.
+    shape : tuple[int, int, int], optional
+        The one (batch, qo_len, kv_len) that it serves; absent where it serves all.
+    symbol : str
+        Its name in the library.
+    """
+
+    device: str
+    spec: Spec
+    shape: tuple[int, int, int] | None
+    symbol: str
+
+    def __str__(self) -> str:
+        where = "every shape" if self.shape is None else "batch {} x {} x {}".format(*self.shape)
+        return f"{self.device}: {self.spec}: {where}"
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """Read a manifest's text.
+
+    >>> parse_shape("b4_q128_kv256")
+    (4, 128, 256)
+    """
+    batch, qo_len, kv_len = _fields(r"b(\d+)_q(\d+)_kv(\d+)", text)
+    return int(batch), int(qo_len), int(kv_len)
+
+
+def _fields(pattern: str, text: str) -> tuple[str, ...]:
+    found = re.fullmatch(pattern, text)
+    if found is None:
+        raise InvalidLibraryError(
+            f"{text!r} in a manifest has not the form {pattern}; build the library again with "
+            "the version that loads it"
+        )
+    return found.groups()

@@ -1,0 +1,96 @@
+"""Which kernel serves a call: the one for exactly its shape, or else the one for every shape."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
+
+from .errors import NoKernelError
+from .kernels import Kernel
+
+#: Scales are the same where they differ by rounding alone.
+_ROUNDING = 1e-6
+
+
+@dataclass
+class _Served:
+    """Kernels of one spec on one device type, by the shape that they serve."""
+
+    sm_scale: float
+    kernels: dict[tuple[int, int, int] | None, tuple[Kernel, Any]] = field(default_factory=dict)
+
+
+# By device type, dtype, mask mode, num_qo_heads, num_kv_heads and head_dim.
+_served: dict[tuple[Any, ...], list[_Served]] = {}
+
+
+def register(kernel: Kernel, function: Any) -> None:
+    """Let a kernel serve calls, in the place of any that serves the same."""
+    spec = kernel.spec
+    heads = (spec.num_qo_heads, spec.num_kv_heads, spec.head_dim)
+    key = (kernel.device, getattr(torch, spec.dtype), spec.mask_mode, *heads)
+    served = _of_scale(_served.setdefault(key, []), spec.sm_scale)
+    if served is None:
+        served = _Served(spec.sm_scale)
+        _served[key].append(served)
+    served.kernels[kernel.shape] = kernel, function
+
+
+def find(query: Any, key: Any, sm_scale: float | None, mask_mode: str) -> Any:
+    """The function that serves a call.
+
+    Raises
+    ------
+    NoKernelError
+        If there is none; it lists what is loaded.
+    """
+    batch, qo_len, num_qo_heads, head_dim = query.shape
+    _, kv_len, num_kv_heads, _ = key.shape
+    call = (query.device.type, query.dtype, mask_mode, num_qo_heads, num_kv_heads, head_dim)
+    scale = 1 / math.sqrt(head_dim) if sm_scale is None else sm_scale
+    served = _of_scale(_served.get(call, ()), scale)
+    if served is not None:
+        kernels = served.kernels
+        found = kernels.get((batch, qo_len, kv_len)) or kernels.get(None)
+        if found is not None:
+            return found[1]
+    raise NoKernelError(_miss(call, scale, (batch, qo_len, kv_len)))
+
+
+def _of_scale(candidates: Any, sm_scale: float) -> _Served | None:
+    for served in candidates:
+        if math.isclose(served.sm_scale, sm_scale, rel_tol=_ROUNDING):
+            return served
+    return None
+
+
+def _miss(call: tuple[Any, ...], sm_scale: float, shape: tuple[int, int, int]) -> str:
+    device, dtype, mask_mode, num_qo_heads, num_kv_heads, head_dim = call
+    dtype = str(dtype).removeprefix("torch.")
+    heads = f"{num_qo_heads}/{num_kv_heads}x{head_dim}"
+    sizes = "x".join(map(str, shape))
+    lines = [
+        f"no loaded kernel serves {device}: {mask_mode}, heads {heads}, {dtype}, "
+        f"sm_scale {sm_scale!r}, batch x qo_len x kv_len {sizes}",
+        "loaded:" if _served else "nothing is loaded; load a library with prefilltune.torch.load",
+        *(f"  {kernel}" for kernel in _loaded()),
+    ]
+    scales = [served.sm_scale for served in _served.get(call, ())]
+    if scales and not any(math.isclose(sm_scale, each, rel_tol=_ROUNDING) for each in scales):
+        factor = sm_scale / scales[0]
+        lines.append(f"multiply the query by {factor!r} and pass sm_scale={scales[0]!r}")
+    else:
+        target = "cuda" if device == "cuda" else "llvm"
+        lines.append(
+            f"one is built by: prefilltune build --target {target} --heads {heads} "
+            f"--dtype {dtype} --mask-mode {mask_mode}"
+        )
+    return "\n".join(lines)
+
+
+def _loaded() -> list[Kernel]:
+    every = (served for group in _served.values() for served in group)
+    return [kernel for served in every for kernel, _ in served.kernels.values()]
