@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
 from .errors import InvalidArgumentError, NotDifferentiableError
+
+_requires_grad = attrgetter("requires_grad")
 
 
 def require_arguments(
@@ -88,7 +91,7 @@ def refuse_gradients(*tensors: Any) -> None:
     NotDifferentiableError
         If one requires a gradient and gradients are on.
     """
-    if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]):
+    if torch.is_grad_enabled() and any(map(_requires_grad, tensors)):
         raise NotDifferentiableError(
             "sequence_prefill has no gradient, and an input requires one: call it under "
             "torch.inference_mode() or torch.no_grad(), or detach() the inputs"

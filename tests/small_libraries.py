@@ -1,0 +1,48 @@
+"""Libraries for the tests of the PyTorch operator: two kernels each, scheduled without a search.
+
+Run as ``python small_libraries.py FOLDER SPEC...`` it builds one for this CPU, in ``FOLDER/SPEC``,
+for each spec: TVM parses several times slower in a process that has imported PyTorch.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from database_fixtures import PROVENANCE, trace_of
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import Trace
+
+from prefilltune.database import Match, Tier, entry_from
+from prefilltune.tuning.arm import Arm, Case
+from prefilltune.tuning.dispatch import Leaf, Plan
+from prefilltune.tuning.library import Library, build_kernels
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+
+#: That one of the kernels serves; the other serves every shape.
+SHAPE = PrefillShape(2, 24)
+
+
+def build_small(folder: Path, spec: PrefillSpec, target: ResolvedTarget, space: str) -> Library:
+    """Build a library with the first candidate of a design space."""
+    variant = dict(SPACES[space].variants(spec, SHAPE, target)[0])
+    case = Case(spec, SHAPE, target, parse_lengths("full"))
+    proposal, *_ = Arm(case, SPACES[space], variant, None, 1, 1).propose(1)
+    description = SPACES[space].describe(spec, SHAPE, variant, target.kind)
+    schedule = Schedule(description)
+    Trace.apply_json_to_schedule(proposal.trace, schedule)
+    fields = {"spec": str(spec), "shape": str(SHAPE), "space": space, "variant": variant}
+    provenance = replace(PROVENANCE, **fields)
+    entry = entry_from(description, trace_of(schedule), [1e-3], target.target, provenance)
+    match = Match(entry, Tier.EXACT, 0.0, target.key, folder)
+    plan = Plan(spec, target.key, {entry.record_id: match}, Leaf(entry.record_id))
+    return build_kernels([match], [plan], target, folder)
+
+
+if __name__ == "__main__":
+    for text in sys.argv[2:]:
+        cpu = resolve_target("llvm", 2)
+        build_small(Path(sys.argv[1]) / text, PrefillSpec.parse(text), cpu, "llvm_fused")

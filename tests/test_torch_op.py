@@ -1,0 +1,313 @@
+"""The PyTorch operator over libraries that ``prefilltune build`` wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prefilltune.workloads import (
+    TOLERANCE,
+    PrefillShape,
+    PrefillSpec,
+    make_inputs,
+    max_error,
+    reference_attention,
+)
+
+torch: Any = pytest.importorskip("torch", reason="needs the extra [torch]")
+
+import prefilltune.torch as prefill  # noqa: E402
+
+PADDED = PrefillSpec(2, 1, 16, "float32")
+CAUSAL = PrefillSpec(2, 1, 16, "float32", "causal_padded_left")
+TUNED = PrefillShape(2, 24)
+OTHER = PrefillShape(3, 9, 31)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A library for each mask mode, with a kernel for TUNED and one for every shape."""
+    root = tmp_path_factory.mktemp("libraries")
+    run(str(Path(__file__).with_name("small_libraries.py")), str(root), str(PADDED), str(CAUSAL))
+    return {spec.mask_mode: root / str(spec) for spec in (PADDED, CAUSAL)}
+
+
+@pytest.fixture(autouse=True)
+def loaded(libraries: dict[str, Path]) -> None:
+    for folder in libraries.values():
+        prefill.load(folder)
+
+
+def tensors(spec: PrefillSpec, shape: PrefillShape, *lens: int) -> list[Any]:
+    valid_lens = np.array(lens or [shape.num_kv] * shape.batch, "int32")
+    inputs = make_inputs(spec, shape, valid_lens, 0, poison_padding=True)
+    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    return [torch.from_numpy(array).clone() for array in arrays]
+
+
+def error(spec: PrefillSpec, inputs: list[Any], results: tuple[Any, Any]) -> float:
+    expected = reference_attention(spec, *(tensor.numpy() for tensor in inputs))
+    return max(
+        max_error(result.numpy(), each) for result, each in zip(results, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("shape", [TUNED, OTHER], ids=str)
+@pytest.mark.parametrize("spec", [PADDED, CAUSAL], ids=str)
+def test_it_computes_attention(spec: PrefillSpec, shape: PrefillShape) -> None:
+    inputs = tensors(spec, shape, *(5, 24, 0)[: shape.batch])
+    results = prefill.sequence_prefill(*inputs, mask_mode=spec.mask_mode)
+    assert error(spec, inputs, results) <= TOLERANCE["float32"]
+    out = tuple(torch.full_like(each, float("nan")) for each in results)
+    assert prefill.sequence_prefill(*inputs, mask_mode=spec.mask_mode, out=out) is out
+    torch.testing.assert_close(out, results, rtol=0, atol=0)
+
+
+def test_a_library_says_what_it_serves(libraries: dict[str, Path]) -> None:
+    library = prefill.load(str(libraries["padded"]))
+    assert library.path == libraries["padded"] / "libprefill.so"
+    assert library.target["kind"] == "llvm"
+    assert {kernel.shape for kernel in library.kernels} == {(2, 24, 24), None}
+    (spec,) = {kernel.spec for kernel in library.kernels}
+    assert spec == prefill.Spec("padded", 2, 1, 16, "float32", 0.25)
+    assert "cpu: padded, heads 2/1x16, float32, sm_scale 0.25: every shape" in str(library)
+
+
+def test_a_scale_that_differs_by_rounding_is_the_same() -> None:
+    inputs = tensors(PADDED, OTHER)
+    results = prefill.sequence_prefill(*inputs, sm_scale=0.25 + 1e-9)
+    assert error(PADDED, inputs, results) <= TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("shape", [(0, 24, 24), (2, 0, 24)])
+def test_without_rows_there_is_nothing_to_compute(shape: tuple[int, int, int]) -> None:
+    batch, qo_len, kv_len = shape
+    keys = torch.zeros(batch, kv_len, 1, 16)
+    lens = torch.zeros(batch, dtype=torch.int32)
+    output, lse = prefill.sequence_prefill(torch.zeros(batch, qo_len, 2, 16), keys, keys, lens)
+    assert (output.shape, lse.shape) == ((batch, qo_len, 2, 16), (batch, qo_len, 2))
+
+
+def test_opcheck() -> None:
+    inputs = tensors(PADDED, OTHER, 31, 31, 31)
+    output, lse = prefill.sequence_prefill(*inputs)
+    torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.default, inputs)
+    torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.out, [*inputs, output, lse])
+
+
+def test_compiled_for_every_length_at_once() -> None:
+    def layer(query: Any, key: Any, value: Any, lens: Any) -> Any:
+        output, lse = prefill.sequence_prefill(2 * query, key.sin(), value, lens)
+        return output + 1, lse
+
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    graphs = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(layer, backend=graphs, fullgraph=True, dynamic=True)
+    for shape in (OTHER, TUNED, PrefillShape(5, 33)):
+        inputs = tensors(PADDED, shape, *[shape.num_kv] * shape.batch)
+        torch.testing.assert_close(compiled(*inputs), layer(*inputs))
+    assert graphs.frame_count == 1
+
+
+def test_compiled_into_tensors_of_the_caller() -> None:
+    def layer(query: Any, key: Any, value: Any, lens: Any) -> Any:
+        output, lse = torch.empty_like(query), query.new_empty(query.shape[:3])
+        prefill.sequence_prefill(query, key, value, lens, out=(output, lse))
+        return output + 1, lse
+
+    inputs = tensors(PADDED, OTHER)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), layer(*inputs))
+
+
+INVALID: dict[str, tuple[int, Callable[[Any], Any], str]] = {
+    "int64 lengths": (3, lambda lens: lens.long(), "valid_lens.to(torch.int32)"),
+    "lengths of another batch": (3, lambda lens: lens[:1], "valid_lens is [1]"),
+    "lengths of two dimensions": (3, lambda lens: lens[:, None], "valid_lens is [3, 1]"),
+    "transposed query": (
+        0,
+        lambda query: query.transpose(1, 2).contiguous().transpose(1, 2),
+        "query.contiguous()",
+    ),
+    "query with gaps": (0, lambda query: query.repeat(1, 1, 1, 2)[..., :16], "query.contiguous()"),
+    "query without batch": (0, lambda query: query[0], "reshape it to [batch, length"),
+    "key of another dtype": (1, lambda key: key.double(), "key.to(torch.float32)"),
+    "key without positions": (1, lambda key: key[:, :0], "key has the length 0"),
+    "key elsewhere": (1, lambda key: key.to("meta"), "key.to('cpu')"),
+    "shorter value": (2, lambda value: value[:, :5].clone(), "value is [3, 5, 1, 16]"),
+    "value of more heads": (2, lambda value: value.repeat(1, 1, 2, 1), "value is [3, 31, 2, 16]"),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_tensors_that_do_not_fit_are_refused(case: str) -> None:
+    index, change, message = INVALID[case]
+    inputs = tensors(PADDED, OTHER)
+    inputs[index] = change(inputs[index])
+    with pytest.raises(prefill.InvalidArgumentError) as raised:
+        prefill.sequence_prefill(*inputs)
+    assert message in str(raised.value)
+
+
+def test_results_that_do_not_fit_are_refused() -> None:
+    inputs = tensors(PADDED, OTHER)
+    output, lse = prefill.sequence_prefill(*inputs)
+    for out, message in (
+        ((output[:1], lse), "output is [1, 9, 2, 16]"),
+        ((output, lse.double()), "lse.to(torch.float32)"),
+    ):
+        with pytest.raises(prefill.InvalidArgumentError) as raised:
+            prefill.sequence_prefill(*inputs, out=out)
+        assert message in str(raised.value)
+
+
+def test_a_view_into_the_middle_of_a_vector_is_refused() -> None:
+    query, *rest = tensors(PADDED, OTHER)
+    view = torch.empty(query.numel() + 1)[1:].view_as(query)
+    with pytest.raises(ValueError, match="copy the view"):
+        prefill.sequence_prefill(view, *rest)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_are_refused_unless_they_are_off(compiled: bool) -> None:
+    query, *rest = tensors(PADDED, OTHER)
+    query.requires_grad_()
+    call = prefill.sequence_prefill
+    if compiled:
+        call = torch.compile(call, backend="aot_eager", fullgraph=True)
+    with pytest.raises(RuntimeError, match="inference_mode"):
+        call(query, *rest)
+    with torch.no_grad():
+        assert not call(query, *rest)[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        ({"mask_mode": "diagonal"}, ["--mask-mode diagonal", "heads 2/1x16"]),
+        ({"sm_scale": 0.5}, ["multiply the query by 2.0 and pass sm_scale=0.25"]),
+    ],
+)
+def test_a_call_that_nothing_serves_says_what_is_loaded(
+    options: dict[str, Any], messages: list[str]
+) -> None:
+    with pytest.raises(prefill.NoKernelError) as raised:
+        prefill.sequence_prefill(*tensors(PADDED, OTHER), **options)
+    for message in ["causal_padded_left, heads 2/1x16, float32", *messages]:
+        assert message in str(raised.value)
+
+
+def edited(folder: Path, to: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a library with another manifest."""
+    shutil.copytree(folder, to)
+    manifest = json.loads((to / "manifest.json").read_text())
+    change(manifest)
+    (to / "manifest.json").write_text(json.dumps(manifest))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda data: data.update(sha256="0" * 64), prefill.ChecksumError, "its manifest says"),
+        (lambda data: data.update(schema=1), prefill.InvalidLibraryError, "schema 1; this version"),
+        (lambda data: data.pop("schema"), prefill.InvalidLibraryError, "is no manifest"),
+        (lambda data: data.pop("kernels"), prefill.InvalidLibraryError, "lacks 'kernels'"),
+        (
+            lambda data: data.update(library="gone.so"),
+            prefill.InvalidLibraryError,
+            "cannot be read",
+        ),
+        (
+            lambda data: data["kernels"][0].update(spec="wide"),
+            prefill.InvalidLibraryError,
+            "'wide' in a manifest",
+        ),
+    ],
+)
+def test_a_library_that_is_not_what_it_says_is_refused(
+    libraries: dict[str, Path],
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], None],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error) as raised:
+        prefill.load(edited(libraries["padded"], tmp_path / "dist", change))
+    assert message in str(raised.value)
+
+
+def test_a_folder_without_a_library_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(prefill.InvalidLibraryError, match="name the folder that prefilltune build"):
+        prefill.load(tmp_path)
+
+
+def test_a_file_that_was_replaced_is_not_taken_for_the_new_one(
+    libraries: dict[str, Path], tmp_path: Path
+) -> None:
+    dist = shutil.copytree(libraries["padded"], tmp_path / "dist")
+    prefill.load(dist)
+    prefill.load(dist)
+    for path in shutil.copytree(libraries["causal_padded_left"], tmp_path / "new").iterdir():
+        os.replace(path, dist / path.name)
+    with pytest.raises(prefill.ChecksumError, match="restart the process"):
+        prefill.load(dist)
+
+
+SCRIPT = """
+import sys
+import torch
+import prefilltune.torch as prefill
+try:
+    prefill.sequence_prefill(*[torch.zeros(2, 24, 2, 16)] * 3, torch.zeros(2, dtype=torch.int32))
+except prefill.NoKernelError as error:
+    assert "nothing is loaded" in str(error)
+prefill.load(sys.argv[1])
+for length in (24, 25):
+    query, key = torch.ones(2, length, 2, 16), torch.ones(2, length, 1, 16)
+    try:
+        output, _ = prefill.sequence_prefill(
+            query, key, key, torch.tensor([length, 0], dtype=torch.int32)
+        )
+    except prefill.NoKernelError as error:
+        print(length, "no kernel")
+    else:
+        assert output[0].eq(1).all() and not output[1].any()
+        print(length, "served")
+ours = {name.split(".")[1] for name in sys.modules if name.startswith("prefilltune.")}
+assert (ours, "tvm" in sys.modules) == ({"torch"}, False), ours
+"""
+
+
+@pytest.mark.parametrize(
+    ("without", "printed"),
+    [
+        ((), "24 served\n25 served\n"),
+        ((None,), "24 served\n25 no kernel\n"),
+        (("b2_q24_kv24",), "24 served\n25 served\n"),
+    ],
+)
+def test_a_process_of_its_own_has_no_tuner_and_no_compiler(
+    libraries: dict[str, Path], tmp_path: Path, without: tuple[Any, ...], printed: str
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["kernels"] = [each for each in data["kernels"] if each["shape"] not in without]
+
+    dist = edited(libraries["padded"], tmp_path / "dist", change)
+    assert run("-c", SCRIPT, str(dist)).stdout == printed
