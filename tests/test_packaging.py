@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -64,3 +65,14 @@ print(work_root())
     assert Path(root) == installed / "prefilltune" / "database" / "records"
     assert int(records) > 0
     assert work == "prefilltune-work"
+
+
+def test_the_pytorch_operator_does_not_stand_in_for_pytorch(installed: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra [torch]")
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch, prefilltune.torch as op; print(torch.ones(1), op)"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(installed / "prefilltune" / "torch" / "__init__.py") in done.stdout

@@ -49,8 +49,8 @@ class Library:
 def load(folder: str | os.PathLike[str]) -> Library:
     """Load a library and let :func:`~prefilltune.torch.sequence_prefill` use it.
 
-    Where an earlier library serves the same calls, this one takes its place. Loading the same
-    library again changes nothing else.
+    Where an earlier library has a kernel of the same spec for the same shape, or for every shape,
+    this one's takes its place. Loading the same library again is no harm.
 
     Parameters
     ----------
