@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...database import Finder, Match, NoRecordError, TargetKey, Tier
-from ...workloads import PrefillShape, PrefillSpec
+from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
 from ..errors import InvalidOptionError, NotSweptError
 from ..spaces import SPACES
 from ..target import ResolvedTarget
@@ -125,6 +125,14 @@ def candidates(finder: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str, M
     return {match.entry.record_id: match for match in found.values()}
 
 
+def _has_candidates(finder: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
+    """Whether another device's records would do; not those that cannot be read."""
+    try:
+        return bool(candidates(finder, key, spec))
+    except PrefilltuneError:
+        return False
+
+
 def _plan(
     spec: PrefillSpec,
     asked: TargetKey,
@@ -194,7 +202,7 @@ def _miss(
     roots: Sequence[Path],
     on_missing: str,
 ) -> str:
-    family = [key for key in finder.family(target.key) if candidates(finder, key, spec)]
+    family = [key for key in finder.family(target.key) if _has_candidates(finder, key, spec)]
     hints = []
     if family:
         hints.append(f"take those of {', '.join(map(str, family))} with on_missing='nearest'")
