@@ -1,0 +1,62 @@
+"""For tests of dispatch: real records of small specs, scheduled without a search, never timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from database_fixtures import PROVENANCE, trace_of
+from tvm import s_tir
+
+from prefilltune.database import Entry, RecordStore, TargetKey, entry_from
+from prefilltune.tuning.dispatch import Point, Sweep, write_sweep
+from prefilltune.tuning.spaces.llvm_fused import LlvmFused, schedule
+from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.workloads import PrefillShape, PrefillSpec
+
+SPEC = PrefillSpec(2, 1, 16, "float32")
+SHORT, LONG = PrefillShape(1, 16), PrefillShape(2, 64)
+
+
+@cache
+def target() -> ResolvedTarget:
+    return resolve_target("llvm", 2)
+
+
+@cache
+def record(
+    spec: PrefillSpec, shape: PrefillShape, *, q_tile: int = 16, packed: bool = False, seed: int = 1
+) -> Entry:
+    """A record with decisions drawn at random."""
+    variant = {"q_tile": q_tile, "kv_tile": 32, "packed": packed}
+    description = LlvmFused().describe(spec, shape, variant, "llvm")
+    sch = s_tir.Schedule(description, seed=seed)
+    schedule(sch, packed=packed)
+    provenance = replace(
+        PROVENANCE, spec=str(spec), shape=str(shape), space=LlvmFused.name, variant=variant
+    )
+    return entry_from(description, trace_of(sch), [2e-3], target().target, provenance)
+
+
+def database(root: Path, *entries: Entry) -> Path:
+    """A database of this machine; returns ``root``."""
+    RecordStore.open(root, target().key, create=True).add(list(entries))
+    return root
+
+
+def swept(
+    root: Path,
+    spec: PrefillSpec,
+    seconds: Mapping[str, Mapping[str, float]],
+    key: TargetKey | None = None,
+    date: str = "2026-11-23",
+) -> Path:
+    """Add a sweep of ``spec``: the times of each record, by shape; returns the file."""
+    points = tuple(
+        Point(PrefillShape.parse(shape), "full", times) for shape, times in seconds.items()
+    )
+    records = tuple(points[0].seconds)
+    sweep = Sweep(str(spec), 0, {"name": "test"}, date, {}, records, points)
+    return write_sweep(root / str(key or target().key), sweep)

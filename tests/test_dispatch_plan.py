@@ -1,0 +1,250 @@
+"""Which records serve a spec, where the boundaries come from, and what is said of what lacks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from database_fixtures import KEY, edit_provenance, filled, small_entry
+from dispatch_fixtures import SPEC, swept
+
+from prefilltune.database import Entry, Finder, NoRecordError, TargetKey, Tier, VersionMismatchError
+from prefilltune.tuning.dispatch import Leaf, Plan, Split, candidates, choose, make_plan
+from prefilltune.tuning.errors import InvalidOptionError, NotSweptError
+from prefilltune.tuning.target import ResolvedTarget
+from prefilltune.workloads import PrefillShape
+
+CPU = ResolvedTarget(None, KEY, 2)
+H100, H200, ANY = (TargetKey("cuda", "sm_90a", device) for device in ("h100", "h200", ""))
+
+
+def gpu(key: TargetKey) -> ResolvedTarget:
+    return ResolvedTarget(None, key, 1)
+
+
+def entry(number: int, shape: str, space: str = "llvm_fused", **fields: Any) -> Entry:
+    small = small_entry(number, shape=shape, **{"spec": str(SPEC), "space": space, **fields})
+    kind, _, _ = space.partition("_")
+    return replace(small, target_json={"kind": kind})
+
+
+SHORT, LONG, STOCK = (
+    entry(1, "b1_q16_kv16"),
+    entry(2, "b2_q64_kv64"),
+    entry(3, "b1_q16_kv16", "llvm_stock", secs=1e-3),
+)
+TIMES = {
+    "1x16": {SHORT.record_id: 1.0, LONG.record_id: 2.0},
+    "2x64": {SHORT.record_id: 2.0, LONG.record_id: 1.0},
+}
+TREE = Split("kv_len", 32, Leaf(SHORT.record_id), Leaf(LONG.record_id))
+COMMAND = "prefilltune sweep --target llvm --heads 2/1x16 --mask-mode padded --dtype float32"
+
+
+def plan(root: Path, target: ResolvedTarget = CPU, **options: Any) -> Plan:
+    return make_plan(SPEC, target, [root], **options)
+
+
+def test_a_single_record_serves_everything_without_a_sweep(tmp_path: Path) -> None:
+    filled(tmp_path, [SHORT])
+    found = plan(tmp_path)
+    assert (found.tree, found.sweep, found.notes) == (Leaf(SHORT.record_id), None, ())
+    match = found.choose(PrefillShape(9, 999, 7))
+    assert match is not None
+    assert (match.entry, match.tier) == (SHORT, Tier.EXACT)
+    assert found.as_data() == {
+        "spec": str(SPEC),
+        "target": "llvm-znver4-2c",
+        "kernels": [
+            {
+                "serves": "every shape",
+                "record": SHORT.record_id,
+                "tier": "exact",
+                "tuned_for": "llvm-znver4-2c",
+                "tuned_at": "b1_q16_kv16",
+                "lens": "full",
+                "space": "llvm_fused",
+            }
+        ],
+        "boundaries": None,
+        "notes": [],
+    }
+
+
+def test_several_records_serve_what_was_measured(tmp_path: Path) -> None:
+    filled(tmp_path, [SHORT, LONG])
+    swept(tmp_path, SPEC, TIMES, KEY)
+    found = plan(tmp_path)
+    assert (found.tree, found.notes) == (TREE, ())
+    for shape in (PrefillShape(1, 8), PrefillShape(99, 31), PrefillShape(1, 1, 32)):
+        match = found.choose(shape)
+        assert match is not None
+        assert match.entry.record_id == choose(TREE, shape)
+    data = found.as_data()
+    assert [(each["serves"], each["tuned_at"]) for each in data["kernels"]] == [
+        ("kv_len < 32", "b1_q16_kv16"),
+        ("kv_len >= 32", "b2_q64_kv64"),
+    ]
+    assert data["boundaries"] == {
+        "measured_on": {"name": "test"}, "date": "2026-11-23", "points": 2,
+    }  # fmt: skip
+
+
+def test_a_record_that_is_nowhere_the_best_is_not_in_the_plan(tmp_path: Path) -> None:
+    filled(tmp_path, [SHORT, LONG])
+    slower = {shape: {SHORT.record_id: 2.0, LONG.record_id: 1.0} for shape in TIMES}
+    swept(tmp_path, SPEC, slower, KEY)
+    found = plan(tmp_path)
+    assert (found.tree, list(found.matches)) == (Leaf(LONG.record_id), [LONG.record_id])
+
+
+def test_several_records_that_nothing_tells_apart(tmp_path: Path) -> None:
+    filled(tmp_path, [SHORT, LONG])
+    with pytest.raises(NotSweptError) as caught:
+        plan(tmp_path)
+    words = ["2 records", str(SPEC), "llvm-znver4-2c", COMMAND, "on a machine of"]
+    assert [word for word in words if word not in str(caught.value)] == []
+    swept(tmp_path, SPEC, {"1x16": {"gone": 1.0}}, KEY)
+    with pytest.raises(NotSweptError, match="nothing was measured"):
+        plan(tmp_path)
+
+
+def test_a_record_that_came_after_the_sweep_serves_nothing_and_is_named(tmp_path: Path) -> None:
+    new = entry(4, "b4_q32_kv32")
+    filled(tmp_path, [SHORT, LONG, new])
+    swept(tmp_path, SPEC, TIMES, KEY)
+    found = plan(tmp_path)
+    assert found.tree == TREE
+    (note,) = found.notes
+    assert note.startswith(f"{new.record_id} came after the sweep of 2026-11-23")
+    assert COMMAND in note
+    assert found.as_data()["notes"] == [note]
+
+
+def test_a_record_that_is_gone_since_the_sweep_is_named(tmp_path: Path) -> None:
+    filled(tmp_path, [SHORT])
+    single = {shape: {SHORT.record_id: 3.0, "gone": 1.0} for shape in TIMES}
+    swept(tmp_path, SPEC, single, KEY)
+    assert plan(tmp_path).notes == ()  # one is left, which needs no sweep
+    filled(tmp_path, [LONG])
+    times = {shape: {**each, "gone": 0.1} for shape, each in TIMES.items()}
+    swept(tmp_path, SPEC, times, KEY)
+    found = plan(tmp_path)
+    assert found.tree == TREE
+    (note,) = found.notes
+    assert note.startswith("gone of the sweep of 2026-11-23")
+    assert COMMAND in note
+
+
+def test_the_stock_rules_serve_nothing(tmp_path: Path) -> None:
+    filled(tmp_path, [STOCK])
+    with pytest.raises(NoRecordError, match="no record that fits any shape"):
+        plan(tmp_path)
+    filled(tmp_path, [SHORT])
+    assert plan(tmp_path).tree == Leaf(SHORT.record_id)
+
+
+def test_the_fastest_record_of_each_shape_and_distribution_is_a_candidate(tmp_path: Path) -> None:
+    slower, other_lens = entry(5, "b1_q16_kv16", secs=4e-3), entry(6, "b1_q16_kv16", lens="uniform")
+    filled(tmp_path, [SHORT, slower, STOCK, other_lens, LONG])
+    found = candidates(Finder([tmp_path]), KEY, SPEC)
+    assert set(found) == {SHORT.record_id, other_lens.record_id, LONG.record_id}
+    assert all(record == match.entry.record_id for record, match in found.items())
+
+
+def test_the_earlier_database_has_the_say(tmp_path: Path) -> None:
+    own, committed = tmp_path / "own", tmp_path / "committed"
+    for root in (own, committed):
+        filled(root, [SHORT, LONG])
+    swept(committed, SPEC, TIMES, KEY, date="2026-01-01")
+    roots = [own, committed]
+    sweep = make_plan(SPEC, CPU, roots).sweep
+    assert sweep is not None
+    assert sweep.date == "2026-01-01"
+    swept(own, SPEC, TIMES, KEY)
+    sweep = make_plan(SPEC, CPU, roots).sweep
+    assert sweep is not None
+    assert sweep.date == "2026-11-23"
+
+
+def test_no_record_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    root = tmp_path / "database"
+    for on_missing in ("error", "nearest", "baseline"):
+        with pytest.raises(NoRecordError) as caught:
+            plan(root, on_missing=on_missing)
+        words = [str(SPEC), "llvm-znver4-2c", str(root), "prefilltune tune"]
+        assert [word for word in words if word not in str(caught.value)] == []
+    assert "TVM has no masked prefill kernel for llvm" in str(caught.value)
+    assert not root.exists()
+
+
+def test_an_unknown_answer_to_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="'ignore'; choose error, nearest, baseline"):
+        plan(tmp_path, on_missing="ignore")
+
+
+WGMMA = entry(7, "b8_q128_kv128", "cuda_wgmma")
+
+
+def test_records_of_another_device_serve_where_they_are_asked_for(tmp_path: Path) -> None:
+    filled(tmp_path, [WGMMA], H100)
+    with pytest.raises(NoRecordError) as caught:
+        plan(tmp_path, gpu(H200))
+    assert "take those of cuda-sm_90a-h100 with on_missing='nearest'" in str(caught.value)
+    assert "on_missing='baseline'" in str(caught.value)
+    found = plan(tmp_path, gpu(H200), on_missing="nearest")
+    assert (found.key, found.tree) == (H200, Leaf(WGMMA.record_id))
+    (described,) = found.as_data()["kernels"]
+    assert (described["tier"], described["tuned_for"]) == ("family", "cuda-sm_90a-h100")
+
+
+def test_own_records_come_before_those_of_another_device(tmp_path: Path) -> None:
+    filled(tmp_path, [WGMMA], H100)
+    own = entry(8, "b1_q128_kv128", "cuda_wgmma")
+    filled(tmp_path, [own], H200)
+    (match,) = plan(tmp_path, gpu(H200), on_missing="nearest").matches.values()
+    assert (match.entry, match.tier) == (own, Tier.EXACT)
+
+
+def test_an_architecture_takes_the_records_and_the_sweep_of_a_device(tmp_path: Path) -> None:
+    other = entry(8, "b1_q512_kv512", "cuda_wgmma")
+    filled(tmp_path, [WGMMA, other], H100)
+    with pytest.raises(NotSweptError, match=r"--target cuda .* on a machine of cuda-sm_90a-h100"):
+        plan(tmp_path, gpu(ANY))
+    times = {
+        "8x128": {WGMMA.record_id: 1.0, other.record_id: 2.0},
+        "1x512": {WGMMA.record_id: 2.0, other.record_id: 1.0},
+    }
+    swept(tmp_path, SPEC, times, H100)
+    found = plan(tmp_path, gpu(ANY))
+    assert found.tree == Split("kv_len", 256, Leaf(WGMMA.record_id), Leaf(other.record_id))
+    assert {match.tier for match in found.matches.values()} == {Tier.FAMILY}
+
+
+def test_an_architecture_without_its_suffix(tmp_path: Path) -> None:
+    with pytest.raises(NoRecordError, match="name the target's arch sm_90a"):
+        plan(tmp_path, gpu(TargetKey("cuda", "sm_90")))
+
+
+def test_the_baseline_serves_on_a_gpu_where_it_is_asked_for(tmp_path: Path) -> None:
+    found = plan(tmp_path, gpu(H100), on_missing="baseline")
+    assert (found.tree, found.choose(PrefillShape(1, 1))) == (None, None)
+    (note,) = found.notes
+    assert "TVM's hand-written kernel" in note
+    assert "prefilltune tune" in note
+    data = found.as_data()
+    assert data["kernels"] == [{"serves": "every shape", "record": None, "tier": "baseline"}]
+    filled(tmp_path, [WGMMA], H100)
+    assert plan(tmp_path, gpu(H100), on_missing="baseline").tree == Leaf(WGMMA.record_id)
+
+
+def test_records_of_another_tvm_are_refused(tmp_path: Path) -> None:
+    edit_provenance(filled(tmp_path, [WGMMA], H100), tvm="0.26.0")
+    with pytest.raises(VersionMismatchError, match=r"0\.26\.0"):
+        plan(tmp_path, gpu(H100), on_missing="baseline")
+    with pytest.raises(VersionMismatchError, match=r"0\.26\.0"):
+        plan(tmp_path, gpu(H200), on_missing="nearest")
+    with pytest.raises(NoRecordError, match="on cuda-sm_90a-h200"):  # which were not asked for
+        plan(tmp_path, gpu(H200))
