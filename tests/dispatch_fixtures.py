@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from database_fixtures import PROVENANCE, trace_of
 from tvm import s_tir
 
-from prefilltune.database import Entry, RecordStore, TargetKey, entry_from
+from prefilltune.database import Entry, Match, RecordStore, TargetKey, Tier, entry_from
+from prefilltune.tuning.apply import apply_record
 from prefilltune.tuning.dispatch import Point, Sweep, write_sweep
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused, schedule
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
-from prefilltune.workloads import PrefillShape, PrefillSpec
+from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
 SPEC = PrefillSpec(2, 1, 16, "float32")
 SHORT, LONG = PrefillShape(1, 16), PrefillShape(2, 64)
@@ -38,6 +40,12 @@ def record(
         PROVENANCE, spec=str(spec), shape=str(shape), space=LlvmFused.name, variant=variant
     )
     return entry_from(description, trace_of(sch), [2e-3], target().target, provenance)
+
+
+def scheduled(spec: PrefillSpec, shape: PrefillShape, sizes: SymbolicShape) -> Any:
+    """The kernel of a record of ``spec`` at ``shape``, for every size."""
+    match = Match(record(spec, shape), Tier.EXACT, 0.0, target().key, Path())
+    return apply_record(match, "llvm", sizes)["main"]
 
 
 def database(root: Path, *entries: Entry) -> Path:

@@ -1,0 +1,309 @@
+"""One function with several kernels: right on every size, by the kernel that the size asks for.
+
+It is compiled as anyone would compile it, with TVM's own pipeline and nothing of this package.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from dispatch_fixtures import LONG, SHORT, SPEC, database, record, scheduled, swept, target
+from kernel_checks import kernel_error
+from tvm.runtime import tensor
+from tvm_ffi import from_dlpack
+
+from prefilltune.database import Finder, TargetKey, committed_root
+from prefilltune.tuning.apply import apply_record
+from prefilltune.tuning.build import compile_device, device_source
+from prefilltune.tuning.dispatch import (
+    Leaf,
+    Split,
+    Tree,
+    candidates,
+    choose,
+    dispatching_kernel,
+    sequence_prefill_with_mask,
+)
+from prefilltune.tuning.target import resolve_target
+from prefilltune.workloads import (
+    PADDED_LSE,
+    TOLERANCE,
+    PrefillShape,
+    PrefillSpec,
+    SymbolicShape,
+    make_inputs,
+    max_error,
+    preset,
+    reference_attention,
+)
+
+CAUSAL = PrefillSpec(4, 2, 16, "float32", "causal_padded_left")
+HALF = PrefillSpec(2, 2, 32, "float16")
+SMALL = PrefillShape(2, 8)
+SHAPES = [
+    PrefillShape(1, 1),
+    PrefillShape(3, 17, 40),
+    PrefillShape(2, 65, 31),
+    PrefillShape(1, 1, 97),
+    PrefillShape(5, 33),
+]
+
+
+def built(function: Any) -> Callable[..., None]:
+    """Compiled by TVM alone; called by the name that the function has."""
+    return tvm.tirx.build(function, target=target().target)[str(function.attrs["global_symbol"])]
+
+
+def valid_lens(shape: PrefillShape) -> list[np.ndarray]:
+    longest = max(shape.qo_len, shape.num_kv)
+    same = [np.full(shape.batch, each) for each in (0, 1, longest, longest + 7, -3)]
+    return [*same, np.resize([longest // 2, longest, 0, 1, longest - 1], shape.batch)]
+
+
+@pytest.fixture(scope="module", params=[SPEC, CAUSAL, HALF], ids=str)
+def drop_in(request, tmp_path_factory) -> tuple[PrefillSpec, Any]:
+    """A spec and its kernel, of two records."""
+    spec = request.param
+    short = record(spec, SHORT, packed=spec.dtype == "float16")
+    long = record(spec, LONG, q_tile=32, packed=True)
+    root = database(tmp_path_factory.mktemp("database"), short, long)
+    one, other = short.record_id, long.record_id
+    swept(root, spec, {"1x16": {one: 1.0, other: 2.0}, "2x64": {one: 2.0, other: 1.0}})
+    function = sequence_prefill_with_mask(
+        spec.num_kv_heads,
+        spec.num_qo_heads,
+        spec.head_dim,
+        spec.dtype,
+        target().target,
+        spec.scale,
+        mask_mode=spec.mask_mode,
+        database=root,
+    )
+    return spec, built(function)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_size_and_length_is_right(drop_in, shape: PrefillShape) -> None:
+    spec, kernel = drop_in
+    for seed, lens in enumerate(valid_lens(shape)):
+        assert kernel_error(kernel, spec, shape, lens, seed) <= TOLERANCE[spec.dtype], lens
+
+
+@pytest.fixture(scope="module")
+def marked() -> Callable[[Tree], Callable[..., None]]:
+    """Makes functions whose kernels show which they are: ``sN`` scales the scores by ``N``."""
+    sizes = SymbolicShape.fresh()
+    specs = {f"s{n}": PrefillSpec(2, 1, 16, "float32", sm_scale=SPEC.scale * n) for n in (1, 2, 3)}
+    kernels = {name: scheduled(spec, SHORT, sizes) for name, spec in specs.items()}
+
+    def make(tree: Tree) -> Callable[..., None]:
+        return built(dispatching_kernel(SPEC, tree, kernels, sizes, target().target))
+
+    return make
+
+
+def called(kernel: Callable[..., None], shape: PrefillShape) -> str:
+    """Which of the marked kernels computed what came out."""
+    inputs = make_inputs(SPEC, shape, np.full(shape.batch, 999), seed=0)
+    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    output = tensor(np.full(inputs.query.shape, np.nan, "float32"))
+    lse = tensor(np.full(inputs.query.shape[:3], np.nan, "float32"))
+    kernel(*map(tensor, arrays), output, lse)
+    errors = {}
+    for n in (1, 2, 3):
+        spec = PrefillSpec(2, 1, 16, "float32", sm_scale=SPEC.scale * n)
+        errors[f"s{n}"] = max_error(lse.numpy(), reference_attention(spec, *arrays)[1])
+    (name,) = [name for name, error in errors.items() if error <= TOLERANCE["float32"]]
+    return name
+
+
+def test_the_kernel_that_the_tree_names_is_called(marked) -> None:
+    tree = Split(
+        "batch",
+        3,
+        Split("kv_len", 24, Leaf("s1"), Leaf("s2")),
+        Split("qo_len", 20, Leaf("s3"), Split("kv_len", 9, Leaf("s2"), Leaf("s1"))),
+    )
+    kernel = marked(tree)
+    shapes = [
+        PrefillShape(batch, qo_len, kv_len)
+        for batch in (2, 3)
+        for qo_len in (19, 20)
+        for kv_len in (8, 9, 23, 24)
+    ]
+    assert [called(kernel, each) for each in shapes] == [choose(tree, each) for each in shapes]
+
+
+def test_a_single_kernel_serves_everything(marked) -> None:
+    kernel = marked(Leaf("s3"))
+    assert {called(kernel, PrefillShape(1, n)) for n in (5, 50)} == {"s3"}
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    root = database(tmp_path_factory.mktemp("database"), record(SPEC, SHORT))
+    return built(
+        sequence_prefill_with_mask(
+            1, 2, 16, "float32", target().target, SPEC.scale, database=str(root)
+        )
+    )
+
+
+def placed(array: np.ndarray, elements: int = 0) -> np.ndarray:
+    """A copy that begins so many elements after an address that vectors may have."""
+    memory = np.empty(array.size + 64, array.dtype)
+    begin = -memory.ctypes.data // array.itemsize % (64 // array.itemsize) + elements
+    view = memory[begin : begin + array.size].reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def arguments(shape: PrefillShape = SMALL) -> dict[str, np.ndarray]:
+    inputs = make_inputs(SPEC, shape, np.full(shape.batch, shape.qo_len), seed=1)
+    given = {
+        "q": inputs.query,
+        "k": inputs.key,
+        "v": inputs.value,
+        "valid_lens": inputs.valid_lens,
+        "output": np.full(inputs.query.shape, np.nan, "float32"),
+        "lse": np.full(inputs.query.shape[:3], np.nan, "float32"),
+    }
+    return {name: placed(array) for name, array in given.items()}
+
+
+def call(kernel: Callable[..., None], given: dict[str, np.ndarray]) -> None:
+    """Without a copy, so that the kernel sees the arrays where they lie."""
+    kernel(*map(from_dlpack, given.values()))
+
+
+@pytest.mark.parametrize(("batch", "qo_len"), [(0, 8), (2, 0), (0, 0)])
+def test_nothing_to_compute(kernel, batch: int, qo_len: int) -> None:
+    rows, keys = (batch, qo_len, 2), (batch, 8, 1, 16)
+    shapes = ((*rows, 16), keys, keys, (batch,), (*rows, 16), rows)
+    arrays = [np.zeros(shape, "int32" if len(shape) == 1 else "float32") for shape in shapes]
+    kernel(*map(tensor, arrays))
+
+
+def test_queries_without_keys(kernel) -> None:
+    given = arguments()
+    given["k"] = given["v"] = np.zeros((2, 0, 1, 16), "float32")
+    tensors = {name: tensor(array) for name, array in given.items()}
+    kernel(*tensors.values())
+    assert not tensors["output"].numpy().any()
+    assert (tensors["lse"].numpy() == np.float32(PADDED_LSE)).all()
+
+
+def spread(array: np.ndarray) -> np.ndarray:
+    """The same with a gap after each element."""
+    return np.repeat(array, 2, axis=-1)[..., ::2]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "field"),
+    [
+        # TVM looks at the strides first, which those of the shape that it expects would not be.
+        ("q", lambda array: array[:, :, :1], "strides"),
+        ("q", lambda array: array[..., :8], "strides"),
+        ("lse", lambda array: array[:, :, :1], "strides"),
+        ("q", lambda array: array[0], "ndim"),
+        ("v", lambda array: array[:, :4], "shape[1]"),
+        ("v", lambda array: array[:1], "shape[0]"),
+        ("output", lambda array: array[:, :4], "shape[1]"),
+        ("valid_lens", lambda array: array[:1], "shape[0]"),
+        ("q", lambda array: array.astype("float16"), "dtype"),
+        ("valid_lens", lambda array: array.astype("int64"), "dtype"),
+    ],
+)
+def test_wrong_tensors_are_refused_by_name(
+    kernel, name: str, change: Callable[[np.ndarray], np.ndarray], field: str
+) -> None:
+    given = arguments()
+    given[name] = placed(change(given[name]))
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call(kernel, given)
+    message = str(caught.value)
+    assert message.startswith(f"Mismatched {name}.{field} on argument")
+    assert "q: Tensor([batch_size, qo_len, 2, 16], float32)" in message
+    assert np.isnan(given["output"]).all()
+
+
+@pytest.mark.parametrize("name", ["q", "k", "output", "lse"])
+def test_strided_views_are_refused(kernel, name: str) -> None:
+    given = arguments()
+    given[name] = spread(given[name])
+    with pytest.raises(ValueError, match=rf"Mismatched {name}\.strides"):
+        call(kernel, given)
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "output", "lse"])
+def test_tensors_that_begin_within_a_vector_are_refused(kernel, name: str) -> None:
+    for elements in (1, 4, 8):
+        given = arguments()
+        given[name] = placed(given[name], elements)
+        with pytest.raises(ValueError, match=f"^{name} must begin at a multiple of 64 bytes"):
+            call(kernel, given)
+        assert np.isnan(given["output"]).all()
+
+
+def test_lengths_may_begin_anywhere(kernel) -> None:
+    given = arguments()
+    given["valid_lens"] = placed(given["valid_lens"], 1)
+    call(kernel, given)
+    expected, _ = reference_attention(SPEC, *list(given.values())[:4])
+    assert max_error(given["output"], expected) <= TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("name", ["q", "k"])
+def test_tensors_too_large_for_32_bits_are_refused(kernel, name: str) -> None:
+    def unreserved(*shape: int) -> np.ndarray:
+        """Addresses without memory behind them: nothing is read or written."""
+        no_reserve = 0x4000
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+        memory = mmap.mmap(-1, math.prod(shape) * 4, flags=flags)
+        return np.frombuffer(memory, "float32").reshape(shape)
+
+    given = arguments(PrefillShape(1, 8))
+    if name == "q":
+        rows = (1, 2**31 // 32, 2)
+        given |= {"q": unreserved(*rows, 16), "output": unreserved(*rows, 16)}
+        given["lse"] = unreserved(*rows)
+    else:
+        keys = unreserved(1, 2**31 // 16, 1, 16)
+        given |= {"k": keys, "v": keys}
+    with pytest.raises(ValueError, match=rf"^{name} has 2147483648 .* or more.*: split the batch"):
+        call(kernel, given)
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str, Any]]:
+    """A function with every kernel that was tuned for bge-base on an H100, and its target."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+    resolved = resolve_target("cuda", arch="sm_90a")
+    spec = preset("bge-base").spec("float16")
+    key = TargetKey.parse("cuda-sm_90a-h100")
+    found = candidates(Finder([committed_root()]), key, spec)
+    assert len(found) > 1
+    sizes = SymbolicShape.fresh()
+    kernels = {name: apply_record(match, "cuda", sizes)["main"] for name, match in found.items()}
+    tree: Tree = Leaf(next(iter(kernels)))
+    for number, name in enumerate(list(kernels)[1:], 1):
+        tree = Split("kv_len", 1024 >> number, Leaf(name), tree)
+    return dispatching_kernel(spec, tree, kernels, sizes, resolved.target), resolved.target, kernels
+
+
+def test_a_gpu_function_compiles_to_what_ours_does(hopper, monkeypatch) -> None:
+    function, gpu, kernels = hopper
+    monkeypatch.setenv("TVM_COMPILE_FORCE_FALLBACK", "1")  # there may be no toolkit
+    source = device_source(tvm.tirx.build(function, target=gpu))
+    monkeypatch.delenv("TVM_COMPILE_FORCE_FALLBACK")
+    assert source.count('extern "C" __global__') == 2 * len(kernels)  # declared and defined
+    assert source.count("wgmma.mma_async") > 0
+    ours, cubin = compile_device(tvm.IRModule({"main": function}), gpu)
+    assert source == ours
+    assert cubin.image[:4] == b"\x7fELF"
