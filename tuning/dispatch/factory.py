@@ -10,7 +10,7 @@ from ...database import committed_root
 from ...workloads import PrefillSpec, SymbolicShape, masked_baseline
 from ..apply import apply_record
 from ..target import ResolvedTarget, resolve_target
-from .kernel import dispatching_kernel
+from .kernel import SYMBOL, dispatching_kernel
 from .plan import Plan, make_plan
 
 
@@ -75,7 +75,7 @@ def planned_kernel(plan: Plan, target: ResolvedTarget) -> Any:
         If a record no longer replays.
     """
     if plan.tree is None:
-        return masked_baseline(plan.spec, target.target)["main"]
+        return masked_baseline(plan.spec, target.target)["main"].with_attr("global_symbol", SYMBOL)
     sizes = SymbolicShape.fresh()
     kernels = {
         record: apply_record(match, target.kind, sizes)["main"]

@@ -10,8 +10,9 @@ from ..alignment import alignment_checks, require
 from ..intrinsics import fragment_layout
 from .boundaries import Leaf, Tree
 
-#: TVM's name for its own kernel, and of its parameters.
-_SYMBOL = "batch_sequence_prefill_kv_masked"
+#: TVM's name for its own kernel.
+SYMBOL = "batch_sequence_prefill_kv_masked"
+#: And of its parameters.
 _NAMES = ("q", "k", "v", "valid_lens", "output", "lse")
 
 
@@ -81,7 +82,7 @@ def dispatching_kernel(
         ),
     )
     attributes = {
-        "global_symbol": _SYMBOL,
+        "global_symbol": SYMBOL,
         "tirx.noalias": True,
         "tirx.is_scheduled": True,
         "s_tir": True,
