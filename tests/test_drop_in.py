@@ -1,0 +1,106 @@
+"""The cases of TVM's own test of its masked prefill kernel, with the drop-in in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from dispatch_fixtures import database, record, swept, target
+from kernel_checks import kernel_error
+from tvm.relax.frontend.nn.llm.kv_cache import _attention_sequence_prefill_with_mask
+
+from prefilltune.tuning.dispatch import sequence_prefill_with_mask
+from prefilltune.workloads import MASK_MODES, TOLERANCE, PrefillShape, PrefillSpec
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory):
+    """A database with two records for each spec of the cases, and boundaries between them."""
+    root = tmp_path_factory.mktemp("database")
+    for mask_mode in MASK_MODES:
+        for h_kv in (2, 4):
+            spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
+            short = record(spec, PrefillShape(2, 16), packed=True)
+            long = record(spec, PrefillShape(4, 64), q_tile=32, packed=True)
+            database(root, short, long)
+            one, other = short.record_id, long.record_id
+            swept(root, spec, {"2x16": {one: 1.0, other: 2.0}, "4x64": {one: 2.0, other: 1.0}})
+    return root
+
+
+@pytest.fixture(scope="module")
+def drop_in(tuned) -> Make:
+    """Makes kernels, each once."""
+    made: dict[tuple[int, str], Any] = {}
+
+    def make(h_kv: int, mask_mode: str) -> Any:
+        if (h_kv, mask_mode) not in made:
+            llvm = target().target
+            # As TVM's test calls TVM's factory, but for the database.
+            function = sequence_prefill_with_mask(
+                h_kv=h_kv, h_q=4, d=64, dtype="float16", target=llvm, sm_scale=0.125,
+                mask_mode=mask_mode, database=tuned,
+            )  # fmt: skip
+            module = tvm.IRModule({"main": function})
+            made[h_kv, mask_mode] = tvm.tirx.build(module["main"], target=llvm)
+        return made[h_kv, mask_mode].main
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("h_kv", "batch", "qo_len", "kv_len", "valid_lens", "mask_modes"),
+    [
+        pytest.param(4, 2, 16, 16, [0, 0], MASK_MODES, id="zero"),
+        pytest.param(4, 2, 32, 32, [32, 32], MASK_MODES, id="full"),
+        pytest.param(4, 4, 64, 64, [10, 64, 5, 33], MASK_MODES, id="mixed"),
+        pytest.param(2, 3, 32, 32, [8, 32, 17], MASK_MODES, id="mixed_gqa"),
+        pytest.param(2, 3, 32, 48, [8, 32, 17], MASK_MODES[1:], id="qo_len_differs_from_kv_len"),
+    ],
+)
+def test_cases_of_tvm(
+    drop_in: Make,
+    h_kv: int,
+    batch: int,
+    qo_len: int,
+    kv_len: int,
+    valid_lens: list[int],
+    mask_modes: tuple[str, ...],
+) -> None:
+    for mask_mode in mask_modes:
+        spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
+        shape = PrefillShape(batch, qo_len, kv_len)
+        error = kernel_error(drop_in(h_kv, mask_mode), spec, shape, np.array(valid_lens), seed=0)
+        assert error <= TOLERANCE["float16"], mask_mode
+
+
+def test_names_shapes_and_dtypes_are_those_of_tvm(tuned) -> None:
+    fields = {"kind": "cuda", "arch": "sm_80", "max_shared_memory_per_block": 49152}
+    theirs = _attention_sequence_prefill_with_mask(
+        2, 4, 64, "float16", tvm.target.Target(fields), 0.125, mask_mode="padded"
+    )
+    ours = sequence_prefill_with_mask(2, 4, 64, "float16", target().target, 0.125, database=tuned)
+    for name in ("global_symbol", "tirx.is_scheduled"):
+        assert ours.attrs[name] == theirs.attrs[name]
+
+    def signature(function: Any) -> str:
+        (line,) = [each for each in function.script().splitlines() if each.startswith("def ")]
+        return line
+
+    assert signature(ours) == signature(theirs)
+
+
+def test_the_baseline_stands_in_where_it_is_asked_to(tmp_path) -> None:
+    fields = {"kind": "cuda", "arch": "sm_80", "max_shared_memory_per_block": 49152}
+    arguments = (2, 4, 64, "float16", tvm.target.Target(fields), 0.125)
+    ours = sequence_prefill_with_mask(*arguments, database=tmp_path, on_missing="baseline")
+    theirs = _attention_sequence_prefill_with_mask(*arguments)
+    tvm.ir.assert_structural_equal(
+        ours.without_attr("global_symbol"), theirs.without_attr("global_symbol")
+    )
+    assert ours.attrs["global_symbol"] == theirs.attrs["global_symbol"]
