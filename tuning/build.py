@@ -19,7 +19,6 @@ from .pipeline import pipeline
 PASS_CONFIG: dict[str, dict[str, Any]] = {
     "llvm": {},
     "cuda": {
-        "tirx.use_async_copy": True,
         # The compiler unrolls from a pragma: explicit copies make its input three times as long.
         "tirx.UnrollLoop": {"explicit_unroll": False},
     },
