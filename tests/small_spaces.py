@@ -39,6 +39,7 @@ class SplitScores(DesignSpace):
     scales: tuple[float, ...] = (1.0,)
     name: ClassVar[str] = "split_scores"
     kinds: ClassVar[frozenset[str]] = frozenset({"llvm"})
+    any_shape: ClassVar[bool] = False
 
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,9 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dispatch_fixtures as fixtures
+import numpy as np
 import pytest
+from dispatch_fixtures import LONG, SHORT, SPEC
 
 from prefilltune.database import committed_root
+from prefilltune.tuning.dispatch import read_sweeps
+from prefilltune.tuning.metadata import read_metadata
 
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
 
@@ -100,47 +106,220 @@ def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> Non
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_build_writes_a_library_that_runs_without_prefilltune(
-    database: Path, tmp_path: Path
-) -> None:
-    options = ("--database", str(database), "--threads", "2", "--output", str(tmp_path / "dist"))
-    done = run("build", *SMALL, *options)
+@pytest.fixture(scope="module")
+def dist(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `prefilltune build` makes of it: a kernel for the tuned shape, and one for every."""
+    folder = tmp_path_factory.mktemp("built") / "dist"
+    options = ("--database", str(database), "--threads", "2", "--output", str(folder))
+    done = run("build", *SMALL, *options, COLUMNS="200")
     assert done.returncode == 0, done.stderr
-    manifest = json.loads((tmp_path / "dist" / "manifest.json").read_text())
-    (kernel,) = manifest["kernels"]
-    assert kernel["tier"] == "exact"
+    assert "any of 1" in done.stdout
+    assert "wrote " in done.stdout
+    return folder
+
+
+def test_a_library_says_what_is_in_it(dist: Path) -> None:
+    manifest = json.loads((dist / "manifest.json").read_text())
+    library = (dist / "libprefill.so").read_bytes()
+    header = (dist / "prefill.h").read_text()
+    assert manifest["schema"] == 2
+    assert manifest["sha256"] == hashlib.sha256(library).hexdigest()
+    fixed, every = manifest["kernels"]
+    assert (fixed["shape"], fixed["tier"]) == ("b2_q24_kv24", "exact")
+    assert fixed["symbol"] == "prefill_padded_hq2_hkv1_d16_float32_s0_25_b2_q24_kv24"
+    assert (every["shape"], every["boundaries"], every["notes"]) == (None, None, [])
+    assert every["symbol"] == "prefill_padded_hq2_hkv1_d16_float32_s0_25_any"
+    (served,) = every["kernels"]
+    assert (served["serves"], served["tier"]) == ("every shape", "exact")
+    assert served["tuned_at"] == "b2_q24_kv24"
+    assert served["space"] == "llvm_fused"
+    assert "#define PREFILL_NUM_KERNELS 2" in header
+    assert f'{{"{fixed["symbol"]}",' in header
+    assert f'{{"{every["symbol"]}",' in header
+    assert '"padded", "float32", 2, 1, 16, 0.25, 2, 24, 24}' in header
+    assert '"padded", "float32", 2, 1, 16, 0.25, 0, 0, 0}' in header
+    assert read_metadata(dist / "libprefill.so") == {
+        name: value for name, value in manifest.items() if name not in ("library", "sha256")
+    }
+
+
+def test_a_library_runs_without_prefilltune(dist: Path) -> None:
     script = """
 import sys
 import numpy as np
 from tvm.runtime import load_module, tensor
-kernel = load_module(sys.argv[1])[sys.argv[2]]
+library = load_module(sys.argv[1])
 generator = np.random.default_rng(0)
-q, k, v = (tensor(generator.standard_normal((2, 24, h, 16), "float32")) for h in (2, 1, 1))
-output = tensor(np.full((2, 24, 2, 16), np.nan, "float32"))
-lse = tensor(np.zeros((2, 24, 2), "float32"))
-kernel(q, k, v, tensor(np.array([24, 5], "int32")), output, lse)
-assert np.isfinite(output.numpy()).all() and not output.numpy()[1, 5:].any()
+for symbol in sys.argv[2:]:
+    for batch, qo_len, kv_len in ((2, 24, 24), (3, 7, 33))[: 1 + symbol.endswith("_any")]:
+        rows, keys = (batch, qo_len, 2, 16), (batch, kv_len, 1, 16)
+        q, k, v = (tensor(generator.standard_normal(s, "float32")) for s in (rows, keys, keys))
+        output = tensor(np.full(rows, np.nan, "float32"))
+        lse = tensor(np.full(rows[:3], np.nan, "float32"))
+        valid_lens = np.array([24, 5, 0][:batch], "int32")
+        library[symbol](q, k, v, tensor(valid_lens), output, lse)
+        assert np.isfinite(lse.numpy()).all()
+        for one, valid in zip(output.numpy(), valid_lens):
+            assert one[:valid].all() and not one[valid:].any()
 assert not any(name.startswith("prefilltune") for name in sys.modules)
 """
-    library = str(tmp_path / "dist" / "libprefill.so")
+    kernels = json.loads((dist / "manifest.json").read_text())["kernels"]
+    symbols = [kernel["symbol"] for kernel in kernels]
     check = subprocess.run(
-        [sys.executable, "-c", script, library, kernel["symbol"]],
+        [sys.executable, "-c", script, str(dist / "libprefill.so"), *symbols],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert check.returncode == 0, check.stderr
 
 
+def test_a_kernel_for_one_shape_refuses_what_would_end_the_process(dist: Path) -> None:
+    from tvm.runtime import load_module, tensor
+    from tvm_ffi import from_dlpack
+
+    symbol = "prefill_padded_hq2_hkv1_d16_float32_s0_25_b2_q24_kv24"
+    kernel = load_module(str(dist / "libprefill.so"))[symbol]
+    rows, keys = (2, 24, 2, 16), (2, 24, 1, 16)
+    shapes = (rows, keys, keys, (2,), rows, rows[:3])
+    arrays = [np.zeros(each, "int32" if len(each) == 1 else "float32") for each in shapes]
+    kernel(*map(tensor, arrays))
+    memory = np.zeros(arrays[0].size + 32, "float32")
+    begin = -memory.ctypes.data // 4 % 16 + 1
+    view = memory[begin : begin + arrays[0].size].reshape(rows)
+    with pytest.raises(ValueError, match=r"^q must begin at a multiple of 64 bytes"):
+        kernel(from_dlpack(view), *map(tensor, arrays[1:]))
+    with pytest.raises(ValueError, match=r"Invalid valid_lens\.shape\[0\] on argument #3"):
+        kernel(*map(tensor, (*arrays[:3], np.zeros(3, "int32"), *arrays[4:])))
+
+
+def test_explain_names_the_record_of_every_shape(database: Path, dist: Path) -> None:
+    (record,) = json.loads((dist / "manifest.json").read_text())["kernels"][1]["kernels"]
+    options = ("--heads", "2/1x16", "--database", str(database), "--threads", "2")
+    done = run("explain", *options, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert "padded_hq2_hkv1_d16_float32_s0.25 on llvm-" in done.stdout
+    (row,) = [line for line in done.stdout.splitlines() if "every shape" in line]
+    for word in (record["record"], "b2_q24_kv24", "llvm_fused", "exact"):
+        assert word in row
+    done = run("explain", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    (data,) = json.loads(done.stdout)
+    assert data["kernels"] == [record]
+
+
+def test_explain_reads_a_library_of_any_machine(dist: Path, tmp_path: Path) -> None:
+    library = str(dist / "libprefill.so")
+    kernels = json.loads((dist / "manifest.json").read_text())["kernels"]
+    done = run("explain", "--library", library, "--json", PATH=str(tmp_path))  # no compiler
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == kernels
+    done = run("explain", "--library", library, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("padded_hq2_hkv1_d16_float32_s0.25") == 2
+    assert (
+        done.stdout.count(kernels[0]["record"])
+        + done.stdout.count(kernels[1]["kernels"][0]["record"])
+        >= 2
+    )
+    assert "every shape" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"", "does not say what it was built from"),
+        (b'\x7fELF prefilltune-metadata:{"kernels": [', "does not say what it was built from"),
+    ],
+)
+def test_explain_of_a_file_that_is_no_such_library(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "library.so"
+    if content is not None:
+        path.write_bytes(content)
+    done = run("explain", "--library", str(path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"{path} {message}" in done.stderr
+    assert "name a libprefill.so that `prefilltune build` wrote" in done.stderr
+
+
+def test_explain_of_what_has_no_record(tmp_path: Path) -> None:
+    root = tmp_path / "database"
+    heads = ("explain", "--heads", "13x48", "--database", str(root))
+    done = run(*heads, "--threads", "2")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "no record that fits any shape serves padded_hq13_hkv13_d48" in done.stderr
+    gpu = ("--target", "cuda", "--arch", "sm_80", "--on-missing", "baseline")
+    done = run(*heads, *gpu, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert "TVM's hand-written" in done.stdout
+    assert "prefilltune tune" in done.stdout
+    done = run(*heads, *gpu, "--json")
+    assert done.returncode == 0, done.stderr
+    (data,) = json.loads(done.stdout)
+    assert data["kernels"] == [{"serves": "every shape", "record": None, "tier": "baseline"}]
+    assert not root.exists()
+
+
+def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
+    root = tmp_path / "database"
+    entries = [fixtures.record(SPEC, SHORT), fixtures.record(SPEC, LONG, packed=True)]
+    fixtures.database(root, *entries)
+    options = ("--heads", "2/1x16", "--database", str(root), "--threads", "2")
+    done = run("explain", *options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "prefilltune sweep --target llvm --heads 2/1x16" in done.stderr
+    dist = tmp_path / "dist"
+    done = run("build", *options, "--output", str(dist))
+    assert done.returncode == 0, done.stderr
+    assert "no kernel for every shape is in it: 2 records" in done.stdout
+    kernels = json.loads((dist / "manifest.json").read_text())["kernels"]
+    assert [kernel["shape"] for kernel in kernels] == [str(SHORT), str(LONG)]
+
+    done = run("sweep", *options, "--shape", "1x9", "--shape", "2x40x65", "--lens", "uniform")
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {root / str(fixtures.target().key) / 'dispatch.json'}" in done.stdout
+    (sweep,) = read_sweeps(root / str(fixtures.target().key)).values()
+    assert {*sweep.records} == {entry.record_id for entry in entries}
+    assert [(str(p.shape), p.lens) for p in sweep.points] == [
+        ("b1_q9_kv9", "uniform"), ("b2_q40_kv65", "uniform"),
+    ]  # fmt: skip
+    assert sweep.device["threads"] == 2
+    done = run("build", *options, "--output", str(dist))
+    assert done.returncode == 0, done.stderr
+    *_, every = json.loads((dist / "manifest.json").read_text())["kernels"]
+    assert every["shape"] is None
+    assert every["boundaries"]["points"] == 2
+    assert {each["record"] for each in every["kernels"]} <= {*sweep.records}
+    done = run("explain", *options, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert "boundaries from 2 measurements on" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --model"),
+        (["--heads", "13x48"], "no record for padded_hq13_hkv13_d48_float32"),
+        (["--heads", "13x48", "--lens", "short"], "'short'"),
+        (["--heads", "13x48", "--target", "nvidia/nvidia-h100"], "no GPU that runs code for"),
+    ],
+)
+def test_a_sweep_of_what_cannot_be(arguments: list[str], message: str, tmp_path: Path) -> None:
+    if "--target" in arguments and Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has a GPU")
+    done = run("sweep", *arguments, "--database", str(tmp_path / "database"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "database").exists()
+
+
 @pytest.mark.skipif(
     not (shutil.which("cmake") and shutil.which("c++")), reason="needs CMake and a C++ compiler"
 )
-def test_the_cpp_example_runs_a_built_library(database: Path, tmp_path: Path) -> None:
+def test_the_cpp_example_runs_a_built_library(dist: Path, tmp_path: Path) -> None:
     import tvm
 
-    dist = tmp_path / "dist"
-    built = run(
-        "build", *SMALL, "--database", str(database), "--threads", "2", "--output", str(dist)
-    )
-    assert built.returncode == 0, built.stderr
     example = Path(__file__).parent.parent / "examples" / "cpp"
     runtime = Path(tvm.__file__).parent / "lib"
     config = [sys.executable, "-m", "tvm_ffi.config", "--cmakedir"]
@@ -158,9 +337,12 @@ def test_the_cpp_example_runs_a_built_library(database: Path, tmp_path: Path) ->
             env={**os.environ, "TVM_NUM_THREADS": "2"},
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-    (kernel,) = json.loads((dist / "manifest.json").read_text())["kernels"]
-    assert done.stdout.startswith(f"{kernel['symbol']}: error ")
-    assert done.stdout.endswith(", right\n")
+    kernels = json.loads((dist / "manifest.json").read_text())["kernels"]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(kernels) == 2
+    for line, kernel in zip(lines, kernels, strict=True):
+        assert line.startswith(f"{kernel['symbol']}: error ")
+        assert line.endswith(", right")
 
 
 def test_presets_are_listed() -> None:
