@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dispatch_fixtures as fixtures
 import numpy as np
 import pytest
 from dispatch_fixtures import LONG, SHORT, SPEC
+from typer.testing import CliRunner
 
 from prefilltune.database import committed_root
+from prefilltune.tuning.cli import app
 from prefilltune.tuning.dispatch import read_sweeps
 from prefilltune.tuning.metadata import read_metadata
 
@@ -191,6 +194,13 @@ def test_a_kernel_for_one_shape_refuses_what_would_end_the_process(dist: Path) -
         kernel(*map(tensor, (*arrays[:3], np.zeros(3, "int32"), *arrays[4:])))
 
 
+def explained(*options: str) -> list[dict[str, Any]]:
+    """What `prefilltune explain --json` prints, in this process."""
+    done = CliRunner().invoke(app, ["explain", *options, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
 def test_explain_names_the_record_of_every_shape(database: Path, dist: Path) -> None:
     (record,) = json.loads((dist / "manifest.json").read_text())["kernels"][1]["kernels"]
     options = ("--heads", "2/1x16", "--database", str(database), "--threads", "2")
@@ -200,9 +210,7 @@ def test_explain_names_the_record_of_every_shape(database: Path, dist: Path) -> 
     (row,) = [line for line in done.stdout.splitlines() if "every shape" in line]
     for word in (record["record"], "b2_q24_kv24", "llvm_fused", "exact"):
         assert word in row
-    done = run("explain", *options, "--json")
-    assert done.returncode == 0, done.stderr
-    (data,) = json.loads(done.stdout)
+    (data,) = explained(*options)
     assert data["kernels"] == [record]
 
 
@@ -254,9 +262,7 @@ def test_explain_of_what_has_no_record(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "TVM's hand-written" in done.stdout
     assert "prefilltune tune" in done.stdout
-    done = run(*heads, *gpu, "--json")
-    assert done.returncode == 0, done.stderr
-    (data,) = json.loads(done.stdout)
+    (data,) = explained(*heads[1:], *gpu)
     assert data["kernels"] == [{"serves": "every shape", "record": None, "tier": "baseline"}]
     assert not root.exists()
 

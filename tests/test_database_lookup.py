@@ -200,3 +200,35 @@ def test_a_finder_answers_from_one_reading(tmp_path):
     assert finder.find(KEY, SPEC, SHAPE) == first
     assert finder.find(KEY, SPEC, PrefillShape(2, 32)).entry == small_entry(1, shape="b2_q32_kv32")
     assert Finder([tmp_path]).find(KEY, SPEC, SHAPE).entry == small_entry(2, secs=1e-4)
+
+
+def test_groups_name_every_shape_lens_and_space_of_a_spec_once(tmp_path):
+    own, committed = tmp_path / "own", tmp_path / "committed"
+    other = str(replace(SPEC, mask_mode="causal_padded_left"))
+    filled(own, [small_entry(0), small_entry(1), small_entry(2, space="other")])
+    filled(committed, [small_entry(3), small_entry(4, lens="uniform"), small_entry(5, spec=other)])
+    filled(committed, [small_entry(6, shape="b9_q9_kv9")], SIBLING)
+    finder = Finder([own, tmp_path / "none", committed])
+    assert finder.groups(KEY, SPEC) == [
+        (SHAPE, "full", "online_cpu"),
+        (SHAPE, "full", "other"),
+        (SHAPE, "uniform", "online_cpu"),
+    ]
+    assert finder.groups(COUSIN, SPEC) == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_groups_of_another_tvm_are_refused(tmp_path):
+    edit_provenance(filled(tmp_path, [small_entry(0)]), tvm="0.26.0")
+    with pytest.raises(VersionMismatchError, match=r"0\.26\.0"):
+        Finder([tmp_path]).groups(KEY, SPEC)
+
+
+def test_a_family_is_the_other_devices_of_an_architecture(tmp_path):
+    cousins = [COUSIN, TargetKey("llvm", "znver4", "16c"), SIBLING, KEY]
+    for root, key in zip("aabb", cousins, strict=True):
+        filled(tmp_path / root, [small_entry(0)], key)
+    finder = Finder([tmp_path / "a", tmp_path / "b", tmp_path / "none"])
+    assert finder.family(KEY) == [cousins[1], SIBLING]
+    assert finder.family(TargetKey("llvm", "znver4")) == [cousins[1], KEY, SIBLING]
+    assert finder.family(TargetKey("llvm", "znver5", "2c")) == []

@@ -23,6 +23,13 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
 from prefilltune.database import RecordStore, StaleRecordError, entry_from, schedule
+from prefilltune.workloads import (
+    PrefillShape,
+    PrefillSpec,
+    SymbolicShape,
+    Tiles,
+    online_attention,
+)
 
 REPLAY = """
 import sys
@@ -131,6 +138,20 @@ def test_another_description_makes_the_record_stale(tmp_path):
         schedule(entry, description(8))
     words = [entry.record_id, str(tmp_path), SPEC_TEXT, "q_tile", "tune again"]
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_trace_is_applied_to_other_sizes_if_its_own_description_is_known():
+    spec, tiles = PrefillSpec.parse(SPEC_TEXT), Tiles(16, 32)
+    larger = online_attention(spec, PrefillShape(3, 50, 70), tiles)
+    symbolic = online_attention(spec, SymbolicShape.fresh(), tiles)
+    own = schedule(real_entry(), description())
+    for onto in (larger, symbolic):
+        found = schedule(real_entry(), description(), onto)
+        assert trace_of(found).as_python() == trace_of(own).as_python()
+        for there, here in zip(found.mod["main"].params, onto["main"].params, strict=True):
+            tvm.ir.assert_structural_equal(there.shape, here.shape, map_free_vars=True)
+    with pytest.raises(StaleRecordError, match="another description"):
+        schedule(real_entry(), description(8), symbolic)
 
 
 @pytest.mark.parametrize(

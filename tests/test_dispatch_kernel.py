@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from kernel_checks import kernel_error
 from tvm.runtime import tensor
 from tvm_ffi import from_dlpack
 
-from prefilltune.database import Finder, TargetKey, committed_root
+from prefilltune.database import Finder, Match, StaleRecordError, TargetKey, Tier, committed_root
 from prefilltune.tuning.apply import apply_record
 from prefilltune.tuning.build import compile_device, device_source
 from prefilltune.tuning.dispatch import (
@@ -307,3 +309,22 @@ def test_a_gpu_function_compiles_to_what_ours_does(hopper, monkeypatch) -> None:
     ours, cubin = compile_device(tvm.IRModule({"main": function}), gpu)
     assert source == ours
     assert cubin.image[:4] == b"\x7fELF"
+
+
+def test_a_trace_for_one_shape_alone_is_not_put_on_others() -> None:
+    stock = replace(record(SPEC, SHORT).provenance, space="llvm_stock", variant={})
+    entry = replace(record(SPEC, SHORT), provenance=stock)
+    match = Match(entry, Tier.EXACT, 0.0, target().key, Path())
+    with pytest.raises(ValueError, match="fit the shape alone that they were tuned on"):
+        apply_record(match, "llvm", SymbolicShape.fresh())
+
+
+def test_a_record_of_another_description_is_refused_by_file(tmp_path: Path) -> None:
+    fitting = record(SPEC, SHORT)
+    variant = {**fitting.provenance.variant, "q_tile": 32}
+    stale = replace(fitting, provenance=replace(fitting.provenance, variant=variant))
+    database(tmp_path, stale)
+    with pytest.raises(StaleRecordError) as caught:
+        sequence_prefill_with_mask(1, 2, 16, "float32", target().target, 0.25, database=[tmp_path])
+    for word in (stale.record_id, "records.json", "tune again"):
+        assert word in str(caught.value)
