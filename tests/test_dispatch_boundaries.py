@@ -157,22 +157,15 @@ def test_ranges_read_as_a_person_writes_them(where: Range, text: str) -> None:
 
 
 def test_a_sample_has_the_tuned_shapes_and_those_around_them() -> None:
-    tuned = [PrefillShape(4, 64), PrefillShape(1, 512), PrefillShape(2, 8, 99)]
+    tuned = [PrefillShape(4, 64), PrefillShape(4, 512), PrefillShape(2, 8, 99), PrefillShape(1, 1)]
     found = dispatch.sample(tuned)
     assert set(tuned) < set(found)
     assert len(found) == len(set(found))
-    for batch in (1, 2, 4):  # every length that was tuned for, whichever batch it was tuned for
-        lengths = [
-            shape.qo_len for shape in found if shape.batch == batch and shape not in tuned[2:]
-        ]
-        assert (min(lengths), max(lengths)) == (32, 1024)
-        assert {64, 181, 512} < set(lengths)
-        assert any(length % 2 for length in lengths if length != 181)
-    assert dispatch.sample(tuned[2:]) == tuned[2:]
-    assert [str(shape) for shape in dispatch.sample([PrefillShape(1, 1)])] == [
-        "b1_q1_kv1",
-        "b1_q2_kv2",
-    ]
+    for batch, shortest, longest in ((4, 32, 1024), (2, 49, 196), (1, 1, 4)):
+        lengths = [shape.num_kv for shape in found if shape.batch == batch]
+        assert (min(lengths), max(lengths)) == (shortest, longest)
+        assert any(length % 2 for length in lengths)
+    assert [shape for shape in found if shape.qo_len != shape.num_kv] == [tuned[2]]
 
 
 @pytest.mark.parametrize("module", [boundaries, measuring])
