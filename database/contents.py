@@ -233,7 +233,8 @@ class Contents:
             raise ValueError(f"it is not record {id_}")
         provenance = Provenance.from_json(self.provenance[id_], f"record {id_}")
         workload = (line.workload, self.workload_text(line.workload))
-        return Entry(id_, workload, trace, tuple(secs), target, args, provenance, self.origin)
+        return Entry(id_, workload, trace, tuple(secs), target, args, provenance, self.origin,
+                     line.place.offset)  # fmt: skip
 
 
 def loads(raw: bytes) -> Any:

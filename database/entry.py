@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .provenance import Provenance
@@ -64,6 +65,8 @@ class Entry:
         Where it comes from.
     origin : str
         The file it was read from; no part of equality.
+    offset : int
+        Where its line begins in that file, in bytes; no part of equality.
 
     Raises
     ------
@@ -79,12 +82,28 @@ class Entry:
     args_info: list[Any] | None
     provenance: Provenance
     origin: str = field(default="", compare=False)
+    offset: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if not self.run_secs or not all(
             type(secs) in (int, float) and 0 < secs < MAX_RUN_SECS for secs in self.run_secs
         ):
             raise ValueError(f"measured times {self.run_secs} are not all in 0 .. 1e9 s")
+
+    @property
+    def place(self) -> str:
+        """The file and the line that it was read from, for people."""
+        try:
+            with open(self.origin, "rb") as file:
+                return f"{self.origin}:{1 + file.read(self.offset).count(10)}"
+        except OSError:  # it was made here, or its file is gone
+            return self.origin or "no file"
+
+    @property
+    def mend(self) -> str:
+        """The command that takes it out of its database, for errors; then it is tuned again."""
+        root = Path(self.origin).parent.parent
+        return f"run: prefilltune db remove {self.record_id} --database {root}, and tune again"
 
     @property
     def payload(self) -> list[Any]:

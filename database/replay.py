@@ -96,7 +96,7 @@ def schedule(
     from tvm import s_tir
     from tvm.s_tir import meta_schedule as ms
 
-    where = f"record {entry.record_id} of {entry.origin or 'no file'}"
+    where = f"{entry.place}: record {entry.record_id}"
     try:
         workload = ms.database.Workload.from_json(list(entry.workload_line))
         # The stored hash is no proof of a difference: TVM says hashes depend on the environment.
@@ -106,14 +106,14 @@ def schedule(
             s_tir.schedule.Trace.apply_json_to_schedule(entry.trace, scheduled)
     except Exception as error:  # TVM raises any Python class, by the name its C++ gives
         raise StaleRecordError(
-            f"{where}: TVM refuses it: {str(error).strip()[-400:]}; tune "
-            f"{entry.provenance.spec} at {entry.provenance.shape} again, or prune the record"
+            f"{where} of {entry.provenance.spec} at {entry.provenance.shape}: TVM refuses it: "
+            f"{str(error).strip()[-400:]}; {entry.mend}"
         ) from error
     if not same:
         raise StaleRecordError(
             f"{where} was measured on another description than the one built today for "
             f"{entry.provenance.spec} at {entry.provenance.shape} with variant "
-            f"{entry.provenance.variant}; tune again, or prune the record"
+            f"{entry.provenance.variant}; {entry.mend}"
         )
     return scheduled
 

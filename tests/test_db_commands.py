@@ -325,6 +325,17 @@ def test_prune_keeps_the_fastest(root: Path) -> None:
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
 
 
+def test_remove_takes_whole_ids(copied: Path) -> None:
+    first, *others = only_store(copied).entries
+    bad = run("remove", first.record_id, "0" * 16, "--database", copied)
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
+    assert "0" * 16 in bad.stderr
+    assert only_store(copied).entries == [first, *others]
+    (removed,) = run_json("remove", first.record_id, "--database", copied)["removed"]
+    assert removed["record"] == first.record_id
+    assert only_store(copied).entries == others
+
+
 @pytest.mark.parametrize("ending", ["json", "tar.gz"])
 def test_export_and_import(copied: Path, tmp_path: Path, ending: str) -> None:
     file, into = tmp_path / f"records.{ending}", tmp_path / "into"

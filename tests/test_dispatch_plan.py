@@ -146,6 +146,27 @@ def test_the_stock_rules_serve_nothing(tmp_path: Path) -> None:
     assert plan(tmp_path).tree == Leaf(SHORT.record_id)
 
 
+def test_records_of_an_unknown_space_are_named(tmp_path: Path) -> None:
+    unknown = entry(4, "b4_q128_kv128", "llvm_other")
+    filled(tmp_path, [unknown])
+    with pytest.raises(NoRecordError, match="records of llvm_other serve nothing"):
+        plan(tmp_path)
+    filled(tmp_path, [SHORT])
+    found = plan(tmp_path)
+    assert set(found.matches) == {SHORT.record_id}
+    (note,) = found.notes
+    assert note.startswith("records of llvm_other serve nothing")
+
+
+def test_a_sweep_of_other_records_gives_way_to_a_later_databases(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    filled(theirs, [SHORT, LONG])
+    swept(theirs, SPEC, TIMES, KEY)
+    swept(mine, SPEC, {"1x16": {"0" * 16: 1.0}}, KEY)
+    found = make_plan(SPEC, CPU, [mine, theirs])
+    assert found.tree == TREE
+
+
 def test_the_fastest_record_of_each_shape_and_distribution_is_a_candidate(tmp_path: Path) -> None:
     slower, other_lens = entry(5, "b1_q16_kv16", secs=4e-3), entry(6, "b1_q16_kv16", lens="uniform")
     filled(tmp_path, [SHORT, slower, STOCK, other_lens, LONG])

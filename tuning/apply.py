@@ -40,9 +40,9 @@ def apply_record(match: Match, kind: str, sizes: SymbolicShape | None = None) ->
     provenance = match.entry.provenance
     if provenance.space not in SPACES:
         raise StaleRecordError(
-            f"record {match.entry.record_id} in {match.root} is of the design space "
+            f"{match.entry.place}: record {match.entry.record_id} is of the design space "
             f"{provenance.space!r}, which this version does not have (it has "
-            f"{', '.join(sorted(SPACES))}); tune again, or use the version that made it"
+            f"{', '.join(sorted(SPACES))}); use the version that made it, or {match.entry.mend}"
         )
     spec, shape = PrefillSpec.parse(provenance.spec), PrefillShape.parse(provenance.shape)
     space, variant = SPACES[provenance.space], provenance.variant

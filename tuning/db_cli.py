@@ -219,6 +219,37 @@ def prune(
         )
 
 
+@app.command()
+def remove(
+    records: Annotated[list[str], typer.Argument(metavar="ID...", help="Whole ids.")],
+    database: OwnDatabaseOption = None,
+    target: TargetOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Remove records by their ids, such as those that no longer replay."""
+    opened = [_usable(each) for each in _open_all([_own_root(database)], target)]
+    wanted = set(records)
+    removed = [
+        (each.key, entry) for each in opened for entry in each.entries if entry.record_id in wanted
+    ]
+    if missing := wanted - {entry.record_id for _, entry in removed}:
+        raise NoRecordError(
+            f"{_own_root(database)} has no record {', '.join(sorted(missing))}; nothing was "
+            "removed: `prefilltune db list` names those that it has"
+        )
+    for each in opened:
+        if any(key == each.key for key, _ in removed):
+            RecordStore.open(each.root, each.key).change(
+                lambda kept: [entry for entry in kept if entry.record_id not in wanted]
+            )
+    if as_json:
+        report.say_json({"removed": [report.record_json(*each) for each in removed]})
+    else:
+        report.say_records(
+            f"removed {report.count(len(removed), 'record')}", [entry for _, entry in removed]
+        )
+
+
 @app.command("export")
 def export_records(
     file: Annotated[Path, typer.Argument(help="To write; ends in .json or .tar.gz.")],

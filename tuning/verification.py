@@ -207,7 +207,7 @@ def replay_on_today(key: TargetKey, entry: Entry, path: str) -> Entry:
     if origin.space not in SPACES:
         raise StaleRecordError(
             f"design space {origin.space!r} is unknown to this version, which has "
-            f"{', '.join(sorted(SPACES))}; tune again"
+            f"{', '.join(sorted(SPACES))}; {entry.mend}"
         )
     spec, shape = PrefillSpec.parse(origin.spec), PrefillShape.parse(origin.shape)
     description = SPACES[origin.space].describe(spec, shape, origin.variant, key.kind)
@@ -236,7 +236,7 @@ def trace_as_python(entry: Entry) -> list[str]:
 def _refuse_malformed(entry: Entry) -> None:
     """A folder may have come through git: a description that holds machine code is never loaded."""
     if reason := malformation(entry):
-        raise StaleRecordError(f"record {entry.record_id}: {reason}; prune it")
+        raise StaleRecordError(f"{entry.place}: record {entry.record_id}: {reason}; {entry.mend}")
 
 
 def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remeasured:

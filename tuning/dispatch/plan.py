@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,8 @@ def make_plan(
     for key in keys:
         found = candidates(finder, key, spec)
         if found:
-            return _plan(spec, target.key, key, found, roots)
+            plan = _plan(spec, target.key, key, found, roots)
+            return replace(plan, notes=(*plan.notes, *_unknown_spaces(finder, key, spec)))
     if on_missing == "baseline" and target.kind == "cuda":
         note = (
             f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; run: "
@@ -123,6 +124,16 @@ def candidates(finder: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str, M
             if known is None or match.entry.speed < known.entry.speed:
                 found[shape, lens] = match
     return {match.entry.record_id: match for match in found.values()}
+
+
+def _unknown_spaces(finder: Finder, key: TargetKey, spec: PrefillSpec) -> list[str]:
+    """A note on records that this version cannot replay."""
+    unknown = sorted({space for _, _, space in finder.groups(key, spec) if space not in SPACES})
+    return [
+        f"records of {space} serve nothing: this version has no design space of that name; use the "
+        "version that made them, or tune again"
+        for space in unknown
+    ]
 
 
 def _has_candidates(finder: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
@@ -148,15 +159,14 @@ def _plan(
         f"prefilltune sweep --target {key.kind} --heads {heads} --mask-mode {spec.mask_mode} "
         f"--dtype {spec.dtype}, on a machine of {key}"
     )
-    sweep = next(
-        (each for root in roots if (each := read_sweeps(root / str(key)).get(str(spec)))), None
-    )
-    measured = [record for record in sweep.records if record in found] if sweep else []
-    if sweep is None or not measured:
+    sweeps = [each for root in roots if (each := read_sweeps(root / str(key)).get(str(spec)))]
+    sweep = next((each for each in sweeps if found.keys() & set(each.records)), None)
+    if sweep is None:
         raise NotSweptError(
             f"{len(found)} records of {spec} on {key} could serve any shape, and nothing was "
             f"measured that says which is best where; run: {command}"
         )
+    measured = [record for record in sweep.records if record in found]
     notes = []
     if unmeasured := sorted(found.keys() - set(measured)):
         notes.append(
@@ -203,7 +213,7 @@ def _miss(
     on_missing: str,
 ) -> str:
     family = [key for key in finder.family(target.key) if _has_candidates(finder, key, spec)]
-    hints = []
+    hints = _unknown_spaces(finder, target.key, spec)
     if family:
         hints.append(f"take those of {', '.join(map(str, family))} with on_missing='nearest'")
     if target.kind == "cuda" and target.key.arch == "sm_90":
