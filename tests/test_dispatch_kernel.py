@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from cuda_schedules import for_every_shape
 from dispatch_fixtures import LONG, SHORT, SPEC, database, record, scheduled, swept, target
 from kernel_checks import kernel_error
 from tvm.runtime import tensor
@@ -308,6 +309,19 @@ def test_a_gpu_function_compiles_to_what_ours_does(hopper, monkeypatch) -> None:
     assert source.count("wgmma.mma_async") > 0
     ours, cubin = compile_device(tvm.IRModule({"main": function}), gpu)
     assert source == ours
+    assert cubin.image[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("space", ["cuda_mma", "cuda_simt"])
+def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
+    """TVM places barriers under no condition that threads might see differently."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+    resolved = resolve_target("cuda", arch="sm_80")
+    spec = PrefillSpec(2, 1, 32, "float32" if space == "cuda_simt" else "bfloat16")
+    function = for_every_shape(space, spec, resolved)
+    source, cubin = compile_device(tvm.IRModule({"main": function}), resolved.target)
+    assert source.count('extern "C" __global__') == 4
+    assert "__syncthreads" in source
     assert cubin.image[:4] == b"\x7fELF"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
@@ -50,37 +50,24 @@ def dispatching_kernel(
     from tvm import s_tir, tirx
 
     buffers = _parameters(spec, sizes)
-    asked = {"batch": sizes.batch, "qo_len": sizes.qo_len, "kv_len": sizes.num_kv}
     names = list(kernels)
-
-    def chosen(tree: Tree) -> Any:
-        if isinstance(tree, Leaf):
-            return tirx.const(names.index(tree.kernel), "int32")
-        return tirx.Select(asked[tree.size] < tree.below, chosen(tree.less), chosen(tree.rest))
-
     choice = tirx.Var("kernel", "int32")
     served = _with_parameters(kernels[names[-1]], buffers, names[-1])
     for index, name in reversed(list(enumerate(names[:-1]))):
         kernel = _with_parameters(kernels[name], buffers, name)
-        served = tirx.IfThenElse(tirx.EQ(choice, tirx.const(index, "int32")), kernel, served)
+        served = _if(tirx.EQ(choice, tirx.const(index, "int32")), kernel, served)
     if target.kind.name == "cuda":
         # Its compiler unrolls from a pragma; spelled out, the source would be three times as long.
         zero = tirx.const(0, "int32")
         served = tirx.AttrStmt(zero, "pragma_unroll_explicit", zero, served)
-    some = tirx.all(sizes.batch > 0, sizes.qo_len > 0)  # a GPU launches no grid of nothing
-    checks = [
+    steps = [
         *_size_checks(spec, sizes),
         *alignment_checks(buffers, target.kind.name),
+        tirx.Bind(choice, _index(tree, names, sizes)),
+        # A GPU launches no grid of nothing.
+        _if(tirx.all(sizes.batch > 0, sizes.qo_len > 0), served),
     ]
-    root = s_tir.SBlock(
-        [],
-        [],
-        [],
-        "root",
-        tirx.SeqStmt(
-            [*checks, tirx.Bind(choice, chosen(tree)), tirx.IfThenElse(some, served, None)]
-        ),
-    )
+    root = s_tir.SBlock([], [], [], "root", tirx.SeqStmt(steps))
     attributes = {
         "global_symbol": SYMBOL,
         "tirx.noalias": True,
@@ -89,6 +76,24 @@ def dispatching_kernel(
     }
     function = tirx.PrimFunc(buffers, s_tir.SBlockRealize([], True, root)).with_attr(attributes)
     return _without_fragments(function, target)
+
+
+def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape) -> Any:
+    """Which of ``names`` serves ``sizes``, as an expression."""
+    from tvm import tirx
+
+    if isinstance(tree, Leaf):
+        return tirx.const(names.index(tree.kernel), "int32")
+    asked = {"batch": sizes.batch, "qo_len": sizes.qo_len, "kv_len": sizes.num_kv}
+    less, rest = (_index(each, names, sizes) for each in (tree.less, tree.rest))
+    return tirx.Select(asked[tree.size] < tree.below, less, rest)
+
+
+def _if(condition: Any, then: Any, otherwise: Any = None) -> Any:
+    """A choice of the host's: TVM places no barrier under one that threads might see differently."""
+    from tvm import tirx
+
+    return tirx.IfThenElse(tirx.op.tvm_thread_invariant(condition), then, otherwise)
 
 
 def _parameters(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:

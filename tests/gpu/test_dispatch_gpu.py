@@ -1,0 +1,89 @@
+"""Kernels for every shape on a real GPU: right on any, whichever of them a call goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from cuda_schedules import for_every_shape
+
+from prefilltune.tuning.build import build_library
+from prefilltune.tuning.measure import tvm_environment
+from prefilltune.tuning.measure_cuda import check_kernel
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import cuda_device, resolve_target
+from prefilltune.tuning.worker import Worker
+from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(cuda_device() is None, reason="no CUDA device that TVM can see"),
+]
+
+SHAPES = tuple(
+    PrefillShape(batch, *lengths)
+    for batch, *lengths in (
+        (1, 1), (3, 64), (3, 199), (3, 200), (3, 301), (1, 1024), (3, 301, 77), (3, 77, 301)
+    )
+)  # fmt: skip
+
+
+def _lens(shape: PrefillShape) -> list[tuple[int, ...]]:
+    full = shape.num_kv
+    found = [(full,) * shape.batch, (0, 1, full), (full + 9, -3, full // 2 + 1)]
+    return [lens[: shape.batch] for lens in found]
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Worker]:
+    with Worker(tvm_environment(1)) as worker:
+        yield worker
+
+
+@pytest.mark.parametrize("mask_mode", ["padded", "causal_padded_left"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma", "cuda_simt"])
+def test_every_shape_is_computed_right(
+    space: str, head_dim: int, mask_mode: str, runner: Worker, tmp_path: Path
+) -> None:
+    dtype = "float32" if space == "cuda_simt" else "float16"
+    spec = PrefillSpec(4, 2, head_dim, dtype, mask_mode)
+    target = resolve_target("cuda")
+    if not SPACES[space].variants(spec, SHAPES[0], target):
+        pytest.skip(f"{target.key} lacks the instructions of {space}")
+    kernel = for_every_shape(space, spec, target).with_attr("global_symbol", "main")
+    path = build_library(tvm.IRModule({"main": kernel}), target.target, str(tmp_path / "any.so"))
+    for shape in SHAPES:
+        outcome = runner.call(check_kernel, path, spec, shape, _lens(shape), 0, timeout=120)
+        assert outcome.status == "ok", (shape, outcome.detail)
+        assert outcome.value <= TOLERANCE[dtype], shape
+
+
+def test_a_foreign_pipeline_builds_the_same() -> None:
+    """And a call refuses what would poison the context."""
+    spec, device = PrefillSpec(4, 2, 64, "float16"), tvm.cuda(0)
+    target = resolve_target("cuda")
+    kernel = tvm.tirx.build(for_every_shape("cuda_mma", spec, target), target=target.target)
+    shape, rng = (2, 70), np.random.default_rng(0)
+    upload = partial(tvm.runtime.tensor, device=device)
+    query, key, value = (
+        upload(rng.standard_normal((*shape, heads, 64)).astype("float16")) for heads in (4, 2, 2)
+    )
+    lens = upload(np.array([70, 3], "int32"))
+    output, lse = (
+        upload(np.zeros((*shape, 4, 64), "float16")),
+        upload(np.zeros((*shape, 4), "float16")),
+    )
+    kernel.main(query, key, value, lens, output, lse)
+    assert np.isfinite(output.numpy()).all()
+    with pytest.raises((ValueError, TypeError), match="k"):
+        kernel.main(query, query, value, lens, output, lse)
+    torch = pytest.importorskip("torch", reason="needs the extra [torch]")
+    wide = torch.zeros(2 * 70 * 4 * 64 + 1, dtype=torch.float16, device="cuda")[1:]
+    with pytest.raises(ValueError, match="multiple of 16 bytes"):
+        kernel.main(wide.view(*shape, 4, 64), key, value, lens, output, lse)
+    kernel.main(query, key, value, lens, output, lse)
