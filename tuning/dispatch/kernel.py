@@ -90,7 +90,7 @@ def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape) -> Any:
 
 
 def _if(condition: Any, then: Any, otherwise: Any = None) -> Any:
-    """A choice of the host's: TVM places no barrier under one that threads might see differently."""
+    """A choice of the host's; under one that threads might see differently no barrier may stand."""
     from tvm import tirx
 
     return tirx.IfThenElse(tirx.op.tvm_thread_invariant(condition), then, otherwise)
