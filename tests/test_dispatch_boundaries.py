@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -64,7 +65,7 @@ def test_with_one_distribution_no_measured_shape_loses_more_than_the_tolerance(
 
 
 @given(samples(), st.floats(0, 0.5))
-def test_a_shape_that_loses_more_has_the_kernel_with_the_least_loss_over_its_distributions(
+def test_a_shape_that_loses_more_has_the_kernel_with_the_least_excess_over_its_distributions(
     points: list[Point], tolerance: float
 ) -> None:
     tree = grow(points, tolerance)
@@ -73,10 +74,10 @@ def test_a_shape_that_loses_more_has_the_kernel_with_the_least_loss_over_its_dis
         kernel = choose(tree, shape)
         if max(point.loss(kernel) for point in here) > tolerance:
             lost = {
-                each: math.fsum(math.log1p(point.loss(each)) for point in here)
+                each: math.fsum(math.log1p(point.excess(each, tolerance)) for point in here)
                 for each in here[0].seconds
             }
-            assert lost[kernel] == min(lost.values())
+            assert lost[kernel] == pytest.approx(min(lost.values()))
 
 
 @given(samples(), st.randoms(use_true_random=False))
@@ -173,3 +174,14 @@ def test_examples_in_the_documentation(module) -> None:
     result = doctest.testmod(module)
     assert result.attempted
     assert not result.failed
+
+
+def test_what_may_be_noise_makes_no_boundary() -> None:
+    quiet = [
+        Point(PrefillShape(1, 16), "full", {"a": 1.00, "b": 1.04}),
+        Point(PrefillShape(1, 64), "full", {"a": 1.05, "b": 1.00}),
+    ]
+    assert isinstance(grow(quiet), Split)
+    assert grow([replace(point, noise=0.06) for point in quiet]) == Leaf("b")
+    loud = [*quiet, Point(PrefillShape(1, 256), "full", {"a": 9.0, "b": 1.0}, noise=0.06)]
+    assert grow([replace(point, noise=0.06) for point in loud]) == Leaf("b")

@@ -53,12 +53,13 @@ def test_a_sweep_stands_beside_those_of_other_specs_and_replaces_its_own(tmp_pat
 def test_times_are_kept_to_five_digits_and_a_point_has_a_line(tmp_path: Path) -> None:
     times = {"0123": 1.23456789e-4, "4567": 2.0}
     path = write_sweep(
-        tmp_path, replace(SWEEP, points=(Point(PrefillShape(1, 16), "full", times),))
+        tmp_path, replace(SWEEP, points=(Point(PrefillShape(1, 16), "full", times, 0.01234),))
     )
     (point,) = read_sweeps(tmp_path)[SWEEP.spec].points
     assert point.seconds == {"0123": 1.2346e-4, "4567": 2.0}
-    assert '  {"shape": "b1_q16_kv16", "lens": "full", "seconds": [0.00012346, 2.0]}' in (
-        path.read_text().splitlines()
+    assert (
+        '  {"shape": "b1_q16_kv16", "lens": "full", "noise": 0.012, "seconds": [0.00012346, 2.0]}'
+        in (path.read_text().splitlines())
     )
 
 

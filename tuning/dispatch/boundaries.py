@@ -18,7 +18,7 @@ from ...workloads import PrefillShape
 #: Sizes that boundaries may ask for, by what they are called.
 SIZES = ("batch", "qo_len", "kv_len")
 
-#: A kernel this much slower than the best, as a share, is as good: timings vary by more.
+#: A kernel this much slower than the best, as a share, is as good.
 TOLERANCE = 0.02
 
 
@@ -34,11 +34,14 @@ class Point:
         Length distribution of the batches.
     seconds : Mapping[str, float]
         A call, by the kernel's name; the same names for every point of a sample.
+    noise : float
+        How far timings of one kernel lay apart there, as a share: interquartile range over median.
     """
 
     shape: PrefillShape
     lens: str
     seconds: Mapping[str, float]
+    noise: float = 0.0
 
     def among(self, kernels: Sequence[str]) -> Point:
         """The same with fewer kernels."""
@@ -47,6 +50,10 @@ class Point:
     def loss(self, kernel: str) -> float:
         """Time of ``kernel`` over that of the best, minus 1."""
         return self.seconds[kernel] / min(self.seconds.values()) - 1
+
+    def excess(self, kernel: str, tolerance: float) -> float:
+        """What of the loss is neither tolerated nor may be noise."""
+        return max(0.0, self.loss(kernel) - max(tolerance, self.noise))
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,13 @@ def grow(points: Sequence[Point], tolerance: float = TOLERANCE) -> Tree:
     >>> grow([Point(PrefillShape(1, n), "full", {"a": a, "b": b}) for n, a, b in sample])
     Split(size='kv_len', below=256, less=Leaf(kernel='a'), rest=Leaf(kernel='b'))
     """
-    kernel = _best(points)
-    if max(point.loss(kernel) for point in points) <= tolerance:
+    kernel = _best(points, tolerance)
+    if not any(point.excess(kernel, tolerance) for point in points):
         return Leaf(kernel)
     parted = [(size, below, *_part(points, size, below)) for size, below in _candidates(points)]
     if not parted:  # one shape
         return Leaf(kernel)
-    size, below, less, rest = min(parted, key=lambda each: _lost(each[2]) + _lost(each[3]))
+    size, below, less, rest = min(parted, key=lambda each: _lost(each[2:], tolerance))
     smaller, larger = grow(less, tolerance), grow(rest, tolerance)
     return smaller if smaller == larger else Split(size, below, smaller, larger)
 
@@ -141,17 +148,23 @@ def size_of(shape: PrefillShape, size: str) -> int:
     return {"batch": shape.batch, "qo_len": shape.qo_len, "kv_len": shape.num_kv}[size]
 
 
-def _best(points: Sequence[Point]) -> str:
-    """The kernel with the least loss; of equals the one that is first by name."""
-    return min(sorted(points[0].seconds), key=lambda kernel: _loss(points, kernel))
+def _best(points: Sequence[Point], tolerance: float) -> str:
+    """The kernel that loses least; of equals the one that is first by name."""
+    return min(sorted(points[0].seconds), key=lambda kernel: _loss(points, kernel, tolerance))
 
 
-def _loss(points: Sequence[Point], kernel: str) -> float:
-    return math.fsum(math.log1p(point.loss(kernel)) for point in points)
+def _loss(points: Sequence[Point], kernel: str, tolerance: float) -> tuple[float, float]:
+    """What is lost in excess over all points; and, among kernels that lose none, all that is."""
+    return (
+        math.fsum(math.log1p(point.excess(kernel, tolerance)) for point in points),
+        math.fsum(math.log1p(point.loss(kernel)) for point in points),
+    )
 
 
-def _lost(points: Sequence[Point]) -> float:
-    return _loss(points, _best(points))
+def _lost(parts: Sequence[Sequence[Point]], tolerance: float) -> tuple[float, float]:
+    """The losses of several parts, each by its best kernel."""
+    losses = [_loss(points, _best(points, tolerance), tolerance) for points in parts]
+    return math.fsum(excess for excess, _ in losses), math.fsum(loss for _, loss in losses)
 
 
 def _candidates(points: Sequence[Point]) -> Iterator[tuple[str, int]]:

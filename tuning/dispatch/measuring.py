@@ -141,5 +141,12 @@ def _measure(case: Case, paths: Mapping[str, str], worker: Worker) -> Point:
         ],
         _ROUNDS,
     )
-    medians = map(statistics.median, times)
-    return Point(case.shape, case.lens.text, dict(zip(paths, medians, strict=True)))
+    medians = [statistics.median(each) for each in times]
+    spreads = [_interquartile(each) / median for each, median in zip(times, medians, strict=True)]
+    seconds = dict(zip(paths, medians, strict=True))
+    return Point(case.shape, case.lens.text, seconds, statistics.median(spreads))
+
+
+def _interquartile(times: Sequence[float]) -> float:
+    first, _, third = statistics.quantiles(times, n=4)
+    return third - first

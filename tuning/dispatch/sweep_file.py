@@ -101,6 +101,7 @@ def _text(sweep: Sweep) -> str:
             {
                 "shape": str(point.shape),
                 "lens": point.lens,
+                "noise": float(f"{point.noise:.2g}"),
                 "seconds": [float(f"{point.seconds[each]:.5g}") for each in sweep.records],
             }
         )
@@ -130,6 +131,7 @@ def _sweep(fields: Mapping[str, Any], path: Path) -> Sweep:
             PrefillShape.parse(each["shape"]),
             each["lens"],
             dict(zip(records, each["seconds"], strict=True)),
+            each["noise"],
         )
         for each in fields["points"]
     )
