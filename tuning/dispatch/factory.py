@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,17 @@ def sequence_prefill_with_mask(
         As :func:`~.plan.make_plan`.
     StaleRecordError
         If a record no longer replays.
+
+    Warns
+    -----
+    UserWarning
+        For each of the plan's notes: records that serve nothing, or the baseline that serves all.
     """
     spec = PrefillSpec(h_q, h_kv, d, dtype, mask_mode, sm_scale)
     resolved = resolve_target(target)
     plan = make_plan(spec, resolved, database_folders(database), on_missing=on_missing)
+    for note in plan.notes:
+        warnings.warn(note, stacklevel=2)
     return planned_kernel(plan, resolved)
 
 
