@@ -1,0 +1,120 @@
+"""Every tensor intrinsic against NumPy, on a real GPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from intrinsic_kernels import (
+    ROWS,
+    IntrinsicKernel,
+    acc_kernel,
+    dot_kernel,
+    expected_acc,
+    expected_dot,
+)
+
+from prefilltune.tuning.intrinsics import Product
+from prefilltune.tuning.measure import tvm_environment
+from prefilltune.tuning.nvrtc import compile_cubin
+from prefilltune.tuning.target import cuda_device, resolve_target
+from prefilltune.tuning.worker import Worker
+from prefilltune.workloads import numpy_dtype
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(cuda_device() is None, reason="no CUDA device that TVM can see"),
+]
+
+HEAD_DIMS = (32, 64, 80, 96, 128, 192, 256)
+KV_TILES = (32, 64, 128)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Worker]:
+    with Worker(tvm_environment(1)) as worker:
+        yield worker
+
+
+def launch(image: bytes, shared_bytes: int, arrays: list[np.ndarray]) -> np.ndarray:
+    """Run ``kernel`` on copies of arrays; the last one as it is afterwards. Runs in a worker."""
+    from cuda.bindings import driver
+
+    def checked(result: Any) -> Any:
+        status, *values = result
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"the driver says {status}")
+        return values[0] if values else None
+
+    checked(driver.cuInit(0))
+    device = checked(driver.cuDeviceGet(0))
+    checked(driver.cuCtxSetCurrent(checked(driver.cuDevicePrimaryCtxRetain(device))))
+    function = checked(
+        driver.cuModuleGetFunction(checked(driver.cuModuleLoadData(image)), b"kernel")
+    )
+    limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    checked(driver.cuFuncSetAttribute(function, limit, shared_bytes))
+    pointers = []
+    for array in arrays:
+        pointer = checked(driver.cuMemAlloc(array.nbytes))
+        checked(driver.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
+        pointers.append(pointer)
+    values = tuple(int(pointer) for pointer in pointers)
+    arguments = (values, (ctypes.c_void_p,) * len(values))
+    checked(driver.cuLaunchKernel(function, 1, 1, 1, 4, 8, 4, shared_bytes, 0, arguments, 0))
+    checked(driver.cuCtxSynchronize())
+    result = np.empty_like(arrays[-1])
+    checked(driver.cuMemcpyDtoH(result.ctypes.data, pointers[-1], result.nbytes))
+    return result
+
+
+def _ran(runner: Worker, kernel: IntrinsicKernel, *arrays: np.ndarray) -> np.ndarray:
+    image = compile_cubin(kernel.source, str(resolve_target("cuda").key.arch)).image
+    outcome = runner.call(launch, image, kernel.shared_bytes, list(arrays), timeout=60)
+    assert outcome.status == "ok", outcome.detail
+    return outcome.value
+
+
+def _product(unit: str, dtype: str) -> Product:
+    arch = resolve_target("cuda").key.arch
+    if unit == "wgmma" and not arch.startswith("sm_90"):
+        pytest.skip(f"{arch} has no wgmma")
+    return Product(unit, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("unit", ["wgmma", "mma"])
+def test_dot_is_the_product_with_the_transposed(unit: str, dtype: str, runner: Worker) -> None:
+    product, rng = _product(unit, dtype), np.random.default_rng(0)
+    for head_dim in HEAD_DIMS:
+        for kv_tile in KV_TILES:
+            query, key = (
+                rng.standard_normal((rows, head_dim)).astype(numpy_dtype(dtype))
+                for rows in (ROWS, kv_tile)
+            )
+            out = np.full((ROWS, kv_tile), np.nan, "float32")
+            found = _ran(runner, dot_kernel(product, kv_tile, head_dim), query, key, out)
+            error = np.abs(found - expected_dot(query, key)).max()
+            assert error <= 1e-3, (head_dim, kv_tile, error)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("unit", ["wgmma", "mma"])
+def test_acc_rescales_and_adds_the_product(unit: str, dtype: str, runner: Worker) -> None:
+    product, rng = _product(unit, dtype), np.random.default_rng(1)
+    for head_dim in HEAD_DIMS:
+        for kv_tile in KV_TILES:
+            weight = rng.uniform(0, 1, (ROWS, kv_tile)).astype(numpy_dtype(dtype))
+            value = rng.standard_normal((kv_tile, head_dim)).astype(numpy_dtype(dtype))
+            # Most rows keep their maximum, and a warp that keeps all of them skips rescaling.
+            rescale = np.where(rng.uniform(size=ROWS) < 0.1, 0.25, 1.0).astype("float32")
+            rescale[:16] = 1.0
+            out = rng.standard_normal((ROWS, head_dim)).astype("float32")
+            found = _ran(
+                runner, acc_kernel(product, kv_tile, head_dim), weight, value, rescale, out
+            )
+            error = np.abs(found - expected_acc(weight, value, rescale, out)).max()
+            assert error <= 1e-3, (head_dim, kv_tile, error)
