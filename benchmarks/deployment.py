@@ -1,7 +1,8 @@
 """What a deployment waits for: look-up and replay, loading a library, calling a kernel.
 
 Replays go over the committed records of CPUs and GPUs in turn. The call is of a kernel with next
-to nothing to compute, so that its time is an upper bound of what the host adds to a call::
+to nothing to compute, so that its time is an upper bound of what the host adds to a call: one for
+its shape alone, and one of eight in a function for every shape::
 
     python benchmarks/deployment.py > docs/measurements/deployment.json
 """
@@ -23,9 +24,11 @@ from prefilltune.database import Finder, RecordStore, TargetKey, Tier, committed
 from prefilltune.tuning.environment import versions
 from prefilltune.tuning.target import device_name, resolve_target
 from prefilltune.tuning.tvm_import import import_tvm_without_torch
-from prefilltune.workloads import PrefillShape, PrefillSpec
+from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
 SPEC, SHAPE = PrefillSpec(1, 1, 8, "float32"), PrefillShape(1, 1)
+#: In the function for every shape.
+KERNELS = 8
 CALLS = 20_000
 REPEATS = 7
 
@@ -61,7 +64,10 @@ def replays(kind: str, count: int) -> dict[str, float]:
 def built(folder: Path) -> None:
     """Build a library of the CPU's records and a kernel with next to nothing to compute."""
     import_tvm_without_torch()
+    import tvm
+
     from prefilltune.tuning.build import build_library
+    from prefilltune.tuning.dispatch import Leaf, Split, dispatching_kernel
     from prefilltune.tuning.library import build_kernels
     from prefilltune.workloads import plain_attention
 
@@ -73,6 +79,13 @@ def built(folder: Path) -> None:
     ]
     build_kernels(matches, [], target, folder)
     build_library(plain_attention(SPEC, SHAPE), target.target, str(folder / "tiny.so"))
+    sizes, tree = SymbolicShape.fresh(), Leaf("0")
+    for index in range(1, KERNELS):
+        tree = Split("kv_len", 1 << index, tree, Leaf(str(index)))
+    kernels = {str(index): plain_attention(SPEC, sizes)["main"] for index in range(KERNELS)}
+    kernel = dispatching_kernel(SPEC, tree, kernels, sizes, target.target)
+    module = tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
+    build_library(module, target.target, str(folder / "any.so"))
 
 
 def loaded(folder: Path) -> dict[str, float]:
@@ -86,16 +99,19 @@ def loaded(folder: Path) -> dict[str, float]:
     for kernel in json.loads((folder / "manifest.json").read_text())["kernels"]:
         library[kernel["symbol"]]
     load = time.perf_counter() - start
-    call = load_module(str(folder / "tiny.so"))["main"]
     query, key, value, output = (tensor(np.zeros((1, 1, 1, 8), "float32")) for _ in range(4))
     lse, valid_lens = tensor(np.zeros((1, 1, 1), "float32")), tensor(np.ones(1, "int32"))
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            call(query, key, value, valid_lens, output, lse)
-        times.append((time.perf_counter() - start) / CALLS)
-    return {"load_ms": load * 1e3, "call_us": statistics.median(times) * 1e6}
+    found = {"load_ms": load * 1e3}
+    for name, file in (("call_us", "tiny.so"), ("any_shape_call_us", "any.so")):
+        call = load_module(str(folder / file))["main"]
+        times = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                call(query, key, value, valid_lens, output, lse)
+            times.append((time.perf_counter() - start) / CALLS)
+        found[name] = statistics.median(times) * 1e6
+    return found
 
 
 def _in_a_process(*arguments: str) -> str:
@@ -134,8 +150,9 @@ def main() -> None:
                 "load_average": os.getloadavg()[0],
                 "versions": versions(),
                 "look_up_and_replay": found,
-                "load_ms": round(statistics.median(run["load_ms"] for run in runs), 2),
-                "call_us": round(statistics.median(run["call_us"] for run in runs), 2),
+                **{
+                    name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]
+                },
             },
             indent=2,
         )
