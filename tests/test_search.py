@@ -70,28 +70,33 @@ def test_failures_are_counted_by_kind_and_never_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real search over workers whose answers are replaced by each kind of failure in turn."""
+    harms = [
+        Outcome("crash", detail="died of SIGSEGV"),
+        Outcome("timeout", detail="killed after 60 s"),
+        Outcome("error", detail="ValueError"),
+    ]
     outcomes = iter(
         [
             Outcome("ok", Measurement(0.5, ())),
             Outcome("ok", Measurement(math.inf, (), "launch failure", "too many threads")),
-            Outcome("crash", detail="died of SIGSEGV"),
-            Outcome("timeout", detail="killed after 60 s"),
-            Outcome("error", detail="ValueError"),
+            *[harm for harm in harms for _ in range(2)],  # believed the second time
         ]
     )
     with Search(_case(), [SPACES["llvm_fused"]], TrialLog(tmp_path / "log", {}), _ignore) as search:
-        real_call = search.runner.call
+        runner = search.pool.slots[0].runner
+        real_call = runner.call
 
         def call(function, *args, timeout):
             if function is check_and_time:
                 return next(outcomes)
             return real_call(function, *args, timeout=timeout)
 
-        monkeypatch.setattr(search.runner, "call", call)
+        monkeypatch.setattr(runner, "call", call)
         state = search.run(Limit(trials=5))
     assert state.failures == {
         "wrong result": 1, "launch failure": 1, "crash": 1, "run timeout": 1, "run error": 1,
     }  # fmt: skip
+    assert not state.faults
     assert math.isinf(state.best_seconds)
     assert [trial.run_secs for trial in search.trials] == [()] * 5
     elapsed = [trial.elapsed for trial in search.trials]
@@ -139,7 +144,8 @@ def test_a_child_that_came_to_harm_is_replaced(
     children: list[object] = []
     space, log = SplitScores(((2, 4),)), TrialLog(tmp_path / "log", {})
     with Search(_case(), [space], log, _ignore) as search:
-        real_call = search.runner.call
+        runner = search.pool.slots[0].runner
+        real_call = runner.call
 
         def call(function, *args, timeout):
             if function is check_and_time and len(children) == 2:
@@ -153,7 +159,7 @@ def test_a_child_that_came_to_harm_is_replaced(
                 children.append(None)
 
         search.listener = count_harm
-        monkeypatch.setattr(search.runner, "call", call)
+        monkeypatch.setattr(runner, "call", call)
         state = search.run(Limit(seconds=300))
     assert state.failures == {"device fault": 1}
     assert len({child for child in children if child is not None}) == 2

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..database import trace_to_json
 from ..workloads import LengthDistribution, PrefillShape, PrefillSpec
 from .proposals import Proposal, Proposer, make_proposer, tune_context
 from .spaces import DesignSpace, Variant
@@ -86,8 +87,23 @@ class Arm:
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Take over successful trials of an earlier search."""
-        self.best = min((trial.seconds for trial in trials), default=self.best)
+        self.best = min([self.best, *(trial.seconds for trial in trials)])
         self._proposer.restore(trials)
+
+    def replay(self, trial: Trial) -> Proposal | None:
+        """A trial of another shape's on this description; ``None`` if it does not fit."""
+        from tvm.s_tir import Schedule
+        from tvm.s_tir.schedule import Trace
+
+        case = self.case
+        module = self.space.describe(case.spec, case.shape, self.variant, case.target.kind)
+        schedule = Schedule(module)
+        try:
+            Trace.apply_json_to_schedule(trial.trace, schedule)
+        except Exception:  # TVM raises any Python class, by the name its C++ gives
+            return None
+        assert schedule.trace is not None
+        return Proposal(schedule.mod, trace_to_json(schedule.trace))
 
     def propose(self, count: int) -> list[Proposal]:
         """The next candidates, about ``count``; empty once the arm is exhausted."""

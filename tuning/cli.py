@@ -1,4 +1,4 @@
-"""The command line: ``prefilltune tune | sweep | compare | build | explain | report | presets``."""
+"""The command line: ``prefilltune tune | status | compare | build | report | presets | ...``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,7 @@ from ..workloads import (
     parse_lengths,
     preset,
 )
+from .address import Address, check_key
 from .db_cli import app as db_app
 from .duration import format_duration, parse_duration
 from .environment import check_compiler, check_packages
@@ -44,11 +46,16 @@ from .errors import (
     UnsupportedTargetError,
     WorkerFailedError,
 )
+from .heads import parse_heads
+from .serve_cli import DevicesOption, parse_devices, tracker, worker
 from .tvm_import import import_tvm_without_torch
 
 if TYPE_CHECKING:
     from .comparison import Comparison
     from .dispatch import Plan
+    from .pool import Pool
+    from .progress import SearchDisplay
+    from .search import Listener
     from .target import ResolvedTarget
     from .tune import TuneResult
 
@@ -64,6 +71,8 @@ app = typer.Typer(
     help="Tune masked batch prefill attention with TVM, keep the records, build and compare.",
 )
 app.add_typer(db_app, name="db")
+app.command()(tracker)
+app.command()(worker)
 _console = Console(markup=False, highlight=False)
 
 TargetOption = Annotated[
@@ -145,8 +154,29 @@ def tune(
     compare: Annotated[
         bool, typer.Option("--compare/--no-compare", help="End with the comparison.")
     ] = True,
+    tracker: Annotated[
+        str,
+        typer.Option(
+            "--tracker", metavar="HOST:PORT", help="Measure on the devices of a tracker's workers."
+        ),
+    ] = "",
+    key: Annotated[str, typer.Option("--key", help="With --tracker: which devices.")] = "",
+    devices: DevicesOption = "",
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", help="A TOML file that says what to tune, instead of the options."),
+    ] = None,
 ) -> None:
     """Search for fast kernels and keep the best, verified, in the database."""
+    if plan is not None:
+        said = (model, heads, dtype, arch, shape, trials, budget, space, threads, tracker, devices)
+        if any(said) or target != "llvm" or lens != "full":
+            raise InvalidOptionError(
+                "--plan says what to tune, where and how long; leave out every other option but "
+                "--database"
+            )
+        _tune_plan(plan, database or work_root())
+        return
     spec, shapes = _workload(model, heads, mask_mode, dtype, shape)
     lengths = parse_lengths(lens)
     trials, seconds = _limit(trials, budget)
@@ -154,24 +184,27 @@ def tune(
         raise InvalidOptionError(f"--keep is {keep}; it must be 1 or more")
     if not 0 <= seed < 2**30:
         raise InvalidOptionError(f"--seed is {seed}; it must lie in 0 to {2**30 - 1}")
-    resolved = _prepare(target, threads, arch, runs=True)
-    spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
-    from .arm import Case
-    from .search import Limit
+    with _devices(target, threads, arch, tracker, key, devices) as (resolved, pool):
+        spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
+        from .arm import Case
+        from .search import Limit
 
-    spaces = _spaces(space, spec, shapes, resolved)
-    root = database or work_root()
-    _warn_of_bad_lines(resolved, root)
-    for each in shapes:
-        case = Case(spec, each, resolved, lengths, seed)
-        result = _tune_one(case, spaces, Limit(trials, seconds), root, keep)
-        _print_kept(result, root)
-        if result.interrupted:
-            _console.print(
-                f"interrupted; run the same command again and the search goes on from {result.log}",
-                soft_wrap=True,
-            )
-            raise typer.Exit(130)
+        spaces = _spaces(space, spec, shapes, resolved)
+        root = database or work_root()
+        _warn_of_bad_lines(resolved, root)
+        for each in shapes:
+            case = Case(spec, each, resolved, lengths, seed)
+            result = _tune_one(case, spaces, Limit(trials, seconds), root, keep, pool)
+            _print_kept(result, root)
+            if result.interrupted:
+                _console.print(
+                    "interrupted; run the same command again and the search goes on from "
+                    f"{result.log}",
+                    soft_wrap=True,
+                )
+                raise typer.Exit(130)
+    if tracker:
+        return  # the comparison is measured where it runs
     if compare and resolved.kind == "cuda" and not find_spec("torch"):
         from .report import TORCH_HINT
 
@@ -179,6 +212,20 @@ def tune(
     elif compare:
         workloads = [(spec, each) for each in shapes]
         _compare_all(workloads, resolved, [lens], root, Tier.EXACT, None)
+
+
+@app.command()
+def status(
+    plan: Annotated[
+        str, typer.Argument(help="A plan's file or its name; every plan when absent.")
+    ] = "",
+    database: DatabaseOption = None,
+) -> None:
+    """Show how far tuning plans are; needs no device and no TVM."""
+    from .plan_status import plan_tables
+
+    for table in plan_tables(database or work_root(), Path(plan).stem):
+        _console.print(table)
 
 
 @app.command()
@@ -477,23 +524,7 @@ def _workload(
         return chosen.spec(dtype or "float32"), shapes or list(chosen.shapes)
     if not shapes and not any_tuned:
         raise InvalidOptionError("--heads needs a shape too, such as --shape 4x128")
-    return _spec_of_heads(heads, mask_mode, dtype or "float32"), shapes
-
-
-def _spec_of_heads(heads: str, mask_mode: str, dtype: str) -> PrefillSpec:
-    query_heads, _, rest = heads.partition("/")
-    if rest:
-        kv_heads, _, head_dim = rest.partition("x")
-    else:
-        query_heads, _, head_dim = heads.partition("x")
-        kv_heads = query_heads
-    try:
-        num_qo_heads, num_kv_heads, dim = int(query_heads), int(kv_heads), int(head_dim)
-    except ValueError:
-        raise InvalidOptionError(
-            f"--heads is {heads!r}; write QOxDIM or QO/KVxDIM, such as 12x64 or 32/8x128"
-        ) from None
-    return PrefillSpec(num_qo_heads, num_kv_heads, dim, dtype, mask_mode)
+    return parse_heads(heads, mask_mode, dtype or "float32"), shapes
 
 
 def _limit(trials: int | None, budget: str) -> tuple[int | None, float | None]:
@@ -577,12 +608,94 @@ def _tier(text: str) -> Tier:
     return tiers[text]
 
 
-def _tune_one(case, spaces, limit, root: Path, keep: int) -> TuneResult:
+def _tune_one(case, spaces, limit, root: Path, keep: int, pool: Pool | None) -> TuneResult:
     from .progress import SearchDisplay
     from .tune import tune_case
 
     with SearchDisplay(_console, str(case)) as display:
-        return tune_case(case, spaces, limit, root, keep, display.update)
+        return tune_case(case, spaces, limit, root, keep, display.update, pool)
+
+
+def _tune_plan(path: Path, root: Path) -> None:
+    """Run a plan, its targets' devices all taken from its start to its end."""
+    from .plan import read_plan
+
+    plan = read_plan(path)
+    from .arm import Case
+    from .plan_job import PlannedCase, run_plan
+    from .progress import SearchDisplay
+
+    cases: list[PlannedCase] = []
+    with ExitStack() as stack:
+        for each in plan.targets:
+            places = (each.tracker, each.key, each.devices)
+            resolved, pool = stack.enter_context(
+                _devices(each.target, each.threads, each.arch, *places)
+            )
+            _warn_of_bad_lines(resolved, root)
+            for spec, shape in plan.workloads:
+                spec = spec if plan.has_dtypes else _in_usual_dtype(spec, resolved.kind)
+                case = Case(spec, shape, resolved, parse_lengths(plan.lens), plan.seed)
+                cases.append(PlannedCase(case, _spaces(None, spec, [shape], resolved), pool))
+        ended = run_plan(
+            plan,
+            cases,
+            root,
+            lambda title: _heard(SearchDisplay(_console, title)),
+            lambda line: _console.print(line, soft_wrap=True),
+        )
+    if not ended:
+        _console.print("interrupted; run the same command again to go on from there")
+        raise typer.Exit(130)
+
+
+@contextmanager
+def _heard(display: SearchDisplay) -> Iterator[Listener]:
+    with display:
+        yield display.update
+
+
+@contextmanager
+def _devices(
+    target: str, threads: int | None, arch: str | None, tracker: str, key: str, devices: str
+) -> Iterator[tuple[ResolvedTarget, Pool | None]]:
+    """The target, and the devices to measure on if they are more than this machine's first."""
+    if bool(tracker) != bool(key) or (tracker and devices):
+        raise InvalidOptionError(
+            "--tracker HOST:PORT and --key NAME go together, and without --devices, which are GPUs "
+            "of this machine"
+        )
+    if not tracker and not devices:
+        yield _prepare(target, threads, arch, runs=True), None
+        return
+    from .machine import Wanted
+    from .nvrtc import check_nvrtc
+    from .pools import pool_of_gpus, pool_of_tracker
+
+    address = Address.parse(tracker) if tracker else None
+    gpus = parse_devices(devices)
+    check_packages()
+    check_compiler()
+    import_tvm_without_torch()
+    wanted = Wanted(target, threads, arch)
+    if address is not None:
+        pool = pool_of_tracker(address, check_key(key), wanted)
+    else:
+        pool = pool_of_gpus(gpus, wanted)
+    with pool:
+        assert pool.machine is not None
+        resolved = pool.machine.target
+        if resolved.kind != "cuda" and devices:
+            raise InvalidOptionError(
+                f"--devices are GPUs, and the target is {target}; add --target cuda"
+            )
+        if not resolved.is_here:
+            raise UnsupportedTargetError(
+                f"the devices are no {resolved.key}: leave --arch out, and theirs is taken"
+            )
+        if resolved.kind == "cuda":
+            check_nvrtc()
+        yield resolved, pool
 
 
 def _plans(
@@ -641,6 +754,11 @@ def _print_kept(result: TuneResult, root: Path) -> None:
         f"{len(result.kept)} verified records kept in {root}",
         soft_wrap=True,
     )
+    if state.faults:
+        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(state.faults.items()))
+        _console.print(f"faults of devices and builders, survived: {faults}", soft_wrap=True)
+    for note in state.notes:
+        _console.print(note, soft_wrap=True)
     for entry in result.kept:
         provenance = entry.provenance
         parameters = ", ".join(f"{name}={value}" for name, value in provenance.variant.items())

@@ -33,6 +33,8 @@ class Engine:
         Seconds that a candidate may take, once all is prepared.
     alone : bool
         Whether nothing else may run on the CPU while a kernel is timed.
+    likeness : float
+        Devices that differ by more than this factor on one kernel are no siblings.
 
     Notes
     -----
@@ -47,6 +49,7 @@ class Engine:
     time_baseline: Callable[..., float]
     timeout: float
     alone: bool
+    likeness: float
 
 
 ENGINES = {
@@ -59,6 +62,7 @@ ENGINES = {
         time_baseline=measure.time_ragged_baseline,
         timeout=60.0,
         alone=True,
+        likeness=4.0,  # what else a CPU is busy with comes on top
     ),
     "cuda": Engine(
         prepare=measure_cuda.prepare,
@@ -69,5 +73,6 @@ ENGINES = {
         time_baseline=measure_cuda.time_kernel,
         timeout=20.0,
         alone=False,
+        likeness=1.25,
     ),
 }

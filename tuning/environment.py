@@ -65,14 +65,23 @@ def versions(kind: str = "llvm") -> dict[str, str]:
     kind : str
         Of the target: ``llvm`` or ``cuda``.
     """
-    import tvm_ffi
+    return {**runtime_versions(kind), **compiler_versions(kind)}
 
+
+def runtime_versions(kind: str) -> dict[str, str]:
+    """Of what runs and times kernels, where they are measured."""
     packages = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi", "numpy": "numpy"}
     found = {name: importlib.metadata.version(package) for name, package in packages.items()}
+    return {**found, **_driver_version()} if kind == "cuda" else found
+
+
+def compiler_versions(kind: str) -> dict[str, str]:
+    """Of what compiles kernels, where they are built."""
     if kind == "cuda":
-        return {**found, "nvrtc": nvrtc_version(), **_driver_version()}
-    llvm = tvm_ffi.get_global_func("target.llvm_version_major")()
-    return {**found, "llvm": str(llvm)}
+        return {"nvrtc": nvrtc_version()}
+    import tvm_ffi
+
+    return {"llvm": str(tvm_ffi.get_global_func("target.llvm_version_major")())}
 
 
 def device(target: ResolvedTarget) -> dict[str, str | float | bool | None]:

@@ -47,6 +47,30 @@ class WorkerFailedError(PrefilltuneError):
     """A child process died, hung or raised where no candidate of a search is to blame."""
 
 
+class DiskFullError(PrefilltuneError, OSError):
+    """A file of a search cannot be written for want of space."""
+
+
+class ServingError(PrefilltuneError):
+    """A tracker or a worker of a device cannot start."""
+
+
+class GarbledMessageError(PrefilltuneError, ValueError):
+    """A message between a tuner and a device does not follow its form."""
+
+
+class NoDeviceError(PrefilltuneError):
+    """No device is left, or none can be reached, that kernels could be measured on."""
+
+
+class InvalidPlanError(PrefilltuneError, ValueError):
+    """A tuning plan, or what was noted of its progress, does not follow its form."""
+
+
+class PlanRunningError(PrefilltuneError):
+    """Another process runs the same plan on the same database."""
+
+
 class InvalidComparisonError(PrefilltuneError, ValueError):
     """A comparison file does not follow its schema."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import os
 import queue
+import shutil
 import tempfile
 import threading
 import time
@@ -18,14 +20,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from ..workloads import TOLERANCE
 from .arm import Arm, Case
 from .build import build_library
 from .engines import ENGINES
-from .errors import WorkerFailedError
+from .errors import DiskFullError, WorkerFailedError
 from .measure import Measurement, tvm_environment
+from .pool import Pool
+from .pools import local_pool
 from .proposals import Proposal
 from .spaces import DesignSpace
 from .trial_log import Trial, TrialLog
@@ -33,7 +37,11 @@ from .worker import Outcome, Worker
 
 _BUILD_TIMEOUT = 60.0
 _BASELINE_TIMEOUT = 60.0
-_PREPARE_TIMEOUT = 300.0
+
+# A builder that has come to hold more is replaced: what a compiler leaks adds up over a night.
+_BUILDER_BYTES = 4 << 30
+# With less than this left on the disk of built libraries, a failed build is not the candidate's.
+_FREE_BYTES = 4 << 20
 
 # An arm whose best is within this share of the overall best is worth another batch; the share
 # shrinks with the square root of the batches it has had.
@@ -45,8 +53,9 @@ _HOPELESS = 2.5
 # Sampling and evolving cost nearly the same for one candidate as for eight.
 _SMALLEST_BATCH = 8
 
-# Candidates of an arm at a time, where arms share batches.
-_SHARE = 2
+# Candidates of an arm at a time, where arms share batches, and how many arms share a large batch:
+# each is described by one thread.
+_SHARE, _ARMS = 2, 8
 
 # Of an earlier search, as many trials of each arm are replayed: more would delay the first batch.
 _RESTORED_PER_ARM = 8
@@ -70,7 +79,11 @@ class Limit:
 
 @dataclass
 class SearchState:
-    """How a search stands; given to the listener after every trial."""
+    """How a search stands; given to the listener after every trial.
+
+    ``failures`` are of candidates, ``faults`` of the devices and the builders, ``notes`` of devices
+    that were set aside.
+    """
 
     limit: Limit
     started: float
@@ -78,6 +91,8 @@ class SearchState:
     trials: int = 0
     restored: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
     best_seconds: float = math.inf
     best_label: str = ""
     baseline_seconds: float = math.nan
@@ -93,18 +108,38 @@ class SearchState:
 Listener = Callable[[SearchState], None]
 
 
+class Builder(Protocol):
+    """A process that builds libraries, one at a time; a worker is one."""
+
+    def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:
+        """Call :func:`~prefilltune.tuning.build.build_library`."""
+        ...
+
+    def resident_bytes(self) -> int:
+        """Memory that it holds."""
+        ...
+
+    def restart(self) -> None:
+        """Take a new process."""
+        ...
+
+
 @dataclass
 class _Candidate:
-    """A proposal on its way; ``build`` is missing exactly if an earlier trial is known."""
+    """A proposal on its way; ``build`` is missing exactly if an earlier trial is known.
+
+    A ``foreign`` one is not of the arm's own proposing.
+    """
 
     arm: Arm
     proposal: Proposal
     trial: Trial | None = None
     build: Future[tuple[str, Outcome]] | None = None
+    foreign: bool = False
 
 
-#: Batches that are being measured, the oldest first.
-_UnderWay = deque[tuple[list[_Candidate], "Future[None]"]]
+#: Batches that are being measured, the oldest first, with what must end before each is done.
+_UnderWay = deque[tuple[list[_Candidate], "list[Future[None]]"]]
 
 
 class Search:
@@ -120,15 +155,29 @@ class Search:
         Takes every trial, and gives those of earlier searches.
     listener : Callable[[SearchState], None]
         Told after every trial, by another thread than the caller's.
+    pool : Pool, optional
+        Of devices; the machine at hand when absent. The caller closes it.
+    builders : Sequence[Builder], optional
+        Started and closed by the caller; one worker for each core when absent.
+    warm : Sequence[Trial]
+        Of other shapes; their traces are replayed on this one's description and measured first.
 
     Notes
     -----
-    A batch is measured by a thread of its own while the next one is sampled and built, unless
+    A batch is measured by threads of its own while the next one is sampled and built, unless
     kernels must be timed alone.
     """
 
     def __init__(
-        self, case: Case, spaces: Sequence[DesignSpace], log: TrialLog, listener: Listener
+        self,
+        case: Case,
+        spaces: Sequence[DesignSpace],
+        log: TrialLog,
+        listener: Listener,
+        *,
+        pool: Pool | None = None,
+        builders: Sequence[Builder] | None = None,
+        warm: Sequence[Trial] = (),
     ) -> None:
         self.case = case
         self.trials: list[Trial] = []
@@ -139,26 +188,38 @@ class Search:
         self._stack = ExitStack()
         self._numbers = itertools.count()
         self._engine = ENGINES[case.target.kind]
-        self._batch = max(_SMALLEST_BATCH, (2 if self._engine.alone else 1) * _builders())
-        self._share = self._batch if self._engine.alone else _SHARE
+        self.pool = local_pool(case.target) if pool is None else pool
+        self._owns_pool = pool is None
+        self._given_builders = builders
+        self._warm = list(warm)
+        self._alone = self._engine.alone and not self.pool.elsewhere
+        devices = len(self.pool.slots)
+        self._batch = max(
+            _SMALLEST_BATCH,
+            (2 if self._alone else 1) * _builders(),
+            2 * devices if devices > 1 else 0,
+        )
+        self._share = self._batch if self._alone else max(_SHARE, 2 * devices // _ARMS)
         self._known: dict[str, Trial] = {}
         self._asked = self._pulls = 0
-        self._prepared = False
         self._stopping = threading.Event()
         self._keeping = threading.Lock()
+        self._noting = threading.Lock()
+        self._builder_faults: Counter[str] = Counter()
 
     def __enter__(self) -> Search:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
         self._folder = Path(folder)
-        self.runner = self._stack.enter_context(Worker(tvm_environment(self.case.target.threads)))
-        self._builders: queue.Queue[Worker] = queue.Queue()
-        for _ in range(_builders()):
-            worker = self._stack.enter_context(Worker(tvm_environment(1)))
-            worker.start()
-            self._builders.put(worker)
-        self.runner.start()
-        self._pool = self._stack.enter_context(ThreadPoolExecutor(self._builders.qsize()))
-        self._measuring = self._stack.enter_context(ThreadPoolExecutor(1))
+        if self._owns_pool:
+            self._stack.enter_context(self.pool)
+        self._builders: queue.Queue[Builder] = queue.Queue()
+        for builder in self._given_builders or self._start_builders():
+            self._builders.put(builder)
+        self._building = self._stack.enter_context(ThreadPoolExecutor(self._builders.qsize()))
+        # Some wait for builds while as many as there are devices measure.
+        devices = len(self.pool.slots)
+        threads = 2 * devices if devices > 1 else 1
+        self._measuring = self._stack.enter_context(ThreadPoolExecutor(threads))
         return self
 
     def __exit__(
@@ -177,33 +238,54 @@ class Search:
         KeyboardInterrupt
             Passed on; ``state``, ``trials`` and the log hold what was measured.
         """
-        state = self.state = SearchState(limit, time.monotonic())
+        state = self.state = SearchState(limit, time.monotonic(), notes=self.pool.notes)
         self._asked = self._pulls = 0
+        self.pool.faults.clear()
+        self._builder_faults.clear()
         arms = self._arms(limit)
-        at_once = 0 if self._engine.alone else 1
-        # Inputs and references take as long as sampling and building the first batch.
-        under_way: _UnderWay = deque([([], self._measuring.submit(self._prepare))])
         # TVMScript is parsed by one thread only: this one.
         described = self._engine.baseline(self.case.spec, self.case.target.target)
-        baseline = self._pool.submit(self._build, described)
+        baseline = self._building.submit(self._build_baseline, described)
+        several = len(self.pool.slots) > 1
+        # Inputs and references take as long as sampling and building the first batch.
+        self.pool.open(self.case, self._stopping, baseline if several else None)
+        under_way: _UnderWay = deque()
+        timing: Future[None] | None = None
         try:
-            if self._engine.alone:
-                _settle(under_way, 0)  # the runner does one thing at a time
+            if self._alone:
+                self.pool.wait_until_ready()  # which does one thing at a time
                 self._time_baseline(baseline, state)
             self._restore(arms, state)
+            if batch := self._warm_batch(arms, state):
+                under_way.append((batch, self._submit(batch, state)))
+                _settle(under_way, 0)
             while batch := self._next_batch(arms, state):
-                under_way.append((batch, self._measuring.submit(self._measure_all, batch, state)))
-                if state.trials == 0 and not self._engine.alone:
-                    timed = self._measuring.submit(self._time_baseline, baseline, state)
-                    under_way.append(([], timed))
-                _settle(under_way, at_once)
+                under_way.append((batch, self._submit(batch, state)))
+                if timing is None and not self._alone:
+                    timing = self._measuring.submit(self._time_baseline, baseline, state)
+                    under_way.append(([], [timing]))
+                _settle(under_way, 0 if self._alone else 1)
             _settle(under_way, 0)
         finally:
             self._stopping.set()
-            wait([measured for _, measured in under_way])
+            wait([each for _, measured in under_way for each in measured])
             self._stopping.clear()
+            state.faults = self.faults()
             state.ended = time.monotonic()
         return state
+
+    def faults(self) -> Counter[str]:
+        """What devices and builders did wrong since the search began."""
+        return self._builder_faults + self.pool.faults
+
+    def _start_builders(self) -> list[Worker]:
+        """One for each core; ended with the search."""
+        workers = [
+            self._stack.enter_context(Worker(tvm_environment(1))) for _ in range(_builders())
+        ]
+        for worker in workers:
+            worker.start()
+        return workers
 
     def _arms(self, limit: Limit) -> list[Arm]:
         """Every variant, the spaces taking turns; fewer if the trials reach no further."""
@@ -220,28 +302,35 @@ class Search:
             for space in self._spaces
         ]
         turns = itertools.chain.from_iterable(itertools.zip_longest(*per_space))
+        warm = {(trial.space, _variant_key(trial.variant)) for trial in self._warm}
         arms = [arm for arm in turns if arm is not None]
+        arms.sort(key=lambda arm: (arm.space.name, _variant_key(arm.variant)) not in warm)
         if limit.trials is None:
             return arms
         return arms[: max(2, limit.trials // (2 * self._share))]
 
-    def _time_baseline(self, baseline: Future[tuple[str, Outcome]], state: SearchState) -> None:
+    def _build_baseline(self, described: Any) -> str | None:
+        """Path of a library of TVM's hand-written kernel, if it can be built."""
+        path, built = self._build(described)
+        return path if built.status == "ok" else None
+
+    def _time_baseline(self, baseline: Future[str | None], state: SearchState) -> None:
         """Time TVM's hand-written kernel, for the display; the comparison measures it properly."""
-        if self._stopping.is_set() or not math.isnan(state.baseline_seconds):
+        if len(self.pool.slots) > 1:
+            self.pool.wait_until_ready()
+            state.baseline_seconds = self.pool.baseline_seconds
             return
         state.activity = "timing TVM's hand-written kernel"
         self.listener(state)
-        case = self.case
-        path, built = baseline.result()
-        if built.status == "ok":
-            arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.05)
-            time_baseline = self._engine.time_baseline
-            timed = self.runner.call(time_baseline, *arguments, timeout=_BASELINE_TIMEOUT)
-            if timed.status == "ok":
-                state.baseline_seconds = timed.value
-            else:
-                self.runner.close(kill=True)
-                self._prepared = False
+        case, path = self.case, baseline.result()
+        if path is None or self._stopping.is_set():
+            return
+        arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.05)
+        with contextlib.suppress(WorkerFailedError), self.pool.lease() as runner:
+            timed = runner.call(self._engine.time_baseline, *arguments, timeout=_BASELINE_TIMEOUT)
+            if timed.status != "ok":
+                raise WorkerFailedError(timed.detail)  # its process may be of no more use
+            state.baseline_seconds = timed.value
 
     def _restore(self, arms: Sequence[Arm], state: SearchState) -> None:
         self.trials = self._log.read()
@@ -259,6 +348,23 @@ class Search:
                 arm.restore(sorted(earlier, key=lambda each: each.seconds)[:_RESTORED_PER_ARM])
         for trial in self.trials:
             self._note_best(state, trial)
+
+    def _warm_batch(self, arms: Sequence[Arm], state: SearchState) -> list[_Candidate]:
+        """What was fast for near shapes, unless it does not fit or has been measured."""
+        by_variant = {(arm.space.name, _variant_key(arm.variant)): arm for arm in arms}
+        batch: dict[str, _Candidate] = {}
+        most = min(self._batch, state.limit.trials or self._batch)
+        for trial in self._warm[:most]:
+            arm = by_variant.get((trial.space, _variant_key(trial.variant)))
+            proposal = arm.replay(trial) if arm is not None else None
+            if arm is None or proposal is None:
+                continue
+            identity = self._trial(arm, proposal).identity
+            if identity not in self._known and identity not in batch:
+                build = self._building.submit(self._build, proposal.module)
+                batch[identity] = _Candidate(arm, proposal, build=build, foreign=True)
+                self._asked += 1
+        return list(batch.values())
 
     def _next_batch(self, arms: Sequence[Arm], state: SearchState) -> list[_Candidate]:
         """Candidates of as many arms as keep the builders busy, on their way to being built.
@@ -283,7 +389,7 @@ class Search:
                     break
                 candidate = _Candidate(arm, proposal, known)
                 if known is None:
-                    candidate.build = self._pool.submit(self._build, proposal.module)
+                    candidate.build = self._building.submit(self._build, proposal.module)
                     room -= 1
                     self._asked += 1
                 batch.append(candidate)
@@ -303,20 +409,33 @@ class Search:
                 self._keep(failed)
             return []
 
-    def _measure_all(self, batch: Sequence[_Candidate], state: SearchState) -> None:
+    def _submit(self, batch: Sequence[_Candidate], state: SearchState) -> list[Future[None]]:
         """Measure what has no trial yet, as it is built, until the search ends."""
-        if self._engine.alone:
-            wait([each.build for each in batch if each.build is not None])
-        for candidate in batch:
-            if candidate.build is None:
-                continue
-            path, build = candidate.build.result()
-            if not self._stopping.is_set() and not _out_of_time(state.limit, state):
-                state.activity = f"measuring {candidate.arm.label}"
-                candidate.trial = self._measure(candidate, path, build, state)
-                self._note(candidate.trial, state)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        builds = [each.build for each in batch if each.build is not None]
+        ahead = builds if self._alone else []
+        return [
+            self._measuring.submit(self._measure_one, each, each.build, ahead, state)
+            for each in batch
+            if each.build is not None
+        ]
+
+    def _measure_one(
+        self,
+        candidate: _Candidate,
+        building: Future[tuple[str, Outcome]],
+        ahead: Sequence[Future[tuple[str, Outcome]]],
+        state: SearchState,
+    ) -> None:
+        """Measure a candidate once it is built, and all those ``ahead`` are."""
+        wait(ahead)
+        path, build = building.result()
+        if not self._stopping.is_set() and not _out_of_time(state.limit, state):
+            state.activity = f"measuring {candidate.arm.label}"
+            trial = self._measure(candidate, path, build, state)
+            if trial is not None:
+                candidate.trial = self._note(trial, state)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
     def _keep(self, trial: Trial) -> None:
         with self._keeping:
@@ -324,15 +443,19 @@ class Search:
             self.trials.append(trial)
             self._known[trial.identity] = trial
 
-    def _note(self, trial: Trial, state: SearchState) -> None:
-        self._keep(trial)
-        state.trials += 1
-        if trial.failure:
-            state.failures[trial.failure] += 1
-        elif math.isinf(state.first_measured):
-            state.first_measured = state.elapsed
-        self._note_best(state, trial)
-        self.listener(state)
+    def _note(self, trial: Trial, state: SearchState) -> Trial:
+        with self._noting:
+            trial = dataclasses.replace(trial, elapsed=state.elapsed)
+            self._keep(trial)
+            state.trials += 1
+            state.faults = self.faults()
+            if trial.failure:
+                state.failures[trial.failure] += 1
+            elif math.isinf(state.first_measured):
+                state.first_measured = state.elapsed
+            self._note_best(state, trial)
+            self.listener(state)
+        return trial
 
     def _trial(self, arm: Arm, proposal: Proposal, **outcome: Any) -> Trial:
         return Trial(arm.space.name, dict(arm.variant), proposal.trace, **outcome)
@@ -345,24 +468,40 @@ class Search:
         list[tuple[str, Outcome]]
             Path of the library and how its build ended; the libraries go when the search is closed.
         """
-        return list(self._pool.map(self._build, modules))
+        return list(self._building.map(self._build, modules))
 
     def _build(self, module: Any) -> tuple[str, Outcome]:
         path = str(self._folder / f"{next(self._numbers)}.so")
-        worker = self._builders.get()
+        builder = self._builders.get()
         try:
             if self._stopping.is_set():
                 return path, Outcome("cancelled", detail="the search ended first")
-            target = self.case.target.target
-            return path, worker.call(build_library, module, target, path, timeout=_BUILD_TIMEOUT)
+            asked = (build_library, module, self.case.target.target, path)
+            outcome = builder.call(*asked, timeout=_BUILD_TIMEOUT)
+            if outcome.status == "crash":  # perhaps for another reason than the candidate
+                outcome = builder.call(*asked, timeout=_BUILD_TIMEOUT)
+                if outcome.status != "crash":
+                    self._builder_faults["builder died"] += 1
+            if builder.resident_bytes() > _BUILDER_BYTES:
+                builder.restart()
+                self._builder_faults["builder leaked"] += 1
         finally:
-            self._builders.put(worker)
+            self._builders.put(builder)
+        if outcome.status == "error" and shutil.disk_usage(self._folder).free < _FREE_BYTES:
+            raise DiskFullError(
+                f"no space is left in {self._folder}, where candidates are built; make room, or "
+                "set TMPDIR to another disk, and run the same command again"
+            )
+        return path, outcome
 
     def _measure(
         self, candidate: _Candidate, path: str, build: Outcome, state: SearchState
-    ) -> Trial:
+    ) -> Trial | None:
+        """What became of a candidate; ``None`` if the search ended first."""
         outcome = self._run(path, state) if build.status == "ok" else build
-        found = {"elapsed": state.elapsed}
+        found: dict[str, Any] = {}
+        if outcome.status == "cancelled":
+            return None
         if build.status != "ok":
             kind = {"timeout": "build timeout"}.get(build.status, "build")
             found |= {"failure": kind, "detail": build.detail}
@@ -385,30 +524,11 @@ class Search:
         case = self.case
         return case.spec, case.shape, case.batches(), case.check_lens(), case.seed
 
-    def _prepare(self) -> None:
-        """Have the runner draw inputs and compute references, if it has not."""
-        if self._prepared:
-            return
-        prepared = self.runner.call(self._engine.prepare, *self._inputs(), timeout=_PREPARE_TIMEOUT)
-        if prepared.status != "ok":
-            raise WorkerFailedError(
-                f"the inputs of {self.case} could not be prepared ({prepared.status}: "
-                f"{prepared.detail}); free memory, or choose a smaller shape"
-            )
-        self._prepared = True
-
     def _run(self, path: str, state: SearchState) -> Outcome:
-        """Check and time a library in the runner, which is replaced if it comes to harm."""
-        engine = self._engine
-        self._prepare()
+        """Check and time a library on a device of the pool."""
+        check_and_time, timeout = self._engine.check_and_time, self._engine.timeout
         slow = _HOPELESS * state.best_seconds
-        outcome = self.runner.call(
-            engine.check_and_time, path, *self._inputs(), slow, timeout=engine.timeout
-        )
-        if outcome.status != "ok" or outcome.value.fatal:
-            self.runner.close(kill=True)
-            self._prepared = False
-        return outcome
+        return self.pool.measure(check_and_time, path, *self._inputs(), slow, timeout=timeout)
 
     def _note_best(self, state: SearchState, trial: Trial) -> None:
         if trial.seconds < state.best_seconds:
@@ -420,7 +540,8 @@ def _settle(under_way: _UnderWay, left: int) -> None:
     """Wait for batches, the oldest first, until no more than ``left`` are under way."""
     while len(under_way) > left:
         batch, measured = under_way[0]
-        measured.result()
+        for each in measured:
+            each.result()
         under_way.popleft()
         _learn(batch)
 
@@ -429,7 +550,11 @@ def _learn(batch: Sequence[_Candidate]) -> None:
     """Tell the arms how their candidates did."""
     per_arm: dict[Arm, list[tuple[Proposal, Trial]]] = defaultdict(list)
     for candidate in batch:
-        if candidate.trial is not None:
+        if candidate.trial is None:
+            continue
+        if candidate.foreign:
+            candidate.arm.restore([candidate.trial] if candidate.trial.run_secs else [])
+        else:
             per_arm[candidate.arm].append((candidate.proposal, candidate.trial))
     for arm, done in per_arm.items():
         arm.learn([proposal for proposal, _ in done], [trial.run_secs for _, trial in done])

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import DiskFullError
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -84,12 +86,24 @@ class TrialLog:
         return trials
 
     def append(self, trials: list[Trial]) -> None:
-        """Add trials; each line is written whole."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.path.exists() and not _ends_in_newline(self.path)
+        """Add trials; each line is written whole.
+
+        Raises
+        ------
+        DiskFullError
+            If they cannot be written.
+        """
         lines = [json.dumps({"stamp": dict(self.stamp), **asdict(trial)}) for trial in trials]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + "".join(f"{line}\n" for line in lines))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torn = self.path.exists() and not _ends_in_newline(self.path)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if torn else "") + "".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            raise DiskFullError(
+                f"{self.path} takes no more trials ({error.strerror}); what it holds is kept: make "
+                "room, and run the same command again to go on from there"
+            ) from error
 
     def _parse(self, line: str) -> Trial | None:
         try:

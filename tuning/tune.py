@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import statistics
 from collections.abc import Sequence
@@ -13,17 +14,21 @@ from ..database import Entry, Provenance, RecordStore, entry_from
 from ..workloads import TOLERANCE
 from .arm import Case
 from .engines import ENGINES
-from .environment import device, versions
+from .environment import compiler_versions
 from .errors import NothingFoundError, WorkerFailedError
+from .machine import Machine, machine_here
+from .pool import Pool, Runner
 from .search import Limit, Listener, Search, SearchState
 from .spaces import SPACES
 from .timing import interleave
 from .trial_log import Trial, TrialLog
 from .verification import largest_error
-from .worker import Outcome, Worker
+from .warm_start import nearest_trials
+from .worker import Outcome
 
 _SPARE_FINALISTS = 2
 _CHECK_TIMEOUT = 300.0
+_TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,13 @@ class TuneResult:
 
 
 def tune_case(
-    case: Case, spaces: Sequence[str], limit: Limit, root: Path, keep: int, listener: Listener
+    case: Case,
+    spaces: Sequence[str],
+    limit: Limit,
+    root: Path,
+    keep: int,
+    listener: Listener,
+    pool: Pool | None = None,
 ) -> TuneResult:
     """Search, verify and keep.
 
@@ -65,6 +76,8 @@ def tune_case(
         Records kept of each space.
     listener : Callable[[SearchState], None]
         Told how the search stands.
+    pool : Pool, optional
+        Of devices; the machine at hand when absent.
 
     Raises
     ------
@@ -73,13 +86,15 @@ def tune_case(
     NothingFoundError
         If no candidate was correct.
     """
+    machine = pool.machine if pool is not None else None
+    machine = machine or machine_here(case.target)
     store = RecordStore.open(root, case.target.key, create=True)
     store.add([])  # refuses a read-only folder now rather than after the search
-    log = TrialLog(
-        root / str(case.target.key) / "trials" / f"{_slug(case)}.jsonl", versions(case.target.kind)
-    )
+    log = TrialLog(log_path(case, root), _versions(machine))
     interrupted = False
-    with Search(case, [SPACES[name] for name in spaces], log, listener) as search:
+    warm = nearest_trials(store, case.spec, case.shape, spaces)
+    chosen = [SPACES[name] for name in spaces]
+    with Search(case, chosen, log, listener, pool=pool, warm=warm) as search:
         try:
             search.run(limit)
         except KeyboardInterrupt:
@@ -90,14 +105,25 @@ def tune_case(
         kept = [
             entry
             for space in spaces
-            for entry in _keep_best(search, _best(search.trials, space, keep), keep)
+            for entry in _keep_best(search, machine, _best(search.trials, space, keep), keep)
         ]
+        state.faults = search.faults()
     if not kept and not interrupted:
         raise NothingFoundError(_nothing_found(case, state, log.path))
     store.add(kept)
     store.prune(keep)
     kept.sort(key=lambda entry: entry.speed)
     return TuneResult(state, tuple(kept), interrupted, log.path)
+
+
+def _versions(machine: Machine) -> dict[str, str]:
+    """Of what builds here and of what measures there."""
+    return {**machine.versions, **compiler_versions(machine.target.kind)}
+
+
+def log_path(case: Case, root: Path) -> Path:
+    """Of the trials of a case in a database."""
+    return root / str(case.target.key) / "trials" / f"{_slug(case)}.jsonl"
 
 
 def _best(trials: Sequence[Trial], space: str, keep: int) -> list[Trial]:
@@ -107,7 +133,7 @@ def _best(trials: Sequence[Trial], space: str, keep: int) -> list[Trial]:
     return sorted(succeeded, key=lambda trial: trial.seconds)[: keep + _SPARE_FINALISTS]
 
 
-def _keep_best(search: Search, finalists: list[Trial], keep: int) -> list[Entry]:
+def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: int) -> list[Entry]:
     """Verify finalists and time them side by side: single timings favour the lucky."""
     case = search.case
     built = search.build(_scheduled(case, trial).mod for trial in finalists)
@@ -115,32 +141,47 @@ def _keep_best(search: Search, finalists: list[Trial], keep: int) -> list[Entry]
         (trial, path, error)
         for trial, (path, outcome) in zip(finalists, built, strict=True)
         if outcome.status == "ok"
-        and (error := _verify(case, path, search.runner)) <= TOLERANCE[case.spec.dtype]
+        and (error := _verify(case, path, search.pool)) <= TOLERANCE[case.spec.dtype]
     ]
-    arguments = (case.spec, case.shape, case.batches(), case.seed)
-    time_kernel = ENGINES[case.target.kind].time_kernel
     tried = sum(trial.space == finalists[0].space for trial in search.trials) if finalists else 0
-    times = interleave(
-        [
-            lambda seconds, path=path: _value(
-                search.runner.call(time_kernel, path, *arguments, seconds, timeout=_CHECK_TIMEOUT)
-            )
-            for _, path, _ in verified
-        ]
-    )
+    times = _time_all(case, [path for _, path, _ in verified], search.pool)
     ranked = sorted(zip(verified, times, strict=True), key=lambda each: statistics.median(each[1]))
     return [
-        _entry(case, trial, seconds, error, tried) for (trial, _, error), seconds in ranked[:keep]
+        _entry(case, machine, trial, seconds, error, tried)
+        for (trial, _, error), seconds in ranked[:keep]
     ]
 
 
-def _verify(case: Case, path: str, runner: Worker) -> float:
+def _verify(case: Case, path: str, pool: Pool) -> float:
     """Largest error of a kernel on inputs not seen before; infinite if it cannot be run."""
-    try:
-        return largest_error(case, path, runner)
-    except WorkerFailedError:
-        runner.close(kill=True)  # a fault may have left it unable to run anything else
-        return float("inf")
+    for _ in range(_TRIES):  # the first time, the device may be to blame
+        with contextlib.suppress(WorkerFailedError), pool.lease() as runner:
+            return largest_error(case, path, runner)
+    return float("inf")
+
+
+def _time_all(case: Case, paths: Sequence[str], pool: Pool) -> list[tuple[float, ...]]:
+    """Times of several kernels in turns, all on one device."""
+    if not paths:
+        return []
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(WorkerFailedError), pool.lease() as runner:
+            return _interleaved(case, paths, runner)
+    with pool.lease() as runner:
+        return _interleaved(case, paths, runner)
+
+
+def _interleaved(case: Case, paths: Sequence[str], runner: Runner) -> list[tuple[float, ...]]:
+    arguments = (case.spec, case.shape, case.batches(), case.seed)
+    time_kernel = ENGINES[case.target.kind].time_kernel
+    return interleave(
+        [
+            lambda seconds, path=path: _value(
+                runner.call(time_kernel, path, *arguments, seconds, timeout=_CHECK_TIMEOUT)
+            )
+            for path in paths
+        ]
+    )
 
 
 def _scheduled(case: Case, trial: Trial) -> Any:
@@ -153,7 +194,14 @@ def _scheduled(case: Case, trial: Trial) -> Any:
     return schedule
 
 
-def _entry(case: Case, trial: Trial, seconds: Sequence[float], error: float, trials: int) -> Entry:
+def _entry(
+    case: Case,
+    machine: Machine,
+    trial: Trial,
+    seconds: Sequence[float],
+    error: float,
+    trials: int,
+) -> Entry:
     schedule = _scheduled(case, trial)
     space = SPACES[trial.space]
     quartiles = statistics.quantiles(seconds, n=4)
@@ -168,8 +216,8 @@ def _entry(case: Case, trial: Trial, seconds: Sequence[float], error: float, tri
         max_abs_error=error,
         trials=trials,
         seed=case.seed,
-        versions=versions(case.target.kind),
-        device=device(case.target),
+        versions=_versions(machine),
+        device=dict(machine.device),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return entry_from(

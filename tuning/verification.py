@@ -26,6 +26,7 @@ from .engines import ENGINES
 from .environment import device, versions
 from .errors import KernelCheckError, WorkerFailedError
 from .measure import tvm_environment
+from .pool import Runner
 from .spaces import SPACES
 from .target import ResolvedTarget, cuda_device, resolve_target
 from .timing import interleave
@@ -154,7 +155,7 @@ def measure_records(
     return measured, others
 
 
-def largest_error(case: Case, path: str, runner: Worker) -> float:
+def largest_error(case: Case, path: str, runner: Runner) -> float:
     """Largest error of a kernel over every regime of lengths, on inputs of a seed of their own.
 
     Raises

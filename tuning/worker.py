@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import WorkerFailedError
@@ -29,7 +30,7 @@ from .tvm_import import import_tvm_without_torch
 _LENGTH = struct.Struct("<Q")
 _START_TIMEOUT = 120.0
 _TVM_ARGUMENT = "tvm"
-_FROZEN_ARGUMENT = "frozen"
+_BOUND_ARGUMENT = "bound"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -65,6 +66,9 @@ class Worker:
         Whether the child is stopped between calls. The threads of TVM's, OpenMP's and OpenBLAS's
         pools go on spinning for up to a tenth of a second after their work, on the cores that the
         next process is being timed on.
+    bound : bool
+        Whether the child is killed when the thread that started it ends, even in the middle of a
+        call (on Linux). A child that is frozen when idle always is.
     """
 
     def __init__(
@@ -73,12 +77,13 @@ class Worker:
         *,
         uses_tvm: bool = True,
         frozen_when_idle: bool = False,
+        bound: bool = False,
     ) -> None:
         self._environment = {**os.environ, **(environment or {})}
         self._frozen_when_idle = frozen_when_idle
         self._arguments = [
             *([_TVM_ARGUMENT] if uses_tvm else []),
-            *([_FROZEN_ARGUMENT] if frozen_when_idle else []),
+            *([_BOUND_ARGUMENT] if frozen_when_idle or bound else []),
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
@@ -163,6 +168,32 @@ class Worker:
             process.kill()
             process.wait()
 
+    def restart(self) -> None:
+        """Take a new child, whatever the last one suffered."""
+        self.close(kill=True)
+        self.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, if there is one."""
+        return None if self._process is None else self._process.pid
+
+    def resident_bytes(self) -> int:
+        """Memory that the child holds, where the system tells; 0 if there is no child."""
+        if self._process is None:
+            return 0
+        try:
+            fields = Path(f"/proc/{self._process.pid}/statm").read_text().split()
+        except OSError:
+            return 0
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def abort(self) -> None:
+        """Kill the child, from any thread; a call under way ends as a crash."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def __enter__(self) -> Worker:
         return self
 
@@ -228,8 +259,8 @@ def _serve() -> None:
     requests = sys.stdin.buffer
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    if _FROZEN_ARGUMENT in sys.argv[1:]:
-        _die_with_parent()
+    if _BOUND_ARGUMENT in sys.argv[1:]:
+        die_with_parent()
     _write(replies, Outcome("ok"))
     if _TVM_ARGUMENT in sys.argv[1:]:
         import_tvm_without_torch()
@@ -245,10 +276,13 @@ def _serve() -> None:
         _write(replies, outcome)
 
 
-def _die_with_parent() -> None:
-    """A stopped child never sees its stdin close; the kernel can end it instead."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent() -> None:
+    """Have Linux kill this process when the thread that started it ends.
+
+    A child that is stopped or busy never sees its stdin close.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _last_lines(error: Exception) -> str:

@@ -13,7 +13,9 @@ from gpu_kernels import SHAPE, SPEC, row_kernel
 from prefilltune.tuning import measure_cuda
 from prefilltune.tuning.arm import Case
 from prefilltune.tuning.build import build_library
+from prefilltune.tuning.machine import Wanted
 from prefilltune.tuning.measure import Measurement, tvm_environment
+from prefilltune.tuning.pools import pool_of_gpus
 from prefilltune.tuning.search import Limit, Search
 from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.target import cuda_device, resolve_target
@@ -111,4 +113,19 @@ def test_a_search_survives_every_harm(case: Case, tmp_path: Path) -> None:
     assert state.failures == {"device fault": 2, "launch failure": 1, "wrong result": 1}
     assert state.trials == 5
     assert 0 < state.best_seconds < 1
+    assert state.baseline_seconds > 0
+
+
+def test_a_pool_of_gpus_survives_every_harm(case: Case, tmp_path: Path) -> None:
+    """Its processes see one GPU each, here twice the same, and no harm is laid at their doors."""
+    with (
+        pool_of_gpus(["0", "0"], Wanted("cuda")) as pool,
+        Search(
+            case, [_Harmful()], TrialLog(tmp_path / "log", {}), lambda state: None, pool=pool
+        ) as search,
+    ):
+        state = search.run(Limit(seconds=300))
+    assert state.failures == {"device fault": 2, "launch failure": 1, "wrong result": 1}
+    assert (state.trials, state.notes) == (5, [])
+    assert not {"crash", "lost", "garbage"} & state.faults.keys()
     assert state.baseline_seconds > 0

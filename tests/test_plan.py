@@ -1,0 +1,231 @@
+"""Tuning plans: what they may say, what they do next, and that they can be gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_spaces import SplitScores
+
+from prefilltune.tuning.arm import Case
+from prefilltune.tuning.errors import DiskFullError, InvalidPlanError, PlanRunningError
+from prefilltune.tuning.plan import PlannedTarget, read_plan
+from prefilltune.tuning.plan_job import PlannedCase, plan_lock, run_plan
+from prefilltune.tuning.plan_progress import Ledger, Progress, Slice, ledger_path, read_ledger
+from prefilltune.tuning.plan_status import plan_tables
+from prefilltune.tuning.search import Listener
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import resolve_target
+from prefilltune.tuning.tune import log_path
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+
+LEAST = 'heads = ["2/1x16"]\nshapes = ["2x24"]\nbudget = "1h"\n'
+
+
+def _written(folder: Path, text: str) -> Path:
+    path = folder / "night.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_plan_names_models_heads_and_targets(tmp_path: Path) -> None:
+    text = """
+models = ["bge-base"]
+heads = ["4/2x64"]
+mask_mode = "causal_padded_left"
+shapes = ["1x128", "4x64x128", "1x128"]
+dtypes = ["float16", "float32"]
+targets = ["llvm", {target = "cuda", tracker = "10.0.0.1:9190", key = "h100"}]
+lens = "uniform"
+budget = "2h"
+trials = 200
+"""
+    plan = read_plan(_written(tmp_path, text))
+    assert (plan.name, plan.lens, plan.seconds) == ("night", "uniform", 7200.0)
+    assert (plan.trials, plan.slice, plan.seed, plan.keep) == (200, 64, 0, 2)
+    assert [spec.num_qo_heads for spec, _ in plan.workloads] == [12] * 4 + [4] * 4
+    assert {spec.dtype for spec, _ in plan.workloads} == {"float16", "float32"}
+    assert plan.targets == (
+        PlannedTarget("llvm"),
+        PlannedTarget("cuda", tracker="10.0.0.1:9190", key="h100"),
+    )
+    usual = read_plan(_written(tmp_path, 'models = ["bge-base"]\nbudget = "1h"\n'))
+    assert len(usual.workloads) > 1
+    assert (usual.targets, usual.has_dtypes) == ((PlannedTarget("llvm"),), False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models = [", "is no plan"),
+        ('models = ["bge-base"]', "budget is missing"),
+        ('budget = "1h"', "it tunes nothing"),
+        ('models = ["bge"]\nbudget = "1h"', "models: 'bge' is unknown"),
+        ('heads = ["2x16"]\nbudget = "1h"', "heads need shapes too"),
+        ('heads = ["2"]\nshapes = ["1x8"]\nbudget = "1h"', "write QOxDIM"),
+        (LEAST + "shape = 1", "shape is unknown; choose among models"),
+        (LEAST + 'trials = "9"', "trials is '9'; it must be a whole number"),
+        (LEAST + "trials = true", "trials is True; it must be a whole number"),
+        (LEAST + "trials = 0", "trials is 0; it must lie in 1 to"),
+        (LEAST + "seed = -1", "seed is -1; it must lie in 0 to"),
+        (LEAST + "dtypes = [1]", "dtypes holds 1; it must be a list of texts"),
+        (LEAST + "dtypes = []", "dtypes is empty"),
+        (LEAST + 'dtypes = ["int8"]', "int8"),
+        (LEAST + 'lens = "some"', "some"),
+        (LEAST + 'mask_mode = "none"', "mask mode 'none' is unknown"),
+        (LEAST + "targets = [1]", "targets holds 1; write a text or a table"),
+        (LEAST + "targets = []", "targets is empty"),
+        (LEAST + '[[targets]]\nkey = "a"', "a table has no target"),
+        (LEAST + '[[targets]]\ntarget = "cuda"\ntracker = "a:1"', "tracker and key go together"),
+        (LEAST + '[[targets]]\ntarget = "cuda"\ntracker = "a"\nkey = "b"', "write HOST:PORT"),
+        (LEAST + '[[targets]]\ntarget = "cuda"\ngpus = "0"', "targets: gpus is unknown"),
+        (LEAST.replace("1h", "soon"), "'soon' is no duration"),
+    ],
+)
+def test_a_wrong_plan_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InvalidPlanError, match=r"night\.toml") as refused:
+        read_plan(_written(tmp_path, text))
+    assert message in str(refused.value)
+
+
+def test_a_missing_plan_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidPlanError, match="No such file"):
+        read_plan(tmp_path / "none.toml")
+
+
+def _progress(*bests: float | None, seconds: float = 10.0) -> Progress:
+    slices = (Slice(8 * (n + 1), best, seconds) for n, best in enumerate(bests))
+    return Progress(tuple(slices))
+
+
+def test_the_workload_that_promises_most_is_next() -> None:
+    ledger = Ledger(Path("unused"))
+    ledger.progress = {"steep": _progress(4.0, 2.0), "slow": _progress(4.0, 3.8), "new": Progress()}
+    assert ledger.next_case() == "new"
+    del ledger.progress["new"]
+    assert ledger.next_case() == "steep"
+    ledger.progress["cheap"] = _progress(4.0, 2.0, seconds=1.0)
+    assert ledger.next_case() == "cheap"
+    ledger.progress = {"flat": _progress(2.0, 1.99, 1.985)}
+    assert ledger.next_case() is None
+
+
+def test_a_workload_ends_when_its_curve_is_flat_or_nothing_is_left() -> None:
+    assert _progress(2.0).ended(None) == ""
+    assert _progress(2.0, 2.0).ended(None) == ""
+    assert _progress(2.0, 2.0, 2.0).ended(None) == "flat"
+    assert _progress(2.0, 2.0, 1.9).ended(None) == ""
+    assert _progress(None).ended(None) == ""
+    assert _progress(None, None).ended(None) == "nothing found"
+    assert _progress(2.0, 1.0).ended(16) == "all trials made"
+    assert Progress((Slice(3, 1.0, 5.0, exhausted=True),)).ended(None) == "exhausted"
+
+
+def test_what_was_noted_survives_the_way_and_damage_is_told(tmp_path: Path) -> None:
+    ledger = Ledger(ledger_path(tmp_path, "night"), 60.0, 24, {"a": Progress()})
+    ledger.add("a", Slice(8, None, 5.0), {"crash": 1})
+    ledger.add("a", Slice(16, 1e-3, 5.0), {"crash": 2})
+    again = read_ledger(ledger.path)
+    assert again == ledger
+    assert (again.spent, again.faults) == (10.0, {"crash": 3})
+    for text in ("", "[]", '{"version": 2}', '{"version": 1, "progress": {"a": [{}]}}'):
+        ledger.path.write_text(text)
+        with pytest.raises(InvalidPlanError, match="delete it: no trial is lost"):
+            read_ledger(ledger.path)
+
+
+def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "plans").write_text("a file in the place of the folder")
+    with pytest.raises(DiskFullError, match="cannot be written"):
+        Ledger(ledger_path(tmp_path, "night")).write()
+
+
+@contextlib.contextmanager
+def _unseen(_: str) -> Iterator[Listener]:
+    yield lambda state: None
+
+
+def test_a_plan_tunes_every_workload_and_starts_from_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = SplitScores(((2, 4), (3, 6)))
+    monkeypatch.setitem(SPACES, space.name, space)
+    plan = read_plan(_written(tmp_path, LEAST + "slice = 9\nkeep = 1"))
+    target, spec = resolve_target("llvm", 2), PrefillSpec(2, 1, 16, "float32")
+    cases = [Case(spec, PrefillShape(batch, 24), target, parse_lengths("full")) for batch in (2, 3)]
+    planned = [PlannedCase(case, [space.name], None) for case in cases]
+    lines: list[str] = []
+    assert run_plan(plan, planned, tmp_path, _unseen, lines.append)
+    logs = [_trials(log_path(case, tmp_path)) for case in cases]
+    assert [len(log) for log in logs] == [8, 8]
+    assert [len(set(log)) for log in logs] == [8, 8]
+    assert logs[1][0] in logs[0]  # the neighbour's record is tried first
+    ledger = read_ledger(ledger_path(tmp_path, "night"))
+    assert {done.ended(None) for done in ledger.progress.values()} == {"exhausted"}
+    assert len(lines) == 2
+    assert run_plan(plan, planned, tmp_path, _unseen, lines.append)
+    assert len(lines) == 2  # nothing was left to do
+    (table,) = plan_tables(tmp_path)
+    assert (table.row_count, str(table.title).startswith("night: not running")) == (2, True)
+
+
+def _trials(log: Path) -> list[str]:
+    fields = [json.loads(line) for line in log.read_text().splitlines()]
+    return [json.dumps([each["variant"], each["trace"]]) for each in fields]
+
+
+def test_only_one_process_runs_a_plan(tmp_path: Path) -> None:
+    with plan_lock(tmp_path, "night"):
+        script = "import sys; from pathlib import Path; from prefilltune.tuning.plan_job import *\n"
+        script += "with plan_lock(Path(sys.argv[1]), 'night'): pass"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert PlanRunningError.__name__ in done.stderr
+    with plan_lock(tmp_path, "night"):
+        pass
+
+
+def test_a_killed_plan_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
+    text = LEAST + 'slice = 8\ntrials = 8\ntargets = [{target = "llvm", threads = 1}]\n'
+    path, root = _written(tmp_path, text), tmp_path / "database"
+    command = [sys.executable, "-m", "prefilltune.tuning"]
+    tune = [*command, "tune", "--plan", str(path), "--database", str(root)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment["PREFILLTUNE_TEST"] = str(tmp_path)
+    with subprocess.Popen(tune, env=environment, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        next(line for line in first.stdout if "1 of 8 trials" in line)
+        first.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while _processes_with(f"PREFILLTUNE_TEST={tmp_path}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    again = subprocess.run(tune, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    (log,) = root.glob("*/trials/*.jsonl")
+    trials = _trials(log)
+    assert len(trials) == len(set(trials)) >= 8
+    status = [*command, "status", "night", "--database", str(root)]
+    shown = subprocess.run(status, env=environment, capture_output=True, text=True)
+    assert "all trials made" in " ".join(shown.stdout.split()), shown
+    missing = subprocess.run([*status[:-3], "day", *status[-2:]], env=environment, text=True,
+                             capture_output=True)  # fmt: skip
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+
+
+def _processes_with(mark: str) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append(folder.name)
+    return found

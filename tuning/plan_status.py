@@ -1,0 +1,71 @@
+"""How tuning plans stand, as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.table import Column, Table
+
+from .duration import format_duration
+from .errors import NothingFoundError
+from .plan_progress import Ledger, Progress, read_ledger
+
+
+def plan_tables(root: Path, name: str = "") -> list[Table]:
+    """A table for each plan of a database, or for one of them.
+
+    Raises
+    ------
+    NothingFoundError
+        If there is no such plan.
+    """
+    paths = sorted((root / "plans").glob(f"{name or '*'}.json"))
+    if not paths:
+        raise NothingFoundError(
+            f"no plan{f' {name!r}' if name else ''} has been run on {root}; start one: prefilltune "
+            "tune --plan FILE"
+        )
+    return [_table(read_ledger(path)) for path in paths]
+
+
+def _table(ledger: Ledger) -> Table:
+    spent = f"{format_duration(ledger.spent)} of {format_duration(ledger.seconds)} spent"
+    running = "running" if _is_running(ledger) else "not running"
+    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(ledger.faults.items()))
+    table = Table(
+        Column("workload", overflow="fold"),
+        Column("trials", justify="right"),
+        Column("best ms", justify="right"),
+        Column("last gain", justify="right"),
+        "state",
+        title=f"{ledger.path.stem}: {running}, {spent}",
+        caption=f"faults of devices and builders, survived: {faults}" if faults else None,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name, done in ledger.progress.items():
+        best = "" if done.best is None else f"{done.best * 1e3:.4g}"
+        gain = f"{done.gain():.1%}" if len(done.slices) > 1 else ""
+        table.add_row(name, str(done.trials), best, gain, _state(ledger, done))
+    return table
+
+
+def _state(ledger: Ledger, done: Progress) -> str:
+    ended = done.ended(ledger.most_trials)
+    if ended:
+        return ended
+    if ledger.spent >= ledger.seconds:
+        return "budget spent"
+    return "goes on" if done.slices else "waits"
+
+
+def _is_running(ledger: Ledger) -> bool:
+    path = ledger.path.with_suffix(".lock")
+    if not path.exists():
+        return False
+    try:
+        FileLock(path, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    return False

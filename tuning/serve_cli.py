@@ -1,0 +1,136 @@
+"""The commands that lend devices to tuners: ``prefilltune tracker`` and ``prefilltune worker``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .address import LOOPBACK, Address, check_key, is_loopback
+from .environment import check_packages
+from .errors import InvalidOptionError
+from .supervision import Command, supervise
+
+TRACKER_PORT = 9190
+_WORKER_PORT = 9090
+
+HostOption = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        help="Address to listen on. Whoever reaches it can run code here: this machine alone, "
+        "unless told otherwise.",
+    ),
+]
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--devices",
+        metavar="0,1,...",
+        help="GPUs of this machine, by the numbers or names that CUDA_VISIBLE_DEVICES takes.",
+    ),
+]
+
+
+def tracker(
+    host: HostOption = LOOPBACK,
+    port: Annotated[int, typer.Option("--port", help="To listen on.")] = TRACKER_PORT,
+) -> None:
+    """Run TVM's RPC tracker, which workers report to and tuners ask for devices."""
+    _check_port(port)
+    _warn_if_exposed("tracker", host)
+    check_packages()
+    command = Command("tracker", f"{__package__}.rpc_tracker", [host, str(port)], {})
+    _serve([command])
+
+
+def worker(
+    tracker: Annotated[
+        str, typer.Option("--tracker", metavar="HOST:PORT", help="Where the tracker listens.")
+    ],
+    key: Annotated[str, typer.Option("--key", help="Names like devices, such as h100.")],
+    devices: DevicesOption = "",
+    host: HostOption = LOOPBACK,
+    port: Annotated[
+        int, typer.Option("--port", help="The first to try; each device takes the next free one.")
+    ] = _WORKER_PORT,
+    advertise: Annotated[
+        str,
+        typer.Option("--advertise", help="Address to give to tuners; what the tracker sees, else."),
+    ] = "",
+) -> None:
+    """Lend this machine's devices to tuners: one of TVM's RPC servers for each, kept alive.
+
+    Without --devices: one server, for this CPU and the first GPU.
+    """
+    address = Address.parse(tracker)
+    check_key(key)
+    _check_port(port)
+    if is_loopback(host) and not is_loopback(address.host) and not advertise:
+        raise InvalidOptionError(
+            f"--host is {host}, which a tuner cannot reach, and the tracker {address} is on "
+            "another machine: give this machine's address with --host, or the near end of a "
+            "tunnel with --advertise"
+        )
+    _warn_if_exposed("worker", host)
+    check_packages()
+    _serve(
+        [
+            Command(
+                f"worker {key}" + (f" of device {device}" if device else ""),
+                f"{__package__}.rpc_server",
+                [host, str(port), str(address), key, advertise],
+                {"CUDA_VISIBLE_DEVICES": device} if device else {},
+            )
+            for device in parse_devices(devices) or [""]
+        ]
+    )
+
+
+def parse_devices(text: str) -> list[str]:
+    """Devices of a list; empty for an empty text.
+
+    Raises
+    ------
+    InvalidOptionError
+        If one is empty or there twice.
+
+    Examples
+    --------
+    >>> parse_devices('0,1')
+    ['0', '1']
+    """
+    if not text:
+        return []
+    devices = [each.strip() for each in text.split(",")]
+    if "" in devices or len(set(devices)) < len(devices):
+        raise InvalidOptionError(
+            f"--devices is {text!r}; write each device once, with commas between: 0,1,2,3"
+        )
+    return devices
+
+
+def _check_port(port: int) -> None:
+    if not 0 < port < 1 << 16:
+        raise InvalidOptionError(f"--port is {port}; it must lie in 1 to 65535")
+
+
+def _warn_if_exposed(name: str, host: str) -> None:
+    if not is_loopback(host):
+        _tell(
+            f"this {name} listens on {host}: whoever reaches it can run code as this user; keep it "
+            "within a network that you trust (docs/scale-out.md)"
+        )
+
+
+def _serve(commands: Sequence[Command]) -> None:
+    try:
+        supervise(commands, _tell)
+    except KeyboardInterrupt:  # the way to end it
+        _tell("ended")
+
+
+def _tell(line: str) -> None:
+    print(f"prefilltune: {line}", file=sys.stderr, flush=True)
