@@ -235,6 +235,8 @@ def test_a_port_in_use_is_one_clear_line(service: Service) -> None:
         (["tune", "--model", "bge-base", "--tracker", "127.0.0.1:1"], "go together"),
         (["tune", "--model", "bge-base", "--tracker", "nowhere", "--key", "a"], "is no address"),
         (["tune", "--model", "bge-base", "--devices", "0"], "--devices are GPUs"),
+        (["tune", "--plan", "night.toml", "--keep", "1"], "leave out every other option"),
+        (["tune", "--plan", "night.toml"], "night.toml is no plan"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:

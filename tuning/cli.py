@@ -169,8 +169,9 @@ def tune(
 ) -> None:
     """Search for fast kernels and keep the best, verified, in the database."""
     if plan is not None:
-        said = (model, heads, dtype, arch, shape, trials, budget, space, threads, tracker, devices)
-        if any(said) or target != "llvm" or lens != "full":
+        said = (model, heads, dtype, arch, shape, trials, budget, seed, space, threads, tracker)
+        changed = (target, mask_mode, lens, keep) != ("llvm", "padded", "full", 2)
+        if any(said) or key or devices or changed:
             raise InvalidOptionError(
                 "--plan says what to tune, where and how long; leave out every other option but "
                 "--database"
