@@ -1,8 +1,9 @@
 """Trials a minute against the number of devices.
 
 Two measurements. *Loopback*: a tracker, workers and a search as real processes on this machine, so
-that its cores limit everything. *Replayed*: the real search and the real pool, sampling real
-candidates, with devices and builders that sleep as long as a recorded measurement or build took::
+that its cores limit everything. *Replayed*: the real search and the real pool, with devices and
+builders that sleep as long as a recorded measurement or build took: over a space that is
+enumerated, and over ``llvm_fused``, which is evolved and limited by the one thread that samples::
 
     python benchmarks/pool_scale.py > docs/measurements/pool_scale.json
 """
@@ -15,6 +16,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from prefilltune.tuning.address import Address
 from prefilltune.tuning.arm import Case
@@ -35,14 +37,18 @@ from prefilltune.tuning.pool import Pool, Slot
 from prefilltune.tuning.pools import local_pool, pool_of_tracker
 from prefilltune.tuning.remote import devices_of
 from prefilltune.tuning.search import Limit, Search, SearchState
+from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused
 from prefilltune.tuning.target import device_name, resolve_target
 from prefilltune.tuning.trial_log import TrialLog
 from prefilltune.tuning.worker import Outcome, Worker
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths, plain_attention
 
 SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(8, 512)
 KEY = "bench"
+
+#: How long a call took, and how it ended.
+Recorded = tuple[float, Outcome]
 
 
 class Recorder(Worker):
@@ -50,7 +56,7 @@ class Recorder(Worker):
 
     def __init__(self) -> None:
         super().__init__(tvm_environment(1))
-        self.calls: list[tuple[float, Outcome]] = []
+        self.calls: list[Recorded] = []
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:
         start = time.monotonic()
@@ -63,7 +69,7 @@ class Recorder(Worker):
 class Replayed:
     """A device or a builder that sleeps, and answers what was recorded."""
 
-    def __init__(self, recorded: Iterator[tuple[float, Outcome]], lock: threading.Lock) -> None:
+    def __init__(self, recorded: Iterator[Recorded], lock: threading.Lock) -> None:
         self._recorded = recorded
         self._lock = lock
 
@@ -93,23 +99,52 @@ class Replayed:
         return 0
 
 
-def search(trials: int, pool: Pool, builders: Sequence[Any] | None = None) -> SearchState:
-    """A search of the usual space."""
-    case = Case(SPEC, SHAPE, resolve_target("llvm", 1), parse_lengths("full"))
+class Enumerated(LlvmFused):
+    """A space that costs little to sample: 24 columns of the plain description, split."""
+
+    name: ClassVar[str] = "enumerated"
+
+    def variants(self, *_: object) -> list[dict[str, int]]:
+        return [{"first": 2 + 8 * number} for number in range(32)]
+
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Any, kind: str) -> Any:
+        return plain_attention(spec, shape, kind)
+
+    def generator(self, spec: PrefillSpec, variant: Any) -> Any:
+        from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
+
+        def split(sch: Any) -> None:
+            for name in ("dot", "scores"):
+                factor = sch.sample_categorical(list(range(first, first + 8)), [0.125] * 8)
+                sch.split(sch.get_loops(sch.get_sblock(name))[3], factors=[12, factor])
+
+        first = variant["first"]
+        return ScheduleFn(split, sch_rules=[], postprocs=[], mutator_probs={})
+
+
+def search(
+    trials: int,
+    pool: Pool,
+    builders: Sequence[Any] | None = None,
+    space: DesignSpace | None = None,
+    shape: PrefillShape = SHAPE,
+) -> SearchState:
+    """A search, of the usual space if no other is given."""
+    case = Case(SPEC, shape, resolve_target("llvm", 1), parse_lengths("full"))
     with tempfile.TemporaryDirectory() as folder:
         log = TrialLog(Path(folder) / "log.jsonl", {})
         with Search(
-            case, [LlvmFused()], log, lambda _: None, pool=pool, builders=builders
+            case, [space or LlvmFused()], log, lambda _: None, pool=pool, builders=builders
         ) as search:
             return search.run(Limit(trials=trials))
 
 
-def pace(state: SearchState) -> float:
-    """Trials a minute, from the first on."""
-    return (state.trials - 1) / (state.elapsed - state.first_measured) * 60
+def pace(state: SearchState, devices: int) -> float:
+    """Trials a minute, from the first on; as many as there are devices end with it."""
+    return (state.trials - devices) / (state.elapsed - state.first_measured) * 60
 
 
-def record(trials: int) -> tuple[list[tuple[float, Outcome]], list[tuple[float, Outcome]]]:
+def record(trials: int) -> tuple[list[Recorded], list[Recorded]]:
     """Measurements and builds of a real search, one at a time."""
     device, builder = Recorder(), Recorder()
     with builder, Pool([Slot("this machine", device)], elsewhere=False) as pool:
@@ -120,24 +155,23 @@ def record(trials: int) -> tuple[list[tuple[float, Outcome]], list[tuple[float, 
 
 
 def replay(
-    devices: int,
-    builders: int,
-    measured: Sequence[tuple[float, Outcome]],
-    built: Sequence[tuple[float, Outcome]],
+    space: DesignSpace, devices: int, measured: Sequence[Recorded], built: Sequence[Recorded]
 ) -> dict[str, float]:
-    """The pace with so many devices and builders."""
+    """The pace with so many devices, and with more builders than they need."""
     lock = threading.Lock()
     measurements, builds = itertools.cycle(measured), itertools.cycle(built)
     slots = [Slot(f"device {n}", Replayed(measurements, lock)) for n in range(devices)]
+    builders = [Replayed(builds, lock) for _ in range(2 * devices)]
+    trials = min(1536, max(32, 12 * devices))
     with Pool(slots) as pool:
-        state = search(
-            min(1024, max(32, 6 * devices)), pool, [Replayed(builds, lock) for _ in range(builders)]
-        )
+        state = search(trials, pool, builders, space, PrefillShape(2, 24))
+    found = pace(state, devices)
+    per_device = 60 / statistics.mean(seconds for seconds, _ in measured)
     return {
         "devices": devices,
-        "builders": builders,
         "trials": state.trials,
-        "trials_per_minute": round(pace(state), 1),
+        "trials_per_minute": round(found, 1),
+        "efficiency": round(found / (devices * per_device), 3),
     }
 
 
@@ -176,12 +210,12 @@ def _free_port() -> int:
 def loopback(trials: int) -> list[dict[str, float]]:
     """The pace with workers as real processes, and without any."""
     with local_pool(resolve_target("llvm", 1)) as pool:
-        found = [{"workers": 0, "trials_per_minute": round(pace(search(trials, pool)), 1)}]
+        found = [{"workers": 0, "trials_per_minute": round(pace(search(trials, pool), 1), 1)}]
     with workers(4) as address:
         for count in (1, 2, 4):
             with pool_of_tracker(address, KEY, Wanted("llvm", 1), count) as pool:
                 state = search(trials, pool)
-            found.append({"workers": count, "trials_per_minute": round(pace(state), 1)})
+            found.append({"workers": count, "trials_per_minute": round(pace(state, count), 1)})
             time.sleep(3)  # the devices given back are told to the tracker
     return found
 
@@ -191,16 +225,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=24, help="of each loopback search")
     parser.add_argument("--most", type=int, default=256, help="devices that are replayed")
+    parser.add_argument("--space", nargs="*", default=["enumerated", "llvm_fused"])
+    parser.add_argument("--no-loopback", dest="loopback", action="store_false")
     options = parser.parse_args()
     measured, built = record(options.trials)
     counts = [2**power for power in range(9) if 2**power <= options.most]
-    mean = sum(seconds for seconds, _ in measured) / len(measured)
-    mean_build = sum(seconds for seconds, _ in built) / len(built)
-    ample = max(1, round(2 * mean_build / mean))  # a device, so that builds never limit
-    replayed = [replay(count, ample * count, measured, built) for count in counts]
-    for each in replayed:
-        ideal = each["devices"] * replayed[0]["trials_per_minute"]
-        each["efficiency"] = round(each["trials_per_minute"] / ideal, 3)
+    spaces = {"enumerated": Enumerated(), "llvm_fused": LlvmFused()}
+    replayed = {
+        name: [replay(space, count, measured, built) for count in counts]
+        for name, space in spaces.items()
+        if name in options.space
+    }
     result = {
         "spec": str(SPEC),
         "shape": str(SHAPE),
@@ -209,10 +244,10 @@ def main() -> None:
         "versions": versions(),
         "recorded": {
             "measurements": len(measured),
-            "mean_measurement_seconds": round(mean, 3),
-            "mean_build_seconds": round(mean_build, 3),
+            "mean_measurement_seconds": round(statistics.mean(each for each, _ in measured), 3),
+            "mean_build_seconds": round(statistics.mean(each for each, _ in built), 3),
         },
-        "loopback": loopback(options.trials),
+        "loopback": loopback(options.trials) if options.loopback else [],
         "replayed": replayed,
     }
     print(json.dumps(result, indent=2))

@@ -53,9 +53,12 @@ _HOPELESS = 2.5
 # Sampling and evolving cost nearly the same for one candidate as for eight.
 _SMALLEST_BATCH = 8
 
-# Candidates of an arm at a time, where arms share batches, and how many arms share a large batch:
-# each is described by one thread.
-_SHARE, _ARMS = 2, 8
+# Candidates of an arm at a time, where arms share batches.
+_SHARE = 2
+
+# With several devices, batches are larger. Of the arms that were never tried, whose descriptions
+# take long, no more go into one; an arm that was fills up to such a part of it.
+_PER_DEVICE, _FRESH, _PART = 4, 4, 4
 
 # Of an earlier search, as many trials of each arm are replayed: more would delay the first batch.
 _RESTORED_PER_ARM = 8
@@ -197,9 +200,10 @@ class Search:
         self._batch = max(
             _SMALLEST_BATCH,
             (2 if self._alone else 1) * _builders(),
-            2 * devices if devices > 1 else 0,
+            _PER_DEVICE * devices if devices > 1 else 0,
         )
-        self._share = self._batch if self._alone else max(_SHARE, 2 * devices // _ARMS)
+        self._several = devices > 1
+        self._share = self._batch if self._alone else _SHARE
         self._known: dict[str, Trial] = {}
         self._asked = self._pulls = 0
         self._stopping = threading.Event()
@@ -375,15 +379,21 @@ class Search:
         room = self._batch
         if state.limit.trials is not None:
             room = min(room, state.limit.trials - self._asked)
+        fresh = _FRESH if self._several else len(arms)
         while room > 0 and not _out_of_time(state.limit, state):
             # Good variants are refined before the last of many is tried.
-            arm = _next_arm(arms, refine=not self._engine.alone and self._pulls % 2 == 1)
-            if arm is None:
+            refine = not self._alone and (self._pulls % 2 == 1 or fresh <= 0)
+            arm = _next_arm(arms, refine=refine)
+            if arm is None or (batch and fresh <= 0 and not arm.batches):
                 break
+            share = self._share
+            if arm.batches and self._several:
+                share = max(share, self._batch // _PART)
+            fresh -= not arm.batches
             self._pulls += 1
             state.activity = f"sampling {arm.label}"
             self.listener(state)
-            for proposal in self._propose(arm, min(room, self._share), state):
+            for proposal in self._propose(arm, min(room, share), state):
                 known = self._known.get(self._trial(arm, proposal).identity)
                 if known is None and room == 0:
                     break
