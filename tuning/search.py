@@ -297,7 +297,7 @@ class Search:
 
         cost_model = XGBModel(num_warmup_samples=32, num_tuning_cores=_builders(), verbose_eval=0)
         case = self.case
-        threads = case.target.threads if self._engine.alone else _builders()
+        threads = case.target.threads if self._alone else _builders()
         per_space = [
             [
                 Arm(case, space, variant, cost_model, self._batch, threads)
