@@ -27,15 +27,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefilltune.tuning.address import Address
 from prefilltune.tuning.arm import Case
+from prefilltune.tuning.devices.address import Address
+from prefilltune.tuning.devices.machine import Wanted
+from prefilltune.tuning.devices.opening import local_pool, pool_of_tracker
+from prefilltune.tuning.devices.pool import Pool, Slot
+from prefilltune.tuning.devices.remote import devices_of
 from prefilltune.tuning.environment import versions
 from prefilltune.tuning.errors import NoDeviceError
-from prefilltune.tuning.machine import Wanted
 from prefilltune.tuning.measure import Measurement, tvm_environment
-from prefilltune.tuning.pool import Pool, Slot
-from prefilltune.tuning.pools import local_pool, pool_of_tracker
-from prefilltune.tuning.remote import devices_of
 from prefilltune.tuning.search import Limit, Search, SearchState
 from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused

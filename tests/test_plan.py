@@ -17,10 +17,10 @@ from small_spaces import SplitScores
 
 from prefilltune.tuning.arm import Case
 from prefilltune.tuning.errors import DiskFullError, InvalidPlanError, PlanRunningError
-from prefilltune.tuning.plan import PlannedTarget, read_plan
-from prefilltune.tuning.plan_job import PlannedCase, plan_lock, run_plan
-from prefilltune.tuning.plan_progress import Ledger, Progress, Slice, ledger_path, read_ledger
-from prefilltune.tuning.plan_status import plan_tables
+from prefilltune.tuning.plans.job import PlannedCase, plan_lock, run_plan
+from prefilltune.tuning.plans.plan import PlannedTarget, read_plan
+from prefilltune.tuning.plans.progress import Ledger, Progress, Slice, ledger_path, read_ledger
+from prefilltune.tuning.plans.status import plan_tables
 from prefilltune.tuning.search import Listener
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import resolve_target
@@ -184,7 +184,9 @@ def _trials(log: Path) -> list[str]:
 
 def test_only_one_process_runs_a_plan(tmp_path: Path) -> None:
     with plan_lock(tmp_path, "night"):
-        script = "import sys; from pathlib import Path; from prefilltune.tuning.plan_job import *\n"
+        script = (
+            "import sys; from pathlib import Path; from prefilltune.tuning.plans.job import *\n"
+        )
         script += "with plan_lock(Path(sys.argv[1]), 'night'): pass"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", script, str(tmp_path)]

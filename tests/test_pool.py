@@ -18,11 +18,11 @@ from faulty_devices import check_and_time, device, simulated
 from small_spaces import SplitScores
 
 from prefilltune.tuning.arm import Case
+from prefilltune.tuning.devices.machine import Wanted, machine_here
+from prefilltune.tuning.devices.pool import Pool, Slot
 from prefilltune.tuning.engines import ENGINES
 from prefilltune.tuning.errors import NoDeviceError
-from prefilltune.tuning.machine import Wanted, machine_here
 from prefilltune.tuning.measure import tvm_environment
-from prefilltune.tuning.pool import Pool, Slot
 from prefilltune.tuning.search import Limit, Search, SearchState
 from prefilltune.tuning.target import resolve_target
 from prefilltune.tuning.trial_log import Trial, TrialLog

@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 
 from prefilltune.database import RecordStore, TargetKey
-from prefilltune.tuning import rpc_link
-from prefilltune.tuning.address import Address, check_key, is_loopback
 from prefilltune.tuning.build import build_library
+from prefilltune.tuning.devices import rpc_link
+from prefilltune.tuning.devices.address import Address, check_key, is_loopback
+from prefilltune.tuning.devices.machine import Wanted, describe
+from prefilltune.tuning.devices.messages import Library, Request, decode_outcome, encode_outcome
+from prefilltune.tuning.devices.opening import pool_of_gpus, pool_of_tracker
+from prefilltune.tuning.devices.remote import RemoteWorker, devices_of
 from prefilltune.tuning.engines import ENGINES
 from prefilltune.tuning.errors import GarbledMessageError, InvalidOptionError, NoDeviceError
-from prefilltune.tuning.machine import Wanted, describe
 from prefilltune.tuning.measure import Measurement, check_and_time
-from prefilltune.tuning.messages import Library, Request, decode_outcome, encode_outcome
-from prefilltune.tuning.pools import pool_of_gpus, pool_of_tracker
-from prefilltune.tuning.remote import RemoteWorker, devices_of
 from prefilltune.tuning.worker import Outcome, Worker
 from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
 

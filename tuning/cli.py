@@ -35,8 +35,8 @@ from ..workloads import (
     parse_lengths,
     preset,
 )
-from .address import Address, check_key
 from .db_cli import app as db_app
+from .devices.address import Address, check_key
 from .duration import format_duration, parse_duration
 from .environment import check_compiler, check_packages
 from .errors import (
@@ -52,8 +52,8 @@ from .tvm_import import import_tvm_without_torch
 
 if TYPE_CHECKING:
     from .comparison import Comparison
+    from .devices.pool import Pool
     from .dispatch import Plan
-    from .pool import Pool
     from .progress import SearchDisplay
     from .search import Listener
     from .target import ResolvedTarget
@@ -223,7 +223,7 @@ def status(
     database: DatabaseOption = None,
 ) -> None:
     """Show how far tuning plans are; needs no device and no TVM."""
-    from .plan_status import plan_tables
+    from .plans.status import plan_tables
 
     for table in plan_tables(database or work_root(), Path(plan).stem):
         _console.print(table)
@@ -619,11 +619,11 @@ def _tune_one(case, spaces, limit, root: Path, keep: int, pool: Pool | None) -> 
 
 def _tune_plan(path: Path, root: Path) -> None:
     """Run a plan, its targets' devices all taken from its start to its end."""
-    from .plan import read_plan
+    from .plans.plan import read_plan
 
     plan = read_plan(path)
     from .arm import Case
-    from .plan_job import PlannedCase, run_plan
+    from .plans.job import PlannedCase, run_plan
     from .progress import SearchDisplay
 
     cases: list[PlannedCase] = []
@@ -669,9 +669,9 @@ def _devices(
     if not tracker and not devices:
         yield _prepare(target, threads, arch, runs=True), None
         return
-    from .machine import Wanted
+    from .devices.machine import Wanted
+    from .devices.opening import pool_of_gpus, pool_of_tracker
     from .nvrtc import check_nvrtc
-    from .pools import pool_of_gpus, pool_of_tracker
 
     address = Address.parse(tracker) if tracker else None
     gpus = parse_devices(devices)

@@ -25,11 +25,11 @@ from typing import Any, Protocol
 from ..workloads import TOLERANCE
 from .arm import Arm, Case
 from .build import build_library
+from .devices.opening import local_pool
+from .devices.pool import Pool
 from .engines import ENGINES
 from .errors import DiskFullError, WorkerFailedError
 from .measure import Measurement, tvm_environment
-from .pool import Pool
-from .pools import local_pool
 from .proposals import Proposal
 from .spaces import DesignSpace
 from .trial_log import Trial, TrialLog

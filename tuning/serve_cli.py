@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from .address import LOOPBACK, Address, check_key, is_loopback
+from .devices.address import LOOPBACK, Address, check_key, is_loopback
+from .devices.supervision import Command, supervise
 from .environment import check_packages
 from .errors import InvalidOptionError
-from .supervision import Command, supervise
 
 TRACKER_PORT = 9190
 _WORKER_PORT = 9090
@@ -42,7 +42,7 @@ def tracker(
     _check_port(port)
     _warn_if_exposed("tracker", host)
     check_packages()
-    command = Command("tracker", f"{__package__}.rpc_tracker", [host, str(port)], {})
+    command = Command("tracker", f"{__package__}.devices.rpc_tracker", [host, str(port)], {})
     _serve([command])
 
 
@@ -80,7 +80,7 @@ def worker(
         [
             Command(
                 f"worker {key}" + (f" of device {device}" if device else ""),
-                f"{__package__}.rpc_server",
+                f"{__package__}.devices.rpc_server",
                 [host, str(port), str(address), key, advertise],
                 {"CUDA_VISIBLE_DEVICES": device} if device else {},
             )

@@ -13,11 +13,11 @@ from typing import Any
 from ..database import Entry, Provenance, RecordStore, entry_from
 from ..workloads import TOLERANCE
 from .arm import Case
+from .devices.machine import Machine, machine_here
+from .devices.pool import Pool, Runner
 from .engines import ENGINES
 from .environment import compiler_versions
 from .errors import NothingFoundError, WorkerFailedError
-from .machine import Machine, machine_here
-from .pool import Pool, Runner
 from .search import Limit, Listener, Search, SearchState
 from .spaces import SPACES
 from .timing import interleave

@@ -22,11 +22,11 @@ from ..workloads import TOLERANCE, PrefillShape, PrefillSpec, check_batches, par
 from .apply import apply_record
 from .arm import Case
 from .build import build_library
+from .devices.pool import Runner
 from .engines import ENGINES
 from .environment import device, versions
 from .errors import KernelCheckError, WorkerFailedError
 from .measure import tvm_environment
-from .pool import Runner
 from .spaces import SPACES
 from .target import ResolvedTarget, cuda_device, resolve_target
 from .timing import interleave

@@ -13,9 +13,9 @@ from gpu_kernels import SHAPE, SPEC, row_kernel
 from prefilltune.tuning import measure_cuda
 from prefilltune.tuning.arm import Case
 from prefilltune.tuning.build import build_library
-from prefilltune.tuning.machine import Wanted
+from prefilltune.tuning.devices.machine import Wanted
+from prefilltune.tuning.devices.opening import pool_of_gpus
 from prefilltune.tuning.measure import Measurement, tvm_environment
-from prefilltune.tuning.pools import pool_of_gpus
 from prefilltune.tuning.search import Limit, Search
 from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.target import cuda_device, resolve_target

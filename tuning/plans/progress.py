@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..database.durable import write_atomically
-from .errors import DiskFullError, InvalidPlanError
+from ...database.durable import write_atomically
+from ..errors import DiskFullError, InvalidPlanError
 
 _VERSION = 1
 

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from .errors import InvalidOptionError
+from ..errors import InvalidOptionError
 
 LOOPBACK = "127.0.0.1"
 

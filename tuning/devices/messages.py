@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..workloads import PrefillShape, PrefillSpec, PrefilltuneError
-from .errors import GarbledMessageError
-from .measure import Measurement
-from .worker import Outcome
+from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
+from ..errors import GarbledMessageError
+from ..measure import Measurement
+from ..worker import Outcome
 
 #: In the place of a function: end the process that kernels run in.
 RESTART = "restart"
@@ -35,7 +35,7 @@ class Request:
     Parameters
     ----------
     function : str
-        One of :data:`~prefilltune.tuning.remote_functions.FUNCTIONS`, such as
+        One of :data:`~prefilltune.tuning.devices.functions.FUNCTIONS`, such as
         ``cuda.time_kernel``.
     arguments : tuple
         Of the function, a library in the place of a path.

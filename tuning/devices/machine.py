@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..database import TargetKey
-from .environment import device, runtime_versions
-from .errors import GarbledMessageError, WorkerFailedError
-from .target import ResolvedTarget, resolve_target
+from ...database import TargetKey
+from ..environment import device, runtime_versions
+from ..errors import GarbledMessageError, WorkerFailedError
+from ..target import ResolvedTarget, resolve_target
 
 _DESCRIBE_TIMEOUT = 120.0
 
@@ -73,7 +73,7 @@ def machine_here(target: ResolvedTarget) -> Machine:
 
 
 def describe(runner: Any, wanted: Wanted) -> Machine:
-    """The machine of a :class:`~prefilltune.tuning.pool.Runner`.
+    """The machine of a :class:`~prefilltune.tuning.devices.pool.Runner`.
 
     Raises
     ------

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..errors import GarbledMessageError, NoDeviceError, WorkerFailedError
+from ..worker import Outcome, Worker
 from . import rpc_link
 from .address import Address
-from .errors import GarbledMessageError, NoDeviceError, WorkerFailedError
+from .functions import NAMES, takes_library
 from .messages import RESTART, Library, Request, decode_outcome
-from .remote_functions import NAMES, takes_library
-from .worker import Outcome, Worker
 
 _CONNECT_TIMEOUT = 40.0
 _ANSWER_TIMEOUT = 20.0
@@ -62,7 +62,7 @@ class RemoteWorker:
         self._connected = True
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:
-        """Run one of :data:`~prefilltune.tuning.remote_functions.FUNCTIONS` on the device.
+        """Run one of :data:`~prefilltune.tuning.devices.functions.FUNCTIONS` on the device.
 
         Returns
         -------

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..environment import runtime_versions
+from ..errors import NoDeviceError, WorkerFailedError
+from ..measure import tvm_environment
+from ..target import ResolvedTarget
+from ..worker import Worker
 from .address import Address
-from .environment import runtime_versions
-from .errors import NoDeviceError, WorkerFailedError
 from .machine import Machine, Wanted, describe
-from .measure import tvm_environment
 from .pool import Pool, Slot
 from .remote import RemoteWorker, devices_of
-from .target import ResolvedTarget
-from .worker import Worker
 
 
 def local_pool(target: ResolvedTarget) -> Pool:

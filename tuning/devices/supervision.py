@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
-from .errors import ServingError
+from ..errors import ServingError
 
 _START_TIMEOUT = 120.0
 _POLL = 0.2

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .arm import Case
-from .duration import format_duration
-from .errors import NothingFoundError, PlanRunningError
+from ..arm import Case
+from ..devices.pool import Pool
+from ..duration import format_duration
+from ..errors import NothingFoundError, PlanRunningError
+from ..search import Limit, Listener
+from ..tune import TuneResult, tune_case
 from .plan import Plan
-from .plan_progress import Ledger, Slice, ledger_path, planned, read_ledger
-from .pool import Pool
-from .search import Limit, Listener
-from .tune import TuneResult, tune_case
+from .progress import Ledger, Slice, ledger_path, planned, read_ledger
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.table import Column, Table
 
-from .duration import format_duration
-from .errors import NothingFoundError
-from .plan_progress import Ledger, Progress, read_ledger
+from ..duration import format_duration
+from ..errors import NothingFoundError
+from .progress import Ledger, Progress, read_ledger
 
 
 def plan_tables(root: Path, name: str = "") -> list[Table]:

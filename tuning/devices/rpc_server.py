@@ -11,14 +11,14 @@ import importlib
 import socket
 import sys
 
+from ..errors import GarbledMessageError
+from ..measure import tvm_environment
+from ..tvm_import import import_tvm_without_torch
+from ..worker import Outcome, Worker, die_with_parent
 from .address import Address
-from .errors import GarbledMessageError
-from .measure import tvm_environment
+from .functions import FUNCTIONS
 from .messages import RESTART, Request, encode_outcome
-from .remote_functions import FUNCTIONS
 from .rpc_link import CALL
-from .tvm_import import import_tvm_without_torch
-from .worker import Outcome, Worker, die_with_parent
 
 _PORTS = 110
 # A tuner whose machine was lost sends no farewell: its session ends after 80 s of silence.

@@ -22,13 +22,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..workloads import PrefilltuneError, useful_flops
-from .arm import Case
-from .engines import ENGINES
-from .errors import NoDeviceError, WorkerFailedError
+from ...workloads import PrefilltuneError, useful_flops
+from ..arm import Case
+from ..engines import ENGINES
+from ..errors import NoDeviceError, WorkerFailedError
+from ..measure import Measurement
+from ..worker import Outcome
 from .machine import Machine, Wanted, describe
-from .measure import Measurement
-from .worker import Outcome
 
 _PREPARE_TIMEOUT = 300.0
 _BASELINE_TIMEOUT = 60.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..workloads import (
+from ...workloads import (
     MASK_MODES,
     PrefillShape,
     PrefillSpec,
@@ -16,10 +16,10 @@ from ..workloads import (
     load_presets,
     parse_lengths,
 )
-from .address import Address, check_key
-from .duration import parse_duration
-from .errors import InvalidPlanError
-from .heads import parse_heads
+from ..devices.address import Address, check_key
+from ..duration import parse_duration
+from ..errors import InvalidPlanError
+from ..heads import parse_heads
 
 if sys.version_info >= (3, 11):
     import tomllib

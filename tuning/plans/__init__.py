@@ -1,0 +1,1 @@
+"""Many workloads as one job: what is tuned, in which order, and how far it has come."""
