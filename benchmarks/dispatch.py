@@ -26,7 +26,6 @@ from prefilltune.tuning.tvm_import import import_tvm_without_torch
 from prefilltune.workloads import (
     PrefillShape,
     PrefillSpec,
-    SymbolicShape,
     parse_lengths,
     preset,
 )
@@ -87,8 +86,8 @@ def main() -> None:
     from prefilltune.tuning.bench import Libraries
     from prefilltune.tuning.dispatch import (
         Leaf,
+        Plan,
         candidates,
-        dispatching_kernel,
         make_plan,
         planned_kernel,
     )
@@ -104,14 +103,13 @@ def main() -> None:
     found = candidates(finder, target.key, spec)
     plan = make_plan(spec, target, roots)
     lens = parse_lengths(options.lens)
-    sizes = SymbolicShape.fresh()
 
     def module(kernel: Any) -> Any:
         return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
 
     def alone(record: str) -> Any:
-        kernels = {record: apply_record(found[record], target.kind, sizes)["main"]}
-        return module(dispatching_kernel(spec, Leaf(record), kernels, sizes, target.target))
+        serving = Plan(spec, target.key, {record: found[record]}, Leaf(record))
+        return module(planned_kernel(serving, target))
 
     with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
         libraries = Libraries(worker, target)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tvm_ffi
 from cuda_schedules import proposals
+from machine_code import instructions
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
@@ -37,16 +36,6 @@ def _first(space: str, spec: PrefillSpec, arch: str, shape: PrefillShape = SHAPE
     target = _target(arch)
     variant = dict(SPACES[space].variants(spec, shape, target)[0])
     return proposals(space, variant, spec, shape, target)[0]
-
-
-def _instructions(image: bytes, folder: Path) -> str:
-    """The machine code of a cubin, disassembled by NVIDIA's own tool."""
-    tool = next(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"), None)
-    if tool is None:
-        pytest.skip("needs nvidia-cuda-nvdisasm")
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(image)
-    return subprocess.run([tool, cubin], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -105,7 +94,7 @@ def test_machine_code_holds_what_the_space_is_for(
 ) -> None:
     spec = PrefillSpec(8, 2, 64, "float16", mask_mode)
     _, cubin = compile_device(_first(space, spec, arch).module, _target(arch).target)
-    code = _instructions(cubin.image, tmp_path)
+    code = instructions(cubin.image, tmp_path)
     assert product in code
     assert "LDGSTS" in code  # copies that pass the registers by
     assert ("LDSM" in code) == (space == "cuda_mma")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
 from intrinsic_kernels import acc_kernel, dot_kernel
+from machine_code import instructions
 
 from prefilltune.tuning.intrinsics import Product
 
@@ -28,10 +27,5 @@ def test_intrinsics_compile_alone(
 
     cubin = compile_cubin(make(Product(unit, dtype), 64, head_dim).source, arch)
     assert re.findall(r"(\d+) bytes spill stores", cubin.log) == ["0"]
-    tool = next(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"), None)
-    if tool is None:
-        pytest.skip("needs nvidia-cuda-nvdisasm")
-    path = tmp_path / "kernel.cubin"
-    path.write_bytes(cubin.image)
-    code = subprocess.run([tool, path], capture_output=True, text=True, check=True).stdout
+    code = instructions(cubin.image, tmp_path)
     assert all(instruction in code for instruction in INSTRUCTIONS[unit])

@@ -42,8 +42,13 @@ class Result:
     @property
     def spread_ms(self) -> float:
         """The interquartile range."""
-        quartiles = statistics.quantiles(self.seconds, n=4)
-        return (quartiles[2] - quartiles[0]) * 1e3
+        return interquartile_range(self.seconds) * 1e3
+
+
+def interquartile_range(times: Sequence[float]) -> float:
+    """How far the middle half of two or more timings lie apart."""
+    first, _, third = statistics.quantiles(times, n=4)
+    return third - first
 
 
 def interleave(

@@ -20,7 +20,7 @@ from .environment import compiler_versions
 from .errors import NothingFoundError, WorkerFailedError
 from .search import Limit, Listener, Search, SearchState
 from .spaces import SPACES
-from .timing import interleave
+from .timing import interleave, interquartile_range
 from .trial_log import Trial, TrialLog
 from .verification import largest_error
 from .warm_start import nearest_trials
@@ -204,7 +204,6 @@ def _entry(
 ) -> Entry:
     schedule = _scheduled(case, trial)
     space = SPACES[trial.space]
-    quartiles = statistics.quantiles(seconds, n=4)
     provenance = Provenance(
         spec=str(case.spec),
         shape=str(case.shape),
@@ -212,7 +211,7 @@ def _entry(
         variant=dict(trial.variant),
         lens=case.lens.text,
         median_secs=statistics.median(seconds),
-        spread_secs=quartiles[2] - quartiles[0],
+        spread_secs=interquartile_range(seconds),
         max_abs_error=error,
         trials=trials,
         seed=case.seed,

@@ -29,7 +29,7 @@ from .errors import KernelCheckError, WorkerFailedError
 from .measure import tvm_environment
 from .spaces import SPACES
 from .target import ResolvedTarget, cuda_device, resolve_target
-from .timing import interleave
+from .timing import interleave, interquartile_range
 from .worker import Outcome, Worker
 
 _BUILD_TIMEOUT = 120.0
@@ -256,11 +256,10 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
     except (ValueError, OSError, KernelCheckError, WorkerFailedError) as failure:
         runner.close(kill=True)  # a fault may have left it unable to run anything else
         return Remeasured(built.key, built.before, None, str(failure))
-    quartiles = statistics.quantiles(seconds, n=4)
     provenance = dataclasses.replace(
         entry.provenance,
         median_secs=statistics.median(seconds),
-        spread_secs=quartiles[2] - quartiles[0],
+        spread_secs=interquartile_range(seconds),
         max_abs_error=error,
         versions=versions(machine.kind),
         device=device(machine),

@@ -10,18 +10,18 @@ from functools import partial
 from typing import Any
 
 from ...database import Match
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, parse_lengths
-from ..apply import apply_record
+from ...workloads import PrefillShape, PrefillSpec, parse_lengths
 from ..arm import Case
 from ..bench import Libraries, call, fresh_batches, refuse_wrong
 from ..engines import ENGINES
 from ..environment import device, versions
 from ..measure import tvm_environment
 from ..target import ResolvedTarget
-from ..timing import interleave
+from ..timing import interleave, interquartile_range
 from ..worker import Worker
 from .boundaries import Leaf, Point
-from .kernel import dispatching_kernel
+from .factory import planned_kernel
+from .plan import Plan
 from .sweep_file import Sweep
 
 _ROUNDS = 5
@@ -86,12 +86,11 @@ def measure_sweep(
     WorkerFailedError
         If a kernel crashes, hangs or raises.
     """
-    sizes = SymbolicShape.fresh()
     with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
         libraries = Libraries(worker, target)
         try:
             paths = {
-                record: libraries.of(record, partial(_alone, spec, record, match, sizes, target))
+                record: libraries.of(record, partial(_alone, spec, record, match, target))
                 for record, match in matches.items()
             }
             points = []
@@ -113,14 +112,11 @@ def measure_sweep(
     )
 
 
-def _alone(
-    spec: PrefillSpec, record: str, match: Match, sizes: SymbolicShape, target: ResolvedTarget
-) -> Any:
+def _alone(spec: PrefillSpec, record: str, match: Match, target: ResolvedTarget) -> Any:
     """The module of one record's kernel, which serves every shape."""
     import tvm
 
-    kernels = {record: apply_record(match, target.kind, sizes)["main"]}
-    kernel = dispatching_kernel(spec, Leaf(record), kernels, sizes, target.target)
+    kernel = planned_kernel(Plan(spec, target.key, {record: match}, Leaf(record)), target)
     return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
 
 
@@ -142,11 +138,8 @@ def _measure(case: Case, paths: Mapping[str, str], worker: Worker) -> Point:
         _ROUNDS,
     )
     medians = [statistics.median(each) for each in times]
-    spreads = [_interquartile(each) / median for each, median in zip(times, medians, strict=True)]
+    spreads = [
+        interquartile_range(each) / median for each, median in zip(times, medians, strict=True)
+    ]
     seconds = dict(zip(paths, medians, strict=True))
     return Point(case.shape, case.lens.text, seconds, statistics.median(spreads))
-
-
-def _interquartile(times: Sequence[float]) -> float:
-    first, _, third = statistics.quantiles(times, n=4)
-    return third - first
