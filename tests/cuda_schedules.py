@@ -15,6 +15,16 @@ from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape, parse_lengths
 
+#: How the loop over tiles of a wgmma kernel may be pipelined: what variants say besides tiles.
+WGMMA_PIPELINES: tuple[dict[str, Any], ...] = (
+    {},
+    {"overlap": True},
+    {"ring": 2},
+    {"ring": 3},
+    {"overlap": True, "ring": 2},
+    {"overlap": True, "ring": 3},
+)
+
 
 def proposals(
     space: str,

@@ -12,7 +12,15 @@ import numpy as np
 from tvm.ir import save_json
 from tvm.s_tir import TensorIntrin
 
-from prefilltune.tuning.intrinsics import Product, acc_intrin, copy_intrin, dot_intrin, panel_width
+from prefilltune.tuning.intrinsics import (
+    JOIN,
+    WAIT,
+    Product,
+    acc_intrin,
+    copy_intrin,
+    dot_intrin,
+    panel_width,
+)
 
 #: Rows of the query tile: a warpgroup's.
 ROWS = 64
@@ -46,7 +54,9 @@ extern "C" __global__ void __launch_bounds__(128) kernel(
   load(queries, query, {rows}, {k});
   float c[{n} / 2];
   {left}
+  {join}
   {name}(c, {argument}, keys);
+  {wait}
   for (int i = 0; i < {n} / 2; ++i) out[row(i) * {n} + column(i)] = c[i];
 }}
 """
@@ -65,6 +75,7 @@ extern "C" __global__ void __launch_bounds__(128) kernel(
   for (int i = 0; i < 4; ++i) r[i] = rescale[row(i)];
   for (int i = 0; i < {n} / 2; ++i) c[i] = out[row(i) * {n} + column(i)];
   {name}(c, a, values, r);
+  {wait}
   for (int i = 0; i < {n} / 2; ++i) out[row(i) * {n} + column(i)] = c[i];
 }}
 """
@@ -96,6 +107,7 @@ def dot_kernel(product: Product, kv_tile: int, head_dim: int) -> IntrinsicKernel
     width = panel_width(head_dim)
     source = _head(product.dtype, name, head_dim) + _DOT.format(
         name=name, n=kv_tile, k=head_dim, rows=ROWS,
+        join=f"{JOIN}_{product.unit}(0);", wait=_wait(product, kv_tile),
         left="" if shared else _IN_REGISTERS.format(k=head_dim),
         argument=f"queries + threadIdx.z * 16 * {width}" if shared else "a",
     )  # fmt: skip
@@ -106,7 +118,7 @@ def acc_kernel(product: Product, kv_tile: int, head_dim: int) -> IntrinsicKernel
     """``kernel(weight, value, rescale, out)``: ``out = out * rescale + weight * value``."""
     name = acc_intrin(product, kv_tile, head_dim)
     source = _head(product.dtype, name, head_dim) + _ACC.format(
-        name=name, n=head_dim, k=kv_tile,
+        name=name, wait=_wait(product, head_dim), n=head_dim, k=kv_tile,
         fence="fence.proxy.async.shared::cta;" if product.unit == "wgmma" else "",
     )  # fmt: skip
     return IntrinsicKernel(source, kv_tile * head_dim * 2)
@@ -127,13 +139,16 @@ def expected_acc(
 
 def _head(dtype: str, name: str, columns: int) -> str:
     copy = copy_intrin(dtype, columns)
-    sources = "".join(_source_of(each) for each in (copy, name))
+    sources = "".join(source for each in (copy, name) for source in _sources_of(each))
     return _HEAD.format(dtype=_TYPES[dtype], sources=sources, copy=copy, width=panel_width(columns))
 
 
-def _source_of(intrinsic: str) -> str:
-    """The CUDA function that an intrinsic's implementation brings along."""
+def _wait(product: Product, columns: int) -> str:
+    return f"{WAIT}_{columns // 2}(c, 0);" if product.unit == "wgmma" else ""
+
+
+def _sources_of(intrinsic: str) -> list[str]:
+    """The CUDA functions that an intrinsic's implementation brings along."""
     nodes = json.loads(save_json(TensorIntrin.get(intrinsic).impl))["nodes"]
     texts = [node["data"] for node in nodes if node.get("type") == "ffi.String"]
-    (source,) = {text for text in texts if f"void {intrinsic}(" in text}
-    return source
+    return [*dict.fromkeys(text for text in texts if "__device__" in text)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tvm_ffi
-from cuda_schedules import proposals
+from cuda_schedules import WGMMA_PIPELINES, proposals
 from machine_code import instructions
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
@@ -48,7 +48,8 @@ def test_every_head_dim_has_variants_that_fit(head_dim: int, dtype: str) -> None
         assert variants
         limit = int(target.target.attrs["max_shared_memory_per_block"])
         for variant in variants:
-            rows = 4 * variant["kv_tile"] + (space == "cuda_wgmma") * variant["q_tile"]
+            rows = 2 * variant.get("ring", 2) * variant["kv_tile"]
+            rows += (space == "cuda_wgmma") * variant["q_tile"]
             assert rows * head_dim * 2 <= limit
 
 
@@ -81,25 +82,32 @@ def test_the_fastest_space_is_searched(arch: str, dtype: str, space: str) -> Non
 
 
 @pytest.mark.parametrize("mask_mode", MASKS)
-@pytest.mark.parametrize(
-    ("space", "arch", "product"),
-    [
-        ("cuda_wgmma", "sm_90a", "HGMMA"),
-        ("cuda_mma", "sm_90a", "HMMA"),
-        ("cuda_mma", "sm_80", "HMMA"),
-    ],
-)
-def test_machine_code_holds_what_the_space_is_for(
-    space: str, arch: str, product: str, mask_mode: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("arch", ["sm_90a", "sm_80"])
+def test_machine_code_of_mma(arch: str, mask_mode: str, tmp_path: Path) -> None:
     spec = PrefillSpec(8, 2, 64, "float16", mask_mode)
-    _, cubin = compile_device(_first(space, spec, arch).module, _target(arch).target)
+    _, cubin = compile_device(_first("cuda_mma", spec, arch).module, _target(arch).target)
     code = instructions(cubin.image, tmp_path)
-    assert product in code
+    assert "HMMA" in code
     assert "LDGSTS" in code  # copies that pass the registers by
-    assert ("LDSM" in code) == (space == "cuda_mma")
+    assert "LDSM" in code
     assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory
-    assert "C7510" not in cubin.log  # ptxas serialised no warpgroup product
+
+
+@pytest.mark.parametrize("mask_mode", MASKS)
+@pytest.mark.parametrize("pipeline", WGMMA_PIPELINES, ids=str)
+def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_path: Path) -> None:
+    spec, target = PrefillSpec(8, 2, 64, "float16", mask_mode), _target("sm_90a")
+    variant = {"q_tile": 128, "kv_tile": 64, **pipeline}
+    first = proposals("cuda_wgmma", variant, spec, SHAPE, target)[0]
+    _, cubin = compile_device(first.module, target.target)
+    code = instructions(cubin.image, tmp_path)
+    assert "HGMMA" in code
+    assert ("UTMALDG" in code) == ("ring" in pipeline)  # bulk copies
+    assert len(re.findall("LDGSTS", code)) > (0 if "ring" in pipeline else 8)  # the query's remain
+    waits = re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x[01])", code)
+    assert ("0x1" in waits) == ("overlap" in pipeline)  # one product waited for before another
+    assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory
+    assert "C75" not in cubin.log  # ptxas serialised no warpgroup product
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -128,15 +136,21 @@ def test_traces_replay_from_their_json(space: str) -> None:
         assert tvm_ffi.structural_equal(schedule.mod, proposal.module)
 
 
-@pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma"])
-def test_scheduled_kernel_is_the_golden_one(space: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("cuda_wgmma", {}), ("cuda_wgmma_rings", {"overlap": True, "ring": 2}), ("cuda_mma", {})],
+)
+def test_scheduled_kernel_is_the_golden_one(
+    name: str, more: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
     """A change in what is generated shows in review; --update-golden accepts it."""
     spec = PrefillSpec(2, 1, 32, "float16", "causal_padded_left")
     shape, target = PrefillShape(2, 100, 130), _target("sm_90a")
-    variant = {"q_tile": 64, "kv_tile": 64}
-    scheduled = proposals(space, variant, spec, shape, target)[0].module
-    text = pipeline(scheduled).script() + "\n"
-    golden = GOLDEN / f"{space}_causal.py.txt"
+    variant = {"q_tile": 64, "kv_tile": 64, **more}
+    scheduled = proposals(name.removesuffix("_rings"), variant, spec, shape, target)[0].module
+    text = re.sub(r'source_code=".*"\)', "source_code=...)", pipeline(scheduled).script())
+    text += "\n"
+    golden = GOLDEN / f"{name}_causal.py.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(text)
     assert text == golden.read_text()

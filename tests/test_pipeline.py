@@ -9,7 +9,7 @@ import tvm_ffi
 from tvm.s_tir import Schedule
 from tvm.script import tirx as T
 
-from prefilltune.tuning.pipeline import LOADS, LOADS_AFTER, pipeline
+from prefilltune.tuning.pipeline import BULK, LOADS, LOADS_AFTER, OVERLAP, pipeline
 
 
 @T.prim_func(s_tir=True)
@@ -35,11 +35,13 @@ def _sum_of_squares(source: T.Buffer((5, 4), "int32"), result: T.Buffer((4,), "i
                     result[vi] = result[vi] + square[vi]
 
 
-def _annotated(loads: int, after: int) -> tvm.IRModule:
+def _annotated(loads: int, after: int, *more: str) -> tvm.IRModule:
     schedule = Schedule(tvm.IRModule({"main": _sum_of_squares}))
     loop = schedule.get_loops(schedule.get_sblock("load"))[0]
     schedule.annotate(loop, LOADS, loads)
     schedule.annotate(loop, LOADS_AFTER, after)
+    for each in more:
+        schedule.annotate(loop, each, 1)
     return schedule.mod
 
 
@@ -47,7 +49,7 @@ def _annotated(loads: int, after: int) -> tvm.IRModule:
 def test_results_stay_and_loads_come_a_tile_early(after: int) -> None:
     module = pipeline(_annotated(1, after))
     assert LOADS not in module.script()
-    assert module.script().count('T.sblock("load")') == 4  # two copies, each within a view
+    assert module.script().count('T.sblock("load")') == 2  # before the loop and in it
     source = np.arange(20, dtype="int32").reshape(5, 4)
     result = tvm.runtime.tensor(np.zeros(4, "int32"))
     tvm.compile(module, target="llvm")["main"](tvm.runtime.tensor(source), result)
@@ -63,3 +65,9 @@ def test_a_module_without_annotations_stays_itself() -> None:
 def test_annotations_that_do_not_fit_are_refused(loads: int, after: int) -> None:
     with pytest.raises(ValueError, match="a loop of 3 steps says that"):
         pipeline(_annotated(loads, after))
+
+
+@pytest.mark.parametrize("annotation", [OVERLAP, BULK])
+def test_a_loop_without_the_steps_of_attention_is_refused(annotation: str) -> None:
+    with pytest.raises(ValueError, match="needs two"):
+        pipeline(_annotated(1, 1, annotation))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +37,8 @@ KV_TILES = (32, 64, 128)
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[Worker]:
-    with Worker(tvm_environment(1)) as worker:
+    environment = {**tvm_environment(1), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with Worker(environment) as worker:
         yield worker
 
 

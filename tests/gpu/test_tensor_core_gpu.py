@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cuda_schedules import proposals
+from cuda_schedules import WGMMA_PIPELINES, proposals
 
 from prefilltune.tuning.build import build_library
 from prefilltune.tuning.measure import tvm_environment
@@ -40,6 +44,10 @@ def runner() -> Iterator[Worker]:
         yield worker
 
 
+def _pipelines(space: str) -> Sequence[dict[str, Any]]:
+    return WGMMA_PIPELINES if space == "cuda_wgmma" else ({},)
+
+
 @pytest.mark.parametrize("mask_mode", ["padded", "causal_padded_left"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma"])
@@ -47,28 +55,44 @@ def test_first_variants_of_every_dtype_and_head_dim(
     space: str, shape: PrefillShape, mask_mode: str, runner: Worker, tmp_path: Path
 ) -> None:
     target = resolve_target("cuda")
-    for head_dim in (32, 64, 80, 96, 128, 192, 256):
-        for dtype in ("float16", "bfloat16"):
-            spec = PrefillSpec(4, 2, head_dim, dtype, mask_mode)
-            variants = SPACES[space].variants(spec, shape, target)
-            if not variants:
-                pytest.skip(f"{target.key} lacks the instructions of {space}")
-            found = proposals(space, dict(variants[0]), spec, shape, target)
+    for head_dim, (dtype, first) in itertools.product(
+        (32, 64, 80, 96, 128, 192, 256), (("float16", 0), ("bfloat16", 1))
+    ):
+        spec = PrefillSpec(4, 2, head_dim, dtype, mask_mode)
+        variants = list(map(dict, SPACES[space].variants(spec, shape, target)))
+        if not variants:
+            pytest.skip(f"{target.key} lacks the instructions of {space}")
+        pipelines = _pipelines(space)
+        for pipeline in pipelines[first % len(pipelines) :: 2]:
+            variant = next(filter(partial(_is, pipeline), variants), variants[0])
+            found = proposals(space, variant, spec, shape, target)
             proposal = found[len(dtype) % len(found)]
             path = build_library(
-                proposal.module, target.target, str(tmp_path / f"{head_dim}{dtype}.so")
+                proposal.module, target.target, str(tmp_path / f"{time.monotonic_ns()}.so")
             )
             outcome = runner.call(check_kernel, path, spec, shape, _lens(shape), 0, timeout=120)
             assert outcome.status == "ok", outcome.detail
-            assert outcome.value <= TOLERANCE[dtype], (variants[0], proposal.trace[1])
+            assert outcome.value <= TOLERANCE[dtype], (spec, variant, proposal.trace[1])
 
 
-@pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma"])
-def test_every_decision_of_a_variant(space: str, runner: Worker, tmp_path: Path) -> None:
-    spec, shape, target = PrefillSpec(4, 4, 64, "float16"), SHAPES[0], resolve_target("cuda")
+def _is(pipeline: dict[str, Any], variant: dict[str, Any]) -> bool:
+    return {key: variant[key] for key in variant if not key.endswith("_tile")} == pipeline
+
+
+@pytest.mark.parametrize("mask_mode", ["padded", "causal_padded_left"])
+@pytest.mark.parametrize(
+    ("space", "pipeline"),
+    [(space, each) for space in ("cuda_wgmma", "cuda_mma") for each in _pipelines(space)],
+    ids=str,
+)
+def test_every_decision_of_a_variant(
+    space: str, pipeline: dict[str, Any], mask_mode: str, runner: Worker, tmp_path: Path
+) -> None:
+    spec, shape = PrefillSpec(4, 4, 64, "float16", mask_mode), SHAPES[0]
+    target = resolve_target("cuda")
     if not SPACES[space].variants(spec, shape, target):
         pytest.skip(f"{target.key} lacks the instructions of {space}")
-    found = proposals(space, {"q_tile": 64, "kv_tile": 64}, spec, shape, target)
+    found = proposals(space, {"q_tile": 64, "kv_tile": 64, **pipeline}, spec, shape, target)
     for index, proposal in enumerate(found):
         path = build_library(proposal.module, target.target, str(tmp_path / f"{index}.so"))
         outcome = runner.call(check_kernel, path, spec, shape, _lens(shape), 1, timeout=120)

@@ -2,18 +2,22 @@
 
 from .copies import CHUNK, copy_intrin
 from .fragments import FRAGMENT, PTX_TYPES, SHARED, WARP_ROWS, fragment_layout, panel_width
-from .gemm import Product, acc_intrin, dot_intrin
+from .gemm import JOIN, WAIT, Product, acc_intrin, commit_loads, dot_intrin, with_pending
 
 __all__ = [
     "CHUNK",
     "FRAGMENT",
+    "JOIN",
     "PTX_TYPES",
     "SHARED",
+    "WAIT",
     "WARP_ROWS",
     "Product",
     "acc_intrin",
+    "commit_loads",
     "copy_intrin",
     "dot_intrin",
     "fragment_layout",
     "panel_width",
+    "with_pending",
 ]

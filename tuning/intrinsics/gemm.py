@@ -5,7 +5,8 @@ Tiles in shared memory are stored in the panels of :func:`~.fragments.panel_widt
 The products keep their own order in the memory pipeline. Loads are started by :mod:`.copies` and
 joined by :func:`dot_intrin`: it waits until all of them have arrived and meets the warps of the
 block at a barrier, after which the tiles of which every warp had read the products before may be
-overwritten.
+overwritten. Joining loads, starting a product and waiting for it are calls of their own, which
+:mod:`~prefilltune.tuning.pipeline` may move apart.
 """
 
 # TVMScript writes the shapes of buffers where Python has types.
@@ -45,6 +46,69 @@ class Product:
 
     unit: str
     dtype: str
+
+
+#: Functions that wait, by the beginning of their names. The last argument of a call is how many, of
+#: what was started latest, need not have ended: groups of loads, or products.
+JOIN, WAIT = "prefill_join_loads", "prefill_wait_product"
+
+# wgmma reads through the asynchronous proxy: each thread makes visible to it what it has copied
+# before it says so at the barrier. A fence behind the barrier, of who reads, is not enough.
+_JOIN_SOURCE = """
+__device__ __forceinline__ void {name}(int pending) {{
+  asm volatile("cp.async.commit_group;" ::: "memory");
+  if (pending == 0) asm volatile("cp.async.wait_group 0;" ::: "memory");
+  else asm volatile("cp.async.wait_group 1;" ::: "memory");
+{fence}  __syncthreads();
+}}
+"""
+_FENCE_PROXY = '  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");\n'
+
+# Results are not to be touched before: they are written while other instructions run.
+_PIN = """\
+  #pragma unroll
+  for (int i = 0; i < {count}; ++i) asm volatile("" : "+f"(c[i]) :: "memory");
+"""
+_WAIT_SOURCE = """
+__device__ __forceinline__ void {name}(float* c, int pending) {{
+  if (pending == 0) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  else asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+{pin}}}
+"""
+
+_COMMIT_SOURCE = """
+__device__ __forceinline__ void prefill_commit_loads() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+"""
+
+
+def commit_loads() -> Any:
+    """A call that makes a group of the loads started since the last one."""
+    return T.cuda.func_call("prefill_commit_loads", source_code=_COMMIT_SOURCE)
+
+
+def with_pending(call: Any, pending: int) -> Any:
+    """A call of one of the functions that wait, for all but ``pending``, at most 1."""
+    name, *arguments, _, source = call.args
+    return T.cuda.func_call(name, *arguments, pending, source_code=source)
+
+
+def _join(unit: str) -> Any:
+    """A call that meets all threads once the loads that they started have arrived."""
+    name = f"{JOIN}_{unit}"
+    fence = _FENCE_PROXY if unit == "wgmma" else ""
+    return T.cuda.func_call(name, 0, source_code=_JOIN_SOURCE.format(name=name, fence=fence))
+
+
+def _wait(unit: str, result: Any, columns: int) -> Any:
+    """A call that waits for the product; ``mma`` has ended when the next instruction begins."""
+    if unit == "mma":
+        return 0
+    count = columns // 2
+    name = f"{WAIT}_{count}"
+    source = _WAIT_SOURCE.format(name=name, pin=_PIN.format(count=count))
+    return T.cuda.func_call(name, result, 0, source_code=source)
 
 
 def _in_panel(column: Any, width: int, columns: int) -> tuple[Any, Any]:
@@ -92,10 +156,15 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
         panel, place = _in_panel(column, W, K)
         return B[0, panel, row, place]
 
+    join = _join(product.unit)
+
     def call(C: Any, A: Any, B: Any) -> Any:
         query = T.address_of(A[0, 0]) if q_tile is None else A.access_ptr(UNTRACKED)
         key = B.access_ptr(UNTRACKED)
         return T.cuda.func_call(name, T.address_of(C[0, 0]), query, key, source_code=source)
+
+    def end(C: Any) -> Any:
+        return _wait(product.unit, T.address_of(C[0, 0]), N)
 
     @T.prim_func(s_tir=True)
     def description(a: T.handle, b: T.handle, c: T.handle) -> None:
@@ -122,7 +191,9 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
             T.writes(_all(C))
             for _ty in T.thread_binding(8, "threadIdx.y"):
                 for _tx in T.thread_binding(4, "threadIdx.x"):
+                    T.evaluate(join)
                     T.evaluate(call(C, A, B))
+                    T.evaluate(end(C))
 
     TensorIntrin.register(name, description, implementation, override=True)
     return name
@@ -152,6 +223,9 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
         value = B.access_ptr(UNTRACKED)
         return T.cuda.func_call(name, result, weights, value, rescale, source_code=source)
 
+    def end(C: Any) -> Any:
+        return _wait(product.unit, T.address_of(C[0, 0]), N)
+
     @T.prim_func(s_tir=True)
     def description(a: T.handle, b: T.handle, r: T.handle, c: T.handle) -> None:
         A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
@@ -180,6 +254,7 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
             for _ty in T.thread_binding(8, "threadIdx.y"):
                 for _tx in T.thread_binding(4, "threadIdx.x"):
                     T.evaluate(call(C, A, B, R))
+                    T.evaluate(end(C))
 
     TensorIntrin.register(name, description, implementation, override=True)
     return name
@@ -202,17 +277,8 @@ _RESCALE = """\
   }}
 """
 
-# wgmma reads through the asynchronous proxy: each thread makes visible to it what it has copied
-# before it says so at the barrier. A fence behind the barrier, of who reads, is not enough.
-_JOIN_LOADS = """\
-  asm volatile("cp.async.commit_group;" ::: "memory");
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
-{fence}  __syncthreads();
-"""
-_FENCE_PROXY = '  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");\n'
 _FENCE = '  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");\n'
 _COMMIT = '  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");\n'
-_WAIT = '  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");\n'
 
 
 def _source(
@@ -221,9 +287,7 @@ def _source(
     """CUDA of a product; ``values`` if the rows of the tile in shared memory are summed over."""
     write = {"wgmma": _wgmma, "mma": _mma}[product.unit]
     parameters = "float* c, void* a_, void* b_" + (", float* r" if values else "")
-    before = _JOIN_LOADS.format(fence=_FENCE_PROXY if product.unit == "wgmma" else "")
-    if values:
-        before = _RESCALE.format(count=columns // 2)
+    before = _RESCALE.format(count=columns // 2) if values else ""
     return (
         f"\n__device__ __forceinline__ void {name}({parameters}) {{\n"
         f"{before}{write(product, columns, depth, q_tile, values)}}}\n"
@@ -268,18 +332,14 @@ def _wgmma(product: Product, columns: int, depth: int, q_tile: int | None, value
             f' "l"(right + (unsigned long long)({right_step.format(k=index)})));\n'
         )
 
-    pin = (
-        "  #pragma unroll\n"
-        f'  for (int i = 0; i < {count}; ++i) asm volatile("" : "+f"(c[i]) :: "memory");\n'
-    )
     loop = "  #pragma unroll\n  for (int k = {first}; k < " + f"{depth // 16}; ++k)\n"
     if values:
-        products = pin + _FENCE + loop.format(first=0) + multiply("k", True)
+        products = _PIN.format(count=count) + _FENCE + loop.format(first=0) + multiply("k", True)
     else:
         # The first product overwrites its result: no zeros have to be written before.
         products = _FENCE + multiply("0", False)
         products += loop.format(first=1) + multiply("k", True)
-    return f"{setup}{products}{_COMMIT}{_WAIT}{pin}"
+    return f"{setup}{products}{_COMMIT}"
 
 
 def _along_row(width: int, rows: int) -> str:

@@ -2,8 +2,9 @@
 
 Threads of a block are (4, 8, warps). A warp computes 16 rows of the query tile; scores, weights and
 the output stay in its registers, spread as the matrix instructions leave them, and the weights are
-the next product's operand where they are. Keys and values come through shared memory, two tiles of
-each, loaded with ``cp.async`` while another one is computed with; one barrier a tile is enough.
+the next product's operand where they are. Keys and values come through shared memory, loaded
+while another tile is computed with: with ``cp.async``, two tiles of each and one barrier a tile; or
+by the bulk copy engine into rings of tiles, whose barriers let warps run apart.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
@@ -27,7 +29,8 @@ from ..intrinsics import (
     dot_intrin,
     panel_width,
 )
-from ..pipeline import LOADS, LOADS_AFTER, MIN_BLOCKS
+from ..pipeline import BULK, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from ..rings import BARRIER_BYTES
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
 
@@ -36,6 +39,13 @@ _LOADS = ("k_rows", "v_rows")
 # Steps of a tile before which the next one's loads may be started: behind the score product, whose
 # barrier frees the tile that they overwrite; behind the maximum; before the value product.
 _LOAD_POSITIONS = (1, 5, 10)
+# Where products overlap: behind both, and behind the maximum.
+_OVERLAP_POSITIONS = (1, 5)
+
+# Whether products overlap, and the slots of the rings where tiles are bulk-copied; for the tiles
+# that are mostly best, and for the others.
+_WGMMA_PIPELINES = ((False, 2), (True, 2), (True, 3), (True, 0), (False, 0), (False, 3))
+_OTHER_WGMMA_PIPELINES = _WGMMA_PIPELINES[:3]
 
 #: Lanes of a row of threads, rows of threads of a warp.
 _LANES_X, _LANES_Y = 4, 8
@@ -45,9 +55,10 @@ _WARP = _LANES_X * _LANES_Y
 # besides its fragments.
 _REGISTERS, _THREAD_REGISTERS, _OTHER_REGISTERS = 65536, 255, 40
 
-_Q_TILES = (128, 64, 192, 256)  # the most promising first
+# The most promising first.
+_Q_TILES = (128, 64, 192, 256)
 _SMALLEST_TILE = 64
-_KV_TILES = (128, 64, 96, 80, 112, 32, 48, 160, 192, 256, 16)
+_KV_TILES = (128, 64, 96, 80, 176, 160, 112, 192, 32, 48, 256, 16)
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,10 @@ class Structure:
         Rows of a query tile, of a key and value tile, and their columns.
     dtype : str
         ``float16`` or ``bfloat16``.
+    overlap : bool
+        Whether the value product of a tile runs while the softmax of the next one does.
+    ring : int
+        Slots of the rings that key and value tiles are bulk-copied into; 0 where threads copy.
     """
 
     unit: str
@@ -69,6 +84,8 @@ class Structure:
     kv_tile: int
     head_dim: int
     dtype: str
+    overlap: bool = False
+    ring: int = 0
 
     @property
     def shared_query(self) -> bool:
@@ -78,6 +95,16 @@ class Structure:
         and weights of one size the same registers, and the second tile's scores are wrong.
         """
         return self.unit == "wgmma"
+
+    @property
+    def variant(self) -> Variant:
+        """What it is called by."""
+        found: dict[str, Any] = {"q_tile": self.q_tile, "kv_tile": self.kv_tile}
+        if self.overlap:
+            found["overlap"] = True
+        if self.ring:
+            found["ring"] = self.ring
+        return found
 
     @property
     def warps(self) -> int:
@@ -97,24 +124,28 @@ class Structure:
     @property
     def tiles(self) -> PipelinedTiles:
         """Parameters of the description."""
-        return PipelinedTiles(self.q_tile, self.kv_tile, self.dtype)
+        slots = self.ring or 2
+        return PipelinedTiles(self.q_tile, self.kv_tile, self.dtype, slots, slots)
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
         rows = (self.tiles.key_ring + self.tiles.value_ring) * self.kv_tile
-        return (rows + self.shared_query * self.q_tile) * self.head_dim * 2
+        barriers = BARRIER_BYTES if self.ring else 0
+        return (rows + self.shared_query * self.q_tile) * self.head_dim * 2 + barriers
 
     @property
     def registers(self) -> int:
         """About how many registers a thread needs."""
         query = 0 if self.shared_query else self.head_dim // 4
-        return self.head_dim // 2 + self.kv_tile // 2 + query + _OTHER_REGISTERS
+        # What is multiplied with the values stays while the next scores come.
+        weights = self.kv_tile // 4 if self.overlap else 0
+        return self.head_dim // 2 + self.kv_tile // 2 + query + weights + _OTHER_REGISTERS
 
     @property
     def whole_copies(self) -> bool:
-        """Whether every thread copies as many chunks of a key or value tile."""
-        return self.kv_tile * self.head_dim // CHUNK % self.threads == 0
+        """Whether every thread of a warp copies as many chunks of a key or value tile."""
+        return self.kv_tile * self.head_dim // CHUNK % _WARP == 0
 
 
 class TensorCoreSpace(DesignSpace):
@@ -139,7 +170,7 @@ class TensorCoreSpace(DesignSpace):
         if not self.runs_on(arch) or spec.dtype not in PTX_TYPES or spec.head_dim % 16:
             return ()
         return [
-            {"q_tile": s.q_tile, "kv_tile": s.kv_tile}
+            s.variant
             for s in self._structures(spec)
             if s.shared_bytes <= limit
             and s.registers <= min(_REGISTERS // s.threads, _THREAD_REGISTERS)
@@ -151,7 +182,15 @@ class TensorCoreSpace(DesignSpace):
     def _structures(self, spec: PrefillSpec) -> Iterator[Structure]:
         for kv_tile, q_tile in itertools.product(_KV_TILES, _Q_TILES):
             if q_tile % self.rows == 0:
-                yield Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype)
+                for overlap, ring in self._pipelines(kv_tile):
+                    yield Structure(
+                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring
+                    )
+
+    def _pipelines(self, kv_tile: int) -> Sequence[tuple[bool, int]]:
+        if self.unit == "mma":
+            return ((False, 0),)
+        return _WGMMA_PIPELINES if kv_tile in _KV_TILES[:2] else _OTHER_WGMMA_PIPELINES
 
     def describe(
         self,
@@ -162,7 +201,7 @@ class TensorCoreSpace(DesignSpace):
     ) -> Any:
         s = self._structure(spec, variant)
         _register(s)
-        return pipelined_attention(spec, shape, s.tiles, kind)
+        return _described(spec, shape, s.tiles, kind)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.mutator import MutateTileSize
@@ -178,7 +217,15 @@ class TensorCoreSpace(DesignSpace):
 
     def _structure(self, spec: PrefillSpec, variant: Variant) -> Structure:
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
-        return Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype)
+        overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
+        return Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring)
+
+
+@lru_cache(maxsize=8)  # structures that differ in their pipeline alone come one after the other
+def _described(
+    spec: PrefillSpec, shape: PrefillShape | SymbolicShape, tiles: PipelinedTiles, kind: str
+) -> Any:
+    return pipelined_attention(spec, shape, tiles, kind)
 
 
 def _reaches(tile: int, length: int) -> bool:
@@ -209,7 +256,10 @@ def schedule(sch: Any, s: Structure) -> None:
     for loop, block in ((tile, "blockIdx.x"), (head, "blockIdx.y"), (batch, "blockIdx.z")):
         sch.bind(loop, block)
     for name in _LOADS:
-        _copy(sch, name, s, copy)
+        if s.ring:
+            _lay_out(sch, name, s)
+        else:
+            _copy(sch, name, s, copy)
     if s.shared_query:
         _copy(sch, "q_rows", s, copy)
     fragments = ("dot", "probs", "acc", "rescale") + (() if s.shared_query else ("q_rows",))
@@ -236,13 +286,7 @@ def schedule(sch: Any, s: Structure) -> None:
 
 def _copy(sch: Any, name: str, s: Structure, copy: str) -> None:
     """Copy a tile to shared memory, 16 bytes a thread, neighbouring threads along a row."""
-    block = sch.get_sblock(name)
-    sch.set_scope(block, 0, SHARED)
-    width = panel_width(s.head_dim)
-    if name == "q_rows":
-        sch.transform_layout(block, ("write", 0), lambda r, c: [c // width, r, c % width])
-    else:
-        sch.transform_layout(block, ("write", 0), lambda v, r, c: [v, c // width, r, c % width])
+    block = _lay_out(sch, name, s)
     row, column = sch.get_loops(block)[-2:]
     chunk, element = sch.split(column, [None, CHUNK])
     sch.tensorize(element, copy)
@@ -251,6 +295,18 @@ def _copy(sch: Any, name: str, s: Structure, copy: str) -> None:
     )
     _bind(sch, warp, lane_y, lane_x)
     sch.unroll(step)
+
+
+def _lay_out(sch: Any, name: str, s: Structure) -> Any:
+    """Keep a tile in shared memory, in panels."""
+    block = sch.get_sblock(name)
+    sch.set_scope(block, 0, SHARED)
+    width = panel_width(s.head_dim)
+    if name == "q_rows":
+        sch.transform_layout(block, ("write", 0), lambda r, c: [c // width, r, c % width])
+    else:
+        sch.transform_layout(block, ("write", 0), lambda v, r, c: [v, c // width, r, c % width])
+    return block
 
 
 def _bind(sch: Any, warp: Any, lane_y: Any, lane_x: Any = None) -> None:
@@ -339,11 +395,18 @@ def _products(sch: Any, dot_name: str, acc_name: str) -> None:
 
 
 def _pipeline(sch: Any, s: Structure) -> None:
-    loop = sch.get_loops(sch.get_sblock("k_rows_o"))[0]
+    loop = sch.get_loops(sch.get_sblock("scores"))[0]
     sch.annotate(loop, LOADS, len(_LOADS))
-    sch.annotate(loop, LOADS_AFTER, _choice(sch, _LOAD_POSITIONS))
+    if s.overlap:
+        sch.annotate(loop, OVERLAP, 1)
+    if s.ring:
+        sch.annotate(loop, BULK, s.warps)
+    positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
+    sch.annotate(loop, LOADS_AFTER, _choice(sch, positions))
     most = _REGISTERS // (s.registers * s.threads)
-    sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, max(most, 1) + 2))))
+    # A spill or two may pay; but not in the midst of products that overlap.
+    more = 1 if s.overlap else 2
+    sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, max(most, 1) + more))))
 
 
 def _choice(sch: Any, candidates: Sequence[int]) -> Any:

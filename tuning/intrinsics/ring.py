@@ -1,0 +1,151 @@
+"""A ring of tiles in shared memory that the bulk copy engine fills (TMA, sm_90 and later).
+
+Each slot of a ring has two barriers: one says that its tile has arrived, the other that every warp
+has done with it (PTX ISA, "Asynchronous copy" and "mbarrier"). One thread of a block starts all
+copies. Tiles lie in the panels of :func:`~.fragments.panel_width`, which are the engine's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from .fragments import panel_width
+
+#: Bytes of the two barriers of a slot.
+SLOT_BYTES = 16
+
+#: CUDA's names of the permutations of a panel (``CUtensorMapSwizzle``), by its columns.
+SWIZZLES = {64: 3, 32: 2, 16: 1}
+
+_FIRST = "threadIdx.x + threadIdx.y + threadIdx.z == 0"
+_ADDRESS = "(unsigned)__cvta_generic_to_shared"
+_WAIT = """\
+    unsigned done;
+    do {{
+      asm volatile("{{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+                   "selp.u32 %0, 1, 0, p; }}" : "=r"(done) : "r"({barrier}), "r"({parity})
+                   : "memory");
+    }} while (!done);
+"""
+
+_BEGIN = f"""
+__device__ __forceinline__ void prefill_ring_begin(void* barriers, int slots, int warps) {{
+  if ({_FIRST}) {{
+    unsigned slot = {_ADDRESS}(barriers);
+    for (int i = 0; i < slots; ++i, slot += {SLOT_BYTES}) {{
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(slot) : "memory");
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(slot + 8), "r"(warps)
+                   : "memory");
+    }}
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  }}
+}}
+"""
+
+_LOAD = """
+__device__ __forceinline__ void {name}(
+    void* barriers, int slot, int turn, void* tile, unsigned long long map, int row, int head,
+    int batch) {{
+  if ({first}) {{
+    unsigned arrived = {address}(barriers) + {slot_bytes} * slot;
+    if (turn > 0) {{
+{wait}    }}
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], {bytes};" :: "r"(arrived)
+                 : "memory");
+    unsigned panel = {address}(tile);
+    for (int column = 0; column < {columns}; column += {width}, panel += {panel_bytes})
+      asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                   "[%0], [%1, {{%3, %4, %5, %6}}], [%2];"
+                   :: "r"(panel), "l"(map), "r"(arrived), "r"(column), "r"(head), "r"(row),
+                      "r"(batch) : "memory");
+  }}
+  __syncwarp();
+}}
+"""
+
+_ARRIVED = f"""
+__device__ __forceinline__ void prefill_ring_arrived(void* barriers, int slot, int turn) {{
+    unsigned arrived = {_ADDRESS}(barriers) + {SLOT_BYTES} * slot;
+{_WAIT.format(barrier="arrived", parity="turn & 1")}}}
+"""
+
+_DONE = f"""
+__device__ __forceinline__ void prefill_ring_done(void* barriers, int slot) {{
+  if (threadIdx.x + threadIdx.y == 0)
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];"
+                 :: "r"({_ADDRESS}(barriers) + {SLOT_BYTES} * slot + 8) : "memory");
+}}
+"""
+
+# What is multiplied by weights of zero must be finite.
+_CLEAR = """
+__device__ __forceinline__ void {name}(void* tile, int begin) {{
+  if (begin < {rows}) {{
+    int thread = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
+    for (int panel = 0; panel < {panels}; ++panel)
+      for (int i = begin * {chunks} + thread; i < {rows} * {chunks};
+           i += blockDim.x * blockDim.y * blockDim.z)
+        ((uint4*)tile)[panel * {rows} * {chunks} + i] = make_uint4(0, 0, 0, 0);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncthreads();
+  }}
+}}
+"""
+
+
+def begin_rings(barriers: Any, slots: int, warps: int) -> Any:
+    """A call that makes the barriers of ``slots`` slots which ``warps`` warps read."""
+    return T.cuda.func_call("prefill_ring_begin", barriers, slots, warps, source_code=_BEGIN)
+
+
+def load_tile(
+    barriers: Any, slot: Any, turn: Any, tile: Any, map_: Any, place: Any, rows: int, columns: int
+) -> Any:
+    """A call that starts to fill a slot, once every warp has done with what it held.
+
+    Parameters
+    ----------
+    slot, turn : PrimExpr
+        Which slot, and how many tiles it has held before.
+    tile : PrimExpr
+        Pointer to the slot's tile ``[rows, columns]`` of a two-byte dtype.
+    map_ : PrimExpr
+        Pointer to the tensor map of ``[batch, length, heads, columns]``.
+    place : tuple[PrimExpr, PrimExpr, PrimExpr]
+        First row, head and batch. Rows outside the tensor become zeros.
+    """
+    width = panel_width(columns)
+    name = f"prefill_ring_load_{rows}x{columns}"
+    source = _LOAD.format(
+        name=name,
+        first=_FIRST,
+        address=_ADDRESS,
+        slot_bytes=SLOT_BYTES,
+        wait=_WAIT.format(barrier="arrived + 8", parity="(turn - 1) & 1"),
+        bytes=rows * columns * 2,
+        columns=columns,
+        width=width,
+        panel_bytes=rows * width * 2,
+    )
+    return T.cuda.func_call(name, barriers, slot, turn, tile, map_, *place, source_code=source)
+
+
+def arrived(barriers: Any, slot: Any, turn: Any) -> Any:
+    """A call that waits until the slot's tile is there."""
+    return T.cuda.func_call("prefill_ring_arrived", barriers, slot, turn, source_code=_ARRIVED)
+
+
+def done(barriers: Any, slot: Any) -> Any:
+    """A call by which a warp says that it has read the slot's tile."""
+    return T.cuda.func_call("prefill_ring_done", barriers, slot, source_code=_DONE)
+
+
+def clear_rows(tile: Any, begin: Any, rows: int, columns: int) -> Any:
+    """A call by which all threads of a block clear the rows of a tile from ``begin`` on."""
+    width = panel_width(columns)
+    name = f"prefill_ring_clear_{rows}x{columns}"
+    source = _CLEAR.format(name=name, rows=rows, panels=columns // width, chunks=width // 8)
+    return T.cuda.func_call(name, tile, begin, source_code=source)

@@ -1,0 +1,205 @@
+"""Loads of a pipelined loop as bulk copies: what becomes of a load step, and what it needs.
+
+A load is a step that copies rows of ``[batch, length, heads, columns]`` into a slot of a ring
+``[slots, panels, rows, width]`` in shared memory, the last row again and again where there are no
+more. Here one thread has the copy engine do it (see :mod:`.intrinsics.ring`), which copies whatever
+rows there are; those past the last are cleared where they might be multiplied by zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .intrinsics import panel_width
+from .intrinsics import ring as calls
+from .intrinsics.fragments import UNTRACKED
+
+#: Of shared memory for barriers: tiles, which may lie behind, begin at a multiple of as many bytes.
+BARRIER_BYTES = 1024
+
+_L2_PROMOTION = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
+
+
+@dataclass(frozen=True, eq=False)
+class Ring:
+    """One load of a loop.
+
+    Parameters
+    ----------
+    buffer : tirx.Buffer
+        The ring.
+    source : tirx.Buffer
+        What is loaded from.
+    indices : tuple
+        Of the source's row, head and batch, and the end of its rows; in terms of ``step``.
+    step : tirx.Var
+        Number of the tile.
+    barriers : tirx.Buffer
+        Of all rings of the loop.
+    first_slot : int
+        Among them, of this ring.
+    map : tirx.Var
+        The source's tensor map.
+    """
+
+    buffer: Any
+    source: Any
+    indices: tuple[Any, ...]
+    step: Any
+    barriers: Any
+    first_slot: int
+    map: Any
+
+    def load(self, tile: Any) -> Any:
+        """Start to load a tile."""
+        from tvm import tirx
+
+        row, head, batch, _ = self._at(tile)
+        pointer = tirx.address_of(self.map)
+        turn = tile // self._slots
+        call = calls.load_tile(
+            self._barriers, self._slot(tile), turn, self._tile(tile), pointer, (row, head, batch),
+            self._rows, self._columns,
+        )  # fmt: skip
+        return tirx.Evaluate(call)
+
+    def arrived(self, tile: Any) -> Any:
+        """Wait for a tile."""
+        from tvm import tirx
+
+        turn = tile // self._slots
+        return tirx.Evaluate(calls.arrived(self._barriers, self._slot(tile), turn))
+
+    def done(self, tile: Any) -> Any:
+        """Give a tile's slot free."""
+        from tvm import tirx
+
+        return tirx.Evaluate(calls.done(self._barriers, self._slot(tile)))
+
+    def clear_past_the_end(self, tile: Any) -> Any:
+        """Clear the rows of a tile that are none of the source's."""
+        from tvm import tirx
+
+        row, _, _, end = self._at(tile)
+        return tirx.Evaluate(
+            calls.clear_rows(self._tile(tile), end - row, self._rows, self._columns)
+        )
+
+    def describe_source(self) -> list[Any]:
+        """On the host: make the tensor map."""
+        from tvm import tirx
+
+        batch, length, heads, columns = self.source.shape
+        width = panel_width(self._columns)
+        bytes_ = 2
+        head = columns * bytes_
+        strides = (head, head * heads, head * heads * length)
+        arguments = [
+            self.map, str(self.source.dtype), 4, self.source.data,
+            columns, heads, length, batch, *(_int64(each) for each in strides),
+            width, 1, self._rows, 1, 1, 1, 1, 1,
+            0, calls.SWIZZLES[width], _L2_PROMOTION, 0,
+        ]  # fmt: skip
+        return [
+            tirx.Bind(self.map, tirx.tvm_stack_alloca("tensormap", 1)),
+            tirx.Evaluate(tirx.call_packed("runtime.cuTensorMapEncodeTiled", *arguments)),
+        ]
+
+    @property
+    def _slots(self) -> int:
+        return int(self.buffer.shape[0])
+
+    @property
+    def _rows(self) -> int:
+        return int(self.buffer.shape[2])
+
+    @property
+    def _columns(self) -> int:
+        return int(self.buffer.shape[1]) * int(self.buffer.shape[3])
+
+    @property
+    def _barriers(self) -> Any:
+        return self.barriers.access_ptr(UNTRACKED)
+
+    def _slot(self, tile: Any) -> Any:
+        return tile % self._slots + self.first_slot
+
+    def _tile(self, tile: Any) -> Any:
+        offset = tile % self._slots * (self._rows * self._columns)
+        return self.buffer.access_ptr(UNTRACKED, offset=offset)
+
+    def _at(self, tile: Any) -> list[Any]:
+        return [_substituted(each, {self.step: tile}) for each in self.indices]
+
+
+def rings_of(loads: Sequence[Any]) -> tuple[list[Ring], Any]:
+    """What load steps of a loop are as rings, and the buffer of their barriers.
+
+    Raises
+    ------
+    ValueError
+        If a step is no such load.
+    """
+    from tvm import tirx
+
+    size = BARRIER_BYTES // 8
+    barriers = tirx.decl_buffer((size,), "uint64", name="barriers", scope="shared.dyn")
+    rings, slot = [], 0
+    for load in loads:
+        ring = _ring(load, barriers, slot)
+        rings.append(ring)
+        slot += int(ring.buffer.shape[0])
+    return rings, barriers
+
+
+def begin_rings(rings: Sequence[Ring], warps: int) -> Any:
+    """Make the barriers of all rings of a loop, which ``warps`` warps read."""
+    from tvm import tirx
+
+    slots = sum(int(ring.buffer.shape[0]) for ring in rings)
+    pointer = rings[0].barriers.access_ptr(UNTRACKED)
+    return tirx.Evaluate(calls.begin_rings(pointer, slots, warps))
+
+
+def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
+    from tvm import tirx
+    from tvm.ir import PointerType, TensorLoad
+
+    realize = _sblock(load)
+    store, block = realize.block.body, realize.block
+    value = store.value
+    if not (isinstance(value, TensorLoad) and isinstance(value.indices[1], tirx.Min)):
+        raise ValueError(f"the step {block.name_hint} does not copy rows up to a last one")
+    batch, row, head, _ = value.indices
+    step, *place = (each.var for each in block.iter_vars)
+    first = {each: tirx.const(0, each.ty.dtype) for each in place}
+    indices = tuple(_substituted(each, first) for each in (row.a, head, batch, row.b + 1))
+    name = f"{value.source.name}_map"
+    return Ring(
+        store.buffer, value.source, indices, step, barriers, first_slot,
+        tirx.Var(name, PointerType(tirx.TensorMapType())),
+    )  # fmt: skip
+
+
+def _sblock(stmt: Any) -> Any:
+    """The one sblock within a nest of loops."""
+    from tvm import tirx
+
+    while isinstance(stmt, tirx.For):
+        stmt = stmt.body
+    return stmt
+
+
+def _substituted(expression: Any, values: dict[Any, Any]) -> Any:
+    from tvm import tirx
+
+    function = tirx.PrimFunc(list(values), tirx.Evaluate(expression))
+    return function.specialize(values).body.value
+
+
+def _int64(value: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.Cast("int64", value) if hasattr(value, "ty") else tirx.const(value, "int64")
