@@ -63,10 +63,11 @@ def pipeline(module: Any) -> Any:
     def rewritten(function: Any) -> Any:
         if not isinstance(function, PrimFunc):
             return function
+        whole: Any = function
         rings: list[Ring] = []
-        body = _changed(function.body, partial(_pipelined, rings=rings))
+        body = _changed(whole.body, partial(_pipelined, rings=rings))
         sources = [stmt for ring in rings for stmt in ring.describe_source()]
-        return function.with_body(SeqStmt([*sources, body]) if sources else body)  # pyright: ignore[reportAttributeAccessIssue]
+        return whole.with_body(SeqStmt([*sources, body]) if sources else body)
 
     functions = {name: rewritten(each) for name, each in module.functions.items()}
     return tvm.IRModule(functions, attrs=module.attrs)
@@ -109,7 +110,7 @@ def _pipelined(loop: Any, rings: list[Ring]) -> Any:
     """The loop rewritten, if it is an annotated one; what it loads through goes to ``rings``."""
     from tvm import tirx
 
-    if not isinstance(loop, tirx.For) or LOADS not in loop.annotations:
+    if not _is_annotated(loop):
         return None
     steps = list(loop.body.seq)
     loads, after = int(loop.annotations[LOADS]), int(loop.annotations[LOADS_AFTER])
@@ -128,6 +129,12 @@ def _pipelined(loop: Any, rings: list[Ring]) -> Any:
     if min_blocks is None:
         return rewritten
     return tirx.AttrStmt(0, _LAUNCH_BOUNDS, min_blocks, rewritten)
+
+
+def _is_annotated(stmt: Any) -> bool:
+    from tvm import tirx
+
+    return isinstance(stmt, tirx.For) and LOADS in stmt.annotations
 
 
 def _prefetched(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int) -> Any:
@@ -155,7 +162,7 @@ def _overlapped(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: i
         _at(loop, [_without(JOIN, first), *between, operand], begin),
     ]
     # Zero-based: TVM shifts a loop that is not, and misses where loops within it begin.
-    step = tirx.Var("step", loop.loop_var.ty)
+    step: Any = tirx.Var("step", loop.loop_var.ty)
     t = begin + 1 + step
     within = [
         _joining(first, 0),
@@ -244,7 +251,7 @@ def _overlapped_rings(
         keys.done(begin),
         _at(loop, [*between, operand], begin),
     ]
-    step = tirx.Var("step", loop.loop_var.ty)
+    step: Any = tirx.Var("step", loop.loop_var.ty)
     t = begin + 1 + step
     within = [
         keys.arrived(t),
@@ -311,7 +318,11 @@ def _waiting(product: Any, pending: int) -> Any:
         if _is_call(part, WAIT):
             return tirx.Evaluate(with_pending(part.value, pending))
         leaves = (tirx.Evaluate, s_tir.SBlockRealize)
-        return None if _calls(part, WAIT) or not isinstance(part, leaves) else tirx.Evaluate(0)
+        return (
+            None
+            if _calls(part, WAIT) or not isinstance(part, leaves)
+            else tirx.Evaluate(tirx.const(0, "int32"))
+        )
 
     return _changed(product, change)
 
@@ -320,7 +331,10 @@ def _without(function: str, step: Any) -> Any:
     """A step without its calls of a function whose name begins so."""
     from tvm import tirx
 
-    return _changed(step, lambda part: tirx.Evaluate(0) if _is_call(part, function) else None)
+    return _changed(
+        step,
+        lambda part: tirx.Evaluate(tirx.const(0, "int32")) if _is_call(part, function) else None,
+    )
 
 
 def _calls(stmt: Any, function: str) -> list[Any]:

@@ -172,13 +172,15 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
     value = store.value
     if not (isinstance(value, TensorLoad) and isinstance(value.indices[1], tirx.Min)):
         raise ValueError(f"the step {block.name_hint} does not copy rows up to a last one")
-    batch, row, head, _ = value.indices
+    source: Any = value.source
+    indices: list[Any] = list(value.indices)
+    batch, row, head, _ = indices
     step, *place = (each.var for each in block.iter_vars)
     first = {each: tirx.const(0, each.ty.dtype) for each in place}
-    indices = tuple(_substituted(each, first) for each in (row.a, head, batch, row.b + 1))
-    name = f"{value.source.name}_map"
+    place_of = tuple(_substituted(each, first) for each in (row.a, head, batch, row.b + 1))
+    name = f"{source.name}_map"
     return Ring(
-        store.buffer, value.source, indices, step, barriers, first_slot,
+        store.buffer, source, place_of, step, barriers, first_slot,
         tirx.Var(name, PointerType(tirx.TensorMapType())),
     )  # fmt: skip
 

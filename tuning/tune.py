@@ -92,7 +92,7 @@ def tune_case(
     store.add([])  # refuses a read-only folder now rather than after the search
     log = TrialLog(log_path(case, root), _versions(machine))
     interrupted = False
-    warm = nearest_trials(store, case.spec, case.shape, spaces)
+    warm = nearest_trials(store, case, spaces)
     chosen = [SPACES[name] for name in spaces]
     with Search(case, chosen, log, listener, pool=pool, warm=warm) as search:
         try:

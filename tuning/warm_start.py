@@ -1,48 +1,66 @@
-"""What was found for near shapes, as first candidates for another."""
+"""What was found for near workloads, as first candidates for another."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from ..database import Entry, RecordStore, shape_distance
 from ..workloads import PrefillShape, PrefillSpec
+from .arm import Case
 from .trial_log import Trial
 
-_MOST = 4
+_MOST = 6
+
+# Beside the logarithm of a ratio of sizes: a dtype of the same width.
+_OTHER_DTYPE = 0.5
 
 
-def nearest_trials(
-    store: RecordStore, spec: PrefillSpec, shape: PrefillShape, spaces: Collection[str]
-) -> list[Trial]:
-    """The fastest records of the shapes nearest to ``shape``, as trials without times.
+def nearest_trials(store: RecordStore, case: Case, spaces: Collection[str]) -> list[Trial]:
+    """The fastest records of the workloads nearest to a case, as trials without times.
+
+    Near are other shapes, lengths and numbers of heads. A trace for another dtype names other
+    instructions and does not replay, but says which variant is worth trying first.
 
     Parameters
     ----------
     store : RecordStore
         Of the target.
-    spec : PrefillSpec
-        Whose records.
     spaces : Collection[str]
         Of which design spaces.
 
     Returns
     -------
     list[Trial]
-        Of each shape the fastest of each space and variant, the nearest shape first.
+        The nearest workload first; of one workload, the fastest first.
     """
-
-    def nearness(entry: Entry) -> tuple[float, tuple[float, str]]:
-        return shape_distance(PrefillShape.parse(entry.provenance.shape), shape), entry.speed
-
     found = [
-        entry
+        (distance, entry.speed, entry)
         for entry in store.entries
-        if entry.provenance.spec == str(spec)
-        and entry.provenance.shape != str(shape)
-        and entry.provenance.space in spaces
+        if entry.provenance.space in spaces
+        and (distance := _distance(entry, case)) is not None
+        and not _is_same(entry, case)
     ]
-    found.sort(key=nearness)
+    found.sort(key=lambda each: each[:2])
     return [
         Trial(each.provenance.space, dict(each.provenance.variant), each.trace)
-        for each in found[:_MOST]
+        for _, _, each in found[:_MOST]
     ]
+
+
+def _is_same(entry: Entry, case: Case) -> bool:
+    """Whether a record is of the case itself, whose trials the log holds."""
+    of = entry.provenance
+    return (of.spec, of.shape, of.lens) == (str(case.spec), str(case.shape), case.lens.text)
+
+
+def _distance(entry: Entry, case: Case) -> float | None:
+    """How near the workload of a record is; ``None`` if nothing can be learnt from it."""
+    spec, other = PrefillSpec.parse(entry.provenance.spec), case.spec
+    same_width = spec.dtype == other.dtype or "float32" not in (spec.dtype, other.dtype)
+    if (spec.head_dim, spec.mask_mode) != (other.head_dim, other.mask_mode) or not same_width:
+        return None
+    shapes = shape_distance(PrefillShape.parse(entry.provenance.shape), case.shape)
+    heads = abs(math.log2(spec.num_qo_heads / other.num_qo_heads))
+    groups = abs(math.log2(spec.group_size / other.group_size))
+    return shapes + heads + groups + _OTHER_DTYPE * (spec.dtype != other.dtype)

@@ -128,6 +128,6 @@ def test_a_pool_of_gpus_survives_every_harm(case: Case, tmp_path: Path) -> None:
     ):
         state = search.run(Limit(seconds=300))
     assert state.failures == {"device fault": 2, "launch failure": 1, "wrong result": 1}
-    assert (state.trials, state.notes) == (5, [])
+    assert state.trials == 5
     assert not {"crash", "lost", "garbage"} & state.faults.keys()
     assert state.baseline_seconds > 0

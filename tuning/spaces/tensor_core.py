@@ -42,11 +42,6 @@ _LOAD_POSITIONS = (1, 5, 10)
 # Where products overlap: behind both, and behind the maximum.
 _OVERLAP_POSITIONS = (1, 5)
 
-# Whether products overlap, and the slots of the rings where tiles are bulk-copied; for the tiles
-# that are mostly best, and for the others.
-_WGMMA_PIPELINES = ((False, 2), (True, 2), (True, 3), (True, 0), (False, 0), (False, 3))
-_OTHER_WGMMA_PIPELINES = _WGMMA_PIPELINES[:3]
-
 #: Lanes of a row of threads, rows of threads of a warp.
 _LANES_X, _LANES_Y = 4, 8
 _WARP = _LANES_X * _LANES_Y
@@ -55,10 +50,24 @@ _WARP = _LANES_X * _LANES_Y
 # besides its fragments.
 _REGISTERS, _THREAD_REGISTERS, _OTHER_REGISTERS = 65536, 255, 40
 
+# Of the registers that a thread needs, this share may do.
+_SPILLED = 0.9
+
 # The most promising first.
 _Q_TILES = (128, 64, 192, 256)
 _SMALLEST_TILE = 64
 _KV_TILES = (128, 64, 96, 80, 176, 160, 112, 192, 32, 48, 256, 16)
+
+# In rounds, which tiles of keys with which pipelines: whether products overlap, and the slots of
+# the rings that tiles are bulk-copied into.
+_ROUNDS = {
+    "wgmma": (
+        (_KV_TILES[:2], ((False, 2), (True, 2))),
+        (_KV_TILES[:2], ((True, 3), (False, 3), (True, 0), (False, 0))),
+        (_KV_TILES[2:], ((False, 2), (True, 2), (True, 3))),
+    ),
+    "mma": ((_KV_TILES, ((False, 0),)),),
+}
 
 
 @dataclass(frozen=True)
@@ -180,17 +189,12 @@ class TensorCoreSpace(DesignSpace):
         ]
 
     def _structures(self, spec: PrefillSpec) -> Iterator[Structure]:
-        for kv_tile, q_tile in itertools.product(_KV_TILES, _Q_TILES):
-            if q_tile % self.rows == 0:
-                for overlap, ring in self._pipelines(kv_tile):
+        for choices in _ROUNDS[self.unit]:
+            for kv_tile, q_tile, pipeline in itertools.product(choices[0], _Q_TILES, choices[1]):
+                if q_tile % self.rows == 0:
                     yield Structure(
-                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring
+                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, *pipeline
                     )
-
-    def _pipelines(self, kv_tile: int) -> Sequence[tuple[bool, int]]:
-        if self.unit == "mma":
-            return ((False, 0),)
-        return _WGMMA_PIPELINES if kv_tile in _KV_TILES[:2] else _OTHER_WGMMA_PIPELINES
 
     def describe(
         self,
@@ -201,6 +205,8 @@ class TensorCoreSpace(DesignSpace):
     ) -> Any:
         s = self._structure(spec, variant)
         _register(s)
+        if isinstance(shape, SymbolicShape):
+            return pipelined_attention(spec, shape, s.tiles, kind)
         return _described(spec, shape, s.tiles, kind)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
@@ -221,10 +227,16 @@ class TensorCoreSpace(DesignSpace):
         return Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring)
 
 
+def _described(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, kind: str) -> Any:
+    """A description with variables of its own."""
+    import tvm
+    from tvm.s_tir import renew_defs
+
+    return tvm.IRModule({"main": renew_defs(_parsed(spec, shape, tiles, kind)["main"])})
+
+
 @lru_cache(maxsize=8)  # structures that differ in their pipeline alone come one after the other
-def _described(
-    spec: PrefillSpec, shape: PrefillShape | SymbolicShape, tiles: PipelinedTiles, kind: str
-) -> Any:
+def _parsed(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, kind: str) -> Any:
     return pipelined_attention(spec, shape, tiles, kind)
 
 
@@ -403,10 +415,10 @@ def _pipeline(sch: Any, s: Structure) -> None:
         sch.annotate(loop, BULK, s.warps)
     positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
     sch.annotate(loop, LOADS_AFTER, _choice(sch, positions))
-    most = _REGISTERS // (s.registers * s.threads)
     # A spill or two may pay; but not in the midst of products that overlap.
-    more = 1 if s.overlap else 2
-    sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, max(most, 1) + more))))
+    fewest = s.registers if s.overlap else s.registers * _SPILLED
+    most = max(1, int(_REGISTERS / (fewest * s.threads)))
+    sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, most + 1))))
 
 
 def _choice(sch: Any, candidates: Sequence[int]) -> Any:

@@ -1,0 +1,65 @@
+"""Warm starts: which records the search for another workload begins with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from database_fixtures import KEY, filled, small_entry
+
+from prefilltune.tuning.arm import Case
+from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.warm_start import nearest_trials
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+
+SPACE = "llvm_fused"
+
+
+@pytest.fixture(scope="module")
+def target() -> ResolvedTarget:
+    return resolve_target("llvm", threads=1)
+
+
+def _tiles(folder: Path, case: Case, records: list[tuple[str, str, str]]) -> list[int]:
+    """Numbers of the records (spec, shape, lengths) in the order that a search takes them."""
+    entries = [
+        small_entry(
+            number, secs=9.0, spec=spec, shape=shape, lens=lens, space=SPACE, variant={"n": number}
+        )
+        for number, (spec, shape, lens) in enumerate(records)
+    ]
+    found = nearest_trials(filled(folder, entries, KEY), case, [SPACE])
+    return [trial.variant["n"] for trial in found]
+
+
+def test_the_nearest_workload_comes_first(tmp_path: Path, target: ResolvedTarget) -> None:
+    spec, near = PrefillSpec(12, 12, 64), PrefillSpec(16, 16, 64)
+    case = Case(spec, PrefillShape(4, 128), target, parse_lengths("full"))
+    records = [
+        (str(spec), "b4_q128_kv128", "full"),  # the case itself: its trials are in the log
+        (str(spec), "b32_q2048_kv2048", "full"),
+        (str(near), "b4_q128_kv128", "full"),
+        (str(spec), "b4_q128_kv128", "uniform"),
+        (str(PrefillSpec(12, 12, 128)), "b4_q128_kv128", "full"),
+        (str(PrefillSpec(12, 12, 64, mask_mode="causal_padded_left")), "b4_q128_kv128", "full"),
+        (str(PrefillSpec(12, 12, 64, "float16")), "b4_q128_kv128", "full"),
+    ]
+    assert _tiles(tmp_path, case, records) == [3, 2, 1]
+
+
+def test_another_dtype_of_the_same_width_is_near(tmp_path: Path, target: ResolvedTarget) -> None:
+    case = Case(
+        PrefillSpec(8, 4, 64, "bfloat16"), PrefillShape(4, 128), target, parse_lengths("full")
+    )
+    records = [
+        (str(PrefillSpec(8, 4, 64, "float16")), "b4_q128_kv128", "full"),
+        (str(PrefillSpec(8, 4, 64, "float32")), "b4_q128_kv128", "full"),
+        (str(PrefillSpec(8, 4, 64, "bfloat16")), "b4_q256_kv128", "full"),
+    ]
+    assert _tiles(tmp_path, case, records) == [0, 2]
+
+
+def test_other_spaces_are_left_alone(tmp_path: Path, target: ResolvedTarget) -> None:
+    case = Case(PrefillSpec(8, 4, 64), PrefillShape(4, 128), target, parse_lengths("full"))
+    store = filled(tmp_path, [small_entry(0, spec=str(case.spec), shape="b1_q64_kv64")], KEY)
+    assert nearest_trials(store, case, [SPACE]) == []
