@@ -60,7 +60,8 @@ _KV_TILES = (128, 64, 96, 80, 176, 160, 112, 192, 32, 48, 256, 16)
 
 # In rounds, which tiles of keys with which pipelines: whether products overlap, and the slots of
 # the rings that tiles are bulk-copied into.
-_ROUNDS = {
+_Pipeline = tuple[bool, int]
+_ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
     "wgmma": (
         (_KV_TILES[:2], ((False, 2), (True, 2))),
         (_KV_TILES[:2], ((True, 3), (False, 3), (True, 0), (False, 0))),
@@ -189,11 +190,13 @@ class TensorCoreSpace(DesignSpace):
         ]
 
     def _structures(self, spec: PrefillSpec) -> Iterator[Structure]:
-        for choices in _ROUNDS[self.unit]:
-            for kv_tile, q_tile, pipeline in itertools.product(choices[0], _Q_TILES, choices[1]):
-                if q_tile % self.rows == 0:
+        for kv_tiles, pipelines in _ROUNDS[self.unit]:
+            for kv_tile, q_tile in itertools.product(kv_tiles, _Q_TILES):
+                if q_tile % self.rows:
+                    continue
+                for overlap, ring in pipelines:
                     yield Structure(
-                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, *pipeline
+                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring
                     )
 
     def describe(
