@@ -3,7 +3,8 @@
 Two measurements. *Loopback*: a tracker, workers and a search as real processes on this machine, so
 that its cores limit everything. *Replayed*: the real search and the real pool, with devices and
 builders that sleep as long as a recorded measurement or build took: over a space that is
-enumerated, and over ``llvm_fused``, which is evolved and limited by the one thread that samples::
+enumerated, and over ``llvm_fused``, which is evolved and takes more of the processor. Modules are
+pickled for the builders as in any search, and there are more of these than the devices need::
 
     python benchmarks/pool_scale.py > docs/measurements/pool_scale.json
 """
@@ -14,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import pickle
 import signal
 import socket
 import statistics
@@ -46,6 +48,7 @@ from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths, plai
 
 SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(8, 512)
 KEY = "bench"
+_TRIALS_PER_DEVICE = 12
 
 #: How long a call took, and how it ended.
 Recorded = tuple[float, Outcome]
@@ -78,6 +81,8 @@ class Replayed:
             return Outcome("ok")
         if function.__name__ == "time_ragged_baseline":
             return Outcome("ok", 1e-3)
+        if function.__name__ == "build_library":
+            pickle.dumps((function, args))
         with self._lock:
             seconds, outcome = next(self._recorded)
         time.sleep(seconds)
@@ -103,9 +108,10 @@ class Enumerated(LlvmFused):
     """A space that costs little to sample: 24 columns of the plain description, split."""
 
     name: ClassVar[str] = "enumerated"
+    shape: ClassVar[PrefillShape] = PrefillShape(2, 24)
 
     def variants(self, *_: object) -> list[dict[str, int]]:
-        return [{"first": 2 + 8 * number} for number in range(32)]
+        return [{"first": 2 + 8 * number} for number in range(64)]
 
     def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Any, kind: str) -> Any:
         return plain_attention(spec, shape, kind)
@@ -162,9 +168,12 @@ def replay(
     measurements, builds = itertools.cycle(measured), itertools.cycle(built)
     slots = [Slot(f"device {n}", Replayed(measurements, lock)) for n in range(devices)]
     builders = [Replayed(builds, lock) for _ in range(2 * devices)]
-    trials = min(1536, max(32, 12 * devices))
+    trials = max(32, _TRIALS_PER_DEVICE * devices)
+    shape = space.shape if isinstance(space, Enumerated) else SHAPE
+    before = time.process_time()
     with Pool(slots) as pool:
-        state = search(trials, pool, builders, space, PrefillShape(2, 24))
+        state = search(trials, pool, builders, space, shape)
+    processor = time.process_time() - before
     found = pace(state, devices)
     per_device = 60 / statistics.mean(seconds for seconds, _ in measured)
     return {
@@ -172,6 +181,7 @@ def replay(
         "trials": state.trials,
         "trials_per_minute": round(found, 1),
         "efficiency": round(found / (devices * per_device), 3),
+        "cpu_seconds_per_trial": round(processor / state.trials, 4),
     }
 
 
