@@ -48,7 +48,7 @@ from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths, plai
 
 SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(8, 512)
 KEY = "bench"
-_TRIALS_PER_DEVICE = 12
+_TRIALS_PER_DEVICE = 32
 
 #: How long a call took, and how it ended.
 Recorded = tuple[float, Outcome]
@@ -73,6 +73,7 @@ class Replayed:
     """A device or a builder that sleeps, and answers what was recorded."""
 
     def __init__(self, recorded: Iterator[Recorded], lock: threading.Lock) -> None:
+        self.busy: list[tuple[float, float]] = []
         self._recorded = recorded
         self._lock = lock
 
@@ -85,7 +86,9 @@ class Replayed:
             pickle.dumps((function, args))
         with self._lock:
             seconds, outcome = next(self._recorded)
+        start = time.monotonic()
         time.sleep(seconds)
+        self.busy.append((start, time.monotonic()))
         return outcome
 
     def start(self) -> None:
@@ -111,7 +114,7 @@ class Enumerated(LlvmFused):
     shape: ClassVar[PrefillShape] = PrefillShape(2, 24)
 
     def variants(self, *_: object) -> list[dict[str, int]]:
-        return [{"first": 2 + 8 * number} for number in range(64)]
+        return [{"first": 2 + 8 * number} for number in range(256)]
 
     def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Any, kind: str) -> Any:
         return plain_attention(spec, shape, kind)
@@ -150,6 +153,14 @@ def pace(state: SearchState, devices: int) -> float:
     return (state.trials - devices) / (state.elapsed - state.first_measured) * 60
 
 
+def busy_share(devices: Sequence[Replayed]) -> float:
+    """How much of the time devices measured, from the first candidate until the last was begun."""
+    begun = [start for device in devices for start, _ in device.busy]
+    first, last = min(begun), max(begun)
+    spent = sum(max(0, min(end, last) - start) for each in devices for start, end in each.busy)
+    return spent / len(devices) / (last - first)
+
+
 def record(trials: int) -> tuple[list[Recorded], list[Recorded]]:
     """Measurements and builds of a real search, one at a time."""
     device, builder = Recorder(), Recorder()
@@ -166,7 +177,8 @@ def replay(
     """The pace with so many devices, and with more builders than they need."""
     lock = threading.Lock()
     measurements, builds = itertools.cycle(measured), itertools.cycle(built)
-    slots = [Slot(f"device {n}", Replayed(measurements, lock)) for n in range(devices)]
+    runners = [Replayed(measurements, lock) for _ in range(devices)]
+    slots = [Slot(f"device {number}", runner) for number, runner in enumerate(runners)]
     builders = [Replayed(builds, lock) for _ in range(2 * devices)]
     trials = max(32, _TRIALS_PER_DEVICE * devices)
     shape = space.shape if isinstance(space, Enumerated) else SHAPE
@@ -181,6 +193,7 @@ def replay(
         "trials": state.trials,
         "trials_per_minute": round(found, 1),
         "efficiency": round(found / (devices * per_device), 3),
+        "busy_until_last_start": round(busy_share(runners), 3),
         "cpu_seconds_per_trial": round(processor / state.trials, 4),
     }
 

@@ -60,9 +60,10 @@ _MOST_EVOLVED = 32
 _SHARE = 2
 
 # With several devices, a batch is what one arm proposes: as many as there are devices, or such a
-# part of that where it was never tried. While it is sampled, a batch and so many for each device,
-# one that is measured and one that is built, are under way.
-_PART, _PER_DEVICE = 4, 2
+# part of that where it was never tried. While it is sampled, a batch and so many for each device
+# are under way: few at first, so that arms learn early, and later half of all that were proposed,
+# so that no device waits while the oldest batch has a slow candidate.
+_PART, _PER_DEVICE = 4, (2, 6)
 
 # Of an earlier search, as many trials of each arm are replayed: more would delay the first batch.
 _RESTORED_PER_ARM = 8
@@ -208,12 +209,12 @@ class Search:
             self._refined = max(_SMALLEST_BATCH, devices)
             self._evolved = max(_SMALLEST_BATCH, min(2 * devices, _MOST_EVOLVED))
             self._batch = max(self._refined, self._evolved)
-            self._ahead = self._batch + _PER_DEVICE * devices
+            self._ahead = [self._batch + each * devices for each in _PER_DEVICE]
         else:
             self._batch = max(_SMALLEST_BATCH, (2 if self._alone else 1) * _builders())
             self._share = self._refined = self._batch if self._alone else _SHARE
             self._evolved = self._batch
-            self._ahead = 0 if self._alone else self._batch
+            self._ahead = [0 if self._alone else self._batch] * 2
         self._known: dict[str, Trial] = {}
         self._asked = self._pulls = 0
         self._stopping = threading.Event()
@@ -278,7 +279,8 @@ class Search:
                 if timing is None and not self._alone:
                     timing = self._measuring.submit(self._time_baseline, baseline, state)
                     under_way.append(([], [timing]))
-                _settle(under_way, self._ahead)
+                few, many = self._ahead
+                _settle(under_way, max(few, min(many, self._asked // 2)))
             _settle(under_way, 0)
         finally:
             self._stopping.set()
