@@ -3,7 +3,8 @@
 Two measurements. *Loopback*: a tracker, workers and a search as real processes on this machine, so
 that its cores limit everything. *Replayed*: the real search and the real pool, with devices and
 builders that sleep as long as a recorded measurement or build took: over a space that is
-enumerated, and over ``llvm_fused``, which is evolved and limited by the one thread that samples::
+enumerated, and over ``llvm_fused``, which is evolved and takes more of the processor. Modules are
+pickled for the builders as in any search, and there are more of these than the devices need::
 
     python benchmarks/pool_scale.py > docs/measurements/pool_scale.json
 """
@@ -14,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import pickle
 import signal
 import socket
 import statistics
@@ -46,6 +48,7 @@ from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths, plai
 
 SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(8, 512)
 KEY = "bench"
+_TRIALS_PER_DEVICE = 32
 
 #: How long a call took, and how it ended.
 Recorded = tuple[float, Outcome]
@@ -70,6 +73,7 @@ class Replayed:
     """A device or a builder that sleeps, and answers what was recorded."""
 
     def __init__(self, recorded: Iterator[Recorded], lock: threading.Lock) -> None:
+        self.busy: list[tuple[float, float]] = []
         self._recorded = recorded
         self._lock = lock
 
@@ -78,9 +82,13 @@ class Replayed:
             return Outcome("ok")
         if function.__name__ == "time_ragged_baseline":
             return Outcome("ok", 1e-3)
+        if function.__name__ == "build_library":
+            pickle.dumps((function, args))
         with self._lock:
             seconds, outcome = next(self._recorded)
+        start = time.monotonic()
         time.sleep(seconds)
+        self.busy.append((start, time.monotonic()))
         return outcome
 
     def start(self) -> None:
@@ -103,9 +111,10 @@ class Enumerated(LlvmFused):
     """A space that costs little to sample: 24 columns of the plain description, split."""
 
     name: ClassVar[str] = "enumerated"
+    shape: ClassVar[PrefillShape] = PrefillShape(2, 24)
 
     def variants(self, *_: object) -> list[dict[str, int]]:
-        return [{"first": 2 + 8 * number} for number in range(32)]
+        return [{"first": 2 + 8 * number} for number in range(256)]
 
     def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Any, kind: str) -> Any:
         return plain_attention(spec, shape, kind)
@@ -144,6 +153,14 @@ def pace(state: SearchState, devices: int) -> float:
     return (state.trials - devices) / (state.elapsed - state.first_measured) * 60
 
 
+def busy_share(devices: Sequence[Replayed]) -> float:
+    """How much of the time devices measured, from the first candidate until the last was begun."""
+    begun = [start for device in devices for start, _ in device.busy]
+    first, last = min(begun), max(begun)
+    spent = sum(max(0, min(end, last) - start) for each in devices for start, end in each.busy)
+    return spent / len(devices) / (last - first)
+
+
 def record(trials: int) -> tuple[list[Recorded], list[Recorded]]:
     """Measurements and builds of a real search, one at a time."""
     device, builder = Recorder(), Recorder()
@@ -160,11 +177,15 @@ def replay(
     """The pace with so many devices, and with more builders than they need."""
     lock = threading.Lock()
     measurements, builds = itertools.cycle(measured), itertools.cycle(built)
-    slots = [Slot(f"device {n}", Replayed(measurements, lock)) for n in range(devices)]
+    runners = [Replayed(measurements, lock) for _ in range(devices)]
+    slots = [Slot(f"device {number}", runner) for number, runner in enumerate(runners)]
     builders = [Replayed(builds, lock) for _ in range(2 * devices)]
-    trials = min(1536, max(32, 12 * devices))
+    trials = max(32, _TRIALS_PER_DEVICE * devices)
+    shape = space.shape if isinstance(space, Enumerated) else SHAPE
+    before = time.process_time()
     with Pool(slots) as pool:
-        state = search(trials, pool, builders, space, PrefillShape(2, 24))
+        state = search(trials, pool, builders, space, shape)
+    processor = time.process_time() - before
     found = pace(state, devices)
     per_device = 60 / statistics.mean(seconds for seconds, _ in measured)
     return {
@@ -172,6 +193,8 @@ def replay(
         "trials": state.trials,
         "trials_per_minute": round(found, 1),
         "efficiency": round(found / (devices * per_device), 3),
+        "busy_until_last_start": round(busy_share(runners), 3),
+        "cpu_seconds_per_trial": round(processor / state.trials, 4),
     }
 
 

@@ -48,12 +48,16 @@ def _pool(workers: Sequence[Worker]) -> Pool:
 
 
 def _search(
-    workers: Sequence[Worker], log: Path, builders: Sequence[Worker], trials: int | None = None
+    workers: Sequence[Worker],
+    log: Path,
+    builders: Sequence[Worker],
+    trials: int | None = None,
+    space: SplitScores = SPACE,
 ) -> tuple[SearchState, list[Trial]]:
     with (
         _pool(workers) as pool,
         Search(
-            _case(), [SPACE], TrialLog(log, {}), lambda _: None, pool=pool, builders=builders
+            _case(), [space], TrialLog(log, {}), lambda _: None, pool=pool, builders=builders
         ) as search,
     ):
         state = search.run(Limit(trials, 300))
@@ -238,6 +242,45 @@ except DiskFullError as error:
     state, trials = _search([device()], log, builders)
     assert (state.restored, state.trials) == (kept, TRIALS)
     assert sound.items() <= _times(trials).items()
+
+
+def test_what_is_measured_depends_on_no_race(
+    builders: Sequence[Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arms learn in the order of proposals, also where a device that hangs delays the first."""
+    monkeypatch.setitem(ENGINES, "llvm", simulated(ENGINES["llvm"], timeout=3.0))
+    space = SplitScores(
+        tuple((2 + 3 * number, 3 + 3 * number, 4 + 3 * number) for number in range(8))
+    )
+    measured = []
+    for name, fault in (("even", ""), ("delayed", "hang")):
+        workers = [device(), device(fault, tmp_path / "once")]
+        state, trials = _search(workers, tmp_path / name, builders, 40, space)
+        assert (state.trials, state.failures) == (40, {})
+        measured.append(_times(trials))
+    assert measured[0] == measured[1]
+
+
+def test_slots_are_handed_out_in_the_order_of_asking() -> None:
+    taken: list[int] = []
+
+    def take(number: int) -> None:
+        with pool.lease():
+            taken.append(number)
+
+    with _pool([device()]) as pool:
+        pool.open(_case(), threading.Event())
+        with pool.lease():
+            threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
+            for number, thread in enumerate(threads):
+                thread.start()
+                while len(pool._turns) <= number:
+                    time.sleep(0.001)
+        with pool.lease():
+            pass
+        for thread in threads:
+            thread.join()
+    assert taken == list(range(6))
 
 
 def test_another_device_under_the_same_key_is_set_aside() -> None:

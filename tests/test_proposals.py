@@ -27,11 +27,11 @@ from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
 MODULE = plain_attention(PrefillSpec(2, 2, 16, "float32"), PrefillShape(2, 24), "llvm")
 
 
-def _proposer(schedule: Callable[[Any], object]) -> Proposer:
+def _proposer(schedule: Callable[[Any], object], threads: int = 2) -> Proposer:
     mutators = {MutateTileSize(): 1.0}
     generator = ScheduleFn(schedule, sch_rules=[], postprocs=[], mutator_probs=mutators)
     target = Target({"kind": "llvm", "num-cores": 2})
-    context = tune_context(MODULE, target, generator, "test", 2, 1)
+    context = tune_context(MODULE, target, generator, "test", threads, 1)
     return make_proposer(context, RandomModel(), 8, 0, "test")
 
 
@@ -43,6 +43,15 @@ def test_every_point_of_a_small_space_comes_once() -> None:
     assert proposer.propose(1) == []
     assert len({json.dumps(each.trace) for each in proposals}) == 9
     assert len({tvm_ffi.structural_hash(each.module) for each in proposals}) == 9
+
+
+def test_threads_change_neither_points_nor_their_order() -> None:
+    def traces(threads: int) -> list[Any]:
+        proposer = _proposer(lambda sch: split_scores(sch, [2, 1, 4, 8], ["dot"]), threads)
+        return [each.trace for count in (2, 9) for each in proposer.propose(count)]
+
+    assert traces(1) == traces(3)
+    assert len(traces(1)) == 3
 
 
 def test_a_point_without_a_schedule_is_passed_over() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import pickle
 import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +25,9 @@ _FEW_POINTS = 256
 # cores; spaces of a few thousand points and batches of 8 need no more than this.
 _POPULATION = {"population_size": 32, "init_min_unmeasured": 16, "genetic_num_iters": 2}
 _UNBOUNDED_TRIALS = 1 << 20
+
+#: Of a space that is enumerated: a trace and its decisions.
+_Point = tuple[Any, dict[Any, int]]
 
 
 @dataclass(frozen=True)
@@ -113,14 +118,18 @@ class Enumeration:
         A trace and its decisions each, in the order of being proposed.
     """
 
-    def __init__(self, context: Any, points: Sequence[tuple[Any, dict[Any, int]]]) -> None:
+    def __init__(self, context: Any, points: Sequence[_Point]) -> None:
         self._context = context
-        self._left: Iterator[tuple[Any, dict[Any, int]]] = iter(points)
+        self._left: Iterator[_Point] = iter(points)
+        # Threads that schedule the same module hold one another up by counting its references.
+        self._modules = [context.mod]
 
     def propose(self, count: int) -> list[Proposal]:
         """The next points whose schedules are valid."""
-        valid = (each for point in self._left if (each := self._replay(*point)) is not None)
-        return list(itertools.islice(valid, count))
+        valid: list[Proposal] = []
+        while points := list(itertools.islice(self._left, count - len(valid))):
+            valid += [each for each in self._replay_all(points) if each is not None]
+        return valid
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Nothing to do: points that were measured are recognised when their turn comes."""
@@ -128,11 +137,26 @@ class Enumeration:
     def learn(self, proposals: Sequence[Proposal], run_secs: Sequence[tuple[float, ...]]) -> None:
         """Nothing to do: every point has its turn."""
 
-    def _replay(self, trace: Any, decisions: dict[Any, int]) -> Proposal | None:
+    def _replay_all(self, points: Sequence[_Point]) -> list[Proposal | None]:
+        """Replay points side by side, on as many threads as the context has."""
+        threads = min(self._context.num_threads, len(points))
+        while len(self._modules) < threads:
+            self._modules.append(pickle.loads(pickle.dumps(self._context.mod)))
+        found: list[Proposal | None] = [None] * len(points)
+
+        def replay_share(first: int) -> None:
+            for index in range(first, len(points), threads):
+                found[index] = self._replay(self._modules[first], *points[index])
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(replay_share, range(threads)))
+        return found
+
+    def _replay(self, module: Any, trace: Any, decisions: dict[Any, int]) -> Proposal | None:
         from tvm.s_tir import Schedule
         from tvm.s_tir.schedule import ScheduleError, Trace
 
-        schedule = Schedule(self._context.mod)
+        schedule = Schedule(module)
         try:
             Trace(trace.insts, decisions).apply_to_schedule(schedule, remove_postproc=True)
         except ScheduleError as error:

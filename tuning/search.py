@@ -53,12 +53,17 @@ _HOPELESS = 2.5
 # Sampling and evolving cost nearly the same for one candidate as for eight.
 _SMALLEST_BATCH = 8
 
+# The same for as many as evolution has a choice of three for each.
+_MOST_EVOLVED = 32
+
 # Candidates of an arm at a time, where arms share batches.
 _SHARE = 2
 
-# With several devices, batches are larger. Of the arms that were never tried, whose descriptions
-# take long, no more go into one; an arm that was fills up to such a part of it.
-_PER_DEVICE, _FRESH, _PART = 4, 4, 4
+# With several devices, a batch is what one arm proposes: as many as there are devices, or such a
+# part of that where it was never tried. While it is sampled, a batch and so many for each device
+# are under way: few at first, so that arms learn early, and later half of all that were proposed,
+# so that no device waits while the oldest batch has a slow candidate.
+_PART, _PER_DEVICE = 4, (2, 6)
 
 # Of an earlier search, as many trials of each arm are replayed: more would delay the first batch.
 _RESTORED_PER_ARM = 8
@@ -142,6 +147,7 @@ class _Candidate:
 
 
 #: Batches that are being measured, the oldest first, with what must end before each is done.
+#: Arms learn in this order, whatever is measured first: what they propose next depends on no race.
 _UnderWay = deque[tuple[list[_Candidate], "list[Future[None]]"]]
 
 
@@ -167,7 +173,7 @@ class Search:
 
     Notes
     -----
-    A batch is measured by threads of its own while the next one is sampled and built, unless
+    Batches are measured by threads of their own while the next one is sampled and built, unless
     kernels must be timed alone.
     """
 
@@ -197,13 +203,18 @@ class Search:
         self._warm = list(warm)
         self._alone = self._engine.alone and not self.pool.elsewhere
         devices = len(self.pool.slots)
-        self._batch = max(
-            _SMALLEST_BATCH,
-            (2 if self._alone else 1) * _builders(),
-            _PER_DEVICE * devices if devices > 1 else 0,
-        )
         self._several = devices > 1
-        self._share = self._batch if self._alone else _SHARE
+        if self._several:
+            self._share = max(_SHARE, min(devices // _PART, _SMALLEST_BATCH))
+            self._refined = max(_SMALLEST_BATCH, devices)
+            self._evolved = max(_SMALLEST_BATCH, min(2 * devices, _MOST_EVOLVED))
+            self._batch = max(self._refined, self._evolved)
+            self._ahead = [self._batch + each * devices for each in _PER_DEVICE]
+        else:
+            self._batch = max(_SMALLEST_BATCH, (2 if self._alone else 1) * _builders())
+            self._share = self._refined = self._batch if self._alone else _SHARE
+            self._evolved = self._batch
+            self._ahead = [0 if self._alone else self._batch] * 2
         self._known: dict[str, Trial] = {}
         self._asked = self._pulls = 0
         self._stopping = threading.Event()
@@ -268,7 +279,8 @@ class Search:
                 if timing is None and not self._alone:
                     timing = self._measuring.submit(self._time_baseline, baseline, state)
                     under_way.append(([], [timing]))
-                _settle(under_way, 0 if self._alone else 1)
+                few, many = self._ahead
+                _settle(under_way, max(few, min(many, self._asked // 2)))
             _settle(under_way, 0)
         finally:
             self._stopping.set()
@@ -295,12 +307,13 @@ class Search:
         """Every variant, the spaces taking turns; fewer if the trials reach no further."""
         from tvm.s_tir.meta_schedule.cost_model import XGBModel
 
-        cost_model = XGBModel(num_warmup_samples=32, num_tuning_cores=_builders(), verbose_eval=0)
+        # Threads of its own would wait for one another, spinning, on the cores that builders have.
+        cost_model = XGBModel(num_warmup_samples=32, num_tuning_cores=1, verbose_eval=0)
         case = self.case
         threads = case.target.threads if self._alone else _builders()
         per_space = [
             [
-                Arm(case, space, variant, cost_model, self._batch, threads)
+                Arm(case, space, variant, cost_model, self._evolved, threads)
                 for variant in space.variants(case.spec, case.shape, case.target)
             ]
             for space in self._spaces
@@ -373,23 +386,19 @@ class Search:
     def _next_batch(self, arms: Sequence[Arm], state: SearchState) -> list[_Candidate]:
         """Candidates of as many arms as keep the builders busy, on their way to being built.
 
-        Empty when the search is over.
+        Of one arm where there are several devices, which wait for no other arm's. Empty when the
+        search is over.
         """
         batch: list[_Candidate] = []
         room = self._batch
         if state.limit.trials is not None:
             room = min(room, state.limit.trials - self._asked)
-        fresh = _FRESH if self._several else len(arms)
         while room > 0 and not _out_of_time(state.limit, state):
             # Good variants are refined before the last of many is tried.
-            refine = not self._alone and (self._pulls % 2 == 1 or fresh <= 0)
-            arm = _next_arm(arms, refine=refine)
-            if arm is None or (batch and fresh <= 0 and not arm.batches):
+            arm = _next_arm(arms, refine=not self._alone and self._pulls % 2 == 1)
+            if arm is None:
                 break
-            share = self._share
-            if arm.batches and self._several:
-                share = max(share, self._batch // _PART)
-            fresh -= not arm.batches
+            share = self._refined if arm.batches else self._share
             self._pulls += 1
             state.activity = f"sampling {arm.label}"
             self.listener(state)
@@ -403,6 +412,8 @@ class Search:
                     room -= 1
                     self._asked += 1
                 batch.append(candidate)
+            if batch and self._several:
+                break
         return batch
 
     def _propose(self, arm: Arm, count: int, state: SearchState) -> list[Proposal]:
@@ -547,8 +558,8 @@ class Search:
 
 
 def _settle(under_way: _UnderWay, left: int) -> None:
-    """Wait for batches, the oldest first, until no more than ``left`` are under way."""
-    while len(under_way) > left:
+    """Wait for batches, the oldest first, until at most ``left`` measurements are under way."""
+    while under_way and (left == 0 or sum(len(measured) for _, measured in under_way) > left):
         batch, measured = under_way[0]
         for each in measured:
             each.result()

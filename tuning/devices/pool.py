@@ -117,6 +117,15 @@ class _Gate:
     is_open: bool = False
 
 
+@dataclass(eq=False)
+class _Turn:
+    """Someone who waits for a slot, another than ``avoided`` if there is one."""
+
+    avoided: Slot | None
+    came: threading.Condition
+    slot: Slot | None = None
+
+
 class Pool:
     """Like devices that measure for one search at a time; a context manager that closes them.
 
@@ -146,8 +155,9 @@ class Pool:
         self.faults: Counter[str] = Counter()
         self.notes: list[str] = []
         self._wanted = wanted
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
         self._ready: deque[Slot] = deque()
+        self._turns: deque[_Turn] = deque()
         self._gate = _Gate(set())
         self._job: _Job | None = None
         self._closing = False
@@ -178,7 +188,7 @@ class Pool:
             Path of a library of the case's baseline, by which the devices are compared.
         """
         self._settle()
-        with self._changed:
+        with self._lock:
             self._job = _Job(case, calibration, stopping)
             self._ready.clear()
             usable = [slot for slot in self.slots if not slot.aside]
@@ -263,9 +273,10 @@ class Pool:
 
     def close(self) -> None:
         """Give every device back."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
+            for turn in self._turns:
+                turn.came.notify()
         for slot in self.slots:
             slot.runner.abort()
         self._raising.shutdown(wait=True)
@@ -289,7 +300,7 @@ class Pool:
             each.result()
 
     def _raise(self, slot: Slot, *, restart: bool = False) -> None:
-        with self._changed:
+        with self._lock:
             if self._closing or slot.aside:
                 return
             raised = self._raising.submit(self._bring_up, slot, restart)
@@ -351,7 +362,7 @@ class Pool:
         return ""
 
     def _arrive(self, slot: Slot) -> None:
-        with self._changed:
+        with self._lock:
             gate = self._gate
             if not gate.is_open and slot in gate.expected:
                 gate.arrived.append(slot)
@@ -369,8 +380,10 @@ class Pool:
     def _open_if_due(self) -> None:
         """Compare the slots once all have arrived, or have had their time; under the lock."""
         gate = self._gate
-        missing = [each for each in gate.expected if not each.aside and each not in gate.arrived]
-        if gate.is_open or not gate.arrived or (missing and time.monotonic() < gate.opens):
+        if gate.is_open or not gate.arrived:
+            return
+        missing = any(not each.aside and each not in gate.arrived for each in gate.expected)
+        if missing and time.monotonic() < gate.opens:
             return
         gate.is_open = True
         verdicts = [(slot, self._stands_out(slot, gate.arrived)) for slot in gate.arrived]
@@ -379,7 +392,7 @@ class Pool:
                 self._set_aside(slot, verdict, "slow device")
             else:
                 self._ready.append(slot)
-        self._changed.notify_all()
+        self._hand_out()
 
     def _stands_out(self, slot: Slot, siblings: Sequence[Slot]) -> str:
         """In what way a slot is unlike its siblings; empty if it is like them."""
@@ -402,7 +415,7 @@ class Pool:
         return ""
 
     def _set_aside(self, slot: Slot, reason: str, kind: str) -> None:
-        with self._changed:
+        with self._lock:
             if slot.aside:
                 return
             slot.aside = reason
@@ -410,12 +423,12 @@ class Pool:
             self.notes.append(f"{slot.name} is set aside: {reason}")
             # It keeps its device: given back, the device would be handed out again.
             self._open_if_due()
-            self._changed.notify_all()
+            self._hand_out()
 
     def _blame(self, suspects: Sequence[tuple[Slot, str]]) -> None:
         """Count faults of slots, and set aside those that have too many."""
         for slot, kind in suspects:
-            with self._changed:
+            with self._lock:
                 self.faults[kind] += 1
                 slot.faults += 1
                 faulty = slot.faults >= _FAULTS and slot.faults > _FAULTY_SHARE * slot.calls
@@ -451,29 +464,56 @@ class Pool:
 
     def _take(self, avoided: Slot | None) -> Slot | None:
         """A ready slot, another than ``avoided`` if there is one; ``None`` if the search ends."""
-        with self._changed:
-            while True:
-                self._open_if_due()
-                if self._closing or (self._job is not None and self._job.stopping.is_set()):
-                    return None
-                usable = [slot for slot in self.slots if not slot.aside]
-                if not usable:
-                    raise NoDeviceError(f"no device is left: {'; '.join(self.notes)}")
-                for slot in self._ready:
-                    if slot is not avoided or usable == [avoided]:
-                        self._ready.remove(slot)
+        with self._lock:
+            turn = _Turn(avoided, threading.Condition(self._lock))
+            self._turns.append(turn)
+            try:
+                while not self._is_ending():
+                    self._open_if_due()
+                    self._hand_out()
+                    if turn.slot is not None:
+                        slot, turn.slot = turn.slot, None
                         return slot
-                self._changed.wait(1.0)
+                    if all(slot.aside for slot in self.slots):
+                        raise NoDeviceError(f"no device is left: {'; '.join(self.notes)}")
+                    turn.came.wait(1.0)
+                return None
+            finally:
+                if turn in self._turns:
+                    self._turns.remove(turn)
+                if turn.slot is not None:
+                    self._give(turn.slot, first=True)
+
+    def _is_ending(self) -> bool:
+        return self._closing or (self._job is not None and self._job.stopping.is_set())
+
+    def _hand_out(self) -> None:
+        """Give ready slots to those who wait, in the order of their coming; under the lock.
+
+        Whoever raced for a slot instead could wait for long while others pass, and arms learn from
+        candidates in the order of their proposal.
+        """
+        for turn in list(self._turns):
+            if not self._ready:
+                return
+            usable = [slot for slot in self.slots if not slot.aside] if turn.avoided else []
+            for slot in self._ready:
+                if slot is not turn.avoided or usable == [turn.avoided]:
+                    self._ready.remove(slot)
+                    self._turns.remove(turn)
+                    turn.slot = slot
+                    turn.came.notify()
+                    break
 
     def _give(self, slot: Slot, *, first: bool = False) -> None:
-        with self._changed:
+        with self._lock:
             if slot.aside:
                 return
             if first:
                 self._ready.appendleft(slot)
             else:
                 self._ready.append(slot)
-            self._changed.notify_all()
+            self._hand_out()
 
 
 def _call(slot: Slot, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:
