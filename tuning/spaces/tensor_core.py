@@ -29,8 +29,7 @@ from ..intrinsics import (
     dot_intrin,
     panel_width,
 )
-from ..pipeline import BULK, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
-from ..rings import BARRIER_BYTES
+from ..pipeline import BARRIER_BYTES, BULK, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
 

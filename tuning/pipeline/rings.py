@@ -2,8 +2,9 @@
 
 A load is a step that copies rows of ``[batch, length, heads, columns]`` into a slot of a ring
 ``[slots, panels, rows, width]`` in shared memory, the last row again and again where there are no
-more. Here one thread has the copy engine do it (see :mod:`.intrinsics.ring`), which copies whatever
-rows there are; those past the last are cleared where they might be multiplied by zero.
+more. Here one thread has the copy engine do it (:mod:`~prefilltune.tuning.intrinsics.ring`), which
+copies whatever rows there are; those past the last are cleared where they might be multiplied by
+zero.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .intrinsics import panel_width
-from .intrinsics import ring as calls
-from .intrinsics.fragments import UNTRACKED
+from ..intrinsics import panel_width
+from ..intrinsics import ring as calls
+from ..intrinsics.fragments import UNTRACKED
 
 #: Of shared memory for barriers: tiles, which may lie behind, begin at a multiple of as many bytes.
 BARRIER_BYTES = 1024
@@ -93,12 +94,11 @@ class Ring:
 
         batch, length, heads, columns = self.source.shape
         width = panel_width(self._columns)
-        bytes_ = 2
-        head = columns * bytes_
-        strides = (head, head * heads, head * heads * length)
+        row = columns * heads * 2
+        strides = (_int64(columns * 2), _int64(row), _int64(row) * _int64(length))
         arguments = [
             self.map, str(self.source.dtype), 4, self.source.data,
-            columns, heads, length, batch, *(_int64(each) for each in strides),
+            columns, heads, length, batch, *strides,
             width, 1, self._rows, 1, 1, 1, 1, 1,
             0, calls.SWIZZLES[width], _L2_PROMOTION, 0,
         ]  # fmt: skip
@@ -204,4 +204,4 @@ def _substituted(expression: Any, values: dict[Any, Any]) -> Any:
 def _int64(value: Any) -> Any:
     from tvm import tirx
 
-    return tirx.Cast("int64", value) if hasattr(value, "ty") else tirx.const(value, "int64")
+    return tirx.Cast("int64", value)

@@ -1,0 +1,15 @@
+"""The pass that pipelines a loop: what it loads comes while it computes, in several orders."""
+
+from .annotations import BULK, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from .rewriting import pipeline
+from .rings import BARRIER_BYTES
+
+__all__ = [
+    "BARRIER_BYTES",
+    "BULK",
+    "LOADS",
+    "LOADS_AFTER",
+    "MIN_BLOCKS",
+    "OVERLAP",
+    "pipeline",
+]

@@ -1,0 +1,185 @@
+"""The orders in which a pipelined loop loads and computes: one function each.
+
+Every one takes the loop, its loads, its other steps, and how many of these come before the next
+loads, and gives what stands in the loop's place; see :func:`~.rewriting.pipeline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..intrinsics import JOIN, WAIT, commit_loads
+from .annotations import BULK, OVERLAP
+from .rings import Ring, begin_rings, rings_of
+from .steps import at, if_any, joining, serial, waiting, without
+
+
+def prefetched(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int) -> Any:
+    """Load a tile ahead, and compute in the given order."""
+    from tvm import tirx
+
+    t, begin = loop.loop_var, loop.min
+    body = [*others[:after], if_any(loop, loads, t + 1), *others[after:]]
+    return tirx.SeqStmt([if_any(loop, loads, begin), serial(loop, t, begin, loop.extent, body)])
+
+
+def overlapped(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int) -> Any:
+    """Compute the first product a tile ahead of the second, and load for it a tile earlier still.
+
+    Raises
+    ------
+    ValueError
+        If there are not two loads, or the steps are not such products.
+    """
+    from tvm import tirx
+
+    if len(loads) != 2:
+        raise ValueError(f"a loop of {len(loads)} loads cannot overlap its products: it needs two")
+    first, between, operand, second = _parts(others, after)
+    begin, count = loop.min, loop.extent
+    before = [
+        at(loop, loads[:1], begin),
+        tirx.Evaluate(commit_loads()),
+        if_any(loop, loads[:1], begin + 1),
+        at(loop, loads[1:], begin),
+        joining(first, 1),
+        at(loop, [without(JOIN, first), *between, operand], begin),
+    ]
+    # Zero-based: TVM shifts a loop that is not, and misses where loops within it begin.
+    step: Any = tirx.Var("step", loop.loop_var.ty)
+    t = begin + 1 + step
+    within = [
+        joining(first, 0),
+        at(loop, [without(JOIN, without(WAIT, first))], t),
+        at(loop, [without(WAIT, second)], t - 1),
+        at(loop, [waiting(first, 1), *between[: after - 1]], t),
+        if_any(loop, loads[:1], t + 1),
+        at(loop, loads[1:], t),
+        at(loop, [*between[after - 1 :], waiting(second, 0), operand], t),
+    ]
+    last = [joining(first, 0), at(loop, [second], begin + count - 1)]
+    whole = tirx.SeqStmt(
+        [*before, serial(loop, step, tirx.const(0, step.ty.dtype), count - 1, within), *last]
+    )
+    return tirx.IfThenElse(count > 0, whole, None)
+
+
+def ringed(
+    loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int, rings: list[Ring]
+) -> Any:
+    """In the order of :func:`prefetched` or :func:`overlapped`, from ``rings``, which it makes.
+
+    Raises
+    ------
+    ValueError
+        If there are not two loads, or the steps are not such products.
+    """
+    from tvm import s_tir, tirx
+
+    if len(loads) != 2 or len(others) < 2:
+        raise ValueError(
+            f"a loop of {len(loads)} loads and {len(others)} other steps cannot load bulk-wise: it "
+            "needs two loads and the two products that read what these bring, first and last"
+        )
+    (keys, values), barriers = rings_of(loads)
+    rings += keys, values
+    order = _overlapped_rings if OVERLAP in loop.annotations else _prefetched_rings
+    whole = [
+        begin_rings([keys, values], int(loop.annotations[BULK])),
+        keys.load(loop.min),
+        values.load(loop.min),
+        *order(loop, keys, values, others, after),
+    ]
+    block = s_tir.SBlock(
+        [], [], [], "rings", tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(whole), None),
+        alloc_buffers=[barriers],
+    )  # fmt: skip
+    return s_tir.SBlockRealize([], True, block)
+
+
+def _prefetched_rings(
+    loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int
+) -> list[Any]:
+    from tvm import tirx
+
+    first, *between, second = others
+    t, end = loop.loop_var, loop.min + loop.extent
+    following = tirx.SeqStmt([keys.load(t + 1), values.load(t + 1)])
+    body = [
+        keys.arrived(t),
+        without(JOIN, first),
+        keys.done(t),
+        *between[: after - 1],
+        tirx.IfThenElse(t + 1 < end, following, None),
+        *between[after - 1 :],
+        values.arrived(t),
+        values.clear_past_the_end(t),
+        second,
+        values.done(t),
+    ]
+    return [joining(first, 0), serial(loop, t, loop.min, loop.extent, body)]
+
+
+def _overlapped_rings(
+    loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int
+) -> list[Any]:
+    from tvm import tirx
+
+    first, between, operand, second = _parts(others, after)
+    begin, count = loop.min, loop.extent
+    end = begin + count
+    started = without(JOIN, first)
+
+    def next_keys(tile: Any) -> Any:
+        return tirx.IfThenElse(tile < end, keys.load(tile), None)
+
+    before = [
+        next_keys(begin + 1),
+        joining(first, 0),
+        keys.arrived(begin),
+        at(loop, [started], begin),
+        keys.done(begin),
+        at(loop, [*between, operand], begin),
+    ]
+    step: Any = tirx.Var("step", loop.loop_var.ty)
+    t = begin + 1 + step
+    within = [
+        keys.arrived(t),
+        at(loop, [without(WAIT, started)], t),
+        values.arrived(t - 1),
+        at(loop, [without(WAIT, second)], t - 1),
+        at(loop, [waiting(first, 1)], t),
+        keys.done(t),
+        *([at(loop, between[: after - 1], t)] if after > 1 else []),
+        next_keys(t + 1),
+        values.load(t),
+        at(loop, [*between[after - 1 :], waiting(second, 0)], t),
+        values.done(t - 1),
+        at(loop, [operand], t),
+    ]
+    last = [
+        values.arrived(end - 1),
+        values.clear_past_the_end(end - 1),
+        at(loop, [second], end - 1),
+    ]
+    zero = tirx.const(0, step.ty.dtype)
+    return [*before, serial(loop, step, zero, count - 1, within), *last]
+
+
+def _parts(others: Sequence[Any], after: int) -> tuple[Any, list[Any], Any, Any]:
+    """First product, steps between, the last one of them, and second product.
+
+    Raises
+    ------
+    ValueError
+        If the loop has no such steps.
+    """
+    if len(others) < 4 or after > len(others) - 2:
+        raise ValueError(
+            f"a loop whose next loads come after {after} of {len(others)} steps cannot overlap its "
+            "products: it needs two products with two or more steps between them, the last of "
+            "which comes after the next loads"
+        )
+    first, *between, operand, second = others
+    return first, between, operand, second

@@ -1,0 +1,87 @@
+"""Loading the next tile while one is computed with, in a loop that keeps one copy of what computes.
+
+TVM's ``InjectSoftwarePipeline`` emits copies of every step before and behind the loop, which cost a
+kernel full of tensor-core accumulators its registers. Here the loads alone are copied; or, where
+products are to overlap with the steps between them, the steps of the first tile.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from .annotations import BULK, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from .orders import overlapped, prefetched, ringed
+from .rings import Ring
+from .steps import changed
+
+_LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
+
+
+def pipeline(module: Any) -> Any:
+    """Rewrite the annotated loops of every function of a scheduled module.
+
+    ``for t in range(n): load(t); first(t); rest(t)`` becomes
+    ``if n > 0: load(0)``, then ``for t in range(n): first(t); if t + 1 < n: load(t + 1); rest(t)``.
+
+    With :data:`OVERLAP`, ``load`` being two loads, ``first`` a product of what the first of them
+    brought and the last step one of what the second did, it becomes a loop whose first product is a
+    tile ahead of its second (as in FlashAttention-3, Shah et al. 2024, section 3.2): in it both are
+    started, then come the steps between those products, and the second is waited for before what it
+    reads is overwritten.
+
+    With :data:`BULK` besides, no thread copies anything, and warps of a block run apart as far as
+    their rings let them: they wait for tiles, and not for each other.
+
+    What is computed stays the same; a module without annotations is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the annotations do not fit the loop.
+    """
+    import tvm
+    from tvm.tirx import PrimFunc, SeqStmt
+
+    def rewritten(function: Any) -> Any:
+        if not isinstance(function, PrimFunc):
+            return function
+        whole: Any = function
+        rings: list[Ring] = []
+        body = changed(whole.body, partial(_pipelined, rings=rings))
+        sources = [stmt for ring in rings for stmt in ring.describe_source()]
+        return whole.with_body(SeqStmt([*sources, body]) if sources else body)
+
+    functions = {name: rewritten(each) for name, each in module.functions.items()}
+    return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def _pipelined(loop: Any, rings: list[Ring]) -> Any:
+    """The loop rewritten, if it is an annotated one; what it loads through goes to ``rings``."""
+    from tvm import tirx
+
+    if not _is_annotated(loop):
+        return None
+    steps = list(loop.body.seq)
+    loads, after = int(loop.annotations[LOADS]), int(loop.annotations[LOADS_AFTER])
+    if not (0 < loads < len(steps) and 0 < after <= len(steps) - loads):
+        raise ValueError(
+            f"a loop of {len(steps)} steps says that {loads} of them load, after {after} of the "
+            "others; some must load, some must compute, and at least one of these comes first"
+        )
+    if BULK in loop.annotations:
+        rewritten = ringed(loop, steps[:loads], steps[loads:], after, rings)
+    elif OVERLAP in loop.annotations:
+        rewritten = overlapped(loop, steps[:loads], steps[loads:], after)
+    else:
+        rewritten = prefetched(loop, steps[:loads], steps[loads:], after)
+    min_blocks = loop.annotations.get(MIN_BLOCKS)
+    if min_blocks is None:
+        return rewritten
+    return tirx.AttrStmt(0, _LAUNCH_BOUNDS, min_blocks, rewritten)
+
+
+def _is_annotated(stmt: Any) -> bool:
+    from tvm import tirx
+
+    return isinstance(stmt, tirx.For) and LOADS in stmt.annotations

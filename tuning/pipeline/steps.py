@@ -1,0 +1,165 @@
+"""Steps of a loop, taken apart and copied: what the orders of a pipeline are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..intrinsics import JOIN, WAIT, with_pending
+from .annotations import ALL
+
+
+def changed(stmt: Any, change: Callable[[Any], Any]) -> Any:
+    """A statement with what ``change`` gives, where it gives something, in the place of parts."""
+    from tvm import s_tir, tirx
+
+    new = change(stmt)
+    if new is not None:
+        return new
+    if isinstance(stmt, tirx.For):
+        body = changed(stmt.body, change)
+        if body is stmt.body:
+            return stmt
+        return tirx.For(
+            stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body,
+            stmt.thread_binding, stmt.annotations, stmt.step,
+        )  # fmt: skip
+    if isinstance(stmt, tirx.SeqStmt):
+        steps = [changed(each, change) for each in stmt.seq]
+        if all(new is old for new, old in zip(steps, stmt.seq, strict=True)):
+            return stmt
+        return tirx.SeqStmt(steps)
+    if isinstance(stmt, s_tir.SBlockRealize):
+        block = stmt.block
+        body = changed(block.body, change)
+        if body is block.body:
+            return stmt
+        inner = s_tir.SBlock(
+            block.iter_vars, block.reads, block.writes, block.name_hint, body,
+            block.init, block.alloc_buffers, block.match_buffers, block.annotations,
+        )  # fmt: skip
+        return s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, inner)
+    return stmt
+
+
+def serial(loop: Any, var: Any, begin: Any, extent: Any, body: Sequence[Any]) -> Any:
+    """The loop over other indices, with another body."""
+    from tvm import tirx
+
+    kept = {name: value for name, value in loop.annotations.items() if name not in ALL}
+    return tirx.For(var, begin, extent, loop.kind, tirx.SeqStmt(list(body)), annotations=kept)
+
+
+def joining(product: Any, pending: int) -> Any:
+    """What a product does to join loads, but for groups of them that need not have arrived."""
+    from tvm import tirx
+
+    (call,) = _calls(product, JOIN)
+    return tirx.Evaluate(with_pending(call, pending))
+
+
+def waiting(product: Any, pending: int) -> Any:
+    """What is left of a product that waits, but for products that need not have ended."""
+    from tvm import s_tir, tirx
+
+    def change(part: Any) -> Any:
+        if _is_call(part, WAIT):
+            return tirx.Evaluate(with_pending(part.value, pending))
+        leaves = (tirx.Evaluate, s_tir.SBlockRealize)
+        return (
+            None
+            if _calls(part, WAIT) or not isinstance(part, leaves)
+            else tirx.Evaluate(tirx.const(0, "int32"))
+        )
+
+    return changed(product, change)
+
+
+def without(function: str, step: Any) -> Any:
+    """A step without its calls of a function whose name begins so."""
+    from tvm import tirx
+
+    return changed(
+        step,
+        lambda part: tirx.Evaluate(tirx.const(0, "int32")) if _is_call(part, function) else None,
+    )
+
+
+def _calls(stmt: Any, function: str) -> list[Any]:
+    """The calls of a function whose name begins so."""
+    found = []
+
+    def visit(part: Any) -> None:
+        if _is_call(part, function):
+            found.append(part.value)
+
+    changed(stmt, visit)
+    return found
+
+
+def _is_call(stmt: Any, function: str) -> bool:
+    from tvm import tirx
+    from tvm.ir import Call, StringImm
+
+    if not (isinstance(stmt, tirx.Evaluate) and isinstance(stmt.value, Call)):
+        return False
+    first = next(iter(stmt.value.args), None)
+    return isinstance(first, StringImm) and first.value.startswith(function)
+
+
+def if_any(loop: Any, steps: Sequence[Any], tile: Any) -> Any:
+    """A copy of the steps for another tile, if there is one."""
+    from tvm import tirx
+
+    return tirx.IfThenElse(tile < loop.min + loop.extent, at(loop, steps, tile), None)
+
+
+def at(loop: Any, steps: Sequence[Any], tile: Any) -> Any:
+    """A copy of the steps, with definitions of its own, for another tile."""
+    from tvm import s_tir, tirx
+
+    one = tirx.const(1, loop.loop_var.ty.dtype)
+    body = steps[0] if len(steps) == 1 else tirx.SeqStmt(list(steps))
+    single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, body)
+    reads, writes = _buffers(single)
+    outer = [*dict.fromkeys([*reads, *writes])]
+    copy = s_tir.renew_defs(tirx.PrimFunc(outer, single))
+    # Renewed with the definitions are the buffers from outside, of which there is to be one.
+    both = tirx.PrimFunc([*copy.params, *outer], copy.body)
+    nest = both.specialize(dict(zip(copy.params, outer, strict=True))).body
+    # A loop of one iteration puts another index in the place of the loop variable.
+    return _scope(tirx.For(nest.loop_var, tile, one, tirx.ForKind.SERIAL, nest.body))
+
+
+def _scope(stmt: Any) -> Any:
+    """An sblock around: in each, a buffer has one writer, as a reduction over threads must be."""
+    from tvm import s_tir
+
+    reads, writes = ([*map(_whole, dict.fromkeys(each))] for each in _buffers(stmt))
+    return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", stmt))
+
+
+def _buffers(stmt: Any) -> tuple[list[Any], list[Any]]:
+    """The buffers that the sblocks of a statement read, and those that they write."""
+    from tvm import s_tir
+
+    reads, writes = [], []
+
+    def visit(part: Any) -> Any:
+        if not isinstance(part, s_tir.SBlockRealize):
+            return None
+        reads.extend(region.source for region in part.block.reads)
+        writes.extend(region.source for region in part.block.writes)
+        return part
+
+    changed(stmt, visit)
+    return reads, writes
+
+
+def _whole(buffer: Any) -> Any:
+    from tvm import tirx
+    from tvm.ir import Range
+    from tvm.tirx.stmt import BufferRegion
+
+    zero = tirx.const(0, "int32")
+    return BufferRegion(buffer, [Range(zero, extent) for extent in buffer.shape])
