@@ -108,6 +108,10 @@ def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_pat
     assert ("0x1" in waits) == ("overlap" in pipeline)  # one product waited for before another
     assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory
     assert "C75" not in cubin.log  # ptxas serialised no warpgroup product
+    if "overlap" in pipeline and "ring" in pipeline:
+        # The softmax of a tile runs beside the value product of the one before.
+        beside = code.split("DEPBAR.LE gsb0, 0x1")[1].split("DEPBAR.LE gsb0, 0x0")[0]
+        assert len(re.findall("MUFU.EX2", beside)) >= variant["kv_tile"] // 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
