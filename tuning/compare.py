@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -51,13 +50,8 @@ class Comparer:
     def __enter__(self) -> Comparer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bench.close(kill=error is not None)
+    def __exit__(self, *exc: object) -> None:
+        self._bench.close(kill=exc[0] is not None)
 
     def compare(self, case: Case) -> Comparison:
         """Check and time the best record of a case against the kernels that others wrote.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 # Of one graph: long enough for the events to tell, short enough to be recorded in no time.
@@ -60,12 +59,7 @@ class LaunchGraph:
     def __enter__(self) -> LaunchGraph:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _record_and_time(self, launches: int) -> float:

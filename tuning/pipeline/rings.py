@@ -53,13 +53,18 @@ class Ring:
     first_slot: int
     map: Any
 
+    @property
+    def slots(self) -> int:
+        """Tiles that it holds."""
+        return int(self.buffer.shape[0])
+
     def load(self, tile: Any) -> Any:
         """Start to load a tile."""
         from tvm import tirx
 
         row, head, batch, _ = self._at(tile)
         pointer = tirx.address_of(self.map)
-        turn = tile // self._slots
+        turn = tile // self.slots
         call = calls.load_tile(
             self._barriers, self._slot(tile), turn, self._tile(tile), pointer, (row, head, batch),
             self._rows, self._columns,
@@ -70,7 +75,7 @@ class Ring:
         """Wait for a tile."""
         from tvm import tirx
 
-        turn = tile // self._slots
+        turn = tile // self.slots
         return tirx.Evaluate(calls.arrived(self._barriers, self._slot(tile), turn))
 
     def done(self, tile: Any) -> Any:
@@ -108,10 +113,6 @@ class Ring:
         ]
 
     @property
-    def _slots(self) -> int:
-        return int(self.buffer.shape[0])
-
-    @property
     def _rows(self) -> int:
         return int(self.buffer.shape[2])
 
@@ -124,10 +125,10 @@ class Ring:
         return self.barriers.access_ptr(UNTRACKED)
 
     def _slot(self, tile: Any) -> Any:
-        return tile % self._slots + self.first_slot
+        return tile % self.slots + self.first_slot
 
     def _tile(self, tile: Any) -> Any:
-        offset = tile % self._slots * (self._rows * self._columns)
+        offset = tile % self.slots * (self._rows * self._columns)
         return self.buffer.access_ptr(UNTRACKED, offset=offset)
 
     def _at(self, tile: Any) -> list[Any]:
@@ -150,7 +151,7 @@ def rings_of(loads: Sequence[Any]) -> tuple[list[Ring], Any]:
     for load in loads:
         ring = _ring(load, barriers, slot)
         rings.append(ring)
-        slot += int(ring.buffer.shape[0])
+        slot += ring.slots
     return rings, barriers
 
 
@@ -158,7 +159,7 @@ def begin_rings(rings: Sequence[Ring], warps: int) -> Any:
     """Make the barriers of all rings of a loop, which ``warps`` warps read."""
     from tvm import tirx
 
-    slots = sum(int(ring.buffer.shape[0]) for ring in rings)
+    slots = sum(ring.slots for ring in rings)
     pointer = rings[0].barriers.access_ptr(UNTRACKED)
     return tirx.Evaluate(calls.begin_rings(pointer, slots, warps))
 
@@ -173,14 +174,13 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
     if not (isinstance(value, TensorLoad) and isinstance(value.indices[1], tirx.Min)):
         raise ValueError(f"the step {block.name_hint} does not copy rows up to a last one")
     source: Any = value.source
-    indices: list[Any] = list(value.indices)
-    batch, row, head, _ = indices
+    batch, row, head, _ = list[Any](value.indices)
     step, *place = (each.var for each in block.iter_vars)
     first = {each: tirx.const(0, each.ty.dtype) for each in place}
-    place_of = tuple(_substituted(each, first) for each in (row.a, head, batch, row.b + 1))
+    indices = tuple(_substituted(each, first) for each in (row.a, head, batch, row.b + 1))
     name = f"{source.name}_map"
     return Ring(
-        store.buffer, source, place_of, step, barriers, first_slot,
+        store.buffer, source, indices, step, barriers, first_slot,
         tirx.Var(name, PointerType(tirx.TensorMapType())),
     )  # fmt: skip
 

@@ -65,24 +65,21 @@ def waiting(product: Any, pending: int) -> Any:
     def change(part: Any) -> Any:
         if _is_call(part, WAIT):
             return tirx.Evaluate(with_pending(part.value, pending))
-        leaves = (tirx.Evaluate, s_tir.SBlockRealize)
-        return (
-            None
-            if _calls(part, WAIT) or not isinstance(part, leaves)
-            else tirx.Evaluate(tirx.const(0, "int32"))
-        )
+        leaf = isinstance(part, (tirx.Evaluate, s_tir.SBlockRealize))
+        return _nothing() if leaf and not _calls(part, WAIT) else None
 
     return changed(product, change)
 
 
 def without(function: str, step: Any) -> Any:
     """A step without its calls of a function whose name begins so."""
+    return changed(step, lambda part: _nothing() if _is_call(part, function) else None)
+
+
+def _nothing() -> Any:
     from tvm import tirx
 
-    return changed(
-        step,
-        lambda part: tirx.Evaluate(tirx.const(0, "int32")) if _is_call(part, function) else None,
-    )
+    return tirx.Evaluate(tirx.const(0, "int32"))
 
 
 def _calls(stmt: Any, function: str) -> list[Any]:
@@ -128,15 +125,10 @@ def at(loop: Any, steps: Sequence[Any], tile: Any) -> Any:
     both = tirx.PrimFunc([*copy.params, *outer], copy.body)
     nest = both.specialize(dict(zip(copy.params, outer, strict=True))).body
     # A loop of one iteration puts another index in the place of the loop variable.
-    return _scope(tirx.For(nest.loop_var, tile, one, tirx.ForKind.SERIAL, nest.body))
-
-
-def _scope(stmt: Any) -> Any:
-    """An sblock around: in each, a buffer has one writer, as a reduction over threads must be."""
-    from tvm import s_tir
-
-    reads, writes = ([*map(_whole, dict.fromkeys(each))] for each in _buffers(stmt))
-    return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", stmt))
+    shifted = tirx.For(nest.loop_var, tile, one, tirx.ForKind.SERIAL, nest.body)
+    # In an sblock a buffer has one writer, as a reduction over threads must have.
+    reads, writes = ([*map(_whole, dict.fromkeys(each))] for each in (reads, writes))
+    return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", shifted))
 
 
 def _buffers(stmt: Any) -> tuple[list[Any], list[Any]]:
