@@ -119,6 +119,7 @@ def pipelined_attention(
                 final_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 inv_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 acc = T.sblock_alloc_buffer((BQ, D), "float32")  # [q_tile, head_dim]
+                out_rows = T.sblock_alloc_buffer((BQ, D), dtype)  # [q_tile, head_dim]
                 valid_len: T.let[T.int32] = valid_lens[vb]
                 kv_begin: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[0]
                 kv_end: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[1]
@@ -261,10 +262,9 @@ def pipelined_attention(
                         wi = T.axis.spatial(BQ, i)
                         inv_sum[wi] = T.float32(1) / final_sum[wi]
                 for i, d in T.grid(BQ, D):
-                    with T.sblock("output"):
+                    with T.sblock("out_rows"):
                         wi, wd = T.axis.remap("SS", [i, d])
-                        T.where(vi * BQ + i < LQ)
-                        output[vb, vi * BQ + wi, vh, wd] = T.cast(
+                        out_rows[wi, wd] = T.cast(
                             T.if_then_else(
                                 mask.row_valid(vi * BQ + wi, valid_len),
                                 acc[wi, wd] * inv_sum[wi],
@@ -272,6 +272,11 @@ def pipelined_attention(
                             ),
                             dtype,
                         )
+                for i, d in T.grid(BQ, D):
+                    with T.sblock("output"):
+                        wi, wd = T.axis.remap("SS", [i, d])
+                        T.where(vi * BQ + i < LQ)
+                        output[vb, vi * BQ + wi, vh, wd] = out_rows[wi, wd]
                 for i in range(BQ):
                     with T.sblock("lse"):
                         wi = T.axis.spatial(BQ, i)

@@ -45,6 +45,12 @@ __device__ __forceinline__ void prefill_ring_begin(void* barriers, int slots, in
 }}
 """
 
+_PREFETCH = f"""
+__device__ __forceinline__ void prefill_ring_prefetch(unsigned long long map) {{
+  if ({_FIRST}) asm volatile("prefetch.tensormap [%0];" :: "l"(map) : "memory");
+}}
+"""
+
 _LOAD = """
 __device__ __forceinline__ void {name}(
     void* barriers, int slot, int turn, void* tile, unsigned long long map, int row, int head,
@@ -99,6 +105,11 @@ __device__ __forceinline__ void {name}(void* tile, int begin) {{
 def begin_rings(barriers: Any, slots: int, warps: int) -> Any:
     """A call that makes the barriers of ``slots`` slots which ``warps`` warps read."""
     return T.cuda.func_call("prefill_ring_begin", barriers, slots, warps, source_code=_BEGIN)
+
+
+def prefetch_map(map_: Any) -> Any:
+    """A call that reads a tensor map before a copy needs it."""
+    return T.cuda.func_call("prefill_ring_prefetch", map_, source_code=_PREFETCH)
 
 
 def load_tile(

@@ -14,8 +14,11 @@ OVERLAP = "prefill.overlap"
 #: tiles. The value is how many warps read these.
 BULK = "prefill.bulk"
 
+#: Annotation of a load beside such a loop: it is a bulk copy too, into a ring of one tile.
+BULK_ONCE = "prefill.bulk_once"
+
 #: Annotation of a loop: thread blocks that one multiprocessor shall hold, which bounds registers.
 MIN_BLOCKS = "prefill.min_blocks"
 
 #: All of them.
-ALL = (LOADS, LOADS_AFTER, OVERLAP, BULK, MIN_BLOCKS)
+ALL = (LOADS, LOADS_AFTER, OVERLAP, BULK, BULK_ONCE, MIN_BLOCKS)

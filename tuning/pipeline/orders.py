@@ -12,7 +12,7 @@ from typing import Any
 from ..intrinsics import JOIN, WAIT, commit_loads
 from .annotations import BULK, OVERLAP
 from .rings import Ring, begin_rings, rings_of
-from .steps import at, if_any, joining, serial, waiting, without
+from .steps import at, if_any, joining, serial, synchronized, waiting, without
 
 
 def prefetched(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int) -> Any:
@@ -66,9 +66,16 @@ def overlapped(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: in
 
 
 def ringed(
-    loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int, rings: list[Ring]
+    loop: Any,
+    once: Any,
+    loads: Sequence[Any],
+    others: Sequence[Any],
+    after: int,
+    rings: list[Ring],
 ) -> Any:
     """In the order of :func:`prefetched` or :func:`overlapped`, from ``rings``, which it makes.
+
+    What is loaded ``once``, for all tiles, is left alone where there are none.
 
     Raises
     ------
@@ -82,19 +89,22 @@ def ringed(
             f"a loop of {len(loads)} loads and {len(others)} other steps cannot load bulk-wise: it "
             "needs two loads and the two products that read what these bring, first and last"
         )
-    (keys, values), barriers = rings_of(loads)
-    rings += keys, values
+    (query, keys, values), barriers = rings_of([once, *loads])
+    rings += query, keys, values
     order = _overlapped_rings if OVERLAP in loop.annotations else _prefetched_rings
     whole = [
-        begin_rings([keys, values], int(loop.annotations[BULK])),
+        query.load(tirx.const(0, "int32")),
         keys.load(loop.min),
         values.load(loop.min),
+        synchronized(),
+        query.arrived(tirx.const(0, "int32")),
         *order(loop, keys, values, others, after),
     ]
-    block = s_tir.SBlock(
-        [], [], [], "rings", tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(whole), None),
-        alloc_buffers=[barriers],
-    )  # fmt: skip
+    body = [
+        begin_rings([query, keys, values], int(loop.annotations[BULK])),
+        tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(whole), None),
+    ]
+    block = s_tir.SBlock([], [], [], "rings", tirx.SeqStmt(body), alloc_buffers=[barriers])
     return s_tir.SBlockRealize([], True, block)
 
 
@@ -118,7 +128,7 @@ def _prefetched_rings(
         second,
         values.done(t),
     ]
-    return [joining(first, 0), serial(loop, t, loop.min, loop.extent, body)]
+    return [serial(loop, t, loop.min, loop.extent, body)]
 
 
 def _overlapped_rings(
@@ -136,7 +146,6 @@ def _overlapped_rings(
 
     before = [
         next_keys(begin + 1),
-        joining(first, 0),
         keys.arrived(begin),
         at(loop, [started], begin),
         keys.done(begin),

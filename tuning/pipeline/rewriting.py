@@ -10,10 +10,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from .annotations import BULK, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from .annotations import BULK, BULK_ONCE, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
 from .orders import overlapped, prefetched, ringed
 from .rings import Ring
-from .steps import changed
+from .steps import changed, synchronized
 
 _LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
 
@@ -56,12 +56,27 @@ def pipeline(module: Any) -> Any:
     return tvm.IRModule(functions, attrs=module.attrs)
 
 
-def _pipelined(loop: Any, rings: list[Ring]) -> Any:
-    """The loop rewritten, if it is an annotated one; what it loads through goes to ``rings``."""
+def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
+    """An annotated loop, and the loads beside it; what is loaded through goes to ``rings``."""
     from tvm import tirx
 
-    if not _is_annotated(loop):
+    if _is_annotated(stmt):
+        return _pipelined_loop(stmt, None, rings)
+    if not (isinstance(stmt, tirx.SeqStmt) and any(map(_is_annotated, stmt.seq))):
         return None
+    once = next((each for each in stmt.seq if _is_for(each, BULK_ONCE)), None)
+    return tirx.SeqStmt(
+        [
+            _pipelined_loop(each, once, rings) if _is_annotated(each) else each
+            for each in stmt.seq
+            if not _is_for(each, BULK_ONCE)
+        ]
+    )
+
+
+def _pipelined_loop(loop: Any, once: Any, rings: list[Ring]) -> Any:
+    from tvm import tirx
+
     steps = list(loop.body.seq)
     loads, after = int(loop.annotations[LOADS]), int(loop.annotations[LOADS_AFTER])
     if not (0 < loads < len(steps) and 0 < after <= len(steps) - loads):
@@ -70,11 +85,13 @@ def _pipelined(loop: Any, rings: list[Ring]) -> Any:
             "others; some must load, some must compute, and at least one of these comes first"
         )
     if BULK in loop.annotations:
-        rewritten = ringed(loop, steps[:loads], steps[loads:], after, rings)
+        rewritten = ringed(loop, once, steps[:loads], steps[loads:], after, rings)
     elif OVERLAP in loop.annotations:
         rewritten = overlapped(loop, steps[:loads], steps[loads:], after)
     else:
         rewritten = prefetched(loop, steps[:loads], steps[loads:], after)
+    # What follows may reuse memory that other threads still read.
+    rewritten = tirx.SeqStmt([rewritten, synchronized()])
     min_blocks = loop.annotations.get(MIN_BLOCKS)
     if min_blocks is None:
         return rewritten
@@ -82,6 +99,10 @@ def _pipelined(loop: Any, rings: list[Ring]) -> Any:
 
 
 def _is_annotated(stmt: Any) -> bool:
+    return _is_for(stmt, LOADS)
+
+
+def _is_for(stmt: Any, annotation: str) -> bool:
     from tvm import tirx
 
-    return isinstance(stmt, tirx.For) and LOADS in stmt.annotations
+    return isinstance(stmt, tirx.For) and annotation in stmt.annotations

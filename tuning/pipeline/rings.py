@@ -2,9 +2,9 @@
 
 A load is a step that copies rows of ``[batch, length, heads, columns]`` into a slot of a ring
 ``[slots, panels, rows, width]`` in shared memory, the last row again and again where there are no
-more. Here one thread has the copy engine do it (:mod:`~prefilltune.tuning.intrinsics.ring`), which
-copies whatever rows there are; those past the last are cleared where they might be multiplied by
-zero.
+more; or into the only one, ``[panels, rows, width]``.
+Here one thread has the copy engine do it (:mod:`~prefilltune.tuning.intrinsics.ring`), which copies
+whatever rows there are; those past the last are cleared where they might be multiplied by zero.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Ring:
         What is loaded from.
     indices : tuple
         Of the source's row, head and batch, and the end of its rows; in terms of ``step``.
-    step : tirx.Var
-        Number of the tile.
+    step : tirx.Var, optional
+        Number of the tile, where there is more than one.
     barriers : tirx.Buffer
         Of all rings of the loop.
     first_slot : int
@@ -56,7 +56,13 @@ class Ring:
     @property
     def slots(self) -> int:
         """Tiles that it holds."""
-        return int(self.buffer.shape[0])
+        return _slots(self.buffer)
+
+    def prefetch_map(self) -> Any:
+        """Have the copy engine read the tensor map before it is used."""
+        from tvm import tirx
+
+        return tirx.Evaluate(calls.prefetch_map(tirx.address_of(self.map)))
 
     def load(self, tile: Any) -> Any:
         """Start to load a tile."""
@@ -114,11 +120,11 @@ class Ring:
 
     @property
     def _rows(self) -> int:
-        return int(self.buffer.shape[2])
+        return int(self.buffer.shape[-2])
 
     @property
     def _columns(self) -> int:
-        return int(self.buffer.shape[1]) * int(self.buffer.shape[3])
+        return int(self.buffer.shape[-3]) * int(self.buffer.shape[-1])
 
     @property
     def _barriers(self) -> Any:
@@ -132,7 +138,8 @@ class Ring:
         return self.buffer.access_ptr(UNTRACKED, offset=offset)
 
     def _at(self, tile: Any) -> list[Any]:
-        return [_substituted(each, {self.step: tile}) for each in self.indices]
+        values = {} if self.step is None else {self.step: tile}
+        return [_substituted(each, values) for each in self.indices]
 
 
 def rings_of(loads: Sequence[Any]) -> tuple[list[Ring], Any]:
@@ -161,7 +168,8 @@ def begin_rings(rings: Sequence[Ring], warps: int) -> Any:
 
     slots = sum(ring.slots for ring in rings)
     pointer = rings[0].barriers.access_ptr(UNTRACKED)
-    return tirx.Evaluate(calls.begin_rings(pointer, slots, warps))
+    begin = tirx.Evaluate(calls.begin_rings(pointer, slots, warps))
+    return tirx.SeqStmt([*(ring.prefetch_map() for ring in rings), begin])
 
 
 def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
@@ -175,14 +183,18 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
         raise ValueError(f"the step {block.name_hint} does not copy rows up to a last one")
     source: Any = value.source
     batch, row, head, _ = list[Any](value.indices)
-    step, *place = (each.var for each in block.iter_vars)
-    first = {each: tirx.const(0, each.ty.dtype) for each in place}
+    *steps, one, other = (each.var for each in block.iter_vars)
+    first = {each: tirx.const(0, each.ty.dtype) for each in (one, other)}
     indices = tuple(_substituted(each, first) for each in (row.a, head, batch, row.b + 1))
     name = f"{source.name}_map"
     return Ring(
-        store.buffer, source, indices, step, barriers, first_slot,
+        store.buffer, source, indices, steps[0] if steps else None, barriers, first_slot,
         tirx.Var(name, PointerType(tirx.TensorMapType())),
     )  # fmt: skip
+
+
+def _slots(buffer: Any) -> int:
+    return int(buffer.shape[0]) if len(buffer.shape) == 4 else 1
 
 
 def _sblock(stmt: Any) -> Any:

@@ -76,6 +76,14 @@ def without(function: str, step: Any) -> Any:
     return changed(step, lambda part: _nothing() if _is_call(part, function) else None)
 
 
+def synchronized() -> Any:
+    """A barrier of all threads of a block."""
+    from tvm import tirx
+    from tvm.tirx.op import tvm_storage_sync
+
+    return tirx.Evaluate(tvm_storage_sync("shared"))
+
+
 def _nothing() -> Any:
     from tvm import tirx
 

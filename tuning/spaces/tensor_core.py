@@ -29,7 +29,7 @@ from ..intrinsics import (
     dot_intrin,
     panel_width,
 )
-from ..pipeline import BARRIER_BYTES, BULK, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from ..pipeline import BARRIER_BYTES, BULK, BULK_ONCE, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
 
@@ -274,7 +274,9 @@ def schedule(sch: Any, s: Structure) -> None:
             _lay_out(sch, name, s)
         else:
             _copy(sch, name, s, copy)
-    if s.shared_query:
+    if s.ring:
+        sch.annotate(sch.get_loops(_lay_out(sch, "q_rows", s))[-2], BULK_ONCE, 1)
+    elif s.shared_query:
         _copy(sch, "q_rows", s, copy)
     fragments = ("dot", "probs", "acc", "rescale") + (() if s.shared_query else ("q_rows",))
     for name in fragments:
@@ -282,8 +284,9 @@ def schedule(sch: Any, s: Structure) -> None:
     for name in ("scores", "weights", "tile_max", "tile_sum", "max_before", "row_max", "row_sum",
                  "whole_sum", "final_sum", "inv_sum"):  # fmt: skip
         sch.set_scope(sch.get_sblock(name), 0, "local")
-    for name in ("probs", "output") + (() if s.shared_query else ("q_rows",)):
+    for name in ("probs", "out_rows") + (() if s.shared_query else ("q_rows",)):
         _fragment(sch, name, vectorize=True)
+    _write_out(sch, s)
     for name in ("weights", "rescale"):
         _fragment(sch, name, vectorize=False)
     _row_maximum(sch)
@@ -321,6 +324,23 @@ def _lay_out(sch: Any, name: str, s: Structure) -> Any:
     else:
         sch.transform_layout(block, ("write", 0), lambda v, r, c: [v, c // width, r, c % width])
     return block
+
+
+def _write_out(sch: Any, s: Structure) -> None:
+    """Output through shared memory, so that each thread writes 16 bytes, neighbours along a row."""
+    rows = sch.get_sblock("out_rows")
+    sch.set_scope(rows, 0, SHARED)
+    # The fragments of eight rows lie in banks of their own.
+    sch.storage_align(rows, 0, -2, panel_width(s.head_dim), CHUNK)
+    block = sch.get_sblock("output")
+    row, column = sch.get_loops(block)[-2:]
+    chunk, element = sch.split(column, [None, CHUNK])
+    step, warp, lane_y, lane_x = sch.split(
+        sch.fuse(row, chunk), [None, s.warps, _LANES_Y, _LANES_X]
+    )
+    _bind(sch, warp, lane_y, lane_x)
+    sch.unroll(step)
+    sch.vectorize(element)
 
 
 def _bind(sch: Any, warp: Any, lane_y: Any, lane_x: Any = None) -> None:
