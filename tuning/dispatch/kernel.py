@@ -138,14 +138,12 @@ def _without_maps_of_nothing(body: Any, sizes: SymbolicShape) -> Any:
 
 def _makes_map(stmt: Any) -> bool:
     from tvm import tirx
-    from tvm.ir import Call, Op
+    from tvm.ir import Call, StringImm
 
-    call = stmt.value if isinstance(stmt, tirx.Evaluate) else None
-    return (
-        isinstance(call, Call)
-        and call.op.same_as(Op.get("tirx.tvm_call_packed"))
-        and str(call.args[0].value) == "runtime.cuTensorMapEncodeTiled"
-    )
+    if not (isinstance(stmt, tirx.Evaluate) and isinstance(stmt.value, Call)):
+        return False
+    name = next(iter(stmt.value.args), None)
+    return isinstance(name, StringImm) and name.value == "runtime.cuTensorMapEncodeTiled"
 
 
 def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
