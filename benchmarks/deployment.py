@@ -5,7 +5,16 @@ to nothing to compute, so that its time is an upper bound of what the host adds 
 its shape alone, and one of eight in a function for every shape::
 
     python benchmarks/deployment.py > docs/measurements/deployment.json
+
+On a machine with a GPU, what the host does of a call of the committed records' kernels there: with
+tensor maps, which are made at each call, without, within a function for every shape, and of a
+kernel that does nothing::
+
+    python benchmarks/deployment.py --only call
 """
+
+# TVMScript writes the shapes of buffers where Python has types.
+# pyright: reportInvalidTypeForm=false
 
 from __future__ import annotations
 
@@ -19,10 +28,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from prefilltune.database import Finder, RecordStore, TargetKey, Tier, committed_root
 from prefilltune.tuning.environment import versions
-from prefilltune.tuning.target import device_name, resolve_target
+from prefilltune.tuning.target import ResolvedTarget, cuda_device, device_name, resolve_target
 from prefilltune.tuning.tvm_import import import_tvm_without_torch
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
@@ -31,6 +41,12 @@ SPEC, SHAPE = PrefillSpec(1, 1, 8, "float32"), PrefillShape(1, 1)
 KERNELS = 8
 CALLS = 20_000
 REPEATS = 7
+
+#: On a GPU: a workload with one record whose kernel has tensor maps, and one whose kernel has none.
+GPU_SPEC, GPU_SHAPE = PrefillSpec(12, 12, 64, "float16"), PrefillShape(32, 128)
+GPU_LENS = {"tensor_maps": "full", "no_tensor_maps": "uniform:0.125-1"}
+GPU_CALLS = 200  # far fewer than a GPU's queue holds
+GPU_REPEATS = 50
 
 
 def replays(kind: str, count: int) -> dict[str, float]:
@@ -50,7 +66,7 @@ def replays(kind: str, count: int) -> dict[str, float]:
             }
         )
     ]
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     finder = Finder([committed_root()])
     for key, spec, shape in itertools.islice(itertools.cycle(cases), count):
         apply_record(finder.find(key, spec, shape), kind)
@@ -58,6 +74,7 @@ def replays(kind: str, count: int) -> dict[str, float]:
         "workloads": len(cases),
         "replays": count,
         "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(time.process_time() - cpu_start, 2),
     }
 
 
@@ -114,6 +131,98 @@ def loaded(folder: Path) -> dict[str, float]:
     return found
 
 
+def built_for_gpu(path: Path, target: ResolvedTarget) -> None:
+    """Build the kernels that :func:`launched` calls, by its names, into one library."""
+    import tvm
+
+    from prefilltune.tuning.alignment import refuse_misaligned
+    from prefilltune.tuning.apply import apply_record
+    from prefilltune.tuning.build import build_library
+    from prefilltune.tuning.dispatch import Leaf, Split, dispatching_kernel
+
+    finder, sizes = Finder([committed_root()]), SymbolicShape.fresh()
+    functions, for_every_shape = {"nothing": _nothing()}, {}
+    for name, lens in GPU_LENS.items():
+        match = finder.find(target.key, GPU_SPEC, GPU_SHAPE, lens=lens, accept=Tier.FAMILY)
+        functions[name] = refuse_misaligned(apply_record(match, "cuda")["main"], "cuda")
+        for_every_shape[name] = apply_record(match, "cuda", sizes)["main"]
+    tree = Split("kv_len", GPU_SHAPE.num_kv, Leaf("no_tensor_maps"), Leaf("tensor_maps"))
+    functions["any_shape"] = dispatching_kernel(
+        GPU_SPEC, tree, for_every_shape, sizes, target.target
+    )
+    module = {name: each.with_attr("global_symbol", name) for name, each in functions.items()}
+    build_library(tvm.IRModule(module), target.target, str(path))
+
+
+def _nothing() -> Any:
+    """A kernel of one thread, with the parameters of the others."""
+    from tvm.script import tirx as T
+
+    batch, length, heads, dim = GPU_SHAPE.batch, GPU_SHAPE.qo_len, GPU_SPEC.num_qo_heads, 64
+
+    @T.prim_func(s_tir=True)
+    def main(
+        query: T.Buffer((batch, length, heads, dim), "float16"),
+        key: T.Buffer((batch, length, heads, dim), "float16"),
+        value: T.Buffer((batch, length, heads, dim), "float16"),
+        valid_lens: T.Buffer((batch,), "int32"),
+        output: T.Buffer((batch, length, heads, dim), "float16"),
+        lse: T.Buffer((batch, length, heads), "float16"),
+    ):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        for thread in T.thread_binding(1, thread="threadIdx.x"):
+            with T.sblock("nothing"):
+                T.reads()
+                T.writes(lse[0, 0, 0])
+                lse[0, 0, thread] = T.float16(0)
+
+    return main
+
+
+def launched(path: Path) -> dict[str, float]:
+    """Host microseconds of a launch, by kernel; the GPU is idle before each batch of calls."""
+    import numpy as np
+    from tvm.runtime import load_module, tensor
+
+    device = cuda_device()
+    rows = (GPU_SHAPE.batch, GPU_SHAPE.qo_len, GPU_SPEC.num_qo_heads)
+    query, key, value, output = (
+        tensor(np.zeros((*rows, GPU_SPEC.head_dim), "float16"), device=device) for _ in range(4)
+    )
+    lse = tensor(np.zeros(rows, "float16"), device=device)
+    valid_lens = tensor(np.ones(GPU_SHAPE.batch, "int32"), device=device)
+    library = load_module(str(path))
+    times: dict[str, list[float]] = {name: [] for name in ("nothing", *GPU_LENS, "any_shape")}
+    calls = {name: library[name] for name in times}
+    for call in calls.values():  # which loads the machine code
+        call(query, key, value, valid_lens, output, lse)
+    for _ in range(GPU_REPEATS):
+        for name, call in calls.items():
+            device.sync()
+            start = time.perf_counter()
+            for _ in range(GPU_CALLS):
+                call(query, key, value, valid_lens, output, lse)
+            times[name].append((time.perf_counter() - start) / GPU_CALLS)
+    device.sync()
+    return {name: round(statistics.median(each) * 1e6, 2) for name, each in times.items()}
+
+
+def calls_on_gpu() -> dict[str, Any]:
+    """Build for the first GPU, and call."""
+    import_tvm_without_torch()
+    if cuda_device() is None:
+        raise SystemExit("TVM sees no GPU to call kernels on: run this where nvidia-smi lists one")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.so"
+        built_for_gpu(path, resolve_target("cuda"))
+        return {
+            "device": device_name("cuda"),
+            "load_average": os.getloadavg()[0],
+            "versions": versions("cuda"),
+            "launch_us": launched(path),
+        }
+
+
 def _in_a_process(*arguments: str) -> str:
     command = [sys.executable, __file__, *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -122,13 +231,15 @@ def _in_a_process(*arguments: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replays", type=int, default=50)
-    parser.add_argument("--only", choices=["llvm", "cuda", "build", "load"])
+    parser.add_argument("--only", choices=["llvm", "cuda", "build", "load", "call"])
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if arguments.only == "build":
         built(arguments.folder)
     elif arguments.only == "load":
         print(json.dumps(loaded(arguments.folder)))
+    elif arguments.only == "call":
+        print(json.dumps(calls_on_gpu(), indent=2))
     elif arguments.only:
         print(json.dumps(replays(arguments.only, arguments.replays)))
     if arguments.only:

@@ -10,6 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from ..workloads.errors import PrefilltuneError
+from ..workloads.lengths import FullLengths
 from ..workloads.spec import PrefillShape, PrefillSpec
 from .entry import Entry, Head
 from .errors import DatabaseNotFoundError, InvalidTargetKeyError, NoRecordError
@@ -19,6 +20,7 @@ from .target_key import TargetKey
 
 NEAREST_NAMED = 5  # shapes that the error of a miss names
 NOISE_LIMIT = 0.05  # of the fastest median
+FULL = FullLengths().text
 
 
 class Tier(IntEnum):
@@ -147,7 +149,7 @@ class Finder:
         shape : PrefillShape
             On which sizes.
         lens : str, optional
-            Length distribution to prefer.
+            Length distribution to prefer; that without padding when absent.
         space : str, optional
             The only design space to look into.
         accept : Tier
@@ -157,8 +159,9 @@ class Finder:
         -------
         Match
             The nearest tier first, then the smallest :func:`shape_distance` (to nine digits, the
-            same on every machine), then ``lens``, then the first of :func:`nearly_fastest`; of
-            one record in several databases, the faster, then that of the earlier root.
+            same on every machine), then ``lens``, then :data:`FULL`, since times of different
+            lengths do not compare, then the first of :func:`nearly_fastest`; of one record in
+            several databases, the faster, then that of the earlier root.
 
         Raises
         ------
@@ -279,12 +282,13 @@ def _nearest(pools: list[_Pool], accept: Tier, lens: str | None) -> Match | None
 
 def _best(pools: Sequence[_Pool], lens: str | None) -> Match | None:
     """The best record of pools of one rank whose line is intact."""
-    for wants_lens in (True, False):
+    preferred = dict.fromkeys((lens or FULL, FULL))
+    for wanted in (*preferred, None):
         left = [
             (head, pool)
             for pool in pools
             for head in pool.heads
-            if (lens is None or head.lens == lens) == wants_lens
+            if (head.lens == wanted if wanted else head.lens not in preferred)
         ]
         while left:
             head = nearly_fastest(head for head, _ in left)[0]

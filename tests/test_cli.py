@@ -307,6 +307,7 @@ def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
     [
         ([], "give either --model"),
         (["--heads", "13x48"], "no record for padded_hq13_hkv13_d48_float32"),
+        (["--heads", "13x48"], "or among the committed ones; tune it first\n"),
         (["--heads", "13x48", "--lens", "short"], "'short'"),
         (["--heads", "13x48", "--target", "nvidia/nvidia-h100"], "no GPU that runs code for"),
     ],

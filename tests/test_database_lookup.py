@@ -89,6 +89,41 @@ def test_order_within_a_tier(tmp_path):
         find(space="nowhere")
 
 
+def test_times_of_other_lengths_win_nothing(tmp_path):
+    """Of padding there is less to compute: without a wish, and after it, stands the full batch."""
+    full = [small_entry(0, secs=3e-3, lens="full"), small_entry(1, secs=2e-3, lens="full")]
+    mixed = [small_entry(2, secs=1e-3, lens="uniform"), small_entry(3, secs=5e-4, lens="fixed:1")]
+
+    def found(root, lens=None):
+        return lookup([root], KEY, SPEC, SHAPE, lens=lens).entry
+
+    filled(tmp_path / "both", [*mixed, *full])
+    filled(tmp_path / "mixed", mixed)
+    assert found(tmp_path / "both") == full[1]
+    assert found(tmp_path / "both", "full") == full[1]
+    assert found(tmp_path / "both", "uniform") == mixed[0]
+    assert found(tmp_path / "both", "uniform:0.5-1") == full[1]
+    assert found(tmp_path / "mixed") == mixed[1]
+    assert found(tmp_path / "mixed", "full") == mixed[1]
+
+
+def test_of_several_databases_the_one_with_full_lengths_serves(tmp_path):
+    full, mixed = small_entry(0, secs=2e-3), small_entry(1, secs=1e-3, lens="uniform")
+    filled(tmp_path / "own", [mixed])
+    filled(tmp_path / "committed", [full])
+    match = lookup([tmp_path / "own", tmp_path / "committed"], KEY, SPEC, SHAPE)
+    assert (match.entry, match.root) == (full, tmp_path / "committed")
+
+
+def test_a_damaged_record_leaves_its_place_to_the_next(tmp_path):
+    full, mixed = small_entry(0, secs=2e-3), small_entry(1, secs=1e-3, lens="uniform")
+    folder = filled(tmp_path, [full, mixed]).folder
+    assert lookup([tmp_path], KEY, SPEC, SHAPE).entry == full
+    lines = (folder / "records.json").read_text().splitlines(keepends=True)
+    (folder / "records.json").write_text("".join(lines[1:]))
+    assert lookup([tmp_path], KEY, SPEC, SHAPE).entry == mixed
+
+
 def test_a_nearer_shape_goes_before_the_wanted_lens(tmp_path):
     near = small_entry(0, shape="b2_q32_kv32", lens="mixed")
     far = small_entry(1, shape="b4_q32_kv32", lens="full")

@@ -312,6 +312,36 @@ def test_a_gpu_function_compiles_to_what_ours_does(hopper, monkeypatch) -> None:
     assert cubin.image[:4] == b"\x7fELF"
 
 
+def reached(function: Any, shape: tuple[int, int, int]) -> str:
+    """The text of a function of known sizes, without what stands under conditions that fail."""
+    query, key, *_ = function.params
+    sizes = (query.shape[0], query.shape[1], key.shape[1])
+    parameters = [*function.params, *sizes]
+    whole = tvm.tirx.PrimFunc(parameters, function.body, function.ret_type, function.attrs)
+    kept, skipped = [], math.inf
+    for line in whole.specialize(dict(zip(sizes, shape, strict=True))).script().splitlines():
+        indent = len(line) - len(line.lstrip())
+        if indent <= skipped:
+            skipped = (
+                indent if line.endswith("if T.tvm_thread_invariant(T.bool(False)):") else math.inf
+            )
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def test_a_gpu_is_given_no_map_of_no_keys_and_no_grid_of_no_rows(hopper) -> None:
+    function, _, _ = hopper
+    encode, launch = "cuTensorMapEncodeTiled", "blockIdx.x"
+    whole, no_keys = reached(function, (2, 8, 8)), reached(function, (2, 8, 0))
+    assert encode in whole
+    assert launch in whole
+    assert encode not in no_keys
+    assert launch in no_keys
+    for nothing in ((0, 8, 8), (2, 0, 8), (0, 8, 0)):
+        assert launch not in reached(function, nothing)
+        assert encode not in reached(function, nothing)
+
+
 @pytest.mark.parametrize("space", ["cuda_mma", "cuda_simt"])
 def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
     """TVM places barriers under no condition that threads might see differently."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from prefilltune.workloads import (
+    PADDED_LSE,
     TOLERANCE,
     PrefillShape,
     PrefillSpec,
@@ -101,6 +102,18 @@ def test_without_rows_there_is_nothing_to_compute(shape: tuple[int, int, int]) -
     lens = torch.zeros(batch, dtype=torch.int32)
     output, lse = prefill.sequence_prefill(torch.zeros(batch, qo_len, 2, 16), keys, keys, lens)
     assert (output.shape, lse.shape) == ((batch, qo_len, 2, 16), (batch, qo_len, 2))
+    with pytest.raises(prefill.InvalidArgumentError, match=r"valid_lens is \[1\]"):
+        prefill.sequence_prefill(torch.zeros(batch, qo_len, 2, 16), keys, keys, lens.new_zeros(1))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rows_without_keys_get_what_padding_gets(batch: int) -> None:
+    query, keys = torch.ones(batch, 9, 2, 16), torch.ones(batch, 0, 1, 16)
+    lens = torch.full((batch,), 5, dtype=torch.int32)
+    output, lse = prefill.sequence_prefill(query, keys, keys, lens)
+    assert (output.shape, lse.shape) == ((batch, 9, 2, 16), (batch, 9, 2))
+    assert not output.any()
+    assert (lse == PADDED_LSE).all()
 
 
 def test_opcheck() -> None:
@@ -148,7 +161,7 @@ INVALID: dict[str, tuple[int, Callable[[Any], Any], str]] = {
     "query with gaps": (0, lambda query: query.repeat(1, 1, 1, 2)[..., :16], "query.contiguous()"),
     "query without batch": (0, lambda query: query[0], "reshape it to [batch, length"),
     "key of another dtype": (1, lambda key: key.double(), "key.to(torch.float32)"),
-    "key without positions": (1, lambda key: key[:, :0], "key has the length 0"),
+    "key without positions": (1, lambda key: key[:, :0], "value is [3, 31, 1, 16]"),
     "key elsewhere": (1, lambda key: key.to("meta"), "key.to('cpu')"),
     "shorter value": (2, lambda value: value[:, :5].clone(), "value is [3, 5, 1, 16]"),
     "value of more heads": (2, lambda value: value.repeat(1, 1, 2, 1), "value is [3, 31, 2, 16]"),

@@ -30,8 +30,6 @@ def require_arguments(
             )
     batch, *_, head_dim = query.shape
     _, kv_len, num_kv_heads, _ = key.shape
-    if not kv_len:
-        raise InvalidArgumentError("key has the length 0; pass one position or more")
     dtype, device = query.dtype, query.device
     keys = (batch, kv_len, num_kv_heads, head_dim)
     require("query", query, query.shape, dtype, device)

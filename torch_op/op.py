@@ -15,6 +15,8 @@ _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor valid_lens"
 _RESULTS = "Tensor(a!) output, Tensor(b!) lse"
 _OPTIONS = "float? sm_scale=None, str mask_mode='padded'"
 
+_LSE_WITHOUT_KEYS = -50_000.0
+
 
 def sequence_prefill(
     query: Any,
@@ -95,9 +97,11 @@ def _compute_into(
     refuse_gradients(query, key, value, output, lse)
     try:
         kernel = find(query, key, sm_scale, mask_mode)
-        if not query.numel():
-            return
-        if query.is_cuda:
+        if not (query.numel() and key.numel()):
+            require_arguments(query, key, value, valid_lens, output, lse)
+            output.zero_()
+            lse.fill_(_LSE_WITHOUT_KEYS)
+        elif query.is_cuda:
             with torch.cuda.device(query.device):  # which the kernel makes the current one
                 kernel(query, key, value, valid_lens, output, lse)
         else:

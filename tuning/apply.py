@@ -8,6 +8,7 @@ from typing import Any
 
 from ..database import Match, StaleRecordError, schedule
 from ..workloads import PrefillShape, PrefillSpec, SymbolicShape
+from .describing import describe
 from .pipeline import pipeline
 from .spaces import SPACES
 
@@ -48,8 +49,8 @@ def apply_record(match: Match, kind: str, sizes: SymbolicShape | None = None) ->
     space, variant = SPACES[provenance.space], provenance.variant
     if sizes is not None and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
-    description = space.describe(spec, shape, variant, kind)
-    onto = None if sizes is None else space.describe(spec, sizes, variant, kind)
+    description = describe(space.name, spec, shape, variant, kind)
+    onto = None if sizes is None else describe(space.name, spec, sizes, variant, kind)
     module = schedule(match.entry, description, onto).mod
     return _mark_scheduled(pipeline(module))
 

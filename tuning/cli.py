@@ -275,7 +275,7 @@ def compare(
         tuned = [] if shape else _tuned_shapes(spec, resolved, root)
         workloads = [(spec, each) for each in tuned or shapes]
         if not workloads:
-            raise _nothing_tuned(spec, resolved, root)
+            raise _nothing_tuned(spec, resolved, root, _SEE_NEAR)
     _compare_all(workloads, resolved, chosen, root, tier, output)
 
 
@@ -317,7 +317,7 @@ def build(
     if not shape:
         shapes = _tuned_shapes(spec, resolved, root) or shapes
     if not shapes:
-        raise _nothing_tuned(spec, resolved, root)
+        raise _nothing_tuned(spec, resolved, root, _SEE_NEAR)
     roots = database_roots(root, committed_root())
     finder = Finder(roots)
     matches = [finder.find(resolved.key, spec, each, accept=tier) for each in shapes]
@@ -818,10 +818,15 @@ def _tuned_workloads(
     return found
 
 
-def _nothing_tuned(spec: PrefillSpec, target: ResolvedTarget, root: Path) -> NoRecordError:
+_SEE_NEAR = ", or name a --shape to see what is near"
+
+
+def _nothing_tuned(
+    spec: PrefillSpec, target: ResolvedTarget, root: Path, or_else: str = ""
+) -> NoRecordError:
     return NoRecordError(
         f"no record for {spec} on {target.key} in {root} or among the committed ones; tune it "
-        "first, or name a --shape to see what is near"
+        f"first{or_else}"
     )
 
 

@@ -84,7 +84,9 @@ class Comparer:
     def _stock(self, case: Case) -> Match | None:
         space = f"{self._target.kind}_stock"
         try:
-            return self._finder.find(self._target.key, case.spec, case.shape, space=space)
+            return self._finder.find(
+                self._target.key, case.spec, case.shape, lens=case.lens.text, space=space
+            )
         except NoRecordError:
             return None
 

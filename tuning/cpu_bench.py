@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -15,13 +16,17 @@ from .bench import FRESH_SEED, Bench, Libraries, Measured, call, fresh_batches, 
 from .comparison import MASKED
 from .environment import versions
 from .errors import KernelCheckError
-from .target import ResolvedTarget
+from .target import ResolvedTarget, vector_lanes
 from .timing import Result, interleave
 from .worker import Worker
 
 TORCH_SDPA = "torch_sdpa_mask"
 
 _GEMM_SIZE = 2048
+_GEMMS = _NUMPY_GEMM, _AVX512_GEMM, _TORCH_GEMM = "numpy_gemm", "numpy_avx512_gemm", "torch_gemm"
+#: OpenBLAS, NumPy's usual BLAS, takes a processor newer than itself for one without AVX-512.
+_AVX512_BLAS = {"OPENBLAS_CORETYPE": "SkylakeX"}
+_AVX512_LANES = 16
 _PEER_TOLERANCE = 1e-4
 
 
@@ -52,16 +57,21 @@ class CpuBench(Bench):
         threads = target.threads
         self._tvm = Worker(measure.tvm_environment(threads), frozen_when_idle=True)
         blas = {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
-        self._blas = Worker(blas, uses_tvm=False, frozen_when_idle=True)
+        products = {_NUMPY_GEMM: blas}
+        if vector_lanes(target.target) == _AVX512_LANES:
+            products[_AVX512_GEMM] = {**blas, **_AVX512_BLAS}
+        self._blas = {
+            name: Worker(environment, uses_tvm=False, frozen_when_idle=True)
+            for name, environment in products.items()
+        }
         self._torch = (
             Worker(blas, uses_tvm=False, frozen_when_idle=True) if find_spec("torch") else None
         )
-
         self._libraries = Libraries(self._tvm, target)
 
     def close(self, *, kill: bool = False) -> None:
         self._libraries.close()
-        for worker in (self._tvm, self._blas, self._torch):
+        for worker in (self._tvm, *self._blas.values(), self._torch):
             if worker is not None:
                 worker.close(kill=kill)
 
@@ -93,7 +103,10 @@ class CpuBench(Bench):
                 for name, path in kernels.items()
             ),
             _Contestant("baseline", self._tvm, measure.time_ragged_baseline, (baseline, *timed)),
-            _Contestant("gemm", self._blas, measure.time_gemm, (_GEMM_SIZE,)),
+            *(
+                _Contestant(name, worker, measure.time_gemm, (_GEMM_SIZE,))
+                for name, worker in self._blas.items()
+            ),
         ]
         found, peers = versions(), {}
         if self._torch is not None:
@@ -102,15 +115,25 @@ class CpuBench(Bench):
             _refuse_wrong_peer("PyTorch", spec, errors[TORCH_SDPA])
             found["torch"] = call(self._torch, measure.torch_version)
             peers[TORCH_SDPA] = MASKED
-            contestants.append(
-                _Contestant(TORCH_SDPA, self._torch, measure.time_torch, (*timed, threads))
-            )
+            contestants += [
+                _Contestant(TORCH_SDPA, self._torch, measure.time_torch, (*timed, threads)),
+                _Contestant(
+                    _TORCH_GEMM, self._torch, measure.time_torch_gemm, (_GEMM_SIZE, threads)
+                ),
+            ]
         times = interleave([each.time for each in contestants])
         results = {
             each.name: Result(seconds, errors.get(each.name))
             for each, seconds in zip(contestants, times, strict=True)
         }
-        return Measured(results, peers, _GEMM_SIZE, errors["tuned"], found)
+        return Measured(with_one_product(results), peers, _GEMM_SIZE, errors["tuned"], found)
+
+
+def with_one_product(results: Mapping[str, Result]) -> dict[str, Result]:
+    """Results with the fastest matrix product as ``gemm``, in the place of each library's own."""
+    others = {name: each for name, each in results.items() if name not in _GEMMS}
+    products = [results[name] for name in _GEMMS if name in results]
+    return {**others, "gemm": min(products, key=lambda each: each.ms or math.inf)}
 
 
 def _refuse_wrong_peer(name: str, spec: PrefillSpec, error: float) -> None:

@@ -174,9 +174,18 @@ def check_torch(
 
 
 def time_gemm(size: int, seconds: float) -> float:
-    """Seconds of a ``size``-cubed float32 product through NumPy's BLAS: the machine's peak."""
+    """Seconds of a ``size``-cubed float32 product through NumPy's BLAS."""
     left, right, out = _gemm_operands(size)
     return time_calls([lambda: np.matmul(left, right, out=out)], seconds)
+
+
+def time_torch_gemm(size: int, threads: int, seconds: float) -> float:
+    """Seconds of the same product through PyTorch."""
+    import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
+
+    torch.set_num_threads(threads)
+    left, right, out = map(torch.from_numpy, _gemm_operands(size))
+    return time_calls([lambda: torch.mm(left, right, out=out)], seconds)
 
 
 def torch_version() -> str:

@@ -17,7 +17,7 @@ from prefilltune.tuning.measure_cuda import check_kernel
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import cuda_device, resolve_target
 from prefilltune.tuning.worker import Worker
-from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
+from prefilltune.workloads import PADDED_LSE, TOLERANCE, PrefillShape, PrefillSpec
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,6 +61,28 @@ def test_every_shape_is_computed_right(
         outcome = runner.call(check_kernel, path, spec, shape, _lens(shape), 0, timeout=120)
         assert outcome.status == "ok", (shape, outcome.detail)
         assert outcome.value <= TOLERANCE[dtype], shape
+
+
+@pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma", "cuda_simt"])
+def test_empty_tensors_are_served(space: str) -> None:
+    """In this process: nothing is launched for no rows, and nothing is read of no keys."""
+    dtype = "float32" if space == "cuda_simt" else "float16"
+    spec, target, device = PrefillSpec(4, 2, 64, dtype), resolve_target("cuda"), tvm.cuda(0)
+    if not SPACES[space].variants(spec, PrefillShape(2, 256), target):
+        pytest.skip(f"{target.key} lacks the instructions of {space}")
+    kernel = tvm.tirx.build(for_every_shape(space, spec, target), target=target.target)
+    for batch, qo_len, kv_len in ((0, 8, 8), (2, 0, 8), (2, 70, 0), (0, 0, 0)):
+        rows, keys = (batch, qo_len, 4), (batch, kv_len, 2, 64)
+        arrays = [
+            np.full(shape, 7, dtype) for shape in ((*rows, 64), keys, keys, (*rows, 64), rows)
+        ]
+        query, key, value, output, lse = (
+            tvm.runtime.tensor(each, device=device) for each in arrays
+        )
+        lens = tvm.runtime.tensor(np.full(batch, 5, "int32"), device=device)
+        kernel.main(query, key, value, lens, output, lse)
+        assert not output.numpy().any()
+        assert (lse.numpy() == PADDED_LSE).all()
 
 
 def test_a_foreign_pipeline_builds_the_same() -> None:

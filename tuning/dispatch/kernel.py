@@ -52,9 +52,9 @@ def dispatching_kernel(
     buffers = _parameters(spec, sizes)
     names = list(kernels)
     choice = tirx.Var("kernel", "int32")
-    served = _with_parameters(kernels[names[-1]], buffers, names[-1])
+    served = _with_parameters(kernels[names[-1]], buffers, names[-1], sizes)
     for index, name in reversed(list(enumerate(names[:-1]))):
-        kernel = _with_parameters(kernels[name], buffers, name)
+        kernel = _with_parameters(kernels[name], buffers, name, sizes)
         served = _if(tirx.EQ(choice, tirx.const(index, "int32")), kernel, served)
     if target.kind.name == "cuda":
         # Its compiler unrolls from a pragma; spelled out, the source would be three times as long.
@@ -108,7 +108,7 @@ def _parameters(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
     ]
 
 
-def _with_parameters(kernel: Any, buffers: list[Any], name: str) -> Any:
+def _with_parameters(kernel: Any, buffers: list[Any], name: str, sizes: SymbolicShape) -> Any:
     """The body of a kernel, its own parameters as views of ``buffers``."""
     from tvm import s_tir, tirx
     from tvm.ir import Range
@@ -120,8 +120,30 @@ def _with_parameters(kernel: Any, buffers: list[Any], name: str) -> Any:
         s_tir.MatchBufferRegion(own, region)
         for own, region in zip(kernel.params, whole, strict=True)
     ]
-    block = s_tir.SBlock([], whole[:4], whole[4:], name, kernel.body, match_buffers=views)
+    body = _without_maps_of_nothing(kernel.body, sizes)
+    block = s_tir.SBlock([], whole[:4], whole[4:], name, body, match_buffers=views)
     return s_tir.SBlockRealize([], True, block)
+
+
+def _without_maps_of_nothing(body: Any, sizes: SymbolicShape) -> Any:
+    """Make tensor maps where there are keys: CUDA makes none of no rows, and nothing reads one."""
+    from tvm import tirx
+
+    if not isinstance(body, tirx.SeqStmt):
+        return body
+    return tirx.SeqStmt(
+        [_if(sizes.num_kv > 0, each) if _makes_map(each) else each for each in body.seq]
+    )
+
+
+def _makes_map(stmt: Any) -> bool:
+    from tvm import tirx
+    from tvm.ir import Call, StringImm
+
+    if not (isinstance(stmt, tirx.Evaluate) and isinstance(stmt.value, Call)):
+        return False
+    name = next(iter(stmt.value.args), None)
+    return isinstance(name, StringImm) and name.value == "runtime.cuTensorMapEncodeTiled"
 
 
 def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:

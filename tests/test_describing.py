@@ -1,0 +1,64 @@
+"""Descriptions that share a parse are those that a design space parses for the shape at hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from tvm_ffi import structural_equal, structural_hash
+
+from prefilltune.tuning.describing import describe
+from prefilltune.tuning.spaces import SPACES, Variant
+from prefilltune.tuning.target import resolve_target
+from prefilltune.workloads import MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
+from prefilltune.workloads.errors import InvalidShapeError
+
+DTYPES = {"cuda_mma": "float16", "cuda_wgmma": "float16"}
+SHAPES = [PrefillShape(32, 128), PrefillShape(1, 1), PrefillShape(3, 17, 300)]
+
+
+def variants(space: str, spec: PrefillSpec) -> tuple[str, list[Variant]]:
+    """The target kind of a space, and its first and last variant."""
+    (kind,) = SPACES[space].kinds
+    target = resolve_target(kind, arch="sm_90a") if kind == "cuda" else resolve_target(kind, 2)
+    found = SPACES[space].variants(spec, PrefillShape(2, 256), target)
+    return kind, [found[0], found[-1]]
+
+
+@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("space", SPACES)
+def test_a_description_is_the_one_that_the_space_parses(space: str, mask_mode: str) -> None:
+    spec = PrefillSpec(4, 2, 64, DTYPES.get(space, "float32"), mask_mode)
+    kind, chosen = variants(space, spec)
+    for variant, shape in itertools.product(chosen, SHAPES):
+        found = describe(space, spec, shape, variant, kind)
+        parsed = SPACES[space].describe(spec, shape, variant, kind)
+        assert structural_equal(found, parsed), (variant, shape)
+        assert structural_hash(found) == structural_hash(parsed), (variant, shape)
+
+
+SPACE, SPEC = "cuda_simt", PrefillSpec(4, 2, 64, "float32")
+KIND, (VARIANT, _) = variants(SPACE, SPEC)
+
+
+def test_sizes_that_are_learned_at_the_call_stay_the_callers() -> None:
+    sizes = SymbolicShape.fresh()
+    function = describe(SPACE, SPEC, sizes, VARIANT, KIND)["main"]
+    query, key, *_ = function.params
+    found = (query.shape[0], query.shape[1], key.shape[1])
+    wanted = (sizes.batch, sizes.qo_len, sizes.num_kv)
+    assert all(one.same_as(other) for one, other in zip(found, wanted, strict=True))
+    assert len(function.params) == 6
+
+
+def test_two_descriptions_share_no_variables() -> None:
+    sizes = SymbolicShape.fresh()
+    one, other = (describe(SPACE, SPEC, sizes, VARIANT, KIND)["main"] for _ in range(2))
+    assert not any(a.same_as(b) for a, b in zip(one.params, other.params, strict=True))
+    assert not one.body.same_as(other.body)
+
+
+def test_a_shape_too_large_is_refused() -> None:
+    describe(SPACE, SPEC, PrefillShape(1, 64), VARIANT, KIND)
+    with pytest.raises(InvalidShapeError, match="split the batch"):
+        describe(SPACE, SPEC, PrefillShape(1 << 20, 1 << 11), VARIANT, KIND)
