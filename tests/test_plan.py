@@ -161,10 +161,13 @@ def _unseen(_: str) -> Iterator[Listener]:
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SplitScores:
     """A small space that child processes know too."""
     (tmp_path / "sitecustomize.py").write_text(
+        "from prefilltune.tuning.tvm_import import import_tvm_without_torch\n"
+        "import_tvm_without_torch()\n"
         "from small_spaces import SplitScores\n"
         "from prefilltune.tuning.spaces import SPACES\n"
         f"SPACES[SplitScores.name] = SplitScores({WIDTHS})\n"
     )
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     return SplitScores(WIDTHS)
 

@@ -168,9 +168,10 @@ class _Run:
         self._display = display
         self._tell = tell
         cores = usable_cores()
-        groups = list(dict.fromkeys(each.devices for each in cases))
-        self._most = most_at_once(groups, plan.searches, cores)
-        self._at_once = min(plan.searches or cores, sum(self._most.values()))
+        beside = list(dict.fromkeys(each.devices for each in cases if not each.alone))
+        most = most_at_once(beside, plan.searches, cores)
+        self._at_once = max(1, min(plan.searches or cores, sum(most.values())))
+        self._most = {HERE: 1, **most}
         self._builders = max(1, cores // self._at_once)
         self._running: dict[Future[TuneResult | None], _Begun] = {}
         self._given_up: set[str] = set()

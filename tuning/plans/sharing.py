@@ -70,7 +70,7 @@ def most_at_once(groups: Sequence[Devices], asked: int | None, cores: int) -> di
     Parameters
     ----------
     groups : Sequence[Devices]
-        Of the targets of a plan.
+        Of the targets whose searches run beside others.
     asked : int, optional
         Searches in all, with a device each at least. When absent: as many as there are cores, with
         two devices each, so that they are compared and harm is measured again elsewhere.
@@ -83,7 +83,7 @@ def most_at_once(groups: Sequence[Devices], asked: int | None, cores: int) -> di
     >>> list(most_at_once([HERE, gpus], 8, 2).values())
     [1, 4]
     """
-    fair = max(1, (asked or cores) // len(groups))
+    fair = max(1, (asked or cores) // max(1, len(groups)))
     each = 1 if asked else _SIBLINGS
     return {devices: min(fair, max(1, len(devices) // each)) for devices in groups}
 
