@@ -22,6 +22,7 @@ from prefilltune.tuning.plans.job import PlannedCase, run_plan
 from prefilltune.tuning.plans.plan import Plan
 from prefilltune.tuning.plans.progress import ledger_path, read_ledger
 from prefilltune.tuning.plans.sharing import HERE, Device, Devices, most_at_once, share
+from prefilltune.tuning.plans.status import plan_tables
 from prefilltune.tuning.search import Listener, SearchState
 from prefilltune.tuning.target import resolve_target
 from prefilltune.tuning.tune import log_path
@@ -110,9 +111,15 @@ def _names(cases: list[PlannedCase]) -> list[str]:
 
 
 def test_searches_side_by_side_find_what_they_find_alone(tmp_path: Path) -> None:
-    cases, watch, alone = _planned(TWO, 2, 3), Watch(), Watch()
+    def look(_: Watch) -> None:
+        (table,) = plan_tables(tmp_path / "both")
+        seen.add(tuple(table.columns[-1].cells))
+
+    seen: set[tuple[object, ...]] = set()
+    cases, watch, alone = _planned(TWO, 2, 3), Watch(look), Watch()
     assert _run(cases, tmp_path / "both", watch)
     assert frozenset(_names(cases)) in watch.together
+    assert ("searching", "searching") in seen
     for each in cases:
         assert _run([each], tmp_path / "alone", alone)
         found = _measured(each, tmp_path / "both")
@@ -187,16 +194,6 @@ def test_nothing_is_searched_beside_a_search_that_times_on_this_cpu(tmp_path: Pa
     assert {frozenset([name]) for name in _names(here)} <= watch.together
     assert frozenset(_names(there)) in watch.together
     assert all(len(each) == 1 for each in watch.together if each & {*_names(here)})
-
-
-def test_what_is_searched_can_be_seen(tmp_path: Path) -> None:
-    def look(_: Watch) -> None:
-        seen.append(tuple(read_ledger(ledger_path(tmp_path, "night")).searching))
-
-    seen: list[tuple[str, ...]] = []
-    cases = _planned(TWO, 2, 3)
-    assert _run(cases, tmp_path, Watch(look))
-    assert tuple(_names(cases)) in seen
 
 
 def test_devices_are_shared_evenly() -> None:
