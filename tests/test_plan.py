@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from small_spaces import SplitScores
 
 from prefilltune.tuning.arm import Case
@@ -23,7 +26,8 @@ from prefilltune.tuning.plans.plan import PlannedTarget, read_plan
 from prefilltune.tuning.plans.progress import Ledger, Progress, Slice, ledger_path, read_ledger
 from prefilltune.tuning.plans.sharing import HERE, Devices
 from prefilltune.tuning.plans.status import plan_tables
-from prefilltune.tuning.search import Listener
+from prefilltune.tuning.progress import PlanDisplay
+from prefilltune.tuning.search import Limit, Listener, SearchState
 from prefilltune.tuning.target import resolve_target
 from prefilltune.tuning.tune import log_path
 from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
@@ -253,3 +257,17 @@ def _processes_with(mark: str) -> list[str]:
             if mark.encode() in (folder / "environ").read_bytes():
                 found.append(folder.name)
     return found
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_searches_side_by_side_are_told_apart(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    with PlanDisplay(console) as display:
+        with display.search("first") as first, display.search("second") as second:
+            first(SearchState(Limit(8), time.monotonic(), trials=3))
+            second(SearchState(Limit(8), time.monotonic(), trials=5, best_seconds=2e-3))
+            console.print("another line", soft_wrap=True)  # what is live is shown anew below it
+    shown = console.file.getvalue()  # pyright: ignore
+    for title, trials in (("first", 3), ("second", 5)):
+        assert re.search(rf"{title}.*{trials} of 8 trials", shown)
+    assert "2.000 ms" in shown

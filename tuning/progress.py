@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 
 from .duration import format_duration
 from .search import Listener, SearchState
@@ -114,7 +114,9 @@ class PlanDisplay:
 
     def _render(self) -> Table:
         table = Table(
-            "searching", "time", "trials", "best", "now", caption="Ctrl-C keeps what was found"
+            Column("searching", overflow="fold"),
+            *("time", "trials", "best", "now"),
+            caption="Ctrl-C keeps what was found",
         )
         for title, state in list(self._states.items()):
             if state is None:
