@@ -34,10 +34,12 @@ from prefilltune.tuning.environment import versions
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measure import Measurement
 from prefilltune.tuning.target import device_name, usable_cores
+from prefilltune.tuning.tvm_import import import_tvm_without_torch
 
 KEY = "bench"
 HEADS = "8x64"
-SHAPES = ("8x128", "4x256", "2x512", "1x512", "4x128", "2x256")
+SHAPES = ("8x128", "4x256", "2x512", "1x512")
+_DEVICES = 2
 _MEASUREMENT_SECONDS = 2.0
 
 
@@ -122,12 +124,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_plan(tracker: Address, searches: int, shapes: Sequence[str], trials: int) -> dict[str, Any]:
+def run_plan(tracker: Address, searches: int, trials: int) -> dict[str, Any]:
     """A plan from the start of its command to its end."""
     with tempfile.TemporaryDirectory() as folder:
         path, root = Path(folder) / "bench.toml", Path(folder) / "database"
         path.write_text(
-            f'heads = ["{HEADS}"]\nshapes = {json.dumps(list(shapes))}\nbudget = "1h"\n'
+            f'heads = ["{HEADS}"]\nshapes = {json.dumps(SHAPES)}\nbudget = "1h"\n'
             f"trials = {trials}\nslice = {trials}\nsearches = {searches}\n"
             f'[[targets]]\ntarget = "llvm"\nthreads = 1\ntracker = "{tracker}"\nkey = "{KEY}"\n'
         )
@@ -145,29 +147,28 @@ def run_plan(tracker: Address, searches: int, shapes: Sequence[str], trials: int
 def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=32, help="of each workload")
+    parser.add_argument("--trials", type=int, default=24, help="of each workload")
+    parser.add_argument("--times", type=int, default=2, help="that each plan is run, in turns")
     parser.add_argument("--serve", nargs=2, metavar=("TRACKER", "PORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve_asleep(Address.parse(options.serve[0]), int(options.serve[1]))
         return
-    with tracker_with(4, asleep=True) as tracker:
-        asleep = [run_plan(tracker, searches, SHAPES, options.trials) for searches in (1, 2, 4)]
-    for each in asleep:
-        measuring = each["trials"] * _MEASUREMENT_SECONDS / 4
-        each["measuring"] = round(measuring / each["seconds"], 3)
-    with tracker_with(2, asleep=False) as tracker:
-        loopback = [
-            run_plan(tracker, searches, SHAPES[:4], options.trials) for searches in (1, 2, 1, 2)
-        ]
+    import_tvm_without_torch()
+    found = {}
+    for name, asleep in (("asleep", True), ("loopback", False)):
+        with tracker_with(_DEVICES, asleep=asleep) as tracker:
+            turns = [1, 2] * options.times
+            found[name] = [run_plan(tracker, searches, options.trials) for searches in turns]
     result = {
         "heads": HEADS,
         "shapes": SHAPES,
         "device": device_name("llvm"),
         "cores": usable_cores(),
         "versions": versions(),
-        "asleep": {"devices": 4, "seconds": _MEASUREMENT_SECONDS, "plans": asleep},
-        "loopback": {"devices": 2, "shapes": SHAPES[:4], "plans": loopback},
+        "devices": _DEVICES,
+        "measurement_seconds_asleep": _MEASUREMENT_SECONDS,
+        "plans": found,
     }
     print(json.dumps(result, indent=2))
 

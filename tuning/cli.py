@@ -623,7 +623,7 @@ def _tune_plan(path: Path, root: Path) -> None:
     from .arm import Case
     from .devices.machine import Wanted
     from .plans.job import PlannedCase, run_plan
-    from .plans.sharing import devices_of
+    from .plans.sharing import target_devices
     from .progress import PlanDisplay
 
     cases: list[PlannedCase] = []
@@ -631,7 +631,7 @@ def _tune_plan(path: Path, root: Path) -> None:
         wanted = Wanted(each.target, each.threads, each.arch)
         places = (each.tracker, each.key, each.devices)
         with _devices(each.target, each.threads, each.arch, *places) as (resolved, pool):
-            devices = devices_of(each, len(pool.slots) if pool is not None else 1)
+            devices = target_devices(each, len(pool.slots) if pool is not None else 1)
         _warn_of_bad_lines(resolved, root)
         for spec, shape in plan.workloads:
             spec = spec if plan.has_dtypes else _in_usual_dtype(spec, resolved.kind)

@@ -23,7 +23,7 @@ from ..target import usable_cores
 from ..tune import TuneResult
 from .plan import Plan
 from .progress import Ledger, Slice, ledger_path, planned, read_ledger
-from .searcher import Assignment, Desk, Searcher, Searchers
+from .searcher import Allotment, Assignment, Searcher, Searchers
 from .sharing import HERE, Devices, most_at_once, share
 
 
@@ -200,6 +200,8 @@ class _Run:
             for begun in self._running.values():
                 begun.searcher.interrupt()
             wait(self._running)
+            for begun in self._running.values():
+                self._searchers.give_back(begun.searcher)
             return False  # what was measured is in the logs, and the next slices count it
         return True
 
@@ -242,7 +244,7 @@ class _Run:
         limit = Limit(trials, self._seconds_left())
         devices = share(chosen.devices, self._searchers.taken, self._to_begin(chosen.devices))
         builders = usable_cores() if chosen.alone else self._builders
-        searcher = self._searchers.take(Desk(devices, chosen.wanted, builders))
+        searcher = self._searchers.take(Allotment(devices, chosen.wanted, builders))
         self._ledger.searching.append(name)
         self._ledger.write()
         begun = _Begun(chosen, searcher, limit, trials, time.monotonic())
@@ -270,7 +272,7 @@ class _Run:
             self._searchers.end(begun.searcher)
             self._add(begun, Slice(done.trials, done.best, begun.seconds), {"search died": 1})
             self._tell(str(error))
-        except PrefilltuneError as error:  # its process keeps the devices, of which none may do
+        except PrefilltuneError as error:  # its process keeps the devices: none is of use
             self._given_up.add(begun.name)
             self._ledger.searching.remove(begun.name)
             self._tell(f"{begun.name} is given up until the plan is run again: {error}")

@@ -25,7 +25,7 @@ from ..worker import Worker, die_with_parent
 if TYPE_CHECKING:
     from ..devices.pool import Pool
     from ..tune import TuneResult
-    from .searcher import Assignment, Desk
+    from .searcher import Allotment, Assignment
 
 _END = object()
 
@@ -36,6 +36,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._came = self._heard = False
         signal.signal(signal.SIGINT, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back from the start on
 
     def _note(self, *_: object) -> None:
         self._came = True
@@ -79,19 +80,19 @@ class Reports:
             os._exit(1)  # nobody is left to search for
 
 
-class SeatedSearch:
-    """Searches with the devices and the builders of one desk; a context manager."""
+class AllottedSearches:
+    """Searches with the devices and the builders of one allotment; a context manager."""
 
-    def __init__(self, desk: Desk, reports: Reports, interrupts: Interrupts) -> None:
-        self._desk = desk
+    def __init__(self, allotment: Allotment, reports: Reports, interrupts: Interrupts) -> None:
+        self._allotment = allotment
         self._reports = reports
         self._interrupts = interrupts
         self._stack = ExitStack()
         self._builders: list[Worker] = []
         self._pool: Pool | None = None
 
-    def __enter__(self) -> SeatedSearch:
-        for _ in range(self._desk.builders):
+    def __enter__(self) -> AllottedSearches:
+        for _ in range(self._allotment.builders):
             self._builders.append(self._stack.enter_context(Worker(tvm_environment(1))))
             self._builders[-1].start()
         return self
@@ -124,7 +125,7 @@ class SeatedSearch:
         from .sharing import open_pool
 
         if self._pool is None:
-            pool = open_pool(self._desk.devices, self._desk.wanted)
+            pool = open_pool(self._allotment.devices, self._allotment.wanted)
             self._pool = self._stack.enter_context(pool) if pool is not None else None
         return self._pool
 
@@ -136,10 +137,10 @@ def main() -> None:
     die_with_parent()
     interrupts = Interrupts()
     import_tvm_without_torch()
-    for desk in asked:  # which comes first, and once
-        with SeatedSearch(desk, reports, interrupts) as seat:
+    for allotment in asked:  # which comes first, and once
+        with AllottedSearches(allotment, reports, interrupts) as searches:
             for assignment in asked:
-                reports(seat.result(assignment))
+                reports(searches.result(assignment))
     reports.close()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _END_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
-class Desk:
+class Allotment:
     """What a process searches with.
 
     Parameters
@@ -61,25 +62,26 @@ class Searcher:
 
     Parameters
     ----------
-    desk : Desk
+    allotment : Allotment
         What it searches with.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, allotment: Allotment) -> None:
+        self.allotment = allotment
         # What a search that dies had built goes with this folder.
         self._folder = tempfile.TemporaryDirectory(
             prefix="prefilltune-plan-", ignore_cleanup_errors=True
         )
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.search_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "TMPDIR": self._folder.name},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then interrupts it
-        )
+        with _interrupts_held():
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"{__package__}.search_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "TMPDIR": self._folder.name},
+                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+            )
         with contextlib.suppress(BrokenPipeError):  # its death is noticed by `search`
-            write_pickle(self._process.stdin, desk)
+            write_pickle(self._process.stdin, allotment)
 
     def search(self, assignment: Assignment, listener: Listener) -> TuneResult | None:
         """Search; any thread may wait here.
@@ -139,18 +141,18 @@ class Searchers:
     @property
     def taken(self) -> set[Device]:
         """Devices of those that search, and of those that were set aside."""
-        return {device for each in self._held for device in each.desk.devices}
+        return {device for each in self._held for device in each.allotment.devices}
 
-    def take(self, desk: Desk) -> Searcher:
-        """A process with such a desk; others that hold its devices are ended."""
+    def take(self, allotment: Allotment) -> Searcher:
+        """A process with such an allotment; others that hold its devices are ended."""
         for each in list(self._idle):
-            if each.desk != desk and set(each.desk.devices) & set(desk.devices):
+            if each.allotment != allotment and set(each.allotment.devices) & set(allotment.devices):
                 self._idle.remove(each)
                 each.close()
-        same = next((each for each in self._idle if each.desk == desk), None)
+        same = next((each for each in self._idle if each.allotment == allotment), None)
         if same is not None:
             self._idle.remove(same)
-        found = same or Searcher(desk)
+        found = same or Searcher(allotment)
         self._held.append(found)
         return found
 
@@ -168,5 +170,17 @@ class Searchers:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for each in (*self._idle, *self._held):
+        for each in self._idle:
             each.close(kill=exc[0] is not None)
+        for each in self._held:
+            each.close(kill=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold SIGINT back; a process started meanwhile does so until it can deal with it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

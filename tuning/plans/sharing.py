@@ -43,7 +43,7 @@ Devices = tuple[Device, ...]
 HERE: Devices = (Device(),)
 
 
-def devices_of(target: PlannedTarget, count: int) -> Devices:
+def target_devices(target: PlannedTarget, count: int) -> Devices:
     """The devices of a target, of which a tracker knows ``count``."""
     if target.tracker:
         return tuple(Device(target.tracker, target.key, number) for number in range(count))
