@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -67,3 +69,26 @@ class SplitScores(DesignSpace):
             postprocs=[],
             mutator_probs={},
         )
+
+
+class WrongScores(SplitScores):
+    """Computes twice the scores."""
+
+    name: ClassVar[str] = "wrong_scores"
+
+    def variants(
+        self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
+    ) -> Sequence[Variant]:
+        return [{**each, "scale": "2.0"} for each in super().variants(spec, shape, target)]
+
+
+class DeadlyScores(SplitScores):
+    """Kills whoever searches it."""
+
+    name: ClassVar[str] = "deadly_scores"
+
+    def variants(
+        self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
+    ) -> Sequence[Variant]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("is dead")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,20 +15,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from small_spaces import SplitScores
 
 from prefilltune.tuning.arm import Case
+from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.errors import DiskFullError, InvalidPlanError, PlanRunningError
 from prefilltune.tuning.plans.job import PlannedCase, plan_lock, run_plan
 from prefilltune.tuning.plans.plan import PlannedTarget, read_plan
 from prefilltune.tuning.plans.progress import Ledger, Progress, Slice, ledger_path, read_ledger
+from prefilltune.tuning.plans.sharing import HERE, Devices
 from prefilltune.tuning.plans.status import plan_tables
-from prefilltune.tuning.search import Listener
-from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.progress import PlanDisplay
+from prefilltune.tuning.search import Limit, Listener, SearchState
 from prefilltune.tuning.target import resolve_target
 from prefilltune.tuning.tune import log_path
 from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
 
+WIDTHS = ((2, 4), (3, 6))
 LEAST = 'heads = ["2/1x16"]\nshapes = ["2x24"]\nbudget = "1h"\n'
 
 
@@ -114,6 +120,7 @@ def test_the_workload_that_promises_most_is_next() -> None:
     assert ledger.next_case() == "steep"
     ledger.progress["cheap"] = _progress(4.0, 2.0, seconds=1.0)
     assert ledger.next_case() == "cheap"
+    assert ledger.next_case({"cheap"}) == "steep"
     ledger.progress = {"flat": _progress(2.0, 1.99, 1.985)}
     assert ledger.next_case() is None
 
@@ -132,11 +139,12 @@ def test_a_workload_ends_when_its_curve_is_flat_or_nothing_is_left() -> None:
 def test_what_was_noted_survives_the_way_and_damage_is_told(tmp_path: Path) -> None:
     ledger = Ledger(ledger_path(tmp_path, "night"), 60.0, 24, {"a": Progress()})
     ledger.add("a", Slice(8, None, 5.0), {"crash": 1})
+    ledger.spent, ledger.searching = 7.5, ["a"]
     ledger.add("a", Slice(16, 1e-3, 5.0), {"crash": 2})
     again = read_ledger(ledger.path)
     assert again == ledger
-    assert (again.spent, again.faults) == (10.0, {"crash": 3})
-    for text in ("", "[]", '{"version": 2}', '{"version": 1, "progress": {"a": [{}]}}'):
+    assert (again.spent, again.faults) == (7.5, {"crash": 3})
+    for text in ("", "[]", '{"version": 1}', '{"version": 2, "progress": {"a": [{}]}}'):
         ledger.path.write_text(text)
         with pytest.raises(InvalidPlanError, match="delete it: no trial is lost"):
             read_ledger(ledger.path)
@@ -153,15 +161,33 @@ def _unseen(_: str) -> Iterator[Listener]:
     yield lambda state: None
 
 
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SplitScores:
+    """A small space that child processes know too."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from prefilltune.tuning.tvm_import import import_tvm_without_torch\n"
+        "import_tvm_without_torch()\n"
+        "from small_spaces import SplitScores\n"
+        "from prefilltune.tuning.spaces import SPACES\n"
+        f"SPACES[SplitScores.name] = SplitScores({WIDTHS})\n"
+    )
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    return SplitScores(WIDTHS)
+
+
+def _planned(space: SplitScores, devices: Devices, *batches: int) -> list[PlannedCase]:
+    target, spec = resolve_target("llvm", 1), PrefillSpec(2, 1, 16, "float32")
+    cases = [Case(spec, PrefillShape(each, 24), target, parse_lengths("full")) for each in batches]
+    return [PlannedCase(case, (space.name,), Wanted("llvm", 1), devices) for case in cases]
+
+
 def test_a_plan_tunes_every_workload_and_starts_from_its_neighbours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, space: SplitScores
 ) -> None:
-    space = SplitScores(((2, 4), (3, 6)))
-    monkeypatch.setitem(SPACES, space.name, space)
     plan = read_plan(_written(tmp_path, LEAST + "slice = 9\nkeep = 1"))
-    target, spec = resolve_target("llvm", 2), PrefillSpec(2, 1, 16, "float32")
-    cases = [Case(spec, PrefillShape(batch, 24), target, parse_lengths("full")) for batch in (2, 3)]
-    planned = [PlannedCase(case, [space.name], None) for case in cases]
+    planned = _planned(space, HERE, 2, 3)
+    cases = [each.case for each in planned]
     lines: list[str] = []
     assert run_plan(plan, planned, tmp_path, _unseen, lines.append)
     logs = [_trials(log_path(case, tmp_path)) for case in cases]
@@ -231,3 +257,21 @@ def _processes_with(mark: str) -> list[str]:
             if mark.encode() in (folder / "environ").read_bytes():
                 found.append(folder.name)
     return found
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_searches_side_by_side_are_told_apart(terminal: bool) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=terminal, width=120)
+    with (
+        PlanDisplay(console) as display,
+        display.search("first") as first,
+        display.search("second") as second,
+    ):
+        first(SearchState(Limit(8), time.monotonic(), trials=3))
+        second(SearchState(Limit(8), time.monotonic(), trials=5, best_seconds=2e-3))
+        for pattern in ("first.* 3 of 8 trials", "second.* 5 of 8 trials.* 2.000 ms"):
+            deadline = time.monotonic() + 60
+            while not re.search(pattern, shown.getvalue()):  # a terminal is written now and then
+                assert time.monotonic() < deadline
+                time.sleep(0.01)

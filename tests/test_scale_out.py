@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -172,6 +173,51 @@ def test_a_search_survives_the_death_of_a_server_and_of_the_tracker(
     service.wait_for_devices(2)  # both were started again
     after = service.processes("rpc_server"), service.processes("rpc_tracker")
     assert after[1] != before[1]
+
+
+PLAN = """
+heads = ["2/1x16"]
+shapes = ["2x24", "3x24"]
+budget = "1h"
+trials = 8
+searches = 2
+[[targets]]
+target = "llvm"
+threads = 1
+key = "cpu"
+"""
+
+
+def test_a_plan_that_is_killed_and_interrupted_goes_on(service: Service, tmp_path: Path) -> None:
+    """Two searches at a time, on a worker each."""
+    path, root = tmp_path / "night.toml", tmp_path / "database"
+    path.write_text(f'{PLAN}tracker = "{service.address}"\n')
+    command = ("tune", "--plan", str(path), "--database", str(root))
+    before = set(service.processes())
+    for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        plan = service.start(*command)
+        assert plan.stdout is not None
+        begun: set[str] = set()
+        for line in plan.stdout:
+            begun |= set(re.findall(r"(b\d_q24_kv24) .*: .* [1-7] of 8 trials", line))
+            if len(begun) == 2 or "all trials made" in line:
+                break
+        plan.send_signal(ending)
+        plan.stdout.read()
+        assert plan.wait(60) == code
+        _wait_until(lambda: set(service.processes()) <= before)
+    last = service.start(*command)
+    said, _ = last.communicate(timeout=200)
+    assert last.returncode == 0, said
+    logs = [path.read_text().splitlines() for path in root.glob("*/trials/*.jsonl")]
+    assert len(logs) == 2
+    for lines in logs:
+        fields = [json.loads(line) for line in lines]
+        trials = {json.dumps([each["space"], each["variant"], each["trace"]]) for each in fields}
+        assert len(trials) == len(lines) >= 8
+    (key,) = (TargetKey.parse(each.parent.name) for each in root.glob("*/records.json"))
+    shapes = {each.provenance.shape for each in RecordStore.open(root, key).entries}
+    assert shapes == {"b2_q24_kv24", "b3_q24_kv24"}
 
 
 def _sessions(servers: list[int]) -> list[int]:

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from .comparison import Comparison
     from .devices.pool import Pool
     from .dispatch import Plan
-    from .progress import SearchDisplay
-    from .search import Listener
     from .target import ResolvedTarget
     from .tune import TuneResult
 
@@ -618,42 +616,35 @@ def _tune_one(case, spaces, limit, root: Path, keep: int, pool: Pool | None) -> 
 
 
 def _tune_plan(path: Path, root: Path) -> None:
-    """Run a plan, its targets' devices all taken from its start to its end."""
+    """Run a plan; its searches take their shares of the targets' devices."""
     from .plans.plan import read_plan
 
     plan = read_plan(path)
     from .arm import Case
+    from .devices.machine import Wanted
     from .plans.job import PlannedCase, run_plan
-    from .progress import SearchDisplay
+    from .plans.sharing import target_devices
+    from .progress import PlanDisplay
 
     cases: list[PlannedCase] = []
-    with ExitStack() as stack:
-        for each in plan.targets:
-            places = (each.tracker, each.key, each.devices)
-            resolved, pool = stack.enter_context(
-                _devices(each.target, each.threads, each.arch, *places)
-            )
-            _warn_of_bad_lines(resolved, root)
-            for spec, shape in plan.workloads:
-                spec = spec if plan.has_dtypes else _in_usual_dtype(spec, resolved.kind)
-                case = Case(spec, shape, resolved, parse_lengths(plan.lens), plan.seed)
-                cases.append(PlannedCase(case, _spaces(None, spec, [shape], resolved), pool))
+    for each in plan.targets:
+        wanted = Wanted(each.target, each.threads, each.arch)
+        places = (each.tracker, each.key, each.devices)
+        with _devices(each.target, each.threads, each.arch, *places) as (resolved, pool):
+            devices = target_devices(each, len(pool.slots) if pool is not None else 1)
+        _warn_of_bad_lines(resolved, root)
+        for spec, shape in plan.workloads:
+            spec = spec if plan.has_dtypes else _in_usual_dtype(spec, resolved.kind)
+            case = Case(spec, shape, resolved, parse_lengths(plan.lens), plan.seed)
+            spaces = tuple(_spaces(None, spec, [shape], resolved))
+            cases.append(PlannedCase(case, spaces, wanted, devices))
+    with PlanDisplay(_console) as display:
         ended = run_plan(
-            plan,
-            cases,
-            root,
-            lambda title: _heard(SearchDisplay(_console, title)),
-            lambda line: _console.print(line, soft_wrap=True),
+            plan, cases, root, display.search, lambda line: _console.print(line, soft_wrap=True)
         )
     if not ended:
         _console.print("interrupted; run the same command again to go on from there")
         raise typer.Exit(130)
-
-
-@contextmanager
-def _heard(display: SearchDisplay) -> Iterator[Listener]:
-    with display:
-        yield display.update
 
 
 @contextmanager

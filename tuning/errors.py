@@ -47,6 +47,10 @@ class WorkerFailedError(PrefilltuneError):
     """A child process died, hung or raised where no candidate of a search is to blame."""
 
 
+class SearchDiedError(PrefilltuneError):
+    """The process of a search of a plan died."""
+
+
 class DiskFullError(PrefilltuneError, OSError):
     """A file of a search cannot be written for want of space."""
 

@@ -31,6 +31,7 @@ from .errors import DiskFullError, WorkerFailedError
 from .measure import Measurement, tvm_environment
 from .proposals import Proposal
 from .spaces import DesignSpace
+from .target import usable_cores
 from .trial_log import Trial, TrialLog
 from .worker import Outcome, Worker
 
@@ -199,6 +200,8 @@ class Search:
         self.pool = local_pool(case.target) if pool is None else pool
         self._owns_pool = pool is None
         self._given_builders = builders
+        # Other searches have the rest.
+        self._cores = min(usable_cores(), len(builders) if builders else usable_cores())
         self._warm = list(warm)
         self._alone = self._engine.alone and not self.pool.elsewhere
         devices = len(self.pool.slots)
@@ -210,7 +213,7 @@ class Search:
             self._batch = max(self._refined, self._evolved)
             self._ahead = [self._batch + each * devices for each in _PER_DEVICE]
         else:
-            self._batch = max(_SMALLEST_BATCH, (2 if self._alone else 1) * _builders())
+            self._batch = max(_SMALLEST_BATCH, (2 if self._alone else 1) * self._cores)
             self._share = self._refined = self._batch if self._alone else _SHARE
             self._evolved = self._batch
             self._ahead = [0 if self._alone else self._batch] * 2
@@ -291,7 +294,7 @@ class Search:
     def _start_builders(self) -> list[Worker]:
         """One for each core; ended with the search."""
         workers = [
-            self._stack.enter_context(Worker(tvm_environment(1))) for _ in range(_builders())
+            self._stack.enter_context(Worker(tvm_environment(1))) for _ in range(self._cores)
         ]
         for worker in workers:
             worker.start()
@@ -304,7 +307,7 @@ class Search:
         # Threads of its own would wait for one another, spinning, on the cores that builders have.
         cost_model = XGBModel(num_warmup_samples=32, num_tuning_cores=1, verbose_eval=0)
         case = self.case
-        threads = case.target.threads if self._alone else _builders()
+        threads = case.target.threads if self._alone else self._cores
         per_space = [
             [
                 Arm(case, space, variant, cost_model, self._evolved, threads)
@@ -597,10 +600,6 @@ def _next_arm(arms: Sequence[Arm], *, refine: bool = False) -> Arm | None:
 
 def _out_of_time(limit: Limit, state: SearchState) -> bool:
     return limit.seconds is not None and state.elapsed >= limit.seconds
-
-
-def _builders() -> int:
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
 def _variant_key(variant: Any) -> tuple[tuple[str, Any], ...]:

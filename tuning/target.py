@@ -111,7 +111,7 @@ def resolve_target(
     if arch is not None:
         raise InvalidOptionError(f"--arch {arch} goes with --target cuda, not with {text!r}")
     if kind == "llvm":
-        return _resolve_cpu(fields, threads or _usable_cores())
+        return _resolve_cpu(fields, threads or usable_cores())
     raise UnsupportedTargetError(
         f"target {text!r} is of kind {kind!r}; prefilltune has design spaces for llvm (this CPU) "
         "and cuda: choose one of these"
@@ -279,7 +279,8 @@ def _default_triple() -> str:
     return str(json.loads(str(Target("llvm"))).get("mtriple", ""))
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -18,7 +18,7 @@ from .devices.pool import Pool, Runner
 from .engines import ENGINES
 from .environment import compiler_versions
 from .errors import NothingFoundError, WorkerFailedError
-from .search import Limit, Listener, Search, SearchState
+from .search import Builder, Limit, Listener, Search, SearchState
 from .spaces import SPACES
 from .timing import interleave, interquartile_range
 from .trial_log import Trial, TrialLog
@@ -61,6 +61,7 @@ def tune_case(
     keep: int,
     listener: Listener,
     pool: Pool | None = None,
+    builders: Sequence[Builder] | None = None,
 ) -> TuneResult:
     """Search, verify and keep.
 
@@ -78,6 +79,8 @@ def tune_case(
         Told how the search stands.
     pool : Pool, optional
         Of devices; the machine at hand when absent.
+    builders : Sequence[Builder], optional
+        Started and closed by the caller; one worker for each core when absent.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def tune_case(
     interrupted = False
     warm = nearest_trials(store, case, spaces)
     chosen = [SPACES[name] for name in spaces]
-    with Search(case, chosen, log, listener, pool=pool, warm=warm) as search:
+    with Search(case, chosen, log, listener, pool=pool, builders=builders, warm=warm) as search:
         try:
             search.run(limit)
         except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 import queue
 import re
 import statistics
@@ -28,7 +27,7 @@ from .environment import device, versions
 from .errors import KernelCheckError, WorkerFailedError
 from .measure import tvm_environment
 from .spaces import SPACES
-from .target import ResolvedTarget, cuda_device, resolve_target
+from .target import ResolvedTarget, cuda_device, resolve_target, usable_cores
 from .timing import interleave, interquartile_range
 from .worker import Outcome, Worker
 
@@ -316,16 +315,12 @@ def _side_by_side(function: Builder, calls: Sequence[tuple[Any, ...]]) -> list[O
     if not calls:
         return []
     with ExitStack() as stack:
-        count = min(len(calls), _cores())
+        count = min(len(calls), usable_cores())
         for _ in range(count):
             worker = stack.enter_context(Worker(tvm_environment(1)))
             worker.start()
             workers.put(worker)
         return list(stack.enter_context(ThreadPoolExecutor(count)).map(run, calls))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _failure(outcome: Outcome) -> str:

@@ -11,10 +11,7 @@ import contextlib
 import ctypes
 import importlib
 import os
-import pickle
-import selectors
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -22,12 +19,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .errors import WorkerFailedError
+from .pickles import read_pickle, read_pickle_until, write_pickle
 from .tvm_import import import_tvm_without_torch
 
-_LENGTH = struct.Struct("<Q")
 _START_TIMEOUT = 120.0
 _TVM_ARGUMENT = "tvm"
 _BOUND_ARGUMENT = "bound"
@@ -109,7 +106,7 @@ class Worker:
             self._process.send_signal(signal.SIGCONT)
         # A child that died is noticed by `result`.
         with contextlib.suppress(BrokenPipeError):
-            _write(self._process.stdin, (function, args))
+            write_pickle(self._process.stdin, (function, args))
 
     def start(self) -> None:
         """Start the child if none is alive; its imports overlap with the caller's work."""
@@ -130,7 +127,7 @@ class Worker:
         assert self._process is not None
         assert self._process.stdout is not None
         try:
-            reply = _read_until(self._process.stdout, self._deadline)
+            reply = read_pickle_until(self._process.stdout, self._deadline)
         except TimeoutError:
             self.close(kill=True)
             return Outcome("timeout", detail=f"killed after {self._limit:g} s")
@@ -207,7 +204,7 @@ class Worker:
         assert self._process is not None
         assert self._process.stdout is not None
         try:
-            _read_until(self._process.stdout, time.monotonic() + _START_TIMEOUT)
+            read_pickle_until(self._process.stdout, time.monotonic() + _START_TIMEOUT)
         except (EOFError, TimeoutError) as error:
             self.close(kill=True)
             raise WorkerFailedError(
@@ -223,37 +220,6 @@ def _describe_exit(code: int) -> str:
     return f"exited with {code}"
 
 
-def _write(stream: BinaryIO | Any, message: Any) -> None:
-    payload = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    stream.write(_LENGTH.pack(len(payload)) + payload)
-    stream.flush()
-
-
-def _read(stream: BinaryIO) -> Any:
-    header = stream.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
-        raise EOFError
-    return pickle.loads(stream.read(_LENGTH.unpack(header)[0]))
-
-
-def _read_until(stream: Any, deadline: float) -> Any:
-    """Read one message from a pipe, or raise TimeoutError at ``deadline`` (monotonic seconds)."""
-    descriptor, received = stream.fileno(), bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        while True:
-            if len(received) >= _LENGTH.size:
-                size = _LENGTH.unpack_from(received)[0] + _LENGTH.size
-                if len(received) >= size:
-                    return pickle.loads(received[_LENGTH.size : size])
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
-            chunk = os.read(descriptor, 1 << 20)
-            if not chunk:
-                raise EOFError
-            received += chunk
-
-
 def _serve() -> None:
     """Answer requests until stdin closes; whatever the functions print goes to stderr."""
     requests = sys.stdin.buffer
@@ -261,19 +227,19 @@ def _serve() -> None:
     os.dup2(2, 1)
     if _BOUND_ARGUMENT in sys.argv[1:]:
         die_with_parent()
-    _write(replies, Outcome("ok"))
+    write_pickle(replies, Outcome("ok"))
     if _TVM_ARGUMENT in sys.argv[1:]:
         import_tvm_without_torch()
     while True:
         try:
-            function, args = _read(requests)
+            function, args = read_pickle(requests)
         except EOFError:
             return
         try:
             outcome = Outcome("ok", function(*args))
         except Exception as error:
             outcome = Outcome("error", detail=_last_lines(error))
-        _write(replies, outcome)
+        write_pickle(replies, outcome)
 
 
 def die_with_parent() -> None:

@@ -247,6 +247,7 @@ class Pool:
                 self._blame([each for each in suspects if each[1] in ("lost", "garbage")])
                 return outcome
         self._blame(suspects)
+        self._require_slots()  # where none is left, the candidate is not to blame
         return Outcome("error", detail=f"given up after {_TRIES} tries: {outcome.detail}")
 
     @contextmanager
@@ -468,8 +469,7 @@ class Pool:
                     if turn.slot is not None:
                         slot, turn.slot = turn.slot, None
                         return slot
-                    if all(slot.aside for slot in self.slots):
-                        raise NoDeviceError(f"no device is left: {'; '.join(self.notes)}")
+                    self._require_slots()
                     turn.came.wait(1.0)
                 return None
             finally:
@@ -477,6 +477,10 @@ class Pool:
                     self._turns.remove(turn)
                 if turn.slot is not None:
                     self._give(turn.slot, first=True)
+
+    def _require_slots(self) -> None:
+        if all(slot.aside for slot in self.slots):
+            raise NoDeviceError(f"no device is left: {'; '.join(self.notes)}")
 
     def _is_ending(self) -> bool:
         return self._closing or (self._job is not None and self._job.stopping.is_set())

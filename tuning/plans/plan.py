@@ -40,6 +40,7 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "budget": str,
     "trials": int,
     "slice": int,
+    "searches": int,
     "seed": int,
     "keep": int,
 }
@@ -88,11 +89,13 @@ class Plan:
     lens : str
         The length distribution.
     seconds : float
-        Of all searches together, over every run of the plan.
+        While any search runs, over every run of the plan.
     trials : int, optional
         Most for each workload.
     slice : int
         Trials of a workload until the plan decides again which is next.
+    searches : int, optional
+        At a time, at most; as devices and cores suggest when absent.
     seed, keep : int
         As the options of ``prefilltune tune``.
     """
@@ -105,6 +108,7 @@ class Plan:
     seconds: float
     trials: int | None
     slice: int
+    searches: int | None
     seed: int
     keep: int
 
@@ -141,6 +145,7 @@ def _plan(name: str, fields: dict[str, Any]) -> Plan:
         seconds=parse_duration(fields["budget"]),
         trials=_positive(fields, "trials", None),
         slice=_positive(fields, "slice", _SLICE),
+        searches=_positive(fields, "searches", None),
         seed=_within(fields, "seed", 0, 0, 2**30 - 1),
         keep=_positive(fields, "keep", 2),
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ...database.durable import write_atomically
 from ..errors import DiskFullError, InvalidPlanError
 
-_VERSION = 1
+_VERSION = 2
 
 # What a workload's first slice is expected to gain, and its second.
 _UNKNOWN_GAIN = 0.5
@@ -98,7 +98,7 @@ class Ledger:
     Parameters
     ----------
     path : Path
-        The file; written anew, atomically, after every slice.
+        The file; written anew, atomically, when a slice begins and when it ends.
     seconds : float
         The plan's budget.
     most_trials : int, optional
@@ -106,7 +106,11 @@ class Ledger:
     progress : dict[str, Progress]
         By workload, as ``str(case)`` has it, in the plan's order.
     faults : dict[str, int]
-        Of devices and builders, survived so far.
+        Of devices, builders and searches, survived so far.
+    spent : float
+        Seconds of the budget: while any search ran, up to the last slice's end.
+    searching : list[str]
+        Workloads whose slice was under way when the file was written.
     """
 
     path: Path
@@ -114,15 +118,23 @@ class Ledger:
     most_trials: int | None = None
     progress: dict[str, Progress] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
+    spent: float = 0.0
+    searching: list[str] = field(default_factory=list)
 
     @property
-    def spent(self) -> float:
-        """Seconds of all slices."""
-        return math.fsum(each.seconds for done in self.progress.values() for each in done.slices)
+    def undone(self) -> list[str]:
+        """Workloads with something left to do, in the plan's order."""
+        return [name for name, done in self.progress.items() if not done.ended(self.most_trials)]
 
-    def next_case(self) -> str | None:
-        """The workload that promises most, the first among equals; ``None`` if all is done."""
-        waiting = [name for name, done in self.progress.items() if not done.ended(self.most_trials)]
+    def next_case(self, barred: Collection[str] = ()) -> str | None:
+        """The workload that promises most, the first among equals; ``None`` if all is done.
+
+        Parameters
+        ----------
+        barred : Collection[str]
+            Workloads whose turn it is not.
+        """
+        waiting = [name for name in self.undone if name not in barred]
         return max(waiting, key=lambda name: self.progress[name].expected_gain(), default=None)
 
     def add(self, name: str, done: Slice, faults: Mapping[str, int]) -> None:
@@ -145,6 +157,8 @@ class Ledger:
             "seconds": self.seconds,
             "most_trials": self.most_trials,
             "faults": self.faults,
+            "spent": self.spent,
+            "searching": self.searching,
             "progress": {
                 name: [asdict(each) for each in done.slices] for name, done in self.progress.items()
             },
@@ -178,7 +192,9 @@ def read_ledger(path: Path) -> Ledger:
             for name, slices in data["progress"].items()
         }
         faults = {str(kind): int(count) for kind, count in data["faults"].items()}
-        return Ledger(path, float(data["seconds"]), data["most_trials"], progress, faults)
+        searching = [str(name) for name in data["searching"]]
+        budget, spent = float(data["seconds"]), float(data["spent"])
+        return Ledger(path, budget, data["most_trials"], progress, faults, spent, searching)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidPlanError(
             f"{path} does not say how far a plan is ({error}); delete it: no trial is lost, they "

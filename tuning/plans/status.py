@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from ..duration import format_duration
 from ..errors import NothingFoundError
-from .progress import Ledger, Progress, read_ledger
+from .progress import Ledger, read_ledger
 
 
 def plan_tables(root: Path, name: str = "") -> list[Table]:
@@ -31,7 +31,8 @@ def plan_tables(root: Path, name: str = "") -> list[Table]:
 
 def _table(ledger: Ledger) -> Table:
     spent = f"{format_duration(ledger.spent)} of {format_duration(ledger.seconds)} spent"
-    running = "running" if _is_running(ledger) else "not running"
+    is_running = _is_running(ledger)
+    running = "running" if is_running else "not running"
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(ledger.faults.items()))
     table = Table(
         Column("workload", overflow="fold"),
@@ -40,18 +41,21 @@ def _table(ledger: Ledger) -> Table:
         Column("last gain", justify="right"),
         "state",
         title=f"{ledger.path.stem}: {running}, {spent}",
-        caption=f"faults of devices and builders, survived: {faults}" if faults else None,
+        caption=f"faults survived, of devices, builders and searches: {faults}" if faults else None,
         title_justify="left",
         caption_justify="left",
     )
     for name, done in ledger.progress.items():
         best = "" if done.best is None else f"{done.best * 1e3:.4g}"
         gain = f"{done.gain():.1%}" if len(done.slices) > 1 else ""
-        table.add_row(name, str(done.trials), best, gain, _state(ledger, done))
+        table.add_row(name, str(done.trials), best, gain, _state(ledger, name, is_running))
     return table
 
 
-def _state(ledger: Ledger, done: Progress) -> str:
+def _state(ledger: Ledger, name: str, is_running: bool) -> str:
+    if is_running and name in ledger.searching:
+        return "searching"
+    done = ledger.progress[name]
     ended = done.ended(ledger.most_trials)
     if ended:
         return ended

@@ -1,0 +1,157 @@
+"""The process that searches for a plan: reads assignments, reports how they stand and end.
+
+What it says are pickles on its stdout: states of a search, and at last its result, an error of this
+package, or ``None`` if it was interrupted outside of the search proper.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ...workloads import PrefilltuneError
+from ..measure import tvm_environment
+from ..pickles import read_pickle, write_pickle
+from ..tvm_import import import_tvm_without_torch
+from ..worker import Worker, die_with_parent
+
+if TYPE_CHECKING:
+    from ..devices.pool import Pool
+    from ..tune import TuneResult
+    from .searcher import Allotment, Assignment
+
+_END = object()
+
+
+class Interrupts:
+    """SIGINT ends the search that runs, or else the next one; nothing outside of one."""
+
+    def __init__(self) -> None:
+        self._came = self._heard = False
+        signal.signal(signal.SIGINT, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back from the start on
+
+    def _note(self, *_: object) -> None:
+        self._came = True
+        if self._heard:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Where they raise KeyboardInterrupt."""
+        self._heard = True
+        try:
+            if self._came:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._heard = False
+
+
+class Reports:
+    """Writes what any thread reports, from a thread of its own: no interrupt tears a message."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def __call__(self, message: Any) -> None:
+        self._waiting.put(message)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._waiting.put(_END)
+        self._thread.join()
+
+    def _write(self) -> None:
+        try:
+            while (message := self._waiting.get()) is not _END:
+                write_pickle(self._stream, message)
+        except BrokenPipeError:
+            os._exit(1)  # nobody is left to search for
+
+
+class AllottedSearches:
+    """Searches with the devices and the builders of one allotment; a context manager."""
+
+    def __init__(self, allotment: Allotment, reports: Reports, interrupts: Interrupts) -> None:
+        self._allotment = allotment
+        self._reports = reports
+        self._interrupts = interrupts
+        self._stack = ExitStack()
+        self._builders: list[Worker] = []
+        self._pool: Pool | None = None
+
+    def __enter__(self) -> AllottedSearches:
+        for _ in range(self._allotment.builders):
+            self._builders.append(self._stack.enter_context(Worker(tvm_environment(1))))
+            self._builders[-1].start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def result(self, assignment: Assignment) -> TuneResult | PrefilltuneError | None:
+        """What came of a search."""
+        from ..tune import tune_case
+
+        try:
+            with self._interrupts.heard():
+                return tune_case(
+                    assignment.case,
+                    assignment.spaces,
+                    assignment.limit,
+                    assignment.root,
+                    assignment.keep,
+                    self._reports,
+                    self._opened_pool(),
+                    self._builders,
+                )
+        except PrefilltuneError as error:
+            return error
+        except KeyboardInterrupt:
+            return None
+
+    def _opened_pool(self) -> Pool | None:
+        from .sharing import open_pool
+
+        if self._pool is None:
+            pool = open_pool(self._allotment.devices, self._allotment.wanted)
+            self._pool = self._stack.enter_context(pool) if pool is not None else None
+        return self._pool
+
+
+def main() -> None:
+    """Search until stdin closes; whatever is printed goes to stderr."""
+    asked, reports = _messages(sys.stdin.buffer), Reports(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)
+    die_with_parent()
+    interrupts = Interrupts()
+    import_tvm_without_torch()
+    for allotment in asked:  # which comes first, and once
+        with AllottedSearches(allotment, reports, interrupts) as searches:
+            for assignment in asked:
+                reports(searches.result(assignment))
+    reports.close()
+
+
+def _messages(stream: Any) -> Iterator[Any]:
+    while True:
+        try:
+            yield read_pickle(stream)
+        except EOFError:
+            return
+
+
+if __name__ == "__main__":
+    # What is pickled must be of the importable module.
+    importlib.import_module(__spec__.name).main()
