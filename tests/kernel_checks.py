@@ -17,16 +17,24 @@ from prefilltune.workloads import (
 
 
 def kernel_error(
-    kernel: Any, spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray, seed: int
+    kernel: Any,
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    valid_lens: np.ndarray,
+    seed: int,
+    device: Any = None,
 ) -> float:
-    """Largest error of ``kernel`` on inputs whose padding is poisoned, into poisoned results."""
+    """Largest error of ``kernel`` on inputs whose padding is poisoned, into poisoned results.
+
+    Tensors are on ``device``, the CPU when absent.
+    """
     from tvm.runtime import tensor
 
     inputs = make_inputs(spec, shape, valid_lens, seed, poison_padding=True)
     arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
     dtype = numpy_dtype(spec.dtype)
-    output = tensor(np.full(inputs.query.shape, np.nan, dtype))
-    lse = tensor(np.full(inputs.query.shape[:3], np.nan, dtype))
-    kernel(*(tensor(array) for array in arrays), output, lse)
+    output = tensor(np.full(inputs.query.shape, np.nan, dtype), device)
+    lse = tensor(np.full(inputs.query.shape[:3], np.nan, dtype), device)
+    kernel(*(tensor(array, device) for array in arrays), output, lse)
     expected_output, expected_lse = reference_attention(spec, *arrays)
     return max(max_error(output.numpy(), expected_output), max_error(lse.numpy(), expected_lse))

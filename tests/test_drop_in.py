@@ -11,6 +11,7 @@ import tvm
 from dispatch_fixtures import database, record, swept, target
 from kernel_checks import kernel_error
 from tvm.relax.frontend.nn.llm.kv_cache import _attention_sequence_prefill_with_mask
+from tvm_cases import CASES
 
 from prefilltune.tuning.dispatch import sequence_prefill_with_mask
 from prefilltune.workloads import MASK_MODES, TOLERANCE, PrefillShape, PrefillSpec
@@ -53,16 +54,7 @@ def drop_in(tuned) -> Make:
     return make
 
 
-@pytest.mark.parametrize(
-    ("h_kv", "batch", "qo_len", "kv_len", "valid_lens", "mask_modes"),
-    [
-        pytest.param(4, 2, 16, 16, [0, 0], MASK_MODES, id="zero"),
-        pytest.param(4, 2, 32, 32, [32, 32], MASK_MODES, id="full"),
-        pytest.param(4, 4, 64, 64, [10, 64, 5, 33], MASK_MODES, id="mixed"),
-        pytest.param(2, 3, 32, 32, [8, 32, 17], MASK_MODES, id="mixed_gqa"),
-        pytest.param(2, 3, 32, 48, [8, 32, 17], MASK_MODES[1:], id="qo_len_differs_from_kv_len"),
-    ],
-)
+@CASES
 def test_cases_of_tvm(
     drop_in: Make,
     h_kv: int,

@@ -1,0 +1,79 @@
+"""The cases of TVM's own test of its masked prefill kernel, with the drop-in in its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from cuda_schedules import proposals
+from database_fixtures import PROVENANCE, trace_of
+from dispatch_fixtures import swept
+from kernel_checks import kernel_error
+from tvm import s_tir
+from tvm_cases import CASES
+
+from prefilltune.database import Entry, RecordStore, entry_from
+from prefilltune.tuning.dispatch import sequence_prefill_with_mask
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import cuda_device, resolve_target
+from prefilltune.workloads import MASK_MODES, TOLERANCE, PrefillShape, PrefillSpec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(cuda_device() is None, reason="no CUDA device that TVM can see"),
+]
+
+
+def _record(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> Entry:
+    """A record of the first candidate with such a query tile."""
+    target = resolve_target("cuda")
+    space = "cuda_wgmma" if target.key.arch == "sm_90a" else "cuda_mma"
+    variants = map(dict, SPACES[space].variants(spec, shape, target))
+    variant = next(each for each in variants if each["q_tile"] == q_tile)
+    description = SPACES[space].describe(spec, shape, variant, "cuda")
+    sch = s_tir.Schedule(description)
+    proposal = proposals(space, variant, spec, shape, target)[0]
+    s_tir.schedule.Trace.apply_json_to_schedule(proposal.trace, sch)
+    provenance = replace(PROVENANCE, spec=str(spec), shape=str(shape), space=space, variant=variant)
+    return entry_from(description, trace_of(sch), [2e-3], target.target, provenance)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory):
+    """A database with two records for each spec of the cases, and boundaries between them."""
+    root, key = tmp_path_factory.mktemp("database"), resolve_target("cuda").key
+    for mask_mode in MASK_MODES:
+        for h_kv in (2, 4):
+            spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
+            short = _record(spec, PrefillShape(2, 16), 64)
+            long = _record(spec, PrefillShape(4, 128), 128)
+            RecordStore.open(root, key, create=True).add([short, long])
+            one, other = short.record_id, long.record_id
+            times = {"2x16": {one: 1.0, other: 2.0}, "4x64": {one: 2.0, other: 1.0}}
+            swept(root, spec, times, key)
+    return root
+
+
+@CASES
+def test_cases_of_tvm(
+    tuned,
+    h_kv: int,
+    batch: int,
+    qo_len: int,
+    kv_len: int,
+    valid_lens: list[int],
+    mask_modes: tuple[str, ...],
+) -> None:
+    target = resolve_target("cuda").target
+    for mask_mode in mask_modes:
+        function = sequence_prefill_with_mask(
+            h_kv=h_kv, h_q=4, d=64, dtype="float16", target=target, sm_scale=0.125,
+            mask_mode=mask_mode, database=tuned,
+        )  # fmt: skip
+        kernel = tvm.tirx.build(function, target=target).main
+        spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
+        shape = PrefillShape(batch, qo_len, kv_len)
+        error = kernel_error(kernel, spec, shape, np.array(valid_lens), 0, tvm.cuda(0))
+        assert error <= TOLERANCE["float16"], mask_mode
