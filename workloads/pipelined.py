@@ -40,10 +40,13 @@ class PipelinedTiles(Tiles):
     ----------
     key_ring, value_ring : int
         Key and value tiles kept at once: those computed with and those being loaded.
+    staged_output : bool
+        Whether the output is a tile first, which is then copied.
     """
 
     key_ring: int = 2
     value_ring: int = 2
+    staged_output: bool = False
 
 
 def pipelined_attention(
@@ -77,6 +80,11 @@ def pipelined_attention(
     def kept(row, column, valid_len):
         """Columns before the range's begin are never visited, so that only the end is asked."""
         return column < mask.columns(row, valid_len)[1]
+
+    def normalised(row, valid_len, total, inverse):
+        """What a row of the output holds; zeros where it is padding."""
+        valid = mask.row_valid(row, valid_len)
+        return T.cast(T.if_then_else(valid, total * inverse, T.float32(0)), dtype)
 
     @T.prim_func(s_tir=True)
     def main(
@@ -119,7 +127,6 @@ def pipelined_attention(
                 final_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 inv_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 acc = T.sblock_alloc_buffer((BQ, D), "float32")  # [q_tile, head_dim]
-                out_rows = T.sblock_alloc_buffer((BQ, D), dtype)  # [q_tile, head_dim]
                 valid_len: T.let[T.int32] = valid_lens[vb]
                 kv_begin: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[0]
                 kv_end: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[1]
@@ -261,22 +268,27 @@ def pipelined_attention(
                     with T.sblock("inv_sum"):
                         wi = T.axis.spatial(BQ, i)
                         inv_sum[wi] = T.float32(1) / final_sum[wi]
-                for i, d in T.grid(BQ, D):
-                    with T.sblock("out_rows"):
-                        wi, wd = T.axis.remap("SS", [i, d])
-                        out_rows[wi, wd] = T.cast(
-                            T.if_then_else(
-                                mask.row_valid(vi * BQ + wi, valid_len),
-                                acc[wi, wd] * inv_sum[wi],
-                                T.float32(0),
-                            ),
-                            dtype,
-                        )
-                for i, d in T.grid(BQ, D):
-                    with T.sblock("output"):
-                        wi, wd = T.axis.remap("SS", [i, d])
-                        T.where(vi * BQ + i < LQ)
-                        output[vb, vi * BQ + wi, vh, wd] = out_rows[wi, wd]
+                if tiles.staged_output:
+                    out_rows = T.sblock_alloc_buffer((BQ, D), dtype)  # [q_tile, head_dim]
+                    for i, d in T.grid(BQ, D):
+                        with T.sblock("out_rows"):
+                            wi, wd = T.axis.remap("SS", [i, d])
+                            out_rows[wi, wd] = normalised(
+                                vi * BQ + wi, valid_len, acc[wi, wd], inv_sum[wi]
+                            )
+                    for i, d in T.grid(BQ, D):
+                        with T.sblock("output"):
+                            wi, wd = T.axis.remap("SS", [i, d])
+                            T.where(vi * BQ + i < LQ)
+                            output[vb, vi * BQ + wi, vh, wd] = out_rows[wi, wd]
+                else:
+                    for i, d in T.grid(BQ, D):
+                        with T.sblock("output"):
+                            wi, wd = T.axis.remap("SS", [i, d])
+                            T.where(vi * BQ + i < LQ)
+                            output[vb, vi * BQ + wi, vh, wd] = normalised(
+                                vi * BQ + wi, valid_len, acc[wi, wd], inv_sum[wi]
+                            )
                 for i in range(BQ):
                     with T.sblock("lse"):
                         wi = T.axis.spatial(BQ, i)

@@ -13,7 +13,7 @@ from typing import Any
 from .annotations import BULK, BULK_ONCE, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
 from .orders import overlapped, prefetched, ringed
 from .rings import Ring
-from .steps import changed, synchronized
+from .steps import changed, joined
 
 _LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
 
@@ -90,8 +90,8 @@ def _pipelined_loop(loop: Any, once: Any, rings: list[Ring]) -> Any:
         rewritten = overlapped(loop, steps[:loads], steps[loads:], after)
     else:
         rewritten = prefetched(loop, steps[:loads], steps[loads:], after)
-    # What follows may reuse memory that other threads still read.
-    rewritten = tirx.SeqStmt([rewritten, synchronized()])
+    # What follows may reuse memory that loads still write or other threads still read.
+    rewritten = tirx.SeqStmt([rewritten, *joined(steps)])
     min_blocks = loop.annotations.get(MIN_BLOCKS)
     if min_blocks is None:
         return rewritten

@@ -58,6 +58,11 @@ def joining(product: Any, pending: int) -> Any:
     return tirx.Evaluate(with_pending(call, pending))
 
 
+def joined(steps: Sequence[Any]) -> list[Any]:
+    """What joins all loads and meets all threads, if any step does such a thing."""
+    return [joining(each, 0) for each in steps if _calls(each, JOIN)][:1]
+
+
 def waiting(product: Any, pending: int) -> Any:
     """What is left of a product that waits, but for products that need not have ended."""
     from tvm import s_tir, tirx

@@ -134,7 +134,9 @@ class Structure:
     def tiles(self) -> PipelinedTiles:
         """Parameters of the description."""
         slots = self.ring or 2
-        return PipelinedTiles(self.q_tile, self.kv_tile, self.dtype, slots, slots)
+        return PipelinedTiles(
+            self.q_tile, self.kv_tile, self.dtype, slots, slots, staged_output=True
+        )
 
     @property
     def shared_bytes(self) -> int:
