@@ -103,7 +103,8 @@ def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_pat
     code = instructions(cubin.image, tmp_path)
     assert "HGMMA" in code
     assert ("UTMALDG" in code) == ("ring" in pipeline)  # bulk copies
-    assert len(re.findall("LDGSTS", code)) > (0 if "ring" in pipeline else 8)  # the query's remain
+    assert (len(re.findall("LDGSTS", code)) > 8) == ("ring" not in pipeline)
+    assert "STG.E.128" in code  # the output, 16 bytes a thread
     waits = re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x[01])", code)
     assert ("0x1" in waits) == ("overlap" in pipeline)  # one product waited for before another
     assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory

@@ -35,6 +35,11 @@ DESCRIPTIONS = {
     "pipelined": partial(
         pipelined_attention, tiles=PipelinedTiles(q_tile=4, kv_tile=8), target_kind="llvm"
     ),
+    "staged": partial(
+        pipelined_attention,
+        tiles=PipelinedTiles(q_tile=4, kv_tile=8, staged_output=True),
+        target_kind="llvm",
+    ),
 }
 
 SHAPES = [PrefillShape(3, 7), PrefillShape(2, 5, 11), PrefillShape(2, 11, 5)]

@@ -84,10 +84,12 @@ def ringed(
     """
     from tvm import s_tir, tirx
 
-    if len(loads) != 2 or len(others) < 2:
+    if len(loads) != 2 or len(others) < 2 or once is None:
         raise ValueError(
-            f"a loop of {len(loads)} loads and {len(others)} other steps cannot load bulk-wise: it "
-            "needs two loads and the two products that read what these bring, first and last"
+            f"a loop of {len(loads)} loads and {len(others)} other steps, "
+            f"{0 if once is None else 1} loads before it, cannot load bulk-wise: it needs two "
+            "loads, the two products that read what these bring, first and last, and the load of "
+            "the query before it"
         )
     (query, keys, values), barriers = rings_of([once, *loads])
     rings += query, keys, values
