@@ -8,30 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
-from dispatch_fixtures import database, record, swept, target
+from dispatch_fixtures import record, target
 from kernel_checks import kernel_error
 from tvm.relax.frontend.nn.llm.kv_cache import _attention_sequence_prefill_with_mask
-from tvm_cases import CASES
+from tvm_cases import CASES, database_of_cases
 
 from prefilltune.tuning.dispatch import sequence_prefill_with_mask
-from prefilltune.workloads import MASK_MODES, TOLERANCE, PrefillShape, PrefillSpec
+from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
 
 Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory):
-    """A database with two records for each spec of the cases, and boundaries between them."""
-    root = tmp_path_factory.mktemp("database")
-    for mask_mode in MASK_MODES:
-        for h_kv in (2, 4):
-            spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
-            short = record(spec, PrefillShape(2, 16), packed=True)
-            long = record(spec, PrefillShape(4, 64), q_tile=32, packed=True)
-            database(root, short, long)
-            one, other = short.record_id, long.record_id
-            swept(root, spec, {"2x16": {one: 1.0, other: 2.0}, "4x64": {one: 2.0, other: 1.0}})
-    return root
+    """A database of records that nobody timed."""
+    return database_of_cases(
+        tmp_path_factory.mktemp("database"),
+        target().key,
+        lambda spec: record(spec, PrefillShape(2, 16), packed=True),
+        lambda spec: record(spec, PrefillShape(4, 64), q_tile=32, packed=True),
+    )
 
 
 @pytest.fixture(scope="module")

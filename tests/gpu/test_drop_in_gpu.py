@@ -9,16 +9,15 @@ import pytest
 import tvm
 from cuda_schedules import proposals
 from database_fixtures import PROVENANCE, trace_of
-from dispatch_fixtures import swept
 from kernel_checks import kernel_error
 from tvm import s_tir
-from tvm_cases import CASES
+from tvm_cases import CASES, database_of_cases
 
-from prefilltune.database import Entry, RecordStore, entry_from
+from prefilltune.database import Entry, entry_from
 from prefilltune.tuning.dispatch import sequence_prefill_with_mask
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import cuda_device, resolve_target
-from prefilltune.workloads import MASK_MODES, TOLERANCE, PrefillShape, PrefillSpec
+from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,18 +41,13 @@ def _record(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> Entry:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory):
-    """A database with two records for each spec of the cases, and boundaries between them."""
-    root, key = tmp_path_factory.mktemp("database"), resolve_target("cuda").key
-    for mask_mode in MASK_MODES:
-        for h_kv in (2, 4):
-            spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
-            short = _record(spec, PrefillShape(2, 16), 64)
-            long = _record(spec, PrefillShape(4, 128), 128)
-            RecordStore.open(root, key, create=True).add([short, long])
-            one, other = short.record_id, long.record_id
-            times = {"2x16": {one: 1.0, other: 2.0}, "4x64": {one: 2.0, other: 1.0}}
-            swept(root, spec, times, key)
-    return root
+    """A database of records that nobody timed."""
+    return database_of_cases(
+        tmp_path_factory.mktemp("database"),
+        resolve_target("cuda").key,
+        lambda spec: _record(spec, PrefillShape(2, 16), 64),
+        lambda spec: _record(spec, PrefillShape(4, 128), 128),
+    )
 
 
 @CASES
