@@ -80,6 +80,8 @@ class Replayed:
     def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:
         if function.__name__ == "prepare":
             return Outcome("ok")
+        if function.__name__ == "sample_arm":  # sampling is what keeps the processor busy here
+            return Outcome("ok")
         if function.__name__ == "time_ragged_baseline":
             return Outcome("ok", 1e-3)
         if function.__name__ == "build_library":

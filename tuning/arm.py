@@ -8,8 +8,8 @@ from typing import Any
 
 from ..database import trace_to_json
 from ..workloads import LengthDistribution, PrefillShape, PrefillSpec
-from .proposals import Proposal, Proposer, make_proposer, tune_context
-from .spaces import DesignSpace, Variant
+from .proposals import Proposal, Proposer, Sample, first_points, make_proposer, tune_context
+from .spaces import SPACES, DesignSpace, Variant
 from .target import ResolvedTarget
 from .trial_log import Trial
 
@@ -78,6 +78,9 @@ class Arm:
         self._batch = batch
         self._threads = threads
         self._made: Proposer | None = None
+        self._first: list[Proposal] | None = None
+        self._taken = 0
+        self._earlier: list[Trial] = []
 
     @property
     def label(self) -> str:
@@ -88,7 +91,10 @@ class Arm:
     def restore(self, trials: Sequence[Trial]) -> None:
         """Take over successful trials of an earlier search."""
         self.best = min([self.best, *(trial.seconds for trial in trials)])
-        self._proposer.restore(trials)
+        if self._made is None:
+            self._earlier += trials
+        else:
+            self._made.restore(trials)
 
     def replay(self, trial: Trial) -> Proposal | None:
         """A trial of another shape's on this description; ``None`` if it does not fit."""
@@ -105,32 +111,59 @@ class Arm:
         assert schedule.trace is not None
         return Proposal(schedule.mod, trace_to_json(schedule.trace))
 
+    def begin(self, sample: Sample) -> None:
+        """Propose first what :func:`sample_arm` found in another process."""
+        self._first, self._taken = sample.proposals, sample.taken
+
     def propose(self, count: int) -> list[Proposal]:
         """The next candidates, about ``count``; empty once the arm is exhausted."""
         self.batches += 1
-        proposals = self._proposer.propose(count)
+        first, self._first = self._first, None
+        proposals = self._proposer.propose(count) if first is None else first
         self.exhausted = not proposals
         return proposals
 
     def learn(self, proposals: Sequence[Proposal], run_secs: Sequence[tuple[float, ...]]) -> None:
         """Tell the arm how its candidates did; no times for a failure."""
         self.best = min([self.best, *(min(secs) for secs in run_secs if secs)])
-        self._proposer.learn(proposals, run_secs)
+        if (
+            self._made is not None
+        ):  # points that were sampled elsewhere teach an enumeration nothing
+            self._made.learn(proposals, run_secs)
 
     @property
     def _proposer(self) -> Proposer:
         if self._made is None:
-            case = self.case
-            module = self.space.describe(case.spec, case.shape, self.variant, case.target.kind)
-            context = tune_context(
-                module,
-                case.target.target,
-                self.space.generator(case.spec, self.variant),
-                self.label,
-                self._threads,
-                case.seed + 1,
-            )
             self._made = make_proposer(
-                context, self._cost_model, self._batch, case.seed, self.label
+                _context(self.case, self.space, self.variant, self.label, self._threads),
+                self._cost_model,
+                self._batch,
+                self.case.seed,
+                self.label,
+                self._taken,
             )
+            self._made.restore(self._earlier)
         return self._made
+
+
+def sample_arm(case: Case, space: str, variant: Variant, label: str, count: int) -> Sample | None:
+    """The first candidates of an arm that nothing is known of, about ``count``; runs in a worker.
+
+    Returns
+    -------
+    Sample, optional
+        ``None`` for a space that is evolved.
+    """
+    context = _context(case, SPACES[space], variant, label, threads=1)
+    return first_points(context, case.seed, label, count)
+
+
+def _context(case: Case, space: DesignSpace, variant: Variant, label: str, threads: int) -> Any:
+    return tune_context(
+        space.describe(case.spec, case.shape, variant, case.target.kind),
+        case.target.target,
+        space.generator(case.spec, variant),
+        label,
+        threads,
+        case.seed + 1,
+    )

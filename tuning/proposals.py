@@ -7,7 +7,8 @@ import logging
 import math
 import pickle
 import random
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,7 +37,7 @@ class Proposal:
 
     Parameters
     ----------
-    module : tvm.IRModule
+    module : tvm.IRModule or PickledModule
         Scheduled.
     trace : object
         Of the schedule, in MetaSchedule's JSON.
@@ -65,7 +66,9 @@ class Proposer(Protocol):
         ...
 
 
-def make_proposer(context: Any, cost_model: Any, batch: int, seed: int, name: str) -> Proposer:
+def make_proposer(
+    context: Any, cost_model: Any, batch: int, seed: int, name: str, taken: int = 0
+) -> Proposer:
     """Enumerate a small design space, and evolve any other.
 
     Parameters
@@ -80,20 +83,80 @@ def make_proposer(context: Any, cost_model: Any, batch: int, seed: int, name: st
         Of the order in which a space is enumerated.
     name : str
         Of the variant, for the log.
+    taken : int
+        Points that were enumerated elsewhere.
     """
     schedules = context.generate_design_space()
+    points = _shuffled_points(schedules, seed, name)
+    if points is None:
+        return Evolution(context, schedules, cost_model, batch, name)
+    return Enumeration(context, points[taken:])
+
+
+class PickledModule:
+    """A scheduled module on its way from the process that made it to the one that builds it.
+
+    The process between them needs none of it.
+
+    Parameters
+    ----------
+    payload : bytes
+        Its pickle; a pickle of this object is read as the module.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._payload,)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first points of an enumeration, from another process.
+
+    Parameters
+    ----------
+    schedules : tuple[tuple[bytes, object], ...]
+        Pickled module and trace of those whose schedules are valid.
+    taken : int
+        How many points they come from.
+    """
+
+    schedules: tuple[tuple[bytes, Any], ...]
+    taken: int
+
+    @property
+    def proposals(self) -> list[Proposal]:
+        """The candidates."""
+        return [Proposal(PickledModule(payload), trace) for payload, trace in self.schedules]
+
+
+def first_points(context: Any, seed: int, name: str, count: int) -> Sample | None:
+    """What :func:`make_proposer` would propose first; ``None`` for a space that is evolved."""
+    points = _shuffled_points(context.generate_design_space(), seed, name)
+    if points is None:
+        return None
+    enumeration = Enumeration(context, points)
+    schedules = tuple(
+        (pickle.dumps(each.module), each.trace) for each in enumeration.propose(count)
+    )
+    return Sample(schedules, len(points) - enumeration.left)
+
+
+def _shuffled_points(schedules: Sequence[Any], seed: int, name: str) -> list[_Point] | None:
+    """All points of a small design space; ``None`` for any other."""
     spaces = [schedule.trace.simplified(True) for schedule in schedules]
     points = [_points(trace) for trace in spaces]
-    if all(each is not None for each in points):
-        everything = [
-            (trace, point)
-            for trace, each in zip(spaces, points, strict=True)
-            for point in each or ()
-        ]
-        if len(everything) <= _FEW_POINTS:
-            random.Random(f"{seed} {name}").shuffle(everything)
-            return Enumeration(context, everything)
-    return Evolution(context, schedules, cost_model, batch, name)
+    if any(each is None for each in points):
+        return None
+    everything = [
+        (trace, point) for trace, each in zip(spaces, points, strict=True) for point in each or ()
+    ]
+    if len(everything) > _FEW_POINTS:
+        return None
+    random.Random(f"{seed} {name}").shuffle(everything)
+    return everything
 
 
 def _points(trace: Any) -> list[dict[Any, int]] | None:
@@ -120,16 +183,23 @@ class Enumeration:
 
     def __init__(self, context: Any, points: Sequence[_Point]) -> None:
         self._context = context
-        self._left: Iterator[_Point] = iter(points)
+        self._left = deque(points)
         # Threads that schedule the same module hold one another up by counting its references.
         self._modules = [context.mod]
 
     def propose(self, count: int) -> list[Proposal]:
         """The next points whose schedules are valid."""
         valid: list[Proposal] = []
-        while points := list(itertools.islice(self._left, count - len(valid))):
+        while self._left and len(valid) < count:
+            few = min(count - len(valid), len(self._left))
+            points = [self._left.popleft() for _ in range(few)]
             valid += [each for each in self._replay_all(points) if each is not None]
         return valid
+
+    @property
+    def left(self) -> int:
+        """Points that are still to be proposed."""
+        return len(self._left)
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Nothing to do: points that were measured are recognised when their turn comes."""

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..workloads import TOLERANCE
-from .arm import Arm, Case
+from .arm import Arm, Case, sample_arm
 from .build import build_library
 from .devices.opening import local_pool
 from .devices.pool import Pool
@@ -30,12 +30,13 @@ from .engines import ENGINES
 from .errors import DiskFullError, WorkerFailedError
 from .measure import Measurement, tvm_environment
 from .proposals import Proposal
-from .spaces import DesignSpace
+from .spaces import SPACES, DesignSpace
 from .target import usable_cores
 from .trial_log import Trial, TrialLog
 from .worker import Outcome, Worker
 
 _BUILD_TIMEOUT = 60.0
+_SAMPLE_TIMEOUT = 60.0
 _BASELINE_TIMEOUT = 60.0
 
 # A builder that has come to hold more is replaced: what a compiler leaks adds up over a night.
@@ -136,13 +137,14 @@ class Builder(Protocol):
 class _Candidate:
     """A proposal on its way; ``build`` is missing exactly if an earlier trial is known.
 
-    A ``foreign`` one is not of the arm's own proposing.
+    ``measured`` ends with its measurement. A ``foreign`` one is not of the arm's own proposing.
     """
 
     arm: Arm
     proposal: Proposal
     trial: Trial | None = None
     build: Future[tuple[str, Outcome]] | None = None
+    measured: Future[None] | None = None
     foreign: bool = False
 
 
@@ -219,6 +221,7 @@ class Search:
             self._ahead = [0 if self._alone else self._batch] * 2
         self._known: dict[str, Trial] = {}
         self._asked = self._pulls = 0
+        self._samples: dict[Arm, Future[Outcome]] = {}
         self._stopping = threading.Event()
         self._keeping = threading.Lock()
         self._noting = threading.Lock()
@@ -268,6 +271,7 @@ class Search:
                 self.pool.wait_until_ready()  # which does one thing at a time
                 self._time_baseline(baseline, state)
             self._restore(arms, state)
+            self._sample_ahead(arms)
             if batch := self._warm_batch(arms, state):
                 under_way.append((batch, self._submit(batch, state)))
                 _settle(under_way, 0)
@@ -282,6 +286,8 @@ class Search:
         finally:
             self._stopping.set()
             wait([each for _, measured in under_way for each in measured])
+            wait([each for each in self._samples.values() if not each.cancel()])
+            self._samples.clear()
             self._stopping.clear()
             state.faults = self.faults()
             state.ended = time.monotonic()
@@ -375,9 +381,7 @@ class Search:
                 continue
             identity = self._trial(arm, proposal).identity
             if identity not in self._known and identity not in batch:
-                build = self._building.submit(self._build, proposal.module)
-                batch[identity] = _Candidate(arm, proposal, build=build, foreign=True)
-                self._asked += 1
+                batch[identity] = self._begin(_Candidate(arm, proposal, foreign=True), state)
         return list(batch.values())
 
     def _next_batch(self, arms: Sequence[Arm], state: SearchState) -> list[_Candidate]:
@@ -397,6 +401,7 @@ class Search:
                 break
             share = self._refined if arm.batches else self._share
             self._pulls += 1
+            self._sample_ahead(arms)
             state.activity = f"sampling {arm.label}"
             self.listener(state)
             for proposal in self._propose(arm, min(room, share), state):
@@ -405,18 +410,42 @@ class Search:
                     break
                 candidate = _Candidate(arm, proposal, known)
                 if known is None:
-                    candidate.build = self._building.submit(self._build, proposal.module)
+                    self._begin(candidate, state)
                     room -= 1
-                    self._asked += 1
                 batch.append(candidate)
             if batch and self._several:
                 break
         return batch
 
+    def _sample_ahead(self, arms: Sequence[Arm]) -> None:
+        """Have builders sample the arms whose turn comes next.
+
+        Describing a variant and scheduling its first points takes as long as building them.
+        """
+        if self._alone:
+            return
+        untried = [arm for arm in arms if arm.batches == 0 and not arm.exhausted]
+        for arm in untried[: max(1, self._cores // 2)]:
+            if arm not in self._samples and SPACES.get(arm.space.name) is arm.space:
+                self._samples[arm] = self._building.submit(self._sample, arm)
+
+    def _sample(self, arm: Arm) -> Outcome:
+        if self._stopping.is_set():
+            return Outcome("cancelled", detail="the search ended first")
+        asked = (sample_arm, self.case, arm.space.name, dict(arm.variant), arm.label, self._share)
+        with self._builder() as builder:
+            outcome = builder.call(*asked, timeout=_SAMPLE_TIMEOUT)
+        if outcome.status == "crash":
+            self._builder_faults["builder died"] += 1
+        return outcome
+
     def _propose(self, arm: Arm, count: int, state: SearchState) -> list[Proposal]:
         """The arm's next candidates; a variant that cannot be scheduled is a failure of its own."""
         try:
-            return arm.propose(count)
+            sampling = self._samples.get(arm) if arm.batches == 0 else None
+            if sampling is not None and sampling.result().value is not None:
+                arm.begin(sampling.result().value)
+            return arm.propose(count)  # here, if a builder could not
         except Exception as error:  # TVM raises any Python class, by the name its C++ gives
             arm.exhausted = True
             detail = "".join(traceback.format_exception_only(error)).strip()
@@ -427,15 +456,30 @@ class Search:
                 self._keep(failed)
             return []
 
+    def _begin(self, candidate: _Candidate, state: SearchState) -> _Candidate:
+        """Build a candidate and measure it, unless kernels must be timed alone."""
+        candidate.build = self._building.submit(self._build, candidate.proposal.module)
+        self._asked += 1
+        if not self._alone:
+            candidate.measured = self._measure_later(candidate, (), state)
+        return candidate
+
     def _submit(self, batch: Sequence[_Candidate], state: SearchState) -> list[Future[None]]:
-        """Measure what has no trial yet, as it is built, until the search ends."""
+        """Measure what has no trial yet until the search ends; what ends with that."""
         builds = [each.build for each in batch if each.build is not None]
-        ahead = builds if self._alone else []
-        return [
-            self._measuring.submit(self._measure_one, each, each.build, ahead, state)
-            for each in batch
-            if each.build is not None
-        ]
+        for candidate in batch:
+            if candidate.build is not None and candidate.measured is None:
+                candidate.measured = self._measure_later(candidate, builds, state)
+        return [each.measured for each in batch if each.measured is not None]
+
+    def _measure_later(
+        self,
+        candidate: _Candidate,
+        ahead: Sequence[Future[tuple[str, Outcome]]],
+        state: SearchState,
+    ) -> Future[None]:
+        assert candidate.build is not None
+        return self._measuring.submit(self._measure_one, candidate, candidate.build, ahead, state)
 
     def _measure_one(
         self,
@@ -490,8 +534,7 @@ class Search:
 
     def _build(self, module: Any) -> tuple[str, Outcome]:
         path = str(self._folder / f"{next(self._numbers)}.so")
-        builder = self._builders.get()
-        try:
+        with self._builder() as builder:
             if self._stopping.is_set():
                 return path, Outcome("cancelled", detail="the search ended first")
             asked = (build_library, module, self.case.target.target, path)
@@ -503,14 +546,21 @@ class Search:
             if builder.resident_bytes() > _BUILDER_BYTES:
                 builder.restart()
                 self._builder_faults["builder leaked"] += 1
-        finally:
-            self._builders.put(builder)
         if outcome.status == "error" and shutil.disk_usage(self._folder).free < _FREE_BYTES:
             raise DiskFullError(
                 f"no space is left in {self._folder}, where candidates are built; make room, or "
                 "set TMPDIR to another disk, and run the same command again"
             )
         return path, outcome
+
+    @contextlib.contextmanager
+    def _builder(self) -> Iterator[Builder]:
+        """A builder that is free."""
+        builder = self._builders.get()
+        try:
+            yield builder
+        finally:
+            self._builders.put(builder)
 
     def _measure(
         self, candidate: _Candidate, path: str, build: Outcome, state: SearchState

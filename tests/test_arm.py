@@ -1,0 +1,71 @@
+"""What an arm proposes first may come from another process."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+import tvm_ffi
+
+from prefilltune.tuning.arm import Arm, Case, sample_arm
+from prefilltune.tuning.measure import tvm_environment
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import resolve_target
+from prefilltune.tuning.trial_log import Trial
+from prefilltune.tuning.worker import Worker
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+
+SPACE = SPACES["cuda_wgmma"]
+CASE = Case(
+    PrefillSpec(4, 2, 64, "float16"),
+    PrefillShape(2, 256),
+    resolve_target("cuda", arch="sm_90a"),
+    parse_lengths("full"),
+)
+VARIANT = {"q_tile": 64, "kv_tile": 64, "ring": 2}
+
+
+def _arm() -> Arm:
+    return Arm(CASE, SPACE, VARIANT, None, 8, 1)
+
+
+def _everything(arm: Arm, count: int) -> list[tuple[str, Any]]:
+    """Trace and module of every point, ``count`` at a time."""
+    found = []
+    while proposals := arm.propose(count):
+        # A builder receives pickles.
+        modules = [pickle.loads(pickle.dumps(each.module)) for each in proposals]
+        traces = [json.dumps(each.trace) for each in proposals]
+        found += zip(traces, modules, strict=True)
+    return found
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_sample_and_the_rest_are_the_points_of_the_space_in_its_order(earlier: bool) -> None:
+    alone, sampled = _arm(), _arm()
+    expected = _everything(alone, 3)
+    assert len({trace for trace, _ in expected}) == len(expected) > 6
+    if earlier:
+        trace = json.loads(expected[-1][0])
+        sampled.restore([Trial(SPACE.name, VARIANT, trace, run_secs=(1.0,))])
+        assert sampled.best == 1.0
+    with Worker(tvm_environment(1)) as worker:
+        asked = (CASE, SPACE.name, VARIANT, sampled.label, 3)
+        outcome = worker.call(sample_arm, *asked, timeout=60.0)
+    assert outcome.status == "ok", outcome.detail
+    sampled.begin(outcome.value)
+    found = _everything(sampled, 3)
+    assert [trace for trace, _ in found] == [trace for trace, _ in expected]
+    for (_, mine), (_, theirs) in zip(found, expected, strict=True):
+        assert tvm_ffi.structural_equal(mine, theirs)
+    assert sampled.exhausted
+
+
+def test_spaces_that_are_evolved_are_not_sampled() -> None:
+    target, shape = resolve_target("llvm", 1), PrefillShape(2, 64)
+    case = Case(PrefillSpec(2, 1, 64, "float32"), shape, target, CASE.lens)
+    space = SPACES["llvm_fused"]
+    variant, *_ = space.variants(case.spec, case.shape, case.target)
+    assert sample_arm(case, space.name, variant, "fused", 2) is None
