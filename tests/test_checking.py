@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from prefilltune.tuning.checking import Expected, checked_heads, expect
 from prefilltune.workloads import (
+    TOLERANCE,
     PrefillShape,
     PrefillSpec,
     make_inputs,
+    numpy_dtype,
     poisoned,
     reference_attention,
 )
@@ -69,6 +72,26 @@ def test_a_head_without_reference_must_be_finite(mask_mode: str) -> None:
     )
     output[b, row, 2, 0] = math.nan
     assert expected.error(output, lse) == math.inf
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_no_dtype_hides_what_is_wrong(mask_mode: str, dtype: str) -> None:
+    expected, *results = _case(mask_mode, budget=0)
+    output, lse = (each.astype(numpy_dtype(dtype)) for each in results)
+    (b, row), (padded_b, padding) = np.argwhere(expected.keyed)[-1], np.argwhere(~expected.keyed)[0]
+
+    def error(head: int, value: float, b: int = b, row: int = row) -> float:
+        wrong = output.copy()
+        wrong[b, row, head, 5] = value
+        return expected.error(wrong, lse)
+
+    unseen = next(head for head in range(4) if (b, head) not in expected.heads)
+    assert error(unseen, float(ml_dtypes.finfo(output.dtype).max)) <= TOLERANCE[dtype]
+    assert error(0, -0.0, padded_b, padding) <= TOLERANCE[dtype]
+    for value in (math.nan, math.inf, -math.inf):
+        assert error(unseen, value) == math.inf
+    for value in (math.nan, float(ml_dtypes.finfo(output.dtype).tiny), -1.0):
+        assert error(0, value, padded_b, padding) == math.inf
 
 
 def test_heads_are_chosen_to_cover() -> None:

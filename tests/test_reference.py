@@ -187,3 +187,14 @@ def test_tolerance_allows_for_rounding_and_no_wrong_weight(dtype):
     inputs.valid_lens[0] = 39
     one_key_less, _ = attend(spec, inputs)
     assert max_error(output[:, :39], one_key_less[:, :39]) > TOLERANCE[dtype]
+
+
+def test_rows_do_not_depend_on_how_many_there_are() -> None:
+    spec, shape = PrefillSpec(2, 1, 16, "float32"), PrefillShape(1, 300, 40)
+    inputs = make_inputs(spec, shape, np.array([300]), 0)
+    rest = (inputs.key, inputs.value, inputs.valid_lens)
+    output, lse = reference_attention(spec, inputs.query, *rest)
+    for first in (0, 200, 255, 256, 299):
+        alone, lse_alone = reference_attention(spec, inputs.query[:, first:], *rest)
+        np.testing.assert_allclose(alone, output[:, first:], rtol=1e-13, atol=1e-15)
+        np.testing.assert_allclose(lse_alone, lse[:, first:], rtol=1e-13)

@@ -17,6 +17,9 @@ from .spec import PrefillSpec
 #: (bfloat16, float16) roundings of the result; for float32 the sum over ``kv_len`` terms as well.
 TOLERANCE: dict[str, float] = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 
+# What is computed of so many rows stays in a core's cache.
+_ROWS_AT_ONCE = 256
+
 
 def _kept_pairs(mask_mode: str, valid_len: int, qo_len: int, kv_len: int) -> np.ndarray:
     """Which query rows see which key columns, bool ``[qo_len, kv_len]``."""
@@ -70,20 +73,22 @@ def reference_attention(
         columns = np.flatnonzero(kept.any(axis=0))
         if not rows.size:
             continue
-        # Query heads of one group next to each other: [num_kv_heads, group_size, rows, head_dim].
-        q = query[b, rows].astype(np.float64).transpose(1, 0, 2)
-        q = q.reshape(num_kv_heads, spec.group_size, rows.size, head_dim)
         k = key[b, columns].astype(np.float64).transpose(1, 2, 0)[:, None]
         v = value[b, columns].astype(np.float64).transpose(1, 0, 2)[:, None]
-        exponents = (q @ k) * (spec.scale * math.log2(math.e))
-        exponents = np.where(kept[np.ix_(rows, columns)], exponents, -np.inf)
-        row_max = exponents.max(axis=-1, keepdims=True)
-        weights = np.exp2(exponents - row_max)
-        row_sum = weights.sum(axis=-1, keepdims=True)
-        result = (weights @ v) / row_sum
-        result_lse = row_max + np.log2(row_sum)
-        output[b, rows] = result.reshape(num_qo_heads, rows.size, head_dim).transpose(1, 0, 2)
-        lse[b, rows] = result_lse.reshape(num_qo_heads, rows.size).T
+        for first in range(0, rows.size, _ROWS_AT_ONCE):
+            some = rows[first : first + _ROWS_AT_ONCE]
+            # Query heads of one group next to each other: [num_kv_heads, group_size, rows, dim].
+            q = query[b, some].astype(np.float64).transpose(1, 0, 2)
+            q = q.reshape(num_kv_heads, spec.group_size, some.size, head_dim)
+            exponents = (q @ k) * (spec.scale * math.log2(math.e))
+            exponents = np.where(kept[np.ix_(some, columns)], exponents, -np.inf)
+            row_max = exponents.max(axis=-1, keepdims=True)
+            weights = np.exp2(exponents - row_max)
+            row_sum = weights.sum(axis=-1, keepdims=True)
+            result = (weights @ v) / row_sum
+            result_lse = row_max + np.log2(row_sum)
+            output[b, some] = result.reshape(num_qo_heads, some.size, head_dim).transpose(1, 0, 2)
+            lse[b, some] = result_lse.reshape(num_qo_heads, some.size).T
     return output, lse
 
 
