@@ -143,8 +143,8 @@ def ranges(tree: Tree, within: Range | None = None) -> Iterator[tuple[Range, str
     yield from ranges(tree.rest, replace(within, **{tree.size: (tree.below, end)}))
 
 
-def kernels_of(tree: Tree) -> list[str]:
-    """Every kernel of a tree once."""
+def leaves(tree: Tree) -> list[str]:
+    """Every kernel of a tree, once."""
     return list(dict.fromkeys(kernel for _, kernel in ranges(tree)))
 
 

@@ -11,7 +11,7 @@ from ...database import committed_root
 from ...workloads import PrefillSpec, SymbolicShape, masked_baseline
 from ..apply import apply_record
 from ..target import ResolvedTarget, resolve_target
-from .boundaries import Tree, kernels_of
+from .boundaries import Tree, leaves
 from .kernel import SYMBOL, dispatching_kernel
 from .plan import Plan, make_plan
 
@@ -90,7 +90,7 @@ def planned_kernel(plan: Plan, target: ResolvedTarget) -> Any:
     def scheduled(tree: Tree, sizes: SymbolicShape) -> dict[str, Any]:
         return {
             record: apply_record(plan.matches[record], target.kind, sizes)["main"]
-            for record in kernels_of(tree)
+            for record in leaves(tree)
         }
 
     lengths = {

@@ -9,6 +9,7 @@ from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
 from ..alignment import alignment_checks, require
 from ..intrinsics import fragment_layout
 from .boundaries import Leaf, Tree
+from .lengths import Lengths
 
 #: TVM's name for its own kernel.
 SYMBOL = "batch_sequence_prefill_kv_masked"
@@ -22,7 +23,7 @@ def dispatching_kernel(
     kernels: Mapping[str, Any],
     sizes: SymbolicShape,
     target: Any,
-    lengths: Mapping[tuple[int, int], tuple[Tree, Mapping[str, Any]]] | None = None,
+    lengths: Mapping[Lengths, tuple[Tree, Mapping[str, Any]]] | None = None,
 ) -> Any:
     """Put scheduled kernels into one function.
 
@@ -38,9 +39,9 @@ def dispatching_kernel(
         What the function learns from its arguments.
     target : tvm.target.Target
         What it will be built for.
-    lengths : Mapping[tuple[int, int], tuple[Tree, Mapping[str, tvm.tirx.PrimFunc]]], optional
-        Trees and kernels that serve one ``(qo_len, kv_len)`` each, scheduled on these lengths and
-        the batch of ``sizes``; ``tree`` and ``kernels`` serve all others.
+    lengths : Mapping[Lengths, tuple[Tree, Mapping[str, tvm.tirx.PrimFunc]]], optional
+        By ``(qo_len, kv_len)``, what serves exactly these lengths: kernels scheduled on them and on
+        the batch of ``sizes``. ``tree`` and ``kernels`` serve all others.
 
     Returns
     -------
