@@ -450,9 +450,11 @@ def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     resolved = resolve_target("cuda", arch="sm_80")
     spec = PrefillSpec(2, 1, 32, "float32" if space == "cuda_simt" else "bfloat16")
-    function = for_every_shape(space, spec, resolved)
+    function = for_every_shape(space, spec, resolved, lengths=((256, 256), (77, 301)))
     source, cubin = compile_device(tvm.IRModule({"main": function}), resolved.target)
-    assert source.count('extern "C" __global__') == 4
+    kernels = device_kernels(source)
+    assert [bool(re.search(r"\b(qo|kv)_len\b", each)) for each in kernels].count(False) == 2
+    assert len(kernels) == 4
     assert "__syncthreads" in source
     assert cubin.image[:4] == b"\x7fELF"
 

@@ -78,6 +78,8 @@ def sequence_prefill_with_mask(
 def planned_kernel(plan: Plan, target: ResolvedTarget) -> Any:
     """The PrimFunc of a plan.
 
+    On the plan's lengths it has kernels that were scheduled on these, the batch alone symbolic.
+
     Raises
     ------
     StaleRecordError
