@@ -1,8 +1,9 @@
 """What the choice of a kernel at the call costs, and whether the right one is chosen.
 
-At every tuned shape, the kernel for every shape against the one for that shape alone. At lengths
-between them, on each tuned batch, against every kernel that it could have chosen: the best of all,
-and the better of the two neighbours in length. All are timed in turns.
+At every tuned shape, the kernel for every shape, which has one for these lengths inside, against
+the one for that shape alone. At lengths between them, on each tuned batch, against every kernel
+that it could have chosen: the best of all, and the better of the two neighbours in length. All are
+timed in turns.
 
     python benchmarks/dispatch.py --model bge-base > docs/measurements/dispatch-<target>.json
 

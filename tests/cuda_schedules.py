@@ -8,7 +8,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from prefilltune.tuning.arm import Arm, Case
-from prefilltune.tuning.dispatch import Leaf, Split, dispatching_kernel
+from prefilltune.tuning.dispatch import Leaf, Lengths, Split, dispatching_kernel
 from prefilltune.tuning.pipeline import pipeline
 from prefilltune.tuning.proposals import Proposal
 from prefilltune.tuning.spaces import SPACES
@@ -40,15 +40,30 @@ def proposals(
 
 
 def for_every_shape(
-    space: str, spec: PrefillSpec, target: ResolvedTarget, boundary: int = 200
+    space: str,
+    spec: PrefillSpec,
+    target: ResolvedTarget,
+    boundary: int = 200,
+    lengths: tuple[Lengths, ...] = (),
 ) -> Any:
-    """A PrimFunc with the first two variants of a space, of which ``kv_len`` decides."""
-    tuned, sizes, kernels = PrefillShape(2, 256), SymbolicShape.fresh(), {}
-    for variant in map(dict, SPACES[space].variants(spec, tuned, target)[:2]):
-        name = str(len(kernels))
+    """A PrimFunc with the first two variants of a space, of which ``kv_len`` decides.
+
+    The first variant has kernels for ``lengths`` too.
+    """
+    tuned, sizes = PrefillShape(2, 256), SymbolicShape.fresh()
+    variants = [dict(each) for each in SPACES[space].variants(spec, tuned, target)[:2]]
+
+    def kernel(variant: dict[str, Any], sizes: SymbolicShape) -> Any:
         proposal = proposals(space, variant, spec, tuned, target)[0]
         schedule = Schedule(SPACES[space].describe(spec, sizes, variant, target.kind))
         Trace.apply_json_to_schedule(proposal.trace, schedule)
-        kernels[name] = pipeline(schedule.mod)["main"]
+        return pipeline(schedule.mod)["main"]
+
+    kernels = {str(number): kernel(variant, sizes) for number, variant in enumerate(variants)}
+    own = {
+        (qo_len, kv_len): kernel(variants[0], SymbolicShape(sizes.batch, qo_len, kv_len))
+        for qo_len, kv_len in lengths
+    }
+    served = {each: (Leaf("0"), {"0": fixed}) for each, fixed in own.items()}
     tree = Split("kv_len", boundary, Leaf("0"), Leaf("1"))
-    return dispatching_kernel(spec, tree, kernels, sizes, target.target)
+    return dispatching_kernel(spec, tree, kernels, sizes, target.target, served)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import tvm
 from tvm_ffi import structural_equal, structural_hash
 
 from prefilltune.tuning.describing import describe
@@ -49,6 +50,20 @@ def test_sizes_that_are_learned_at_the_call_stay_the_callers() -> None:
     wanted = (sizes.batch, sizes.qo_len, sizes.num_kv)
     assert all(one.same_as(other) for one, other in zip(found, wanted, strict=True))
     assert len(function.params) == 6
+
+
+def test_lengths_may_be_known_where_the_batch_is_not() -> None:
+    sizes = SymbolicShape.fresh()
+    found = describe(SPACE, SPEC, SymbolicShape(sizes.batch, 17, 300), VARIANT, KIND)["main"]
+    query, key, *_ = found.params
+    assert query.shape[0].same_as(sizes.batch)
+    assert ([*map(int, query.shape[1:])], int(key.shape[1])) == ([17, 4, 64], 300)
+    with_batch = tvm.tirx.PrimFunc(
+        [*found.params, sizes.batch], found.body, found.ret_type, found.attrs
+    )
+    shape = PrefillShape(3, 17, 300)
+    static = SPACES[SPACE].describe(SPEC, shape, VARIANT, KIND)["main"]
+    assert structural_equal(with_batch.specialize({sizes.batch: 3}), static)
 
 
 def test_two_descriptions_share_no_variables() -> None:

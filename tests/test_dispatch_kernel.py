@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,16 @@ from prefilltune.tuning.apply import apply_record
 from prefilltune.tuning.build import compile_device, device_source
 from prefilltune.tuning.dispatch import (
     Leaf,
+    Lengths,
+    Plan,
     Split,
     Tree,
     candidates,
     choose,
     dispatching_kernel,
+    leaves,
+    make_plan,
+    planned_kernel,
     sequence_prefill_with_mask,
 )
 from prefilltune.tuning.target import resolve_target
@@ -49,12 +55,16 @@ from prefilltune.workloads import (
 CAUSAL = PrefillSpec(4, 2, 16, "float32", "causal_padded_left")
 HALF = PrefillSpec(2, 2, 32, "float16")
 SMALL = PrefillShape(2, 8)
+CROSSED = PrefillShape(2, 24, 40)
 SHAPES = [
     PrefillShape(1, 1),
     PrefillShape(3, 17, 40),
     PrefillShape(2, 65, 31),
     PrefillShape(1, 1, 97),
     PrefillShape(5, 33),
+    # Lengths that were tuned on, on other batches too, and next to them.
+    *(PrefillShape(batch, *lengths) for batch in (1, 3) for lengths in ((16,), (64,), (24, 40))),
+    *(PrefillShape(2, *lengths) for lengths in ((16, 17), (15, 16), (65, 64), (40, 24), (24, 39))),
 ]
 
 
@@ -71,13 +81,22 @@ def valid_lens(shape: PrefillShape) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module", params=[SPEC, CAUSAL, HALF], ids=str)
 def drop_in(request, tmp_path_factory) -> tuple[PrefillSpec, Any]:
-    """A spec and its kernel, of two records."""
+    """A spec and its kernel, of three records: six kernels inside."""
     spec = request.param
     short = record(spec, SHORT, packed=spec.dtype == "float16")
     long = record(spec, LONG, q_tile=32, packed=True)
-    root = database(tmp_path_factory.mktemp("database"), short, long)
-    one, other = short.record_id, long.record_id
-    swept(root, spec, {"1x16": {one: 1.0, other: 2.0}, "2x64": {one: 2.0, other: 1.0}})
+    crossed = record(spec, CROSSED, seed=2)
+    root = database(tmp_path_factory.mktemp("database"), short, long, crossed)
+    names = [each.record_id for each in (short, long, crossed)]
+    times = {"1x16": (1.0, 2.0, 3.0), "2x64": (2.0, 1.0, 3.0), "2x24x40": (3.0, 2.0, 1.0)}
+    swept(root, spec, {shape: dict(zip(names, each, strict=True)) for shape, each in times.items()})
+    plan = make_plan(spec, target(), [root])
+    assert {**plan.lengths} == {
+        (each.qo_len, each.num_kv): Leaf(name)
+        for name, each in zip(names, (SHORT, LONG, CROSSED), strict=True)
+    }
+    assert plan.tree is not None
+    assert {*leaves(plan.tree)} == {*names}
     function = sequence_prefill_with_mask(
         spec.num_kv_heads,
         spec.num_qo_heads,
@@ -98,15 +117,29 @@ def test_every_size_and_length_is_right(drop_in, shape: PrefillShape) -> None:
         assert kernel_error(kernel, spec, shape, lens, seed) <= TOLERANCE[spec.dtype], lens
 
 
-@pytest.fixture(scope="module")
-def marked() -> Callable[[Tree], Callable[..., None]]:
-    """Makes functions whose kernels show which they are: ``sN`` scales the scores by ``N``."""
-    sizes = SymbolicShape.fresh()
-    specs = {f"s{n}": PrefillSpec(2, 1, 16, "float32", sm_scale=SPEC.scale * n) for n in (1, 2, 3)}
-    kernels = {name: scheduled(spec, SHORT, sizes) for name, spec in specs.items()}
+MARKS = {f"s{n}": replace(SPEC, sm_scale=SPEC.scale * n) for n in range(1, 7)}
+LENGTHS = {(16, 16): ["s4"], (8, 24): ["s5", "s6"]}
 
-    def make(tree: Tree) -> Callable[..., None]:
-        return built(dispatching_kernel(SPEC, tree, kernels, sizes, target().target))
+
+@pytest.fixture(scope="module")
+def marked() -> Callable[..., Callable[..., None]]:
+    """Makes functions whose kernels show which they are: ``sN`` scales the scores by ``N``.
+
+    ``s1`` to ``s3`` are for every size, the others for the lengths that :data:`LENGTHS` says.
+    """
+    sizes = SymbolicShape.fresh()
+    kernels = {name: scheduled(MARKS[name], SHORT, sizes) for name in ("s1", "s2", "s3")}
+    fixed = {
+        (qo_len, kv_len): {
+            name: scheduled(MARKS[name], SHORT, SymbolicShape(sizes.batch, qo_len, kv_len))
+            for name in names
+        }
+        for (qo_len, kv_len), names in LENGTHS.items()
+    }
+
+    def make(tree: Tree, lengths: Mapping[Lengths, Tree] | None = None) -> Callable[..., None]:
+        own = {each: (own_tree, fixed[each]) for each, own_tree in (lengths or {}).items()}
+        return built(dispatching_kernel(SPEC, tree, kernels, sizes, target().target, own))
 
     return make
 
@@ -119,9 +152,8 @@ def called(kernel: Callable[..., None], shape: PrefillShape) -> str:
     lse = tensor(np.full(inputs.query.shape[:3], np.nan, "float32"))
     kernel(*map(tensor, arrays), output, lse)
     errors = {}
-    for n in (1, 2, 3):
-        spec = PrefillSpec(2, 1, 16, "float32", sm_scale=SPEC.scale * n)
-        errors[f"s{n}"] = max_error(lse.numpy(), reference_attention(spec, *arrays)[1])
+    for name, spec in MARKS.items():
+        errors[name] = max_error(lse.numpy(), reference_attention(spec, *arrays)[1])
     (name,) = [name for name, error in errors.items() if error <= TOLERANCE["float32"]]
     return name
 
@@ -141,6 +173,21 @@ def test_the_kernel_that_the_tree_names_is_called(marked) -> None:
         for kv_len in (8, 9, 23, 24)
     ]
     assert [called(kernel, each) for each in shapes] == [choose(tree, each) for each in shapes]
+
+
+def test_lengths_with_kernels_of_their_own_take_these_on_every_batch(marked) -> None:
+    tree = Split("kv_len", 17, Leaf("s1"), Split("batch", 3, Leaf("s2"), Leaf("s3")))
+    kernel = marked(
+        tree, {(16, 16): Leaf("s4"), (8, 24): Split("batch", 3, Leaf("s5"), Leaf("s6"))}
+    )
+    assert [called(kernel, PrefillShape(batch, 16)) for batch in (1, 2, 5)] == ["s4"] * 3
+    assert [called(kernel, PrefillShape(batch, 8, 24)) for batch in (1, 2, 3)] == ["s5", "s5", "s6"]
+    others = [
+        PrefillShape(batch, qo_len, kv_len)
+        for batch in (1, 3)
+        for qo_len, kv_len in ((16, 15), (15, 16), (16, 17), (17, 16), (24, 8), (8, 23), (8, 16))
+    ]
+    assert [called(kernel, each) for each in others] == [choose(tree, each) for each in others]
 
 
 def test_a_single_kernel_serves_everything(marked) -> None:
@@ -185,9 +232,9 @@ def call(kernel: Callable[..., None], given: dict[str, np.ndarray]) -> None:
     kernel(*map(from_dlpack, given.values()))
 
 
-@pytest.mark.parametrize(("batch", "qo_len"), [(0, 8), (2, 0), (0, 0)])
+@pytest.mark.parametrize(("batch", "qo_len"), [(0, 8), (0, 16), (2, 0), (0, 0)])
 def test_nothing_to_compute(kernel, batch: int, qo_len: int) -> None:
-    rows, keys = (batch, qo_len, 2), (batch, 8, 1, 16)
+    rows, keys = (batch, qo_len, 2), (batch, 16, 1, 16)
     shapes = ((*rows, 16), keys, keys, (batch,), (*rows, 16), rows)
     arrays = [np.zeros(shape, "int32" if len(shape) == 1 else "float32") for shape in shapes]
     kernel(*map(tensor, arrays))
@@ -262,7 +309,7 @@ def test_lengths_may_begin_anywhere(kernel) -> None:
     assert max_error(given["output"], expected) <= TOLERANCE["float32"]
 
 
-@pytest.mark.parametrize("name", ["q", "k"])
+@pytest.mark.parametrize("name", ["q", "k", "q of tuned lengths"])
 def test_tensors_too_large_for_32_bits_are_refused(kernel, name: str) -> None:
     def unreserved(*shape: int) -> np.ndarray:
         """Addresses without memory behind them: nothing is read or written."""
@@ -276,16 +323,27 @@ def test_tensors_too_large_for_32_bits_are_refused(kernel, name: str) -> None:
         rows = (1, 2**31 // 32, 2)
         given |= {"q": unreserved(*rows, 16), "output": unreserved(*rows, 16)}
         given["lse"] = unreserved(*rows)
-    else:
+    elif name == "k":
         keys = unreserved(1, 2**31 // 16, 1, 16)
         given |= {"k": keys, "v": keys}
-    with pytest.raises(ValueError, match=rf"^{name} has 2147483648 .* or more.*: split the batch"):
+    else:
+        batch = 2**31 // (SHORT.qo_len * 32)
+        given |= {each: unreserved(batch, SHORT.qo_len, 2, 16) for each in ("q", "output")}
+        given |= {each: unreserved(batch, SHORT.num_kv, 1, 16) for each in ("k", "v")}
+        given |= {"lse": unreserved(batch, SHORT.qo_len, 2)}
+        given |= {"valid_lens": np.zeros(batch, "int32")}
+    with pytest.raises(
+        ValueError, match=rf"^{name[0]} has 2147483648 .* or more.*: split the batch"
+    ):
         call(kernel, given)
 
 
 @pytest.fixture(scope="module")
 def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str, Any]]:
-    """A function with every kernel that was tuned for bge-base on an H100, and its target."""
+    """A function with all that was tuned for bge-base on an H100, its target and its kernels.
+
+    One of the records has a kernel for its lengths too.
+    """
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     resolved = resolve_target("cuda", arch="sm_90a")
     spec = preset("bge-base").spec("float16")
@@ -297,7 +355,13 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str
     tree: Tree = Leaf(next(iter(kernels)))
     for number, name in enumerate(list(kernels)[1:], 1):
         tree = Split("kv_len", 1024 >> number, Leaf(name), tree)
-    return dispatching_kernel(spec, tree, kernels, sizes, resolved.target), resolved.target, kernels
+    name = next(iter(kernels))
+    shape = PrefillShape.parse(found[name].entry.provenance.shape)
+    fixed = SymbolicShape(sizes.batch, shape.qo_len, shape.num_kv)
+    own = {name: apply_record(found[name], "cuda", fixed)["main"]}
+    lengths = {(shape.qo_len, shape.num_kv): (Leaf(name), own)}
+    function = dispatching_kernel(spec, tree, kernels, sizes, resolved.target, lengths)
+    return function, resolved.target, {**kernels, f"{name} on its lengths": own[name]}
 
 
 def test_a_gpu_function_compiles_to_what_ours_does(hopper, monkeypatch) -> None:
@@ -342,15 +406,55 @@ def test_a_gpu_is_given_no_map_of_no_keys_and_no_grid_of_no_rows(hopper) -> None
         assert encode not in reached(function, nothing)
 
 
+def device_kernels(source: str) -> list[str]:
+    """The definitions in CUDA source, without names and what differs by what else is there."""
+    _, *texts = source.split('extern "C" __global__ ')
+    return [_without_names(text) for text in texts if text.rstrip().endswith("}")]
+
+
+def _without_names(text: str) -> str:
+    names: dict[str, str] = {}
+    text = re.sub(r"cse_v\d+", lambda each: names.setdefault(each[0], f"c{len(names)}"), text)
+    return re.sub(r"\w+_kernel\w*\(|matrixC_ptr\[\d+\]", "", text)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        PrefillSpec(12, 12, 64, "float16"),
+        PrefillSpec(16, 8, 128, "bfloat16", "causal_padded_left"),
+    ],
+    ids=str,
+)
+def test_on_its_lengths_a_kernel_is_that_of_its_shape_but_for_the_batch(spec: PrefillSpec) -> None:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+    resolved = resolve_target("cuda", arch="sm_90a")
+    key = TargetKey.parse("cuda-sm_90a-h100")
+    name, match = next(iter(candidates(Finder([committed_root()]), key, spec).items()))
+    shape = PrefillShape.parse(match.entry.provenance.shape)
+    lengths = {(shape.qo_len, shape.num_kv): Leaf(name)}
+    plan = Plan(spec, key, {name: match}, Leaf(name), lengths)
+    module = tvm.IRModule({"main": planned_kernel(plan, resolved)})
+    source, _ = compile_device(module, resolved.target)
+    alone, _ = compile_device(apply_record(match, "cuda"), resolved.target)
+    (expected,) = device_kernels(alone)
+    every, fixed = sorted(device_kernels(source), key=lambda text: "kv_len" not in text)
+    assert re.search(r"\bkv_len\b", every)
+    assert not re.search(r"\b(qo|kv)_len\b", fixed)
+    assert fixed.replace(", int batch_size", "") == expected
+
+
 @pytest.mark.parametrize("space", ["cuda_mma", "cuda_simt"])
 def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
     """TVM places barriers under no condition that threads might see differently."""
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     resolved = resolve_target("cuda", arch="sm_80")
     spec = PrefillSpec(2, 1, 32, "float32" if space == "cuda_simt" else "bfloat16")
-    function = for_every_shape(space, spec, resolved)
+    function = for_every_shape(space, spec, resolved, lengths=((256, 256), (77, 301)))
     source, cubin = compile_device(tvm.IRModule({"main": function}), resolved.target)
-    assert source.count('extern "C" __global__') == 4
+    kernels = device_kernels(source)
+    assert [bool(re.search(r"\b(qo|kv)_len\b", each)) for each in kernels].count(False) == 2
+    assert len(kernels) == 4
     assert "__syncthreads" in source
     assert cubin.image[:4] == b"\x7fELF"
 

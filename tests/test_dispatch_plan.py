@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,18 @@ from database_fixtures import KEY, edit_provenance, filled, small_entry
 from dispatch_fixtures import SPEC, swept
 
 from prefilltune.database import Entry, Finder, NoRecordError, TargetKey, Tier, VersionMismatchError
-from prefilltune.tuning.dispatch import Leaf, Plan, Split, candidates, choose, make_plan
+from prefilltune.tuning.dispatch import (
+    Leaf,
+    Plan,
+    Point,
+    Split,
+    Sweep,
+    candidates,
+    choose,
+    lengths,
+    make_plan,
+    write_sweep,
+)
 from prefilltune.tuning.errors import InvalidOptionError, NotSweptError
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape
@@ -54,19 +66,20 @@ def test_a_single_record_serves_everything_without_a_sweep(tmp_path: Path) -> No
     match = found.choose(PrefillShape(9, 999, 7))
     assert match is not None
     assert (match.entry, match.tier) == (SHORT, Tier.EXACT)
+    described = {
+        "record": SHORT.record_id,
+        "tier": "exact",
+        "tuned_for": "llvm-znver4-2c",
+        "tuned_at": "b1_q16_kv16",
+        "lens": "full",
+        "space": "llvm_fused",
+    }
     assert found.as_data() == {
         "spec": str(SPEC),
         "target": "llvm-znver4-2c",
         "kernels": [
-            {
-                "serves": "every shape",
-                "record": SHORT.record_id,
-                "tier": "exact",
-                "tuned_for": "llvm-znver4-2c",
-                "tuned_at": "b1_q16_kv16",
-                "lens": "full",
-                "space": "llvm_fused",
-            }
+            {"serves": "qo_len = kv_len = 16", **described},
+            {"serves": "other lengths", **described},
         ],
         "boundaries": None,
         "notes": [],
@@ -84,20 +97,127 @@ def test_several_records_serve_what_was_measured(tmp_path: Path) -> None:
         assert match.entry.record_id == choose(TREE, shape)
     data = found.as_data()
     assert [(each["serves"], each["tuned_at"]) for each in data["kernels"]] == [
-        ("kv_len < 32", "b1_q16_kv16"),
-        ("kv_len >= 32", "b2_q64_kv64"),
+        ("qo_len = kv_len = 16", "b1_q16_kv16"),
+        ("qo_len = kv_len = 64", "b2_q64_kv64"),
+        ("other lengths, kv_len < 32", "b1_q16_kv16"),
+        ("other lengths, kv_len >= 32", "b2_q64_kv64"),
     ]
     assert data["boundaries"] == {
         "measured_on": {"name": "test"}, "date": "2026-11-23", "points": 2,
     }  # fmt: skip
 
 
-def test_a_record_that_is_nowhere_the_best_is_not_in_the_plan(tmp_path: Path) -> None:
+def chosen(found: Plan, shape: PrefillShape) -> str:
+    match = found.choose(shape)
+    assert match is not None
+    return match.entry.record_id
+
+
+def test_a_record_that_is_nowhere_else_the_best_serves_its_own_lengths(tmp_path: Path) -> None:
     filled(tmp_path, [SHORT, LONG])
     slower = {shape: {SHORT.record_id: 2.0, LONG.record_id: 1.0} for shape in TIMES}
     swept(tmp_path, SPEC, slower, KEY)
     found = plan(tmp_path)
-    assert (found.tree, list(found.matches)) == (Leaf(LONG.record_id), [LONG.record_id])
+    assert (found.tree, found.notes) == (Leaf(LONG.record_id), ())
+    assert found.lengths == {(16, 16): Leaf(SHORT.record_id), (64, 64): Leaf(LONG.record_id)}
+    assert set(found.matches) == {SHORT.record_id, LONG.record_id}
+    for batch in (1, 7):
+        assert chosen(found, PrefillShape(batch, 16)) == SHORT.record_id
+        for qo_len, kv_len in ((15, 16), (16, 15), (17, 16), (16, 17), (64, 16), (16, 64)):
+            assert chosen(found, PrefillShape(batch, qo_len, kv_len)) == LONG.record_id
+
+
+def test_a_record_that_is_nowhere_the_best_is_not_in_the_plan(tmp_path: Path) -> None:
+    uniform = entry(5, "b2_q64_kv64", lens="uniform", secs=1e-4)
+    filled(tmp_path, [LONG, uniform])
+    swept(tmp_path, SPEC, {"2x64": {LONG.record_id: 1.0, uniform.record_id: 2.0}}, KEY)
+    assert list(plan(tmp_path).matches) == [LONG.record_id]
+
+
+def test_lengths_of_the_queries_and_of_the_keys_may_differ(tmp_path: Path) -> None:
+    crossed = entry(5, "b1_q16_kv64")
+    filled(tmp_path, [SHORT, crossed])
+    swept(tmp_path, SPEC, {"1x16": {SHORT.record_id: 1.0, crossed.record_id: 2.0}}, KEY)
+    found = plan(tmp_path)
+    assert chosen(found, PrefillShape(3, 16, 64)) == crossed.record_id
+    assert chosen(found, PrefillShape(3, 64, 16)) == SHORT.record_id
+    assert [each["serves"] for each in found.as_data()["kernels"]] == [
+        "qo_len = kv_len = 16", "qo_len = 16, kv_len = 64", "other lengths",
+    ]  # fmt: skip
+
+
+def test_the_record_without_padding_serves_its_lengths(tmp_path: Path) -> None:
+    """As a look-up takes it; which is faster on other lengths is up to the sweep."""
+    uniform = entry(5, "b1_q16_kv16", lens="uniform", secs=1e-4)
+    fixed = entry(6, "b2_q64_kv64", lens="fixed:9", secs=9e-4)
+    slower = entry(7, "b2_q64_kv64", lens="uniform", secs=9e-3)
+    filled(tmp_path, [SHORT, uniform, fixed, slower])
+    times = {each.record_id: 2.0 for each in (SHORT, fixed, slower)} | {uniform.record_id: 1.0}
+    swept(tmp_path, SPEC, {"1x16": times, "2x64": times}, KEY)
+    found = plan(tmp_path)
+    assert found.tree == Leaf(uniform.record_id)
+    assert found.lengths == {(16, 16): Leaf(SHORT.record_id), (64, 64): Leaf(fixed.record_id)}
+    for shape, tree in ((PrefillShape(1, 16), SHORT), (PrefillShape(2, 64), fixed)):
+        match = Finder([tmp_path]).find(KEY, SPEC, shape)
+        assert (match.entry, chosen(found, shape)) == (tree, tree.record_id)
+
+
+WIDE = entry(8, "b32_q16_kv16")
+
+
+def test_of_several_batches_the_sweep_says_which_record_serves_their_lengths(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path, [SHORT, WIDE, LONG])
+    names = [each.record_id for each in (SHORT, WIDE, LONG)]
+    times = {"1x16": (2.0, 3.0, 1.0), "32x16": (3.0, 2.0, 1.0), "2x64": (2.0, 2.0, 1.0)}
+    swept(
+        tmp_path,
+        SPEC,
+        {shape: dict(zip(names, each, strict=True)) for shape, each in times.items()},
+        KEY,
+    )
+    found = plan(tmp_path)
+    assert (found.tree, found.notes) == (Leaf(LONG.record_id), ())
+    batches = Split("batch", 6, Leaf(SHORT.record_id), Leaf(WIDE.record_id))
+    assert found.lengths == {(16, 16): batches, (64, 64): Leaf(LONG.record_id)}
+    assert [(each["serves"], each["record"]) for each in found.as_data()["kernels"]] == [
+        ("qo_len = kv_len = 16, batch < 6", SHORT.record_id),
+        ("qo_len = kv_len = 16, batch >= 6", WIDE.record_id),
+        ("qo_len = kv_len = 64", LONG.record_id),
+        ("other lengths", LONG.record_id),
+    ]
+
+
+def test_of_several_batches_times_without_padding_decide(tmp_path: Path) -> None:
+    filled(tmp_path, [SHORT, WIDE])
+    one, other = SHORT.record_id, WIDE.record_id
+    points = (
+        Point(PrefillShape(1, 16), "full", {one: 1.0, other: 2.0}),
+        Point(PrefillShape(1, 16), "uniform", {one: 9.0, other: 1.0}),
+    )
+    sweep = Sweep(str(SPEC), 0, {"name": "test"}, "2026-11-23", {}, (one, other), points)
+    write_sweep(tmp_path / str(KEY), sweep)
+    found = plan(tmp_path)
+    assert (found.tree, found.lengths) == (Leaf(other), {(16, 16): Leaf(one)})
+    write_sweep(tmp_path / str(KEY), replace(sweep, points=points[1:]))
+    assert plan(tmp_path).lengths == {(16, 16): Leaf(other)}
+
+
+def test_several_batches_that_nothing_tells_apart_have_no_kernel_of_their_own(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path, [SHORT, WIDE])
+    times = {SHORT.record_id: 1.0, WIDE.record_id: 2.0}
+    swept(tmp_path, SPEC, {"1x32": times}, KEY)
+    found = plan(tmp_path)
+    assert (found.tree, found.lengths) == (Leaf(SHORT.record_id), {})
+    (note,) = found.notes
+    assert note.startswith("qo_len = kv_len = 16: tuned on several batches, and the sweep")
+    assert COMMAND in note
+    assert [each["serves"] for each in found.as_data()["kernels"]] == ["every shape"]
+    swept(tmp_path, SPEC, {"1x16": times}, KEY)
+    assert (plan(tmp_path).notes, list(plan(tmp_path).lengths)) == ((), [(16, 16)])
 
 
 def test_several_records_that_nothing_tells_apart(tmp_path: Path) -> None:
@@ -111,16 +231,25 @@ def test_several_records_that_nothing_tells_apart(tmp_path: Path) -> None:
         plan(tmp_path)
 
 
-def test_a_record_that_came_after_the_sweep_serves_nothing_and_is_named(tmp_path: Path) -> None:
-    new = entry(4, "b4_q32_kv32")
-    filled(tmp_path, [SHORT, LONG, new])
+def test_records_that_came_after_the_sweep_serve_their_lengths_at_most_and_are_named(
+    tmp_path: Path,
+) -> None:
+    new, wide = entry(4, "b4_q32_kv32"), WIDE
+    filled(tmp_path, [SHORT, LONG, new, wide])
     swept(tmp_path, SPEC, TIMES, KEY)
     found = plan(tmp_path)
     assert found.tree == TREE
-    (note,) = found.notes
-    assert note.startswith(f"{new.record_id} came after the sweep of 2026-11-23")
-    assert COMMAND in note
-    assert found.as_data()["notes"] == [note]
+    assert found.lengths == {
+        (16, 16): Leaf(SHORT.record_id),
+        (32, 32): Leaf(new.record_id),
+        (64, 64): Leaf(LONG.record_id),
+    }
+    alone, nothing = found.notes
+    late = "came after the sweep of 2026-11-23 and serve"
+    assert alone.startswith(f"{new.record_id} {late} no lengths but those they were tuned on; run:")
+    assert nothing.startswith(f"{wide.record_id} {late} nothing; run:")
+    assert all(COMMAND in note for note in found.notes)
+    assert found.as_data()["notes"] == [*found.notes]
 
 
 def test_a_record_that_is_gone_since_the_sweep_is_named(tmp_path: Path) -> None:
@@ -190,6 +319,12 @@ def test_the_earlier_database_has_the_say(tmp_path: Path) -> None:
     assert sweep.date == "2026-11-23"
 
 
+def test_examples_in_the_documentation() -> None:
+    result = doctest.testmod(lengths)
+    assert result.attempted
+    assert not result.failed
+
+
 def test_no_record_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     root = tmp_path / "database"
     for on_missing in ("error", "nearest", "baseline"):
@@ -217,8 +352,9 @@ def test_records_of_another_device_serve_where_they_are_asked_for(tmp_path: Path
     assert "on_missing='baseline'" in str(caught.value)
     found = plan(tmp_path, gpu(H200), on_missing="nearest")
     assert (found.key, found.tree) == (H200, Leaf(WGMMA.record_id))
-    (described,) = found.as_data()["kernels"]
-    assert (described["tier"], described["tuned_for"]) == ("family", "cuda-sm_90a-h100")
+    assert found.lengths == {(128, 128): Leaf(WGMMA.record_id)}
+    for described in found.as_data()["kernels"]:
+        assert (described["tier"], described["tuned_for"]) == ("family", "cuda-sm_90a-h100")
 
 
 def test_own_records_come_before_those_of_another_device(tmp_path: Path) -> None:

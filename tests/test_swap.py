@@ -79,7 +79,8 @@ def _module(spec: PrefillSpec, kernel: Any = None, **options: Any) -> tvm.IRModu
     return _Model(kernel, **options).export_tvm({"forward": inputs})[0]
 
 
-def test_a_swapped_model_computes_the_same(database: Path) -> None:
+@pytest.mark.parametrize("shape", [PrefillShape(4, 21, 33), PrefillShape(4, 24)], ids=str)
+def test_a_swapped_model_computes_the_same(database: Path, shape: PrefillShape) -> None:
     module = _module(SPEC, twice=True)
     before = tvm.ir.save_json(module)
     swapped, report = swap_prefill_kernels(module, "llvm", database=database)
@@ -90,7 +91,7 @@ def test_a_swapped_model_computes_the_same(database: Path) -> None:
     target = resolve_target("llvm").target
     machine = relax.VirtualMachine(relax.build(swapped, target), tvm.cpu())
     lens = np.array([19, 0, 1, 33], "int32")
-    inputs = make_inputs(SPEC, PrefillShape(4, 21, 33), lens, 7)
+    inputs = make_inputs(SPEC, shape, lens, 7)
     arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
     found = machine["forward"](*map(tvm.runtime.tensor, arrays)).numpy()
     once, _ = reference_attention(SPEC, *arrays)

@@ -193,12 +193,12 @@ class PrefillShape:
 
 @dataclass(frozen=True, eq=False)
 class SymbolicShape:
-    """Sizes that a kernel learns at each call.
+    """Sizes of which a kernel learns some at each call.
 
     Parameters
     ----------
-    batch, qo_len, num_kv : tvm.tirx.Var
-        The sizes of a :class:`PrefillShape`, as ``int32`` variables.
+    batch, qo_len, num_kv : tvm.tirx.Var or int
+        The sizes of a :class:`PrefillShape`: ``int32`` variables, or numbers where they are fixed.
     """
 
     batch: Any

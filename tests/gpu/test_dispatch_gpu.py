@@ -27,9 +27,13 @@ pytestmark = [
 SHAPES = tuple(
     PrefillShape(batch, *lengths)
     for batch, *lengths in (
-        (1, 1), (3, 64), (3, 199), (3, 200), (3, 301), (1, 1024), (3, 301, 77), (3, 77, 301)
+        (1, 1), (3, 64), (3, 199), (3, 200), (3, 301), (1, 1024), (3, 301, 77), (3, 77, 301),
+        (1, 256), (3, 256), (3, 255), (3, 257), (3, 255, 256), (3, 256, 255), (3, 78, 301),
     )
 )  # fmt: skip
+
+#: That have kernels of their own.
+LENGTHS = ((256, 256), (77, 301))
 
 
 def _lens(shape: PrefillShape) -> list[tuple[int, ...]]:
@@ -55,7 +59,8 @@ def test_every_shape_is_computed_right(
     target = resolve_target("cuda")
     if not SPACES[space].variants(spec, SHAPES[0], target):
         pytest.skip(f"{target.key} lacks the instructions of {space}")
-    kernel = for_every_shape(space, spec, target).with_attr("global_symbol", "main")
+    kernel = for_every_shape(space, spec, target, lengths=LENGTHS)
+    kernel = kernel.with_attr("global_symbol", "main")
     path = build_library(tvm.IRModule({"main": kernel}), target.target, str(tmp_path / "any.so"))
     for shape in SHAPES:
         outcome = runner.call(check_kernel, path, spec, shape, _lens(shape), 0, timeout=120)
@@ -70,8 +75,9 @@ def test_empty_tensors_are_served(space: str) -> None:
     spec, target, device = PrefillSpec(4, 2, 64, dtype), resolve_target("cuda"), tvm.cuda(0)
     if not SPACES[space].variants(spec, PrefillShape(2, 256), target):
         pytest.skip(f"{target.key} lacks the instructions of {space}")
-    kernel = tvm.tirx.build(for_every_shape(space, spec, target), target=target.target)
-    for batch, qo_len, kv_len in ((0, 8, 8), (2, 0, 8), (2, 70, 0), (0, 0, 0)):
+    function = for_every_shape(space, spec, target, lengths=LENGTHS)
+    kernel = tvm.tirx.build(function, target=target.target)
+    for batch, qo_len, kv_len in ((0, 8, 8), (2, 0, 8), (2, 70, 0), (0, 0, 0), (0, 256, 256)):
         rows, keys = (batch, qo_len, 4), (batch, kv_len, 2, 64)
         arrays = [
             np.full(shape, 7, dtype) for shape in ((*rows, 64), keys, keys, (*rows, 64), rows)

@@ -1,8 +1,9 @@
 """From records to one kernel for every size: boundaries, dispatch on the host, the drop-in."""
 
-from .boundaries import Leaf, Point, Range, Split, Tree, choose, grow, ranges
+from .boundaries import Leaf, Point, Range, Split, Tree, choose, grow, leaves, ranges
 from .factory import planned_kernel, sequence_prefill_with_mask
 from .kernel import dispatching_kernel
+from .lengths import Lengths
 from .measuring import measure_sweep, sample
 from .plan import ON_MISSING, Plan, candidates, make_plan
 from .swap import Swap, swap_prefill_kernels, swap_prefill_pass
@@ -12,6 +13,7 @@ __all__ = [
     "ON_MISSING",
     "SWEEP_FILE",
     "Leaf",
+    "Lengths",
     "Plan",
     "Point",
     "Range",
@@ -23,6 +25,7 @@ __all__ = [
     "choose",
     "dispatching_kernel",
     "grow",
+    "leaves",
     "make_plan",
     "measure_sweep",
     "planned_kernel",

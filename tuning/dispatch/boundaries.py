@@ -143,6 +143,11 @@ def ranges(tree: Tree, within: Range | None = None) -> Iterator[tuple[Range, str
     yield from ranges(tree.rest, replace(within, **{tree.size: (tree.below, end)}))
 
 
+def leaves(tree: Tree) -> list[str]:
+    """Every kernel of a tree, once."""
+    return list(dict.fromkeys(kernel for _, kernel in ranges(tree)))
+
+
 def size_of(shape: PrefillShape, size: str) -> int:
     """A size by its name."""
     return {"batch": shape.batch, "qo_len": shape.qo_len, "kv_len": shape.num_kv}[size]

@@ -11,6 +11,7 @@ from ...database import committed_root
 from ...workloads import PrefillSpec, SymbolicShape, masked_baseline
 from ..apply import apply_record
 from ..target import ResolvedTarget, resolve_target
+from .boundaries import Tree, leaves
 from .kernel import SYMBOL, dispatching_kernel
 from .plan import Plan, make_plan
 
@@ -77,6 +78,8 @@ def sequence_prefill_with_mask(
 def planned_kernel(plan: Plan, target: ResolvedTarget) -> Any:
     """The PrimFunc of a plan.
 
+    On the plan's lengths it has kernels that were scheduled on these, the batch alone symbolic.
+
     Raises
     ------
     StaleRecordError
@@ -85,11 +88,19 @@ def planned_kernel(plan: Plan, target: ResolvedTarget) -> Any:
     if plan.tree is None:
         return masked_baseline(plan.spec, target.target)["main"].with_attr("global_symbol", SYMBOL)
     sizes = SymbolicShape.fresh()
-    kernels = {
-        record: apply_record(match, target.kind, sizes)["main"]
-        for record, match in plan.matches.items()
+
+    def scheduled(tree: Tree, sizes: SymbolicShape) -> dict[str, Any]:
+        return {
+            record: apply_record(plan.matches[record], target.kind, sizes)["main"]
+            for record in leaves(tree)
+        }
+
+    lengths = {
+        (qo_len, kv_len): (tree, scheduled(tree, SymbolicShape(sizes.batch, qo_len, kv_len)))
+        for (qo_len, kv_len), tree in plan.lengths.items()
     }
-    return dispatching_kernel(plan.spec, plan.tree, kernels, sizes, target.target)
+    every = scheduled(plan.tree, sizes)
+    return dispatching_kernel(plan.spec, plan.tree, every, sizes, target.target, lengths)
 
 
 def database_folders(database: Path | str | Sequence[Path | str] | None) -> list[Path]:

@@ -9,6 +9,7 @@ from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
 from ..alignment import alignment_checks, require
 from ..intrinsics import fragment_layout
 from .boundaries import Leaf, Tree
+from .lengths import Lengths
 
 #: TVM's name for its own kernel.
 SYMBOL = "batch_sequence_prefill_kv_masked"
@@ -17,7 +18,12 @@ _NAMES = ("q", "k", "v", "valid_lens", "output", "lse")
 
 
 def dispatching_kernel(
-    spec: PrefillSpec, tree: Tree, kernels: Mapping[str, Any], sizes: SymbolicShape, target: Any
+    spec: PrefillSpec,
+    tree: Tree,
+    kernels: Mapping[str, Any],
+    sizes: SymbolicShape,
+    target: Any,
+    lengths: Mapping[Lengths, tuple[Tree, Mapping[str, Any]]] | None = None,
 ) -> Any:
     """Put scheduled kernels into one function.
 
@@ -33,6 +39,9 @@ def dispatching_kernel(
         What the function learns from its arguments.
     target : tvm.target.Target
         What it will be built for.
+    lengths : Mapping[Lengths, tuple[Tree, Mapping[str, tvm.tirx.PrimFunc]]], optional
+        By ``(qo_len, kv_len)``, what serves exactly these lengths: kernels scheduled on them and on
+        the batch of ``sizes``. ``tree`` and ``kernels`` serve all others.
 
     Returns
     -------
@@ -50,12 +59,10 @@ def dispatching_kernel(
     from tvm import s_tir, tirx
 
     buffers = _parameters(spec, sizes)
-    names = list(kernels)
-    choice = tirx.Var("kernel", "int32")
-    served = _with_parameters(kernels[names[-1]], buffers, names[-1], sizes)
-    for index, name in reversed(list(enumerate(names[:-1]))):
-        kernel = _with_parameters(kernels[name], buffers, name, sizes)
-        served = _if(tirx.EQ(choice, tirx.const(index, "int32")), kernel, served)
+    served = _served(tree, kernels, buffers, sizes)
+    for (qo_len, kv_len), (own_tree, own_kernels) in (lengths or {}).items():
+        equal = tirx.all(sizes.qo_len == qo_len, sizes.num_kv == kv_len)
+        served = _if(equal, _served(own_tree, own_kernels, buffers, sizes), served)
     if target.kind.name == "cuda":
         # Its compiler unrolls from a pragma; spelled out, the source would be three times as long.
         zero = tirx.const(0, "int32")
@@ -63,7 +70,6 @@ def dispatching_kernel(
     steps = [
         *_size_checks(spec, sizes),
         *alignment_checks(buffers, target.kind.name),
-        tirx.Bind(choice, _index(tree, names, sizes)),
         # A GPU launches no grid of nothing.
         _if(tirx.all(sizes.batch > 0, sizes.qo_len > 0), served),
     ]
@@ -76,6 +82,23 @@ def dispatching_kernel(
     }
     function = tirx.PrimFunc(buffers, s_tir.SBlockRealize([], True, root)).with_attr(attributes)
     return _without_fragments(function, target)
+
+
+def _served(
+    tree: Tree, kernels: Mapping[str, Any], buffers: Sequence[Any], sizes: SymbolicShape
+) -> Any:
+    """Run the kernel that a tree names."""
+    from tvm import tirx
+
+    names = list(kernels)
+    served = _with_parameters(kernels[names[-1]], buffers, sizes)
+    if len(names) == 1:
+        return served
+    choice = tirx.Var("kernel", "int32")
+    for index, name in reversed(list(enumerate(names[:-1]))):
+        kernel = _with_parameters(kernels[name], buffers, sizes)
+        served = _if(tirx.EQ(choice, tirx.const(index, "int32")), kernel, served)
+    return tirx.SeqStmt([tirx.Bind(choice, _index(tree, names, sizes)), served])
 
 
 def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape) -> Any:
@@ -108,21 +131,18 @@ def _parameters(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
     ]
 
 
-def _with_parameters(kernel: Any, buffers: list[Any], name: str, sizes: SymbolicShape) -> Any:
-    """The body of a kernel, its own parameters as views of ``buffers``."""
-    from tvm import s_tir, tirx
-    from tvm.ir import Range
-    from tvm.tirx.stmt import BufferRegion
+def _with_parameters(kernel: Any, buffers: Sequence[Any], sizes: SymbolicShape) -> Any:
+    """The body of a kernel, its own parameters as views of ``buffers``.
 
-    zero = tirx.const(0, "int32")
-    whole = [BufferRegion(each, [Range(zero, extent) for extent in each.shape]) for each in buffers]
+    A view has the kernel's shape: lengths that it knows are the strides of what it reads.
+    """
+    from tvm import tirx
+
     views = [
-        s_tir.MatchBufferRegion(own, region)
-        for own, region in zip(kernel.params, whole, strict=True)
+        tirx.DeclBuffer(own, data=whole.data)
+        for own, whole in zip(kernel.params, buffers, strict=True)
     ]
-    body = _without_maps_of_nothing(kernel.body, sizes)
-    block = s_tir.SBlock([], whole[:4], whole[4:], name, body, match_buffers=views)
-    return s_tir.SBlockRealize([], True, block)
+    return tirx.SeqStmt([*views, _without_maps_of_nothing(kernel.body, sizes)])
 
 
 def _without_maps_of_nothing(body: Any, sizes: SymbolicShape) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
 from ..errors import InvalidOptionError, NotSweptError
 from ..spaces import SPACES
 from ..target import ResolvedTarget
-from .boundaries import Leaf, Tree, choose, grow, ranges
+from .boundaries import Leaf, Range, Tree, choose, grow, leaves, ranges
+from .lengths import Lengths, in_words, lengths_of, own_trees
 from .sweep_file import Sweep, read_sweeps
 
 #: What to do where a target has no record of a spec: refuse, take those of another device of the
@@ -34,6 +35,9 @@ class Plan:
         The records in use, by id; none where TVM's hand-written kernel serves everything.
     tree : Tree, optional
         Says which of them serves which sizes.
+    lengths : Mapping[Lengths, Tree]
+        By ``(qo_len, kv_len)``, what serves exactly these lengths in the place of ``tree``: kernels
+        that know them.
     sweep : Sweep, optional
         What the boundaries come from; a single record needs none.
     notes : tuple[str, ...]
@@ -44,12 +48,14 @@ class Plan:
     key: TargetKey
     matches: Mapping[str, Match] = field(default_factory=dict)
     tree: Tree | None = None
+    lengths: Mapping[Lengths, Tree] = field(default_factory=dict)
     sweep: Sweep | None = None
     notes: tuple[str, ...] = ()
 
     def choose(self, shape: PrefillShape) -> Match | None:
         """The record that serves a shape; None for TVM's hand-written kernel."""
-        return None if self.tree is None else self.matches[choose(self.tree, shape)]
+        tree = self.lengths.get(lengths_of(shape), self.tree)
+        return None if tree is None else self.matches[choose(tree, shape)]
 
     def as_data(self) -> dict[str, Any]:
         """All of it as JSON's types."""
@@ -57,8 +63,8 @@ class Plan:
             "spec": str(self.spec),
             "target": str(self.key),
             "kernels": [
-                {"serves": str(where), **_described(self.matches[record])}
-                for where, record in (ranges(self.tree) if self.tree else ())
+                {"serves": serves, **_described(self.matches[record])}
+                for serves, record in self._serving()
             ]
             or [{"serves": "every shape", "record": None, "tier": "baseline"}],
             "boundaries": None
@@ -70,6 +76,13 @@ class Plan:
             },
             "notes": list(self.notes),
         }
+
+    def _serving(self) -> Iterator[tuple[str, str]]:
+        """What each record serves, in words."""
+        for lengths, tree in self.lengths.items():
+            yield from _in_words(tree, in_words(lengths))
+        if self.tree is not None:
+            yield from _in_words(self.tree, "other lengths" if self.lengths else "")
 
 
 def make_plan(
@@ -153,7 +166,8 @@ def _plan(
 ) -> Plan:
     if len(found) == 1:
         (record,) = found
-        return Plan(spec, asked, _seen_from(asked, found), Leaf(record))
+        lengths = dict.fromkeys(own_trees(found), Leaf(record))
+        return Plan(spec, asked, _seen_from(asked, found), Leaf(record), lengths)
     heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}x{spec.head_dim}"
     command = (
         f"prefilltune sweep --target {key.kind} --heads {heads} --mask-mode {spec.mask_mode} "
@@ -167,20 +181,39 @@ def _plan(
             f"measured that says which is best where; run: {command}"
         )
     measured = [record for record in sweep.records if record in found]
-    notes = []
-    if unmeasured := sorted(found.keys() - set(measured)):
-        notes.append(
-            f"{', '.join(unmeasured)} came after the sweep of {sweep.date} and serve nothing; "
-            f"run: {command}"
-        )
-    if gone := [record for record in sweep.records if record not in found]:
-        notes.append(
-            f"{', '.join(gone)} of the sweep of {sweep.date} are not the best of a shape any "
-            f"more; the others serve everything; run: {command}"
-        )
     tree = grow([point.among(measured) for point in sweep.points])
-    used = {record: found[record] for _, record in ranges(tree)}
-    return Plan(spec, asked, _seen_from(asked, used), tree, sweep, tuple(notes))
+    own = own_trees(found, sweep.points)
+    lengths = {each: known for each, known in own.items() if known is not None}
+    used = {record: found[record] for each in (*lengths.values(), tree) for record in leaves(each)}
+    notes = tuple(f"{note}; run: {command}" for note in _notes(sweep, found, used, own))
+    return Plan(spec, asked, _seen_from(asked, used), tree, lengths, sweep, notes)
+
+
+def _notes(
+    sweep: Sweep,
+    found: Mapping[str, Match],
+    used: Mapping[str, Match],
+    own: Mapping[Lengths, Tree | None],
+) -> Iterator[str]:
+    """What another sweep would mend."""
+    late = found.keys() - set(sweep.records)
+    for does, records in (
+        ("serve no lengths but those they were tuned on", late & used.keys()),
+        ("serve nothing", late - used.keys()),
+    ):
+        if records:
+            names = ", ".join(sorted(records))
+            yield f"{names} came after the sweep of {sweep.date} and {does}"
+    if gone := [record for record in sweep.records if record not in found]:
+        yield (
+            f"{', '.join(gone)} of the sweep of {sweep.date} are not the best of a shape any more; "
+            "the others serve everything"
+        )
+    if unmeasured := [in_words(lengths) for lengths, tree in own.items() if tree is None]:
+        yield (
+            f"{'; '.join(unmeasured)}: tuned on several batches, and the sweep of {sweep.date} "
+            "says nothing of which record is best there; what serves other lengths serves these too"
+        )
 
 
 def _seen_from(asked: TargetKey, found: Mapping[str, Match]) -> dict[str, Match]:
@@ -191,6 +224,13 @@ def _seen_from(asked: TargetKey, found: Mapping[str, Match]) -> dict[str, Match]
         else Match(match.entry, Tier.FAMILY, match.distance, match.key, match.root)
         for record, match in found.items()
     }
+
+
+def _in_words(tree: Tree, lengths: str) -> Iterator[tuple[str, str]]:
+    """What the leaves of a tree serve, and their records."""
+    for where, record in ranges(tree):
+        boundaries = "" if lengths and where == Range() else str(where)
+        yield ", ".join(filter(None, (lengths, boundaries))), record
 
 
 def _described(match: Match) -> dict[str, Any]:
