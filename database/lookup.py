@@ -199,6 +199,21 @@ class Finder:
         }
         return sorted(found, key=str)
 
+    def by_id(self, key: TargetKey, records: Iterable[str]) -> dict[str, Match]:
+        """Those of some records that are there, the best of their shape or not, by id.
+
+        Raises
+        ------
+        VersionMismatchError, MalformedProvenanceError
+            As :meth:`find`.
+        """
+        found: dict[str, Match] = {}
+        for root, store in self._own_stores(key, []):
+            for record in records:
+                if record not in found and (entry := store.entry(record)):
+                    found[record] = Match(entry, Tier.EXACT, 0.0, key, root)
+        return found
+
     def family(self, key: TargetKey) -> list[TargetKey]:
         """The other devices of an architecture that some database has records of, by name."""
         keys = {each for root in self._roots if root.is_dir() for each in target_keys(root)} - {key}

@@ -252,6 +252,18 @@ def test_records_that_came_after_the_sweep_serve_their_lengths_at_most_and_are_n
     assert found.as_data()["notes"] == [*found.notes]
 
 
+def test_a_faster_record_of_a_shape_leaves_the_boundaries_alone(tmp_path: Path) -> None:
+    faster = entry(8, "b1_q16_kv16", secs=1e-6)
+    filled(tmp_path, [SHORT, LONG, faster])
+    swept(tmp_path, SPEC, TIMES, KEY)
+    found = plan(tmp_path)
+    assert found.tree == TREE
+    assert found.lengths == {(16, 16): Leaf(faster.record_id), (64, 64): Leaf(LONG.record_id)}
+    assert set(found.matches) == {SHORT.record_id, LONG.record_id, faster.record_id}
+    (note,) = found.notes
+    assert note.startswith(f"{faster.record_id} came after the sweep")
+
+
 def test_a_record_that_is_gone_since_the_sweep_is_named(tmp_path: Path) -> None:
     filled(tmp_path, [SHORT])
     single = {shape: {SHORT.record_id: 3.0, "gone": 1.0} for shape in TIMES}

@@ -116,7 +116,7 @@ def make_plan(
     for key in keys:
         found = candidates(finder, key, spec)
         if found:
-            plan = _plan(spec, target.key, key, found, roots)
+            plan = _plan(spec, target.key, key, found, finder, roots)
             return replace(plan, notes=(*plan.notes, *_unknown_spaces(finder, key, spec)))
     if on_missing == "baseline" and target.kind == "cuda":
         note = (
@@ -162,6 +162,7 @@ def _plan(
     asked: TargetKey,
     key: TargetKey,
     found: Mapping[str, Match],
+    finder: Finder,
     roots: Sequence[Path],
 ) -> Plan:
     if len(found) == 1:
@@ -174,29 +175,31 @@ def _plan(
         f"--dtype {spec.dtype}, on a machine of {key}"
     )
     sweeps = [each for root in roots if (each := read_sweeps(root / str(key)).get(str(spec)))]
-    sweep = next((each for each in sweeps if found.keys() & set(each.records)), None)
+    sweep = next((each for each in sweeps if finder.by_id(key, each.records)), None)
     if sweep is None:
         raise NotSweptError(
             f"{len(found)} records of {spec} on {key} could serve any shape, and nothing was "
             f"measured that says which is best where; run: {command}"
         )
-    measured = [record for record in sweep.records if record in found]
+    # What was measured goes on serving when a faster record comes, of which nothing is known yet.
+    known = {**finder.by_id(key, sweep.records), **found}
+    measured = [record for record in sweep.records if record in known]
     tree = grow([point.among(measured) for point in sweep.points])
     own = own_trees(found, sweep.points)
-    lengths = {each: known for each, known in own.items() if known is not None}
-    used = {record: found[record] for each in (*lengths.values(), tree) for record in leaves(each)}
-    notes = tuple(f"{note}; run: {command}" for note in _notes(sweep, found, used, own))
+    lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
+    used = {record: known[record] for each in (*lengths.values(), tree) for record in leaves(each)}
+    notes = tuple(f"{note}; run: {command}" for note in _notes(sweep, known, used, own))
     return Plan(spec, asked, _seen_from(asked, used), tree, lengths, sweep, notes)
 
 
 def _notes(
     sweep: Sweep,
-    found: Mapping[str, Match],
+    known: Mapping[str, Match],
     used: Mapping[str, Match],
     own: Mapping[Lengths, Tree | None],
 ) -> Iterator[str]:
     """What another sweep would mend."""
-    late = found.keys() - set(sweep.records)
+    late = known.keys() - set(sweep.records)
     for does, records in (
         ("serve no lengths but those they were tuned on", late & used.keys()),
         ("serve nothing", late - used.keys()),
@@ -204,11 +207,9 @@ def _notes(
         if records:
             names = ", ".join(sorted(records))
             yield f"{names} came after the sweep of {sweep.date} and {does}"
-    if gone := [record for record in sweep.records if record not in found]:
-        yield (
-            f"{', '.join(gone)} of the sweep of {sweep.date} are not the best of a shape any more; "
-            "the others serve everything"
-        )
+    if gone := [record for record in sweep.records if record not in known]:
+        names = ", ".join(gone)
+        yield f"{names} of the sweep of {sweep.date} are gone; the others serve everything"
     if unmeasured := [in_words(lengths) for lengths, tree in own.items() if tree is None]:
         yield (
             f"{'; '.join(unmeasured)}: tuned on several batches, and the sweep of {sweep.date} "
