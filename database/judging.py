@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .entry import Entry
@@ -34,6 +34,8 @@ NODE_TYPES = frozenset({
     "ffi.Map", "ffi.Dict", "ffi.Shape",
 })  # fmt: skip
 _READY = "ready"
+# Loaded by the child alone: records name tensor intrinsics of the design spaces.
+_REGISTRATION = "..tuning.registration"
 
 
 def judge(
@@ -54,7 +56,8 @@ def judge(
     timeout : float
         Seconds that one replay may take.
     preload : sequence of str
-        Modules that register what the traces name, such as tensor intrinsics.
+        More modules that the child loads. That of the design spaces registers the tensor intrinsics
+        that a trace names.
 
     Returns
     -------
@@ -162,7 +165,16 @@ class _Child:
         process = self._process or self._start()
         assert process.stdin is not None
         try:
-            request = {"workload": entry.workload_line, "payload": entry.payload}
+            origin = entry.provenance
+            request = {
+                "workload": entry.workload_line,
+                "payload": entry.payload,
+                "provenance": {
+                    "space": origin.space,
+                    "spec": origin.spec,
+                    "variant": origin.variant,
+                },
+            }
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
             answer = self._answers.get(timeout=timeout)
@@ -242,9 +254,10 @@ def _serve(preload: Sequence[str]) -> None:
     sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]  (TVM would import it: 3 s)
     for name in ("tvm", *preload):
         importlib.import_module(name)
+    register = importlib.import_module(_REGISTRATION, __package__).register
     print(_READY, file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(_replay(json.loads(line))), file=answers, flush=True)
+        print(json.dumps(_replay(json.loads(line), register)), file=answers, flush=True)
 
 
 def _limit_resources() -> None:
@@ -258,11 +271,15 @@ def _limit_resources() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is no surprise
 
 
-def _replay(request: dict[str, Any]) -> str:
+def _replay(request: dict[str, Any], register: Callable[[dict[str, Any]], None]) -> str:
     """Why TVM refuses a record; empty if it does not."""
     from tvm import s_tir
     from tvm.s_tir import meta_schedule as ms
 
+    try:
+        register(request["provenance"])
+    except Exception as error:  # whatever a forged variant leads to
+        return f"its design space has no such variant: {type(error).__name__}: {error}"
     try:
         workload = ms.database.Workload.from_json(request["workload"])
         schedule = s_tir.Schedule(workload.mod)

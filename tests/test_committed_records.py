@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from prefilltune.database import RecordStore, TargetKey, committed_root
+from prefilltune.database import RecordStore, TargetKey, committed_root, judge
 from prefilltune.tuning.verification import rebuild_records
 
 TARGETS = sorted(path.name for path in committed_root().iterdir() if path.is_dir())
@@ -20,3 +22,19 @@ def test_committed_records_rebuild(name: str) -> None:
     assert not store.problems
     rebuilt = rebuild_records([(key, entry) for entry in store.entries])
     assert [each.failure for each in rebuilt] == [""] * len(store.entries)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_committed_records_may_be_merged_elsewhere(name: str) -> None:
+    """In a process that described nothing, one record of each variant."""
+    store = RecordStore.open(committed_root(), TargetKey.parse(name))
+    some = {str(each.provenance.variant): each for each in store.entries}
+    assert judge(some.values()) == {}
+
+
+def test_a_record_with_another_variant_is_refused() -> None:
+    (name,) = (name for name in TARGETS if name.startswith("cuda"))
+    record = RecordStore.open(committed_root(), TargetKey.parse(name)).entries[0]
+    for variant in ({}, {"q_tile": "wide", "kv_tile": 64}):
+        forged = replace(record, provenance=replace(record.provenance, variant=variant))
+        assert "no such variant" in judge([forged])[record.record_id]

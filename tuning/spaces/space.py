@@ -50,3 +50,11 @@ class DesignSpace(ABC):
     @abstractmethod
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         """MetaSchedule's SpaceGenerator for a variant."""
+
+    def register(self, spec: PrefillSpec, variant: Variant) -> tuple[str, ...]:
+        """Register the tensor intrinsics that traces of a variant name, and return their names.
+
+        :meth:`describe` does so too; who replays a trace on a description of another origin needs
+        this alone.
+        """
+        return ()

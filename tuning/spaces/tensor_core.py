@@ -225,6 +225,9 @@ class TensorCoreSpace(DesignSpace):
             mutator_probs={MutateTileSize(): 1.0},
         )
 
+    def register(self, spec: PrefillSpec, variant: Variant) -> tuple[str, ...]:
+        return _register(self._structure(spec, variant))
+
     def _structure(self, spec: PrefillSpec, variant: Variant) -> Structure:
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
