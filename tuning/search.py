@@ -222,6 +222,7 @@ class Search:
         self._known: dict[str, Trial] = {}
         self._asked = self._pulls = 0
         self._samples: dict[Arm, Future[Outcome]] = {}
+        self._evolving: set[str] = set()
         self._stopping = threading.Event()
         self._keeping = threading.Lock()
         self._noting = threading.Lock()
@@ -426,7 +427,9 @@ class Search:
             return
         untried = [arm for arm in arms if arm.batches == 0 and not arm.exhausted]
         for arm in untried[: max(1, self._cores // 2)]:
-            if arm not in self._samples and SPACES.get(arm.space.name) is arm.space:
+            if arm in self._samples or arm.space.name in self._evolving:
+                continue
+            if SPACES.get(arm.space.name) is arm.space:  # another process has no other spaces
                 self._samples[arm] = self._building.submit(self._sample, arm)
 
     def _sample(self, arm: Arm) -> Outcome:
@@ -437,6 +440,8 @@ class Search:
             outcome = builder.call(*asked, timeout=_SAMPLE_TIMEOUT)
         if outcome.status == "crash":
             self._builder_faults["builder died"] += 1
+        elif outcome.status == "ok" and outcome.value is None:
+            self._evolving.add(arm.space.name)  # and its other variants will be too
         return outcome
 
     def _propose(self, arm: Arm, count: int, state: SearchState) -> list[Proposal]:
