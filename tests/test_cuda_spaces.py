@@ -14,7 +14,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from prefilltune.tuning.build import compile_device
-from prefilltune.tuning.pipeline import pipeline
+from prefilltune.tuning.pipeline import AHEAD, pipeline
 from prefilltune.tuning.spaces import SPACES, default_spaces
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
 from prefilltune.workloads import PrefillShape, PrefillSpec
@@ -113,6 +113,32 @@ def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_pat
         # The softmax of a tile runs beside the value product of the one before.
         beside = code.split("DEPBAR.LE gsb0, 0x1")[1].split("DEPBAR.LE gsb0, 0x0")[0]
         assert len(re.findall("MUFU.EX2", beside)) >= variant["kv_tile"] // 2
+
+
+@pytest.mark.parametrize("ring", [2, 3])
+@pytest.mark.parametrize("overlap", [{}, {"overlap": True}], ids=["in turn", "overlap"])
+def test_loads_may_fill_the_rings_at_once(overlap: dict[str, Any], ring: int) -> None:
+    spec, target = PrefillSpec(8, 2, 64, "float16"), _target("sm_90a")
+    variant = {"q_tile": 64, "kv_tile": 64, "ring": ring, **overlap}
+    found = proposals("cuda_wgmma", variant, spec, SHAPE, target)
+    for ahead, proposal in ((1, found[0]), (ring, found[-1])):
+        before = pipeline(proposal.module).script().split("prefill_ring_arrived")[0]
+        assert before.count('"prefill_ring_load') == 1 + 2 * ahead  # and the query
+
+
+def test_loads_no_further_ahead_than_a_ring_has_slots() -> None:
+    spec, target = PrefillSpec(8, 2, 64, "float16"), _target("sm_90a")
+    variant = {"q_tile": 64, "kv_tile": 64, "ring": 2}
+    schedule = Schedule(proposals("cuda_wgmma", variant, spec, SHAPE, target)[0].module)
+    loop = next(
+        loop
+        for loop in schedule.get_loops(schedule.get_sblock("scores"))
+        if AHEAD in schedule.get(loop).annotations
+    )
+    schedule.unannotate(loop, AHEAD)
+    schedule.annotate(loop, AHEAD, 3)
+    with pytest.raises(ValueError, match="3 tiles ahead, in rings of 2; at least 1"):
+        pipeline(schedule.mod)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

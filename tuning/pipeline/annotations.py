@@ -17,8 +17,12 @@ BULK = "prefill.bulk"
 #: Annotation of a load beside such a loop: it is a bulk copy too, into a ring of one tile.
 BULK_ONCE = "prefill.bulk_once"
 
+#: Annotation of such a loop with rings: how many tiles ahead of their use loads are started; 1
+#: where it is missing, and no more than a ring has slots.
+AHEAD = "prefill.ahead"
+
 #: Annotation of a loop: thread blocks that one multiprocessor shall hold, which bounds registers.
 MIN_BLOCKS = "prefill.min_blocks"
 
 #: All of them.
-ALL = (LOADS, LOADS_AFTER, OVERLAP, BULK, BULK_ONCE, MIN_BLOCKS)
+ALL = (LOADS, LOADS_AFTER, OVERLAP, BULK, BULK_ONCE, AHEAD, MIN_BLOCKS)

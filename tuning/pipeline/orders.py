@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..intrinsics import JOIN, WAIT, commit_loads
-from .annotations import BULK, OVERLAP
+from .annotations import AHEAD, BULK, OVERLAP
 from .rings import Ring, begin_rings, rings_of
 from .steps import at, if_any, joining, serial, synchronized, waiting, without
 
@@ -93,14 +93,24 @@ def ringed(
         )
     (query, keys, values), barriers = rings_of([once, *loads])
     rings += query, keys, values
+    ahead = int(loop.annotations.get(AHEAD, 1))
+    if not 1 <= ahead <= keys.slots:
+        raise ValueError(
+            f"loads of a loop are to be {ahead} tiles ahead, in rings of {keys.slots}; at least 1, "
+            "and no more than a ring has slots"
+        )
     order = _overlapped_rings if OVERLAP in loop.annotations else _prefetched_rings
+    first = [
+        _load(loop, ring, loop.min + tile) for tile in range(1, ahead) for ring in (keys, values)
+    ]
     whole = [
         query.load(tirx.const(0, "int32")),
         keys.load(loop.min),
         values.load(loop.min),
+        *first,
         synchronized(),
         query.arrived(tirx.const(0, "int32")),
-        *order(loop, keys, values, others, after),
+        *order(loop, keys, values, others, after, ahead),
     ]
     body = [
         begin_rings([query, keys, values], int(loop.annotations[BULK])),
@@ -110,31 +120,43 @@ def ringed(
     return s_tir.SBlockRealize([], True, block)
 
 
-def _prefetched_rings(
-    loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int
-) -> list[Any]:
+def _load(loop: Any, ring: Ring, tile: Any) -> Any:
+    """Start to load a tile, if there is one."""
     from tvm import tirx
 
+    return tirx.IfThenElse(tile < loop.min + loop.extent, ring.load(tile), None)
+
+
+def _before_or_behind(ring: Ring, ahead: int, load: Any) -> tuple[list[Any], list[Any]]:
+    """A load in front of what frees the tile at hand, or behind it where it takes its slot."""
+    return ([], [load]) if ahead == ring.slots else ([load], [])
+
+
+def _prefetched_rings(
+    loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int, ahead: int
+) -> list[Any]:
     first, *between, second = others
-    t, end = loop.loop_var, loop.min + loop.extent
-    following = tirx.SeqStmt([keys.load(t + 1), values.load(t + 1)])
+    t = loop.loop_var
+    before, behind = _before_or_behind(values, ahead, _load(loop, values, t + ahead))
     body = [
         keys.arrived(t),
         without(JOIN, first),
         keys.done(t),
         *between[: after - 1],
-        tirx.IfThenElse(t + 1 < end, following, None),
+        _load(loop, keys, t + ahead),
+        *before,
         *between[after - 1 :],
         values.arrived(t),
         values.clear_past_the_end(t),
         second,
         values.done(t),
+        *behind,
     ]
     return [serial(loop, t, loop.min, loop.extent, body)]
 
 
 def _overlapped_rings(
-    loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int
+    loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int, ahead: int
 ) -> list[Any]:
     from tvm import tirx
 
@@ -142,19 +164,18 @@ def _overlapped_rings(
     begin, count = loop.min, loop.extent
     end = begin + count
     started = without(JOIN, first)
-
-    def next_keys(tile: Any) -> Any:
-        return tirx.IfThenElse(tile < end, keys.load(tile), None)
-
-    before = [
-        next_keys(begin + 1),
+    before, behind = _before_or_behind(keys, ahead, _load(loop, keys, begin + ahead))
+    first_tile = [
+        *before,
         keys.arrived(begin),
         at(loop, [started], begin),
         keys.done(begin),
+        *behind,
         at(loop, [*between, operand], begin),
     ]
     step: Any = tirx.Var("step", loop.loop_var.ty)
     t = begin + 1 + step
+    before, behind = _before_or_behind(values, ahead, _load(loop, values, t - 1 + ahead))
     within = [
         keys.arrived(t),
         at(loop, [without(WAIT, started)], t),
@@ -163,10 +184,11 @@ def _overlapped_rings(
         at(loop, [waiting(first, 1)], t),
         keys.done(t),
         *([at(loop, between[: after - 1], t)] if after > 1 else []),
-        next_keys(t + 1),
-        values.load(t),
+        _load(loop, keys, t + ahead),
+        *before,
         at(loop, [*between[after - 1 :], waiting(second, 0)], t),
         values.done(t - 1),
+        *behind,
         at(loop, [operand], t),
     ]
     last = [
@@ -175,7 +197,7 @@ def _overlapped_rings(
         at(loop, [second], end - 1),
     ]
     zero = tirx.const(0, step.ty.dtype)
-    return [*before, serial(loop, step, zero, count - 1, within), *last]
+    return [*first_tile, serial(loop, step, zero, count - 1, within), *last]
 
 
 def _parts(others: Sequence[Any], after: int) -> tuple[Any, list[Any], Any, Any]:

@@ -29,7 +29,16 @@ from ..intrinsics import (
     dot_intrin,
     panel_width,
 )
-from ..pipeline import BARRIER_BYTES, BULK, BULK_ONCE, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from ..pipeline import (
+    AHEAD,
+    BARRIER_BYTES,
+    BULK,
+    BULK_ONCE,
+    LOADS,
+    LOADS_AFTER,
+    MIN_BLOCKS,
+    OVERLAP,
+)
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
 
@@ -440,6 +449,7 @@ def _pipeline(sch: Any, s: Structure) -> None:
         sch.annotate(loop, OVERLAP, 1)
     if s.ring:
         sch.annotate(loop, BULK, s.warps)
+        sch.annotate(loop, AHEAD, _choice(sch, (1, s.ring)))
     positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
     sch.annotate(loop, LOADS_AFTER, _choice(sch, positions))
     # A spill or two may pay; but not in the midst of products that overlap.
