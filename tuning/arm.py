@@ -166,4 +166,5 @@ def _context(case: Case, space: DesignSpace, variant: Variant, label: str, threa
         label,
         threads,
         case.seed + 1,
+        space.patience,
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..database import trace_to_json
+from .spaces import DesignSpace
 from .trial_log import Trial
 
 _LOGGER = logging.getLogger(__name__)
@@ -338,9 +339,21 @@ class Evolution:
 
 
 def tune_context(
-    module: Any, target: Any, generator: Any, name: str, threads: int, seed: int
+    module: Any,
+    target: Any,
+    generator: Any,
+    name: str,
+    threads: int,
+    seed: int,
+    patience: int = DesignSpace.patience,
 ) -> Any:
-    """A TuneContext made without its Python constructor, which imports every tensor intrinsic."""
+    """A TuneContext made without its Python constructor, which imports every tensor intrinsic.
+
+    Parameters
+    ----------
+    patience : int
+        Rounds of sampling without a valid schedule that evolution bears with.
+    """
     from tvm.s_tir.meta_schedule import _ffi_api
     from tvm.s_tir.meta_schedule.logging import get_logging_func
     from tvm.s_tir.meta_schedule.search_strategy import EvolutionarySearch
@@ -349,7 +362,7 @@ def tune_context(
         module,
         target,
         generator,
-        EvolutionarySearch(**_POPULATION),
+        EvolutionarySearch(**_POPULATION, max_fail_count=patience),
         name,
         threads,
         seed,

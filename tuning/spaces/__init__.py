@@ -8,13 +8,15 @@ from ...workloads import PrefillShape, PrefillSpec
 from ..target import ResolvedTarget
 from .cuda_mma import CudaMma
 from .cuda_simt import CudaSimt
+from .cuda_stock import CudaStock
 from .cuda_wgmma import CudaWgmma
 from .llvm_fused import LlvmFused
 from .llvm_stock import LlvmStock
 from .space import DesignSpace, Variant
 
 SPACES: dict[str, DesignSpace] = {
-    space.name: space for space in (LlvmFused(), LlvmStock(), CudaWgmma(), CudaMma(), CudaSimt())
+    space.name: space
+    for space in (LlvmFused(), LlvmStock(), CudaWgmma(), CudaMma(), CudaSimt(), CudaStock())
 }
 
 # On a GPU each serves what those before it cannot; all compute the same, each slower than the last.
@@ -34,7 +36,7 @@ def default_spaces(
     """Names of the spaces that share a search when none is chosen.
 
     On a CPU all of them: TVM's stock rules are there to compare with. On a GPU the fastest that
-    has variants for every shape.
+    has variants for every shape: there, the stock rules need minutes for their first candidates.
     """
     if target.kind != "cuda":
         return usable_spaces(target.kind)

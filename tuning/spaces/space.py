@@ -31,6 +31,10 @@ class DesignSpace(ABC):
     #: at the call.
     any_shape: ClassVar[bool] = True
 
+    #: Rounds of sampling without one valid schedule after which evolution takes the space for
+    #: exhausted.
+    patience: ClassVar[int] = 5
+
     @abstractmethod
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget

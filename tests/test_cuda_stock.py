@@ -1,0 +1,33 @@
+"""The stock rules for GPUs find schedules that may run, and TVM generates code for some of them."""
+
+from __future__ import annotations
+
+import pytest
+from tvm.s_tir.meta_schedule.cost_model import RandomModel
+
+from prefilltune.tuning.arm import Arm, Case
+from prefilltune.tuning.build import compile_device
+from prefilltune.tuning.errors import KernelCompileError
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import resolve_target
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+
+pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+
+
+def test_some_candidates_compile() -> None:
+    target = resolve_target("cuda", arch="sm_80")
+    case = Case(
+        PrefillSpec(1, 1, 64, "float16"), PrefillShape(1, 128), target, parse_lengths("full")
+    )
+    found = Arm(case, SPACES["cuda_stock"], {}, RandomModel(), 8, 2).propose(8)
+    assert found
+    compiled = []
+    for proposal in found:
+        try:
+            compiled.append(compile_device(proposal.module, target.target)[0])
+        except (KernelCompileError, RuntimeError):  # TVM vectorises what it has no CUDA for
+            continue
+        break
+    assert compiled
+    assert compiled[0].count("__global__") > 2  # declared and defined: several kernels

@@ -1,0 +1,38 @@
+"""TVM's own schedule rules on the plain description: the comparison for the other spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, plain_attention
+from ..target import ResolvedTarget
+from .space import DesignSpace, Variant
+
+
+class StockRules(DesignSpace):
+    """MetaSchedule's rules, post-processors and mutators of one kind, untouched."""
+
+    any_shape: ClassVar[bool] = False  # its tiles divide the sizes that it was tuned on
+
+    #: MetaSchedule's name for the rules.
+    rules: ClassVar[Literal["llvm", "cuda"]]
+
+    def variants(
+        self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
+    ) -> Sequence[Variant]:
+        return ({},)
+
+    def describe(
+        self,
+        spec: PrefillSpec,
+        shape: PrefillShape | SymbolicShape,
+        variant: Variant,
+        kind: str,
+    ) -> Any:
+        return plain_attention(spec, shape, kind)
+
+    def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
+        from tvm.s_tir.meta_schedule.space_generator import PostOrderApply
+
+        return PostOrderApply(sch_rules=self.rules, postprocs=self.rules, mutator_probs=self.rules)
