@@ -33,6 +33,8 @@ class Engine:
         Seconds that a candidate may take, once all is prepared.
     alone : bool
         Whether nothing else may run on the CPU while a kernel is timed.
+    round_seconds : float
+        How long one timing is to take where several kernels are timed in turns.
     likeness : float
         Devices that differ by more than this factor on one kernel are no siblings.
 
@@ -49,6 +51,7 @@ class Engine:
     time_baseline: Callable[..., float]
     timeout: float
     alone: bool
+    round_seconds: float
     likeness: float
 
 
@@ -62,6 +65,7 @@ ENGINES = {
         time_baseline=measure.time_ragged_baseline,
         timeout=60.0,
         alone=True,
+        round_seconds=0.03,
         likeness=4.0,  # what else a CPU is busy with comes on top
     ),
     "cuda": Engine(
@@ -73,6 +77,7 @@ ENGINES = {
         time_baseline=measure_cuda.time_kernel,
         timeout=20.0,
         alone=False,
+        round_seconds=0.01,  # replays between events: no noise of a host to be averaged away
         likeness=1.25,
     ),
 }

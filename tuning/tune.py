@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .search import Builder, Limit, Listener, Search, SearchState
 from .spaces import SPACES
 from .timing import interleave, interquartile_range
 from .trial_log import Trial, TrialLog
-from .verification import largest_error
+from .verification import batches_to_verify, largest_error
 from .warm_start import nearest_trials
 from .worker import Outcome
 
@@ -140,11 +141,12 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
     """Verify finalists and time them side by side: single timings favour the lucky."""
     case = search.case
     built = search.build(_scheduled(case, trial).mod for trial in finalists)
+    paths = [path for path, outcome in built if outcome.status == "ok"]
+    errors = _largest_errors(case, paths, search.pool)
     verified = [
-        (trial, path, error)
-        for trial, (path, outcome) in zip(finalists, built, strict=True)
-        if outcome.status == "ok"
-        and (error := _verify(case, path, search.pool)) <= TOLERANCE[case.spec.dtype]
+        (trial, path, errors[path])
+        for trial, (path, _) in zip(finalists, built, strict=True)
+        if errors.get(path, math.inf) <= TOLERANCE[case.spec.dtype]
     ]
     tried = sum(trial.space == finalists[0].space for trial in search.trials) if finalists else 0
     times = _time_all(case, [path for _, path, _ in verified], search.pool)
@@ -155,12 +157,24 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
     ]
 
 
-def _verify(case: Case, path: str, pool: Pool) -> float:
-    """Largest error of a kernel on inputs not seen before; infinite if it cannot be run."""
+def _largest_errors(case: Case, paths: Sequence[str], pool: Pool) -> dict[str, float]:
+    """Largest errors of kernels on inputs not seen before; infinite for one that cannot be run.
+
+    Batch by batch: inputs and references are made for all kernels at once.
+    """
+    errors = dict.fromkeys(paths, 0.0)
+    for batch in batches_to_verify(case):
+        for path, error in errors.items():
+            if error <= TOLERANCE[case.spec.dtype]:
+                errors[path] = max(error, _verify(case, path, batch, pool))
+    return errors
+
+
+def _verify(case: Case, path: str, batch: tuple[int, ...], pool: Pool) -> float:
     for _ in range(_TRIES):  # the first time, the device may be to blame
         with contextlib.suppress(WorkerFailedError), pool.lease() as runner:
-            return largest_error(case, path, runner)
-    return float("inf")
+            return largest_error(case, path, runner, [batch])
+    return math.inf
 
 
 def _time_all(case: Case, paths: Sequence[str], pool: Pool) -> list[tuple[float, ...]]:
@@ -176,14 +190,15 @@ def _time_all(case: Case, paths: Sequence[str], pool: Pool) -> list[tuple[float,
 
 def _interleaved(case: Case, paths: Sequence[str], runner: Runner) -> list[tuple[float, ...]]:
     arguments = (case.spec, case.shape, case.batches(), case.seed)
-    time_kernel = ENGINES[case.target.kind].time_kernel
+    engine = ENGINES[case.target.kind]
     return interleave(
         [
             lambda seconds, path=path: _value(
-                runner.call(time_kernel, path, *arguments, seconds, timeout=_CHECK_TIMEOUT)
+                runner.call(engine.time_kernel, path, *arguments, seconds, timeout=_CHECK_TIMEOUT)
             )
             for path in paths
-        ]
+        ],
+        seconds=engine.round_seconds,
     )
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import queue
 import re
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +24,10 @@ from .environment import device, versions
 from .errors import KernelCheckError, WorkerFailedError
 from .measure import tvm_environment
 from .spaces import SPACES
-from .target import ResolvedTarget, cuda_device, resolve_target, usable_cores
+from .target import ResolvedTarget, cuda_device, resolve_target
 from .timing import interleave, interquartile_range
 from .worker import Outcome, Worker
+from .workers import call_all
 
 _BUILD_TIMEOUT = 120.0
 _CHECK_TIMEOUT = 300.0
@@ -154,17 +152,24 @@ def measure_records(
     return measured, others
 
 
-def largest_error(case: Case, path: str, runner: Runner) -> float:
-    """Largest error of a kernel over every regime of lengths, on inputs of a seed of their own.
+def batches_to_verify(case: Case) -> list[tuple[int, ...]]:
+    """Valid lengths of batches of every regime, not those of a search."""
+    shape = case.shape
+    longest = max(shape.qo_len, shape.num_kv)
+    return check_batches(shape.batch, longest, case.seed + _FRESH_SEED)
+
+
+def largest_error(
+    case: Case, path: str, runner: Runner, batches: Sequence[tuple[int, ...]]
+) -> float:
+    """Largest error of a kernel over batches, on inputs that no search has seen.
 
     Raises
     ------
     WorkerFailedError
         If the kernel crashes, hangs or raises.
     """
-    shape, fresh = case.shape, case.seed + _FRESH_SEED
-    lens = check_batches(shape.batch, max(shape.qo_len, shape.num_kv), fresh)
-    arguments = (path, case.spec, shape, lens, fresh)
+    arguments = (path, case.spec, case.shape, batches, case.seed + _FRESH_SEED)
     check_kernel = ENGINES[case.target.kind].check_kernel
     return _value(runner.call(check_kernel, *arguments, timeout=_CHECK_TIMEOUT))
 
@@ -245,7 +250,7 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
     entry = built.entry
     try:
         case = _case(entry.provenance, machine)
-        error = largest_error(case, built.path, runner)
+        error = largest_error(case, built.path, runner, batches_to_verify(case))
         tolerance = TOLERANCE[case.spec.dtype]
         if not error <= tolerance:
             raise KernelCheckError(
@@ -280,9 +285,10 @@ def _case(provenance: Provenance, machine: ResolvedTarget) -> Case:
 
 def _seconds(case: Case, path: str, runner: Worker) -> tuple[float, ...]:
     arguments = (path, case.spec, case.shape, case.batches(), case.seed)
-    time_kernel = ENGINES[case.target.kind].time_kernel
+    engine = ENGINES[case.target.kind]
     (seconds,) = interleave(
-        [lambda s: _value(runner.call(time_kernel, *arguments, s, timeout=_CHECK_TIMEOUT))]
+        [lambda s: _value(runner.call(engine.time_kernel, *arguments, s, timeout=_CHECK_TIMEOUT))],
+        seconds=engine.round_seconds,
     )
     return seconds
 
@@ -294,33 +300,11 @@ def _build_all(
         (key, entry, str(folder / f"{number}{suffix}"))
         for number, (key, entry) in enumerate(records)
     ]
-    outcomes = _side_by_side(builder, calls)
+    outcomes = call_all(builder, calls, _BUILD_TIMEOUT)
     return [
         Rebuilt(key, entry, outcome.value or entry, path, _failure(outcome))
         for (key, entry, path), outcome in zip(calls, outcomes, strict=True)
     ]
-
-
-def _side_by_side(function: Builder, calls: Sequence[tuple[Any, ...]]) -> list[Outcome]:
-    """Call ``function`` in worker processes, one for each core."""
-    workers: queue.Queue[Worker] = queue.Queue()
-
-    def run(arguments: tuple[Any, ...]) -> Outcome:
-        worker = workers.get()
-        try:
-            return worker.call(function, *arguments, timeout=_BUILD_TIMEOUT)
-        finally:
-            workers.put(worker)
-
-    if not calls:
-        return []
-    with ExitStack() as stack:
-        count = min(len(calls), usable_cores())
-        for _ in range(count):
-            worker = stack.enter_context(Worker(tvm_environment(1)))
-            worker.start()
-            workers.put(worker)
-        return list(stack.enter_context(ThreadPoolExecutor(count)).map(run, calls))
 
 
 def _failure(outcome: Outcome) -> str:

@@ -20,7 +20,7 @@ from prefilltune.tuning.search import Limit, Search
 from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.target import cuda_device, resolve_target
 from prefilltune.tuning.trial_log import TrialLog
-from prefilltune.tuning.verification import largest_error
+from prefilltune.tuning.verification import batches_to_verify, largest_error
 from prefilltune.tuning.worker import Worker
 from prefilltune.workloads import masked_baseline, parse_lengths
 
@@ -58,7 +58,7 @@ def test_a_right_kernel_is_timed(case: Case, runner: Worker, tmp_path: Path) -> 
     assert len(found.run_secs) >= 5
     assert all(0 < seconds < 1 for seconds in found.run_secs)
     path = str(tmp_path / "kernel.so")
-    assert largest_error(case, path, runner) <= 2e-5
+    assert largest_error(case, path, runner, batches_to_verify(case)) <= 2e-5
     arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.01)
     assert runner.call(measure_cuda.time_kernel, *arguments, timeout=60).value > 0
 

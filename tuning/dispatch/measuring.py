@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from pathlib import Path
 
 from ...database import Match
 from ...workloads import PrefillShape, PrefillSpec, parse_lengths
 from ..arm import Case
-from ..bench import Libraries, call, fresh_batches, refuse_wrong
+from ..bench import TIMEOUT, call, refuse_wrong, value_of
+from ..build import build_library
 from ..engines import ENGINES
 from ..environment import device, versions
 from ..measure import tvm_environment
 from ..target import ResolvedTarget
 from ..timing import interleave, interquartile_range
 from ..worker import Worker
+from ..workers import call_all
 from .boundaries import Leaf, Point
 from .factory import planned_kernel
 from .plan import Plan
@@ -79,28 +82,20 @@ def measure_sweep(
 
     Raises
     ------
-    StaleRecordError
-        If a record no longer replays.
     KernelCheckError
         If a kernel computes something wrong on one of the shapes.
     WorkerFailedError
-        If a kernel crashes, hangs or raises.
+        If a record no longer replays, or a kernel crashes, hangs or raises.
     """
-    with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
-        libraries = Libraries(worker, target)
-        try:
-            paths = {
-                record: libraries.of(record, partial(_alone, spec, record, match, target))
-                for record, match in matches.items()
-            }
-            points = []
+    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
+        paths = _build(spec, matches, target, folder)
+        points = []
+        with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
             for shape in shapes:
                 cases = [Case(spec, shape, target, parse_lengths(text), seed) for text in lens]
                 listener(cases[0])
-                _check(cases[0], paths, worker)
+                _check(cases, paths, worker)
                 points += [_measure(case, paths, worker) for case in cases]
-        finally:
-            libraries.close()
     return Sweep(
         spec=str(spec),
         seed=seed,
@@ -112,34 +107,73 @@ def measure_sweep(
     )
 
 
-def _alone(spec: PrefillSpec, record: str, match: Match, target: ResolvedTarget) -> Any:
-    """The module of one record's kernel, which serves every shape."""
+def _build(
+    spec: PrefillSpec, matches: Mapping[str, Match], target: ResolvedTarget, folder: str
+) -> dict[str, str]:
+    """Paths of libraries by record; records of one schedule, found on several shapes, share one."""
+    first: dict[str, str] = {}
+    for record, match in matches.items():
+        first.setdefault(_schedule(match), record)
+    paths = {record: f"{folder}/{first[_schedule(match)]}.so" for record, match in matches.items()}
+    calls = [(spec, each, matches[each], target, paths[each]) for each in first.values()]
+    for outcome in call_all(build_alone, calls, TIMEOUT):
+        value_of(outcome, build_alone)
+    return paths
+
+
+def _schedule(match: Match) -> str:
+    """Equal for two records exactly if they are one kernel where sizes are learned at the call."""
+    of = match.entry.provenance
+    return json.dumps([of.space, dict(of.variant), match.entry.trace], sort_keys=True)
+
+
+def build_alone(
+    spec: PrefillSpec, record: str, match: Match, target: ResolvedTarget, path: str
+) -> None:
+    """Build one record's kernel, which serves every shape; runs in a worker.
+
+    Raises
+    ------
+    StaleRecordError
+        If the record no longer replays.
+    """
     import tvm
 
+    # Without lengths of its own: on these, too, it is the kernel for every shape that is timed.
     kernel = planned_kernel(Plan(spec, target.key, {record: match}, Leaf(record)), target)
-    return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
+    module = tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
+    build_library(module, target.target, path)
 
 
-def _check(case: Case, paths: Mapping[str, str], worker: Worker) -> None:
-    for record, path in paths.items():
-        arguments = (path, case.spec, case.shape, fresh_batches(case), case.seed)
-        check_kernel = ENGINES[case.target.kind].check_kernel
-        refuse_wrong(record, case, call(worker, check_kernel, *arguments))
+def _check(cases: Sequence[Case], paths: Mapping[str, str], worker: Worker) -> None:
+    """Check kernels on an irregular batch and on those that they are timed on.
+
+    Batch by batch: inputs and references are made for all kernels at once.
+    """
+    case = cases[0]
+    check_kernel = ENGINES[case.target.kind].check_kernel
+    for lens in dict.fromkeys([case.check_lens(), *(each.batches()[0] for each in cases)]):
+        for path in dict.fromkeys(paths.values()):
+            arguments = (path, case.spec, case.shape, [lens], case.seed)
+            refuse_wrong(Path(path).stem, case, call(worker, check_kernel, *arguments))
 
 
 def _measure(case: Case, paths: Mapping[str, str], worker: Worker) -> Point:
-    time_kernel = ENGINES[case.target.kind].time_kernel
+    engine = ENGINES[case.target.kind]
     arguments = (case.spec, case.shape, case.batches(), case.seed)
+    kernels = list(dict.fromkeys(paths.values()))
     times = interleave(
         [
-            lambda seconds, path=path: call(worker, time_kernel, path, *arguments, seconds)
-            for path in paths.values()
+            lambda seconds, path=path: call(worker, engine.time_kernel, path, *arguments, seconds)
+            for path in kernels
         ],
         _ROUNDS,
+        engine.round_seconds,
     )
-    medians = [statistics.median(each) for each in times]
+    medians = {path: statistics.median(each) for path, each in zip(kernels, times, strict=True)}
     spreads = [
-        interquartile_range(each) / median for each, median in zip(times, medians, strict=True)
+        interquartile_range(each) / median
+        for each, median in zip(times, medians.values(), strict=True)
     ]
-    seconds = dict(zip(paths, medians, strict=True))
+    seconds = {record: medians[path] for record, path in paths.items()}
     return Point(case.shape, case.lens.text, seconds, statistics.median(spreads))
