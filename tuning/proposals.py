@@ -162,9 +162,10 @@ def _shuffled_points(schedules: Sequence[Any], seed: int, name: str) -> list[_Po
 
 def _points(trace: Any) -> list[dict[Any, int]] | None:
     """Every choice of decisions, if there are few and all are categories; else ``None``."""
-    if any(each.kind.name != "SampleCategorical" for each in trace.decisions):
+    # In the order of the trace: that of the decisions differs from process to process.
+    sampled = [each for each in trace.insts if each in trace.decisions]
+    if any(each.kind.name != "SampleCategorical" for each in sampled):
         return None
-    sampled = list(trace.decisions)
     choices = [range(len(each.attrs[0])) for each in sampled]
     if math.prod(map(len, choices)) > _FEW_POINTS:
         return None
