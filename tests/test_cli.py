@@ -37,7 +37,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database that `prefilltune tune` filled."""
     root = tmp_path_factory.mktemp("database")
     done = run(
-        "tune", *SMALL, "--trials", "8", "--no-compare", "--database", str(root), "--threads", "2"
+        "tune", *SMALL, "--trials", "8", "--no-compare", "--database", str(root), "--threads", "1"
     )
     assert done.returncode == 0, done.stderr
     assert "8 trials" in done.stdout
@@ -46,7 +46,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compare_prints_a_table_and_writes_the_numbers(database: Path) -> None:
-    done = run("compare", *SMALL, "--database", str(database), "--threads", "2")
+    done = run("compare", *SMALL, "--database", str(database), "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert "TVM hand-written" in done.stdout
     assert "full lengths" in done.stdout
@@ -60,7 +60,7 @@ def test_compare_prints_a_table_and_writes_the_numbers(database: Path) -> None:
         assert case["tuned_ms"] > 0
     if (folder / "comparison.png").exists():  # with the extra [report]
         assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
-        report = run("report", "--database", str(database), "--threads", "2")
+        report = run("report", "--database", str(database), "--threads", "1")
         assert report.returncode == 0, report.stderr
         assert "| tuned |" in (folder / "report.md").read_text()
 
@@ -68,7 +68,7 @@ def test_compare_prints_a_table_and_writes_the_numbers(database: Path) -> None:
 def test_compare_without_a_model_takes_every_tuned_workload_that_the_options_leave(
     database: Path, tmp_path: Path
 ) -> None:
-    options = ("--lens", "full", "--database", str(database), "--threads", "2")
+    options = ("--lens", "full", "--database", str(database), "--threads", "1")
     done = run("compare", *options, "--output", str(tmp_path / "all"))
     assert done.returncode == 0, done.stderr
     (case,) = json.loads((tmp_path / "all" / "comparison.json").read_text())["cases"]
@@ -82,7 +82,7 @@ def test_compare_without_a_model_takes_every_tuned_workload_that_the_options_lea
 
 def test_a_case_that_fails_is_named_and_the_others_are_kept(database: Path, tmp_path: Path) -> None:
     copy = _copied(database, tmp_path)
-    common = ("--database", str(tmp_path), "--threads", "2")
+    common = ("--database", str(tmp_path), "--threads", "1")
     other = ("--heads", "1x16", "--shape", "1x16", "--trials", "4", "--no-compare")
     assert run("tune", *other, *common).returncode == 0
     provenance = json.loads((copy / "provenance.json").read_text())
@@ -113,7 +113,7 @@ def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> Non
 def dist(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `prefilltune build` makes of it: a kernel for the tuned shape, and one for every."""
     folder = tmp_path_factory.mktemp("built") / "dist"
-    options = ("--database", str(database), "--threads", "2", "--output", str(folder))
+    options = ("--database", str(database), "--threads", "1", "--output", str(folder))
     done = run("build", *SMALL, *options, COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert "any of 1" in done.stdout
@@ -207,7 +207,7 @@ def explained(*options: str) -> list[dict[str, Any]]:
 
 def test_explain_names_the_record_of_every_shape(database: Path, dist: Path) -> None:
     kernels = json.loads((dist / "manifest.json").read_text())["kernels"][1]["kernels"]
-    options = ("--heads", "2/1x16", "--database", str(database), "--threads", "2")
+    options = ("--heads", "2/1x16", "--database", str(database), "--threads", "1")
     done = run("explain", *options, COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert "padded_hq2_hkv1_d16_float32_s0.25 on llvm-" in done.stdout
@@ -259,7 +259,7 @@ def test_explain_of_a_file_that_is_no_such_library(
 def test_explain_of_what_has_no_record(tmp_path: Path) -> None:
     root = tmp_path / "database"
     heads = ("explain", "--heads", "13x48", "--database", str(root))
-    done = run(*heads, "--threads", "2")
+    done = run(*heads, "--threads", "1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "no record that fits any shape serves padded_hq13_hkv13_d48" in done.stderr
     gpu = ("--target", "cuda", "--arch", "sm_80", "--on-missing", "baseline")
@@ -276,7 +276,7 @@ def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
     root = tmp_path / "database"
     entries = [fixtures.record(SPEC, SHORT), fixtures.record(SPEC, LONG, packed=True)]
     fixtures.database(root, *entries)
-    options = ("--heads", "2/1x16", "--database", str(root), "--threads", "2")
+    options = ("--heads", "2/1x16", "--database", str(root), "--threads", "1")
     done = run("explain", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "prefilltune sweep --target llvm --heads 2/1x16" in done.stderr
@@ -295,7 +295,7 @@ def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
     assert [(str(p.shape), p.lens) for p in sweep.points] == [
         ("b1_q9_kv9", "uniform"), ("b2_q40_kv65", "uniform"),
     ]  # fmt: skip
-    assert sweep.device["threads"] == 2
+    assert sweep.device["threads"] == 1
     done = run("build", *options, "--output", str(dist))
     assert done.returncode == 0, done.stderr
     *_, every = json.loads((dist / "manifest.json").read_text())["kernels"]
@@ -443,7 +443,7 @@ def test_tune_needs_a_workload(tmp_path: Path) -> None:
 
 
 def test_without_a_record_compare_says_which_command_makes_one(tmp_path: Path) -> None:
-    done = run("compare", *SMALL, "--database", str(tmp_path), "--threads", "2")
+    done = run("compare", *SMALL, "--database", str(tmp_path), "--threads", "1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "prefilltune tune" in done.stderr
     assert not list(tmp_path.iterdir())
@@ -472,7 +472,7 @@ def test_records_of_another_tvm_are_refused_by_name(database: Path, tmp_path: Pa
     (copy / "provenance.json").write_text(json.dumps(provenance))
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     for command in ("tune", "compare", "build"):
-        done = run(command, *SMALL, "--database", str(tmp_path), "--threads", "2")
+        done = run(command, *SMALL, "--database", str(tmp_path), "--threads", "1")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert "0.26.0" in done.stderr
         assert "0.27" in done.stderr
@@ -484,7 +484,7 @@ def test_a_bad_line_is_named_and_skipped(database: Path, tmp_path: Path) -> None
     with (copy / "records.json").open("a") as file:
         file.write("{}\n")
     lines = (copy / "records.json").read_text().count("\n")
-    output = ("--database", str(tmp_path), "--threads", "2", "--output", str(tmp_path / "dist"))
+    output = ("--database", str(tmp_path), "--threads", "1", "--output", str(tmp_path / "dist"))
     done = run("build", *SMALL, *output)
     assert done.returncode == 0, done.stderr
     assert f"records.json:{lines}: skipped: not a record" in done.stderr
@@ -493,6 +493,6 @@ def test_a_bad_line_is_named_and_skipped(database: Path, tmp_path: Path) -> None
 def test_a_database_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     root = tmp_path / "file" / "database"
-    done = run("tune", *SMALL, "--trials", "4", "--database", str(root), "--threads", "2")
+    done = run("tune", *SMALL, "--trials", "4", "--database", str(root), "--threads", "1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert str(root) in done.stderr
