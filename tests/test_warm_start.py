@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tvm_ffi
+from cuda_schedules import proposals
 from database_fixtures import KEY, filled, small_entry
 
-from prefilltune.tuning.arm import Case
+from prefilltune.database import record_id
+from prefilltune.tuning.arm import Arm, Case
+from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
 from prefilltune.tuning.warm_start import nearest_trials
 from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
@@ -63,3 +68,23 @@ def test_other_spaces_are_left_alone(tmp_path: Path, target: ResolvedTarget) -> 
     case = Case(PrefillSpec(8, 4, 64), PrefillShape(4, 128), target, parse_lengths("full"))
     store = filled(tmp_path, [small_entry(0, spec=str(case.spec), shape="b1_q64_kv64")], KEY)
     assert nearest_trials(store, case, [SPACE]) == []
+
+
+@pytest.mark.parametrize(("dtype", "other"), [("float16", "bfloat16"), ("bfloat16", "float16")])
+@pytest.mark.parametrize("more", [{}, {"ring": 2}], ids=["cp.async", "ring"])
+def test_a_trace_of_another_dtype_replays(
+    dtype: str, other: str, more: dict[str, int], tmp_path: Path
+) -> None:
+    cuda, shape = resolve_target("cuda", arch="sm_90a"), PrefillShape(2, 128)
+    spec, wanted = PrefillSpec(4, 2, 64, dtype), PrefillSpec(4, 2, 64, other)
+    variant = {"q_tile": 64, "kv_tile": 64, **more}
+    trace = proposals("cuda_wgmma", variant, spec, shape, cuda)[0].trace
+    near = small_entry(0, spec=str(spec), shape=str(shape), space="cuda_wgmma", variant=variant)
+    record = replace(near, trace=trace, record_id=record_id("0", trace))
+    case = Case(wanted, shape, cuda, parse_lengths("full"))
+    (trial,) = nearest_trials(filled(tmp_path, [record], KEY), case, ["cuda_wgmma"])
+    arm = Arm(case, SPACES["cuda_wgmma"], trial.variant, None, 8, 1)
+    replayed = arm.replay(trial)
+    assert replayed is not None
+    expected = proposals("cuda_wgmma", variant, wanted, shape, cuda)[0]
+    assert tvm_ffi.structural_equal(replayed.module, expected.module)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Collection
+from typing import Any
 
 from ..database import Entry, RecordStore, shape_distance
 from ..workloads import PrefillShape, PrefillSpec
@@ -19,8 +22,7 @@ _OTHER_DTYPE = 0.5
 def nearest_trials(store: RecordStore, case: Case, spaces: Collection[str]) -> list[Trial]:
     """The fastest records of the workloads nearest to a case, as trials without times.
 
-    Near are other shapes, lengths and numbers of heads. A trace for another dtype names other
-    instructions and does not replay, but says which variant is worth trying first.
+    Near are other shapes, lengths, numbers of heads, and dtypes of the same width.
 
     Parameters
     ----------
@@ -43,9 +45,18 @@ def nearest_trials(store: RecordStore, case: Case, spaces: Collection[str]) -> l
     ]
     found.sort(key=lambda each: each[:2])
     return [
-        Trial(each.provenance.space, dict(each.provenance.variant), each.trace)
+        Trial(each.provenance.space, dict(each.provenance.variant), _trace_for(each, case.spec))
         for _, _, each in found[:_MOST]
     ]
+
+
+def _trace_for(entry: Entry, spec: PrefillSpec) -> Any:
+    """The trace of a record with the instructions of another dtype, which are in their names."""
+    dtype = PrefillSpec.parse(entry.provenance.spec).dtype
+    if dtype == spec.dtype:
+        return entry.trace
+    names = rf'("prefill_\w*)_{dtype}(?=[_"])'
+    return json.loads(re.sub(names, rf"\1_{spec.dtype}", json.dumps(entry.trace)))
 
 
 def _is_same(entry: Entry, case: Case) -> bool:
