@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from .entry import BadLine, Entry, Head
 from .plausibility import doubt
-from .provenance import Provenance, digest, record_id, text_digest
+from .provenance import FULL, Provenance, digest, record_id, text_digest
 from .target_key import TargetKey
 
 WORKLOADS, RECORDS, PROVENANCE = "workloads.json", "records.json", "provenance.json"
@@ -229,9 +229,10 @@ class Contents:
         trace, secs, target, args = fields(loads(payload))
         if b"\\u" in payload:
             json.dumps([trace, target, args], ensure_ascii=False).encode()  # no lone surrogates
-        if record_id(line.workload, trace) != id_:
-            raise ValueError(f"it is not record {id_}")
         provenance = Provenance.from_json(self.provenance[id_], f"record {id_}")
+        # Ids of old are without lengths.
+        if id_ not in {record_id(line.workload, trace, lens) for lens in (provenance.lens, FULL)}:
+            raise ValueError(f"it is not record {id_}")
         workload = (line.workload, self.workload_text(line.workload))
         return Entry(id_, workload, trace, tuple(secs), target, args, provenance, self.origin,
                      line.place.offset)  # fmt: skip

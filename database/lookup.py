@@ -10,17 +10,16 @@ from enum import IntEnum
 from pathlib import Path
 
 from ..workloads.errors import PrefilltuneError
-from ..workloads.lengths import FullLengths
 from ..workloads.spec import PrefillShape, PrefillSpec
 from .entry import Entry, Head
 from .errors import DatabaseNotFoundError, InvalidTargetKeyError, NoRecordError
 from .folders import target_keys
+from .provenance import FULL
 from .store import RecordStore
 from .target_key import TargetKey
 
 NEAREST_NAMED = 5  # shapes that the error of a miss names
 NOISE_LIMIT = 0.05  # of the fastest median
-FULL = FullLengths().text
 
 
 class Tier(IntEnum):

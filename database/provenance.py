@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..workloads.lengths import FullLengths
 from .errors import MalformedProvenanceError
 
 SCHEMA_VERSION = 1
@@ -105,12 +106,17 @@ class Provenance:
         return cls(**data)
 
 
-def record_id(workload_hash: str, trace: Any) -> str:
-    """Identity of a record: 16 hex digits of SHA-256 over its workload's hash and its trace.
+#: The length distribution whose records have ids without it.
+FULL = FullLengths().text
 
-    Measured times are no part of it: measuring a record again does not make another one.
+
+def record_id(workload_hash: str, trace: Any, lens: str = FULL) -> str:
+    """Identity of a record: 16 hex digits of SHA-256 over workload's hash, trace and lengths.
+
+    Measured times are no part of it: measuring a record again does not make another one. The length
+    distribution is, for one schedule may be the best for several; ``full`` is left out.
     """
-    return digest([workload_hash, trace])
+    return digest([workload_hash, trace] if lens == FULL else [workload_hash, trace, lens])
 
 
 def digest(value: Any) -> str:

@@ -11,8 +11,10 @@ store writes. Only one that was written in another way, by TVM for instance, is 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from .entry import Head
 from .errors import MalformedProvenanceError, VersionMismatchError
 from .plausibility import strange_workload
 from .provenance import (
+    FULL,
     SCHEMA_VERSION,
     Provenance,
     check_file,
@@ -175,13 +178,13 @@ def _scan_records(contents: Contents, heads: dict[str, Head]) -> None:
         try:
             at, payload = _split(raw)
             own = text_digest(payload)
-            found = workload_of(at, _trace_text(payload)) if own in digests else None
-            if found is None:
+            ids, hash_ = workload_of(at, _trace_text(payload)) if own in digests else ([], "")
+            if not ids:
                 at, trace, own = _parse(raw, digests)
-                found = workload_of(at, trace)
-            if found is None:
+                ids, hash_ = workload_of(at, trace)
+            if not ids:
                 raise ValueError("its workload or its provenance is lost")
-            id_, hash_ = found
+            id_ = ids[0] if len(ids) == 1 else _of_these_times(raw, [heads[each] for each in ids])
             if id_ in records:
                 raise ValueError(f"record {id_} is here twice")
             records[id_] = RecordLine(heads[id_], hash_, Place(offset, len(raw), own))
@@ -194,8 +197,17 @@ def _scan_records(contents: Contents, heads: dict[str, Head]) -> None:
             contents.report(RECORDS, number, str(error), raw)
 
 
+def _of_these_times(raw: bytes, heads: Sequence[Head]) -> str:
+    """The id of the record that a line holds, of those of one schedule on several lengths."""
+    _, payload = loads(raw)
+    median = statistics.median(fields(payload)[1])
+    return min(heads, key=lambda head: abs(head.median_secs - median)).record_id
+
+
 class _WorkloadFinder:
     """Tells a record's id and workload from its trace.
+
+    A schedule that was measured on several length distributions has several ids.
 
     The workload index of a line is only where to look first: a crash between two renames or a
     merge of two branches shifts indices; the id still tells the right workload.
@@ -205,20 +217,30 @@ class _WorkloadFinder:
         self._heads = heads
         self._prefixes = {hash_: f"[{json.dumps(hash_)},".encode() for hash_ in contents.workloads}
         self._guesses = {line.index: hash_ for hash_, line in contents.workloads.items()}
+        lens = sorted({head.lens for head in heads.values()} - {FULL})
+        self._ends = [b"]", *(f",{json.dumps(each)}]".encode() for each in lens)]
 
-    def __call__(self, at: int, trace: bytes) -> tuple[str, str] | None:
-        """Id and workload hash of a record whose trace has this canonical JSON."""
+    def __call__(self, at: int, trace: bytes) -> tuple[list[str], str]:
+        """Ids and workload hash of the records whose trace has this canonical JSON."""
         guess = self._guesses.get(at)
-        if guess is not None and (id_ := self._id(guess, trace)) in self._heads:
-            return id_, guess
+        if guess is not None and (ids := self._ids(guess, trace)):
+            return ids, guess
         for hash_ in self._prefixes:
-            if (id_ := self._id(hash_, trace)) in self._heads:
+            if ids := self._ids(hash_, trace):
                 self._guesses[at] = hash_  # lines of one index go astray together
-                return id_, hash_
-        return None
+                return ids, hash_
+        return [], ""
 
-    def _id(self, hash_: str, trace: bytes) -> str:
-        return text_digest(self._prefixes[hash_] + trace + b"]")
+    def _ids(self, hash_: str, trace: bytes) -> list[str]:
+        """Of :func:`~.provenance.record_id` for all lengths, those that there are."""
+        begun = hashlib.sha256(self._prefixes[hash_] + trace)
+        found = []
+        for end in self._ends:
+            whole = begun.copy()
+            whole.update(end)
+            if (id_ := whole.hexdigest()[:16]) in self._heads:
+                found.append(id_)
+        return found
 
 
 def _split(raw: bytes) -> tuple[int, bytes]:

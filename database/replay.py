@@ -52,7 +52,7 @@ def entry_from(
     workload_hash, text = ms.database.Workload(workload_module).as_json()
     trace_json = trace_to_json(trace)
     return Entry(
-        record_id=record_id(workload_hash, trace_json),
+        record_id=record_id(workload_hash, trace_json, provenance.lens),
         workload_line=(workload_hash, compact_workload(text)),
         trace=trace_json,
         run_secs=tuple(float(secs) for secs in run_secs),

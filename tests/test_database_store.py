@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,14 @@ from hypothesis import strategies as st
 
 from prefilltune.database import (
     DatabaseNotFoundError,
+    Entry,
     InvalidTargetKeyError,
     MalformedProvenanceError,
     Provenance,
     RecordStore,
     TargetKey,
     VersionMismatchError,
+    record_id,
 )
 from prefilltune.workloads import PrefilltuneError
 
@@ -478,3 +481,41 @@ def test_a_read_only_database_is_read_and_never_written():
         for path in (root, root / str(KEY)):
             path.chmod(0o755)
         shutil.rmtree(root)
+
+
+def of_lengths(lens: str, secs: float) -> Entry:
+    """The same schedule on the same workload, measured on other lengths."""
+    entry = small_entry(0, secs=secs, lens=lens)
+    median = statistics.median(entry.run_secs)
+    provenance = replace(entry.provenance, median_secs=median)
+    id_ = record_id(entry.workload_line[0], entry.trace, lens)
+    return replace(entry, record_id=id_, provenance=provenance)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_one_schedule_may_be_the_best_for_several_lengths(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    entries = [
+        of_lengths("full", 3e-3),
+        of_lengths("uniform", 2e-3),
+        of_lengths("uniform:0.1-1", 1e-3),
+    ]
+    for index in order:
+        RecordStore.open(tmp_path, KEY, create=True).add([entries[index]])
+    store = RecordStore.open(tmp_path, KEY)
+    assert not store.problems
+    assert sorted(store.entries, key=lambda each: each.speed) == entries[::-1]
+    assert store.prune(1) == []
+    again = of_lengths("uniform", 1.5e-3)
+    store.add([again])
+    kept = {each.provenance.lens: each for each in RecordStore.open(tmp_path, KEY).entries}
+    assert kept == {"full": entries[0], "uniform": again, "uniform:0.1-1": entries[2]}
+
+
+def test_an_id_of_old_has_no_lengths(tmp_path: Path) -> None:
+    entry = small_entry(0, lens="uniform")
+    assert entry.record_id == record_id(entry.workload_line[0], entry.trace)
+    store = filled(tmp_path, [entry, of_lengths("uniform:0.1-1", 1e-3)])
+    assert entry in RecordStore.open(tmp_path, KEY).entries
+    assert len(store.entries) == 2

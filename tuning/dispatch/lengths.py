@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...database import Match, nearly_fastest
-from ...database.lookup import FULL
+from ...database.provenance import FULL
 from ...workloads import PrefillShape
 from .boundaries import Leaf, Point, Tree, grow
 
