@@ -307,10 +307,28 @@ def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
     assert "boundaries from 2 measurements on" in " ".join(done.stdout.split())
 
 
+def test_a_sweep_without_a_model_is_of_what_is_not_swept(tmp_path: Path) -> None:
+    root = tmp_path / "database"
+    fixtures.database(root, fixtures.record(SPEC, SHORT), fixtures.record(SPEC, LONG, packed=True))
+    options = ("--database", str(root), "--threads", "1")
+    done = run("sweep", *options, "--dtype", "float16")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "no database has a record for" in done.stderr
+    done = run("sweep", *options, "--shape", "1x9", "--lens", "full")
+    assert done.returncode == 0, done.stderr
+    folder = root / str(fixtures.target().key)
+    assert [*read_sweeps(folder)] == [str(SPEC)]
+    before = (folder / "dispatch.json").read_bytes()
+    done = run("sweep", *options, "--shape", "1x9")
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" in done.stdout
+    assert (folder / "dispatch.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either --model"),
+        (["--threads", "1"], "tune first (prefilltune tune --model NAME)"),
         (["--heads", "13x48"], "no record for padded_hq13_hkv13_d48_float32"),
         (["--heads", "13x48"], "or among the committed ones; tune it first\n"),
         (["--heads", "13x48", "--lens", "short"], "'short'"),

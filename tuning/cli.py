@@ -361,17 +361,26 @@ def sweep(
 
     So a kernel for every shape knows which of them serves which: `build` and the drop-in for TVM's
     kernel ask for it where a model has several. Shapes that are absent are chosen around those that
-    were tuned.
+    were tuned. Without --model and --heads, all workloads with records that have not been swept.
     """
-    spec, shapes = _workload(model, heads, mask_mode, dtype, shape, any_tuned=True)
+    wanted = None
+    if model or heads:
+        wanted, _ = _workload(model, heads, mask_mode, dtype, shape, any_tuned=True)
+    shapes = [PrefillShape.parse(text) for text in shape or ()]
     chosen = lens or ["full", "uniform"]
     for text in chosen:
         parse_lengths(text)
     resolved = _prepare(target, threads, runs=True)
-    spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
     root = database or work_root()
     _warn_of_bad_lines(resolved, root)
-    _sweep(spec, resolved, root, shapes if shape else [], chosen)
+    if wanted is None:
+        specs = _unswept(resolved, root, dtype)
+    else:
+        specs = [wanted if dtype else _in_usual_dtype(wanted, resolved.kind)]
+    for spec in specs:
+        _sweep(spec, resolved, root, shapes, chosen)
+    if not specs:
+        _console.print("nothing to do: every record is swept, or the only one of its workload")
 
 
 @app.command()
@@ -703,6 +712,23 @@ def _plans(
     except (NotSweptError, NoRecordError) as error:
         return [], [f"no kernel for every shape is in it: {error}"]
     return [plan], list(plan.notes)
+
+
+def _unswept(target: ResolvedTarget, root: Path, dtype: str) -> list[PrefillSpec]:
+    """The specs that several records could serve, not all of which a sweep knows."""
+    from .apply import database_roots
+    from .dispatch import candidates, read_sweeps
+
+    roots = database_roots(root, committed_root())
+    finder, sweeps = Finder(roots), [read_sweeps(each / str(target.key)) for each in roots]
+
+    def is_swept(spec: PrefillSpec) -> bool:
+        found = candidates(finder, target.key, spec).keys()
+        known = [each[str(spec)].records for each in sweeps if str(spec) in each]
+        return len(found) < 2 or any(found <= set(records) for records in known)
+
+    tuned = dict.fromkeys(spec for spec, _ in _tuned_workloads(target, root, dtype, []))
+    return [spec for spec in tuned if not is_swept(spec)]
 
 
 def _sweep(
