@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -79,20 +80,25 @@ def make_inputs(
         Let the padding of query, key and value hold NaN and Inf in turn: a kernel that reads
         it shows.
     """
-    rng = np.random.default_rng(seed)
     dtype = numpy_dtype(spec.dtype)
 
-    def draw(length: int, heads: int) -> np.ndarray:
-        size = (shape.batch, length, heads, spec.head_dim)
-        array = rng.standard_normal(size, dtype=np.float32).astype(dtype)
+    def draw(number: int, length: int, heads: int) -> np.ndarray:
+        array = np.empty((shape.batch, length, heads, spec.head_dim), dtype)
+
+        def fill(sequence: int) -> None:
+            rng = np.random.default_rng([seed, number, sequence])
+            array[sequence] = rng.standard_normal(array.shape[1:], dtype=np.float32)
+
+        with ThreadPoolExecutor() as pool:  # NumPy draws and casts side by side
+            list(pool.map(fill, range(shape.batch)))
         if poison_padding:
             _poison(array, valid_lens, spec.mask_mode)
         return array
 
     return Inputs(
-        query=draw(shape.qo_len, spec.num_qo_heads),
-        key=draw(shape.num_kv, spec.num_kv_heads),
-        value=draw(shape.num_kv, spec.num_kv_heads),
+        query=draw(0, shape.qo_len, spec.num_qo_heads),
+        key=draw(1, shape.num_kv, spec.num_kv_heads),
+        value=draw(2, shape.num_kv, spec.num_kv_heads),
         valid_lens=np.asarray(valid_lens, np.int32),
     )
 
