@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -183,17 +183,29 @@ def tune(
         raise InvalidOptionError(f"--keep is {keep}; it must be 1 or more")
     if not 0 <= seed < 2**30:
         raise InvalidOptionError(f"--seed is {seed}; it must lie in 0 to {2**30 - 1}")
-    with _devices(target, threads, arch, tracker, key, devices) as (resolved, pool):
+    with ExitStack() as stack:
+        places = _devices(target, threads, arch, tracker, key, devices)
+        resolved, pool = stack.enter_context(places)
         spec = spec if dtype else _in_usual_dtype(spec, resolved.kind)
         from .arm import Case
-        from .search import Limit
+        from .devices.opening import local_pool
+        from .progress import SearchDisplay
+        from .search import Limit, local_builders
+        from .tune import tune_case
 
         spaces = _spaces(space, spec, shapes, resolved)
         root = database or work_root()
         _warn_of_bad_lines(resolved, root)
+        builders = None
+        if len(shapes) > 1:  # whose processes need not start for each
+            pool = pool or stack.enter_context(local_pool(resolved))
+            builders = stack.enter_context(local_builders())
         for each in shapes:
             case = Case(spec, each, resolved, lengths, seed)
-            result = _tune_one(case, spaces, Limit(trials, seconds), root, keep, pool)
+            with SearchDisplay(_console, str(case)) as display:
+                result = tune_case(
+                    case, spaces, Limit(trials, seconds), root, keep, display.update, pool, builders
+                )
             _print_kept(result, root)
             if result.interrupted:
                 _console.print(
@@ -614,14 +626,6 @@ def _tier(text: str) -> Tier:
     if text not in tiers:
         raise InvalidOptionError(f"--accept is {text!r}; choose {', '.join(tiers)}")
     return tiers[text]
-
-
-def _tune_one(case, spaces, limit, root: Path, keep: int, pool: Pool | None) -> TuneResult:
-    from .progress import SearchDisplay
-    from .tune import tune_case
-
-    with SearchDisplay(_console, str(case)) as display:
-        return tune_case(case, spaces, limit, root, keep, display.update, pool)
 
 
 def _tune_plan(path: Path, root: Path) -> None:

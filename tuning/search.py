@@ -234,7 +234,7 @@ class Search:
         if self._owns_pool:
             self._stack.enter_context(self.pool)
         self._builders: queue.Queue[Builder] = queue.Queue()
-        for builder in self._given_builders or self._start_builders():
+        for builder in self._given_builders or self._stack.enter_context(local_builders()):
             self._builders.put(builder)
         self._building = self._stack.enter_context(ThreadPoolExecutor(self._builders.qsize()))
         # Some wait for builds while as many as there are devices measure.
@@ -297,15 +297,6 @@ class Search:
     def faults(self) -> Counter[str]:
         """What devices and builders did wrong since the search began."""
         return self._builder_faults + self.pool.faults
-
-    def _start_builders(self) -> list[Worker]:
-        """One for each core; ended with the search."""
-        workers = [
-            self._stack.enter_context(Worker(tvm_environment(1))) for _ in range(self._cores)
-        ]
-        for worker in workers:
-            worker.start()
-        return workers
 
     def _arms(self, limit: Limit) -> list[Arm]:
         """Every variant, the spaces taking turns; fewer if the trials reach no further."""
@@ -607,6 +598,16 @@ class Search:
         if trial.seconds < state.best_seconds:
             state.best_seconds = trial.seconds
             state.best_label = trial.space
+
+
+@contextlib.contextmanager
+def local_builders() -> Iterator[list[Worker]]:
+    """One builder for each core, for one search after the other."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(tvm_environment(1))) for _ in range(usable_cores())]
+        for worker in workers:
+            worker.start()
+        yield workers
 
 
 def _settle(under_way: _UnderWay, left: int) -> None:
