@@ -1,0 +1,93 @@
+"""Records of a device for the presets, as many as fit into some minutes; goes on where it ended.
+
+    python benchmarks/tune_presets.py --target cuda --database database/records --minutes 9
+
+tunes every preset's heads in each dtype, on lengths from 128 to 4096 and each length distribution,
+those first that have no record. Then `prefilltune sweep` and `compare` without a model measure what
+there is. One process after the other builds and measures for all of them, so that a case costs its
+search and its verification alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from prefilltune.database import RecordStore
+from prefilltune.tuning.arm import Case
+from prefilltune.tuning.devices.opening import local_pool
+from prefilltune.tuning.search import Limit, local_builders
+from prefilltune.tuning.spaces import default_spaces
+from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.tune import tune_case
+from prefilltune.workloads import PrefillShape, load_presets, parse_lengths
+
+# Presets of all the heads that there are in embedders and small decoders, and batches by length.
+_ENCODER = {128: 32, 512: 32, 1024: 8, 2048: 4, 4096: 2}
+_DECODER = {**_ENCODER, 512: 16}
+BATCHES = {
+    "bge-base": _ENCODER,
+    "bge-large": _ENCODER,
+    "qwen3-embedding-8b": _DECODER,
+    "qwen3-embedding-0.6b": _DECODER,
+}
+LENS = ("full", "uniform:0.125-1")
+DTYPES = ("float16", "bfloat16")
+# Enough to refine what near workloads found, and for the first of a spec to look around.
+_TRIALS, _FIRST_TRIALS = 8, 48
+
+
+def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]:
+    """Everything that is wanted, in the order in which one learns from another."""
+    presets = load_presets()
+    for dtype in options.dtype or DTYPES:
+        for lens in options.lens or LENS:
+            for model in options.model or BATCHES:
+                for length in options.length or _ENCODER:
+                    batch = BATCHES.get(model, _ENCODER).get(length, 1)
+                    shape, spec = PrefillShape(batch, length), presets[model].spec(dtype)
+                    yield Case(spec, shape, target, parse_lengths(lens))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default="cuda")
+    parser.add_argument("--database", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    for name, kind in (("model", str), ("length", int), ("dtype", str), ("lens", str)):
+        parser.add_argument(f"--{name}", type=kind, action="append", help="repeat for more")
+    options = parser.parse_args()
+    began, target = time.monotonic(), resolve_target(options.target)
+
+    def recorded() -> set[tuple[str, ...]]:
+        store = RecordStore.open(options.database, target.key, create=True)
+        return {(entry.provenance.spec, *entry.group[1:]) for entry in store.entries}
+
+    with ExitStack() as stack:
+        pool = stack.enter_context(local_pool(target))
+        builders = stack.enter_context(local_builders())
+        for case in cases(options, target):
+            known = recorded()
+            spaces = default_spaces(case.spec, [case.shape], target)
+            group = (str(case.spec), str(case.shape), spaces[0], case.lens.text)
+            if group in known:
+                continue
+            if time.monotonic() - began > 60 * options.minutes:
+                print(f"the time is over before {case}; run the same command again", flush=True)
+                return
+            is_first = not any(spec == str(case.spec) for spec, *_ in known)
+            limit = Limit(trials=_FIRST_TRIALS if is_first else _TRIALS)
+            kept = tune_case(
+                case, spaces, limit, options.database, 1, lambda state: None, pool, builders
+            ).kept
+            for entry in kept:
+                of = entry.provenance
+                print(f"{case}: {of.median_secs * 1e6:.1f} us, {of.space} {of.variant}", flush=True)
+    print("every case has a record; next: prefilltune sweep, and prefilltune compare", flush=True)
+
+
+if __name__ == "__main__":
+    main()
