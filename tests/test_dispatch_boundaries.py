@@ -56,6 +56,20 @@ def holds(where: Range, shape: PrefillShape) -> bool:
     return all(inside(*getattr(where, size), size_of(shape, size)) for size in SIZES)
 
 
+@given(samples())
+def test_no_boundary_has_one_kernel_on_both_its_sides(points: list[Point]) -> None:
+    def check(tree: Tree) -> None:
+        if isinstance(tree, Split):
+            for part, near in ((tree.less, "rest"), (tree.rest, "less")):
+                other = tree.rest if part is tree.less else tree.less
+                assert part != other
+                if isinstance(part, Split) and part.size == tree.size:
+                    assert getattr(part, near) != other
+                check(part)
+
+    check(grow(points))
+
+
 @given(samples(most_lens=1))
 def test_with_one_distribution_no_measured_shape_loses_more_than_the_tolerance(
     points: list[Point],

@@ -121,8 +121,7 @@ def grow(points: Sequence[Point], tolerance: float = TOLERANCE) -> Tree:
     if not parted:  # one shape
         return Leaf(kernel)
     size, below, less, rest = min(parted, key=lambda each: _lost(each[2:], tolerance))
-    smaller, larger = grow(less, tolerance), grow(rest, tolerance)
-    return smaller if smaller == larger else Split(size, below, smaller, larger)
+    return _joined(Split(size, below, grow(less, tolerance), grow(rest, tolerance)))
 
 
 def choose(tree: Tree, shape: PrefillShape) -> str:
@@ -151,6 +150,23 @@ def leaves(tree: Tree) -> list[str]:
 def size_of(shape: PrefillShape, size: str) -> int:
     """A size by its name."""
     return {"batch": shape.batch, "qo_len": shape.qo_len, "kv_len": shape.num_kv}[size]
+
+
+def _joined(split: Split) -> Tree:
+    """The same without a boundary that has the same kernels on both its sides.
+
+    >>> a, b = Leaf("a"), Leaf("b")
+    >>> _joined(Split("kv_len", 64, a, Split("kv_len", 128, a, b)))
+    Split(size='kv_len', below=128, less=Leaf(kernel='a'), rest=Leaf(kernel='b'))
+    """
+    less, rest = split.less, split.rest
+    if less == rest:
+        return less
+    if isinstance(rest, Split) and (rest.size, rest.less) == (split.size, less):
+        return rest
+    if isinstance(less, Split) and (less.size, less.rest) == (split.size, rest):
+        return less
+    return split
 
 
 def _best(points: Sequence[Point], tolerance: float) -> str:
