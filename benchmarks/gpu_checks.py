@@ -38,7 +38,7 @@ SPECS = {
 TOOLS = ("memcheck", "racecheck")
 _SOME = 8
 # What variants say besides sizes.
-_STRUCTURE = ("overlap", "ring")
+_STRUCTURE = ("overlap", "ring", "exchange")
 _AT_A_TIME = 8
 _TIMEOUT = 300
 

@@ -62,15 +62,12 @@ def main() -> None:
     options = parser.parse_args()
     began, target = time.monotonic(), resolve_target(options.target)
 
-    def recorded() -> set[tuple[str, ...]]:
-        store = RecordStore.open(options.database, target.key, create=True)
-        return {(entry.provenance.spec, *entry.group[1:]) for entry in store.entries}
-
+    store = RecordStore.open(options.database, target.key, create=True)
+    known = {entry.group for entry in store.entries}
     with ExitStack() as stack:
         pool = stack.enter_context(local_pool(target))
         builders = stack.enter_context(local_builders())
         for case in cases(options, target):
-            known = recorded()
             spaces = default_spaces(case.spec, [case.shape], target)
             group = (str(case.spec), str(case.shape), spaces[0], case.lens.text)
             if group in known:
@@ -84,6 +81,7 @@ def main() -> None:
                 case, spaces, limit, options.database, 1, lambda state: None, pool, builders
             ).kept
             for entry in kept:
+                known.add(entry.group)
                 of = entry.provenance
                 print(f"{case}: {of.median_secs * 1e6:.1f} us, {of.space} {of.variant}", flush=True)
     print("every case has a record; next: prefilltune sweep, and prefilltune compare", flush=True)

@@ -108,7 +108,9 @@ def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_pat
     waits = re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x[01])", code)
     assert ("0x1" in waits) == ("overlap" in pipeline)  # one product waited for before another
     assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory
-    assert "serialized" not in cubin.log  # warpgroup products, by ptxas (C7510 and after)
+    # ptxas serialised no warpgroup product; 13.0 says that it put in a warpgroup.arrive (C7519).
+    assert set(re.findall(r"C75\d*", cubin.log)) <= {"C7519"}
+    assert "serialized" not in cubin.log
     if "overlap" in pipeline and "ring" in pipeline:
         # The softmax of a tile runs beside the value product of the one before.
         beside = code.split("DEPBAR.LE gsb0, 0x1")[1].split("DEPBAR.LE gsb0, 0x0")[0]

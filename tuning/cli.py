@@ -834,7 +834,7 @@ def _tuned_workloads(
     if not found:
         raise NoRecordError(
             f"no database has a record for {target.key} that the options leave; tune first "
-            "(prefilltune tune --model NAME), or name what to compare with --model or --heads"
+            "(prefilltune tune --model NAME), or name a workload with --model or --heads"
         )
     return found
 

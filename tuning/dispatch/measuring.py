@@ -111,10 +111,11 @@ def _build(
     spec: PrefillSpec, matches: Mapping[str, Match], target: ResolvedTarget, folder: str
 ) -> dict[str, str]:
     """Paths of libraries by record; records of one schedule, found on several shapes, share one."""
-    first: dict[str, str] = {}
-    for record, match in matches.items():
-        first.setdefault(_schedule(match), record)
-    paths = {record: f"{folder}/{first[_schedule(match)]}.so" for record, match in matches.items()}
+    first: dict[str, str] = {}  # record of a schedule
+    paths = {
+        record: f"{folder}/{first.setdefault(_schedule(match), record)}.so"
+        for record, match in matches.items()
+    }
     calls = [(spec, each, matches[each], target, paths[each]) for each in first.values()]
     for outcome in call_all(build_alone, calls, TIMEOUT):
         value_of(outcome, build_alone)
