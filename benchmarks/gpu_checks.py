@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -96,11 +96,15 @@ def _kernels(target: ResolvedTarget) -> Iterator[tuple[dict[str, Any], Any]]:
 
 def _tests() -> dict[str, int]:
     """How many of the tests for a GPU passed, failed and were skipped."""
-    command = [sys.executable, "-m", "pytest", "tests/gpu"]
-    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    print(output, flush=True)
-    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", output)
-    return {outcome: int(count) for count, outcome in counts}
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        command = [sys.executable, "-m", "pytest", "tests/gpu", f"--junit-xml={report.name}"]
+        subprocess.run(command, check=False)
+        (suite,) = ElementTree.parse(report.name).iter("testsuite")
+    tests, failed, errors, skipped = (
+        int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")
+    )
+    passed = tests - failed - errors - skipped
+    return {"passed": passed, "failed": failed + errors, "skipped": skipped}
 
 
 def _sanitize(tool: str, path: str, spec: str) -> str:

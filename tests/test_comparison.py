@@ -82,7 +82,8 @@ def test_cases_are_added_and_replaced(tmp_path: Path) -> None:
     faster = dataclasses.replace(CASE, tuned_ms=0.4)
     assert write_comparisons(path, [faster]) == [faster, other]
     assert read_comparisons(path) == [faster, other]
-    assert [file.name for file in path.parent.iterdir()] == ["comparison.json"]
+    assert [file.name for file in path.parent.glob("[!.]*")] == ["comparison.json"]
+    assert not list(path.parent.glob(".*.tmp"))
 
 
 def test_both_kinds_of_device_share_a_file(tmp_path: Path) -> None:
@@ -190,10 +191,13 @@ def test_tables_on_the_terminal() -> None:
     assert summary_table([GPU_CASE, CASE]).row_count == 3
 
 
+@pytest.mark.parametrize("count", [1, 20], ids=["bars", "lines"])
 @pytest.mark.parametrize("case", [CASE, GPU_CASE], ids=["cpu", "gpu"])
-def test_the_chart_is_a_png(tmp_path: Path, case: Comparison) -> None:
+def test_the_chart_is_a_png(tmp_path: Path, case: Comparison, count: int) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra [report]")
-    draw_chart([case, dataclasses.replace(case, lens="uniform", peers={})], tmp_path / "c.png")
+    shapes = [dataclasses.replace(case, shape=f"b{n}_q8_kv8") for n in range(1, count + 1)]
+    other = dataclasses.replace(case, lens="uniform", peers={})
+    draw_chart([*shapes, other], tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from ..database.durable import write_atomically
 from .errors import InvalidComparisonError
 
 SCHEMA_VERSION = 2
+
+_LOCK_SECONDS = 60.0
 
 #: A peer that takes padded tensors and heeds the mask, as a tuned kernel does.
 MASKED = "masked"
@@ -196,22 +199,18 @@ def write_comparisons(path: Path, comparisons: Iterable[Comparison]) -> list[Com
     list[Comparison]
         Everything the file now holds.
     """
-    cases = {each.case: each for each in [*read_comparisons(path), *comparisons]}
-    data = {
-        "schema": SCHEMA_VERSION,
-        "cases": [
-            {**asdict(each), "valid_lens": [list(lens) for lens in each.valid_lens]}
-            for each in cases.values()
-        ],
-    }
-    _validate(data, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS):
+        cases = {each.case: each for each in [*read_comparisons(path), *comparisons]}
+        data = {
+            "schema": SCHEMA_VERSION,
+            "cases": [
+                {**asdict(each), "valid_lens": [list(lens) for lens in each.valid_lens]}
+                for each in cases.values()
+            ],
+        }
+        _validate(data, str(path))
+        write_atomically(path, [json.dumps(data, indent=1).encode()])
     return list(cases.values())
 
 

@@ -82,9 +82,25 @@ def case_title(comparison: Comparison) -> str:
 def short_title(comparison: Comparison, separator: str = " ") -> str:
     """What tells a case from others of its device, but for its lengths."""
     spec, shape = PrefillSpec.parse(comparison.spec), PrefillShape.parse(comparison.shape)
-    workload = f"B={shape.batch} L={_length(shape)}{separator}H={_heads(spec)} D={spec.head_dim}"
+    batch = f"B={shape.batch} L={_length(shape)}"
+    return f"{batch}{separator}{_attention(spec)}{separator}{spec.dtype}"
+
+
+def workload_title(comparison: Comparison) -> str:
+    """What tells workloads of one device apart: heads, mask and dtype."""
+    spec = PrefillSpec.parse(comparison.spec)
+    return f"{_attention(spec)}, {spec.dtype}"
+
+
+def shape_title(comparison: Comparison) -> str:
+    """What tells shapes of one workload apart."""
+    shape = PrefillShape.parse(comparison.shape)
+    return f"{shape.batch}x{_length(shape)}"
+
+
+def _attention(spec: PrefillSpec) -> str:
     mask = " causal" if spec.mask_mode != "padded" else ""
-    return f"{workload}{mask}{separator}{spec.dtype}"
+    return f"H={_heads(spec)} D={spec.head_dim}{mask}"
 
 
 def _heads(spec: PrefillSpec) -> str:

@@ -35,7 +35,6 @@ from .target import usable_cores
 from .trial_log import Trial, TrialLog
 from .worker import Outcome, Worker
 
-_BUILD_TIMEOUT = 60.0
 _SAMPLE_TIMEOUT = 60.0
 _BASELINE_TIMEOUT = 60.0
 
@@ -323,7 +322,7 @@ class Search:
 
     def _build_baseline(self, described: Any) -> str | None:
         """Path of a library of TVM's hand-written kernel, if it can be built."""
-        path, built = self._build(described)
+        path, built = self._build(described, DesignSpace.build_timeout)
         return path if built.status == "ok" else None
 
     def _time_baseline(self, baseline: Future[str | None], state: SearchState) -> None:
@@ -454,7 +453,8 @@ class Search:
 
     def _begin(self, candidate: _Candidate, state: SearchState) -> _Candidate:
         """Build a candidate and measure it, unless kernels must be timed alone."""
-        candidate.build = self._building.submit(self._build, candidate.proposal.module)
+        timeout = candidate.arm.space.build_timeout
+        candidate.build = self._building.submit(self._build, candidate.proposal.module, timeout)
         self._asked += 1
         if not self._alone:
             candidate.measured = self._measure_later(candidate, (), state)
@@ -518,25 +518,30 @@ class Search:
     def _trial(self, arm: Arm, proposal: Proposal, **outcome: Any) -> Trial:
         return Trial(arm.space.name, dict(arm.variant), proposal.trace, **outcome)
 
-    def build(self, modules: Iterable[Any]) -> list[tuple[str, Outcome]]:
+    def build(self, modules: Iterable[Any], timeout: float) -> list[tuple[str, Outcome]]:
         """Build scheduled modules side by side.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds that each may take.
 
         Returns
         -------
         list[tuple[str, Outcome]]
             Path of the library and how its build ended; the libraries go when the search is closed.
         """
-        return list(self._building.map(self._build, modules))
+        return list(self._building.map(self._build, modules, itertools.repeat(timeout)))
 
-    def _build(self, module: Any) -> tuple[str, Outcome]:
+    def _build(self, module: Any, timeout: float) -> tuple[str, Outcome]:
         path = str(self._folder / f"{next(self._numbers)}.so")
         with self._builder() as builder:
             if self._stopping.is_set():
                 return path, Outcome("cancelled", detail="the search ended first")
             asked = (build_library, module, self.case.target.target, path)
-            outcome = builder.call(*asked, timeout=_BUILD_TIMEOUT)
+            outcome = builder.call(*asked, timeout=timeout)
             if outcome.status == "crash":  # perhaps for another reason than the candidate
-                outcome = builder.call(*asked, timeout=_BUILD_TIMEOUT)
+                outcome = builder.call(*asked, timeout=timeout)
                 if outcome.status != "crash":
                     self._builder_faults["builder died"] += 1
             if builder.resident_bytes() > _BUILDER_BYTES:

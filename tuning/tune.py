@@ -140,7 +140,8 @@ def _best(trials: Sequence[Trial], space: str, keep: int) -> list[Trial]:
 def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: int) -> list[Entry]:
     """Verify finalists and time them side by side: single timings favour the lucky."""
     case = search.case
-    built = search.build(_scheduled(case, trial).mod for trial in finalists)
+    timeout = max((SPACES[trial.space].build_timeout for trial in finalists), default=0.0)
+    built = search.build((_scheduled(case, trial).mod for trial in finalists), timeout)
     paths = [path for path, outcome in built if outcome.status == "ok"]
     errors = _largest_errors(case, paths, search.pool)
     verified = [

@@ -29,7 +29,7 @@ from .timing import interleave, interquartile_range
 from .worker import Outcome, Worker
 from .workers import call_all
 
-_BUILD_TIMEOUT = 120.0
+_BUILD_TIMEOUT = 240.0
 _CHECK_TIMEOUT = 300.0
 _FRESH_SEED = 1_000_003
 # Linking knows the machine at hand alone; an archive of objects can be made for any target.

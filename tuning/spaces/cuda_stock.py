@@ -13,13 +13,15 @@ class CudaStock(StockRules):
     """MetaSchedule's ``cuda`` rules: two matrix products and a softmax, a kernel for each step.
 
     They draw tiles of four loops without a look at what a GPU has of threads and shared memory, so
-    that two of a thousand schedules may run at all (batch 32, length 128, 12 heads of 64).
+    that two of a thousand schedules may run at all (batch 32, length 128, 12 heads of 64), and
+    unroll so much that NVRTC takes over a minute for some.
     """
 
     name: ClassVar[str] = "cuda_stock"
     kinds: ClassVar[frozenset[str]] = frozenset({"cuda"})
     rules: ClassVar[Literal["llvm", "cuda"]] = "cuda"
     patience: ClassVar[int] = 1000
+    build_timeout: ClassVar[float] = 180.0
 
     def describe(
         self,

@@ -35,6 +35,9 @@ class DesignSpace(ABC):
     #: exhausted.
     patience: ClassVar[int] = 5
 
+    #: Seconds that building a candidate may take.
+    build_timeout: ClassVar[float] = 60.0
+
     @abstractmethod
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
