@@ -47,7 +47,7 @@ def test_data_is_found_where_it_is_installed(installed: Path, tmp_path: Path) ->
     script = """
 import prefilltune.workloads, prefilltune.database
 from prefilltune.database import committed_root, RecordStore, TargetKey
-from prefilltune.tuning.cli import work_root
+from prefilltune.tuning.cli.records import work_root
 from prefilltune.workloads import preset
 assert preset("bge-base").spec().num_qo_heads == 12
 keys = [TargetKey.parse(path.name) for path in committed_root().iterdir()]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..database import trace_to_json
-from ..workloads import LengthDistribution, PrefillShape, PrefillSpec
+from ..workloads import LengthDistribution, PrefillShape, PrefillSpec, check_batches
 from .proposals import Proposal, Proposer, Sample, first_points, make_proposer, tune_context
 from .spaces import SPACES, DesignSpace, Variant
 from .target import ResolvedTarget
@@ -41,6 +41,11 @@ class Case:
         length = self.shape.num_kv
         cycle = (length // 2 + 1, 0, 1, length, length + 7, 3 * length // 4)
         return tuple(cycle[index % len(cycle)] for index in range(self.shape.batch))
+
+    def regime_batches(self, offset: int) -> list[tuple[int, ...]]:
+        """Valid lengths of batches of every regime, drawn anew for each ``offset`` of the seed."""
+        longest = max(self.shape.qo_len, self.shape.num_kv)
+        return check_batches(self.shape.batch, longest, self.seed + offset)
 
     def __str__(self) -> str:
         return f"{self.spec} {self.shape} on {self.target.key} ({self.lens.text} lengths)"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..database import Match
-from ..workloads import TOLERANCE, check_batches
+from ..workloads import TOLERANCE
 from .apply import apply_record
 from .arm import Case
 from .build import build_library
@@ -121,12 +121,6 @@ def value_of(outcome: Outcome, function: Callable[..., Any]) -> Any:
             "report it if it happens again"
         )
     return outcome.value
-
-
-def fresh_batches(case: Case) -> list[tuple[int, ...]]:
-    """Lengths on which kernels of ours are checked, drawn as in no search."""
-    longest = max(case.shape.qo_len, case.shape.num_kv)
-    return check_batches(case.shape.batch, longest, case.seed + FRESH_SEED)
 
 
 def refuse_wrong(name: str, case: Case, error: float) -> None:

@@ -12,7 +12,7 @@ from ..database import Match
 from ..workloads import TOLERANCE, PrefillSpec, plain_attention, ragged_cpu_baseline
 from . import measure
 from .arm import Case
-from .bench import FRESH_SEED, Bench, Libraries, Measured, call, fresh_batches, refuse_wrong
+from .bench import FRESH_SEED, Bench, Libraries, Measured, call, refuse_wrong
 from .comparison import MASKED
 from .environment import versions
 from .errors import KernelCheckError
@@ -86,11 +86,11 @@ class CpuBench(Bench):
         if stock is not None:
             kernels["stock"] = self._libraries.of_record(stock)
         baseline = self._libraries.of(f"baseline-{spec}", lambda: ragged_cpu_baseline(spec))
+        fresh = (case.regime_batches(FRESH_SEED), seed + FRESH_SEED)
         errors = {
-            name: call(self._tvm, measure.check_kernel, path, spec, shape, fresh_batches(case),
-                       seed + FRESH_SEED)
+            name: call(self._tvm, measure.check_kernel, path, spec, shape, *fresh)
             for name, path in kernels.items()
-        }  # fmt: skip
+        }
         for name, error in errors.items():
             refuse_wrong(name, case, error)
         timed = (spec, shape, case.batches(), seed)

@@ -14,7 +14,6 @@ from .bench import (
     Libraries,
     Measured,
     call,
-    fresh_batches,
     refuse_wrong,
     value_of,
 )
@@ -96,7 +95,7 @@ class CudaBench(Bench):
         failures: dict[str, Result],
     ) -> Measured:
         workload = (case.spec, case.shape)
-        fresh = (fresh_batches(case), case.seed + FRESH_SEED)
+        fresh = (case.regime_batches(FRESH_SEED), case.seed + FRESH_SEED)
         errors = {
             name: call(self._device, largest_kernel_error, path, *workload, *fresh, _DEVICE)
             for name, path in kernels.items()

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..database import Entry, Match, Provenance, StaleRecordError, TargetKey, Tier, entry_from
 from ..database.judging import malformation
-from ..workloads import TOLERANCE, PrefillShape, PrefillSpec, check_batches, parse_lengths
+from ..workloads import TOLERANCE, PrefillShape, PrefillSpec, parse_lengths
 from .apply import apply_record
 from .arm import Case
 from .build import build_library
@@ -154,9 +154,7 @@ def measure_records(
 
 def batches_to_verify(case: Case) -> list[tuple[int, ...]]:
     """Valid lengths of batches of every regime, not those of a search."""
-    shape = case.shape
-    longest = max(shape.qo_len, shape.num_kv)
-    return check_batches(shape.batch, longest, case.seed + _FRESH_SEED)
+    return case.regime_batches(_FRESH_SEED)
 
 
 def largest_error(

@@ -71,3 +71,26 @@ def check_key(key: str) -> str:
             "h100"
         )
     return key
+
+
+def parse_devices(text: str) -> list[str]:
+    """Devices of a list; empty for an empty text.
+
+    Raises
+    ------
+    InvalidOptionError
+        If one is empty or there twice.
+
+    Examples
+    --------
+    >>> parse_devices('0,1')
+    ['0', '1']
+    """
+    if not text:
+        return []
+    devices = [each.strip() for each in text.split(",")]
+    if "" in devices or len(set(devices)) < len(devices):
+        raise InvalidOptionError(
+            f"--devices is {text!r}; write each device once, with commas between: 0,1,2,3"
+        )
+    return devices

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..devices.address import Address
+from ..devices.address import Address, parse_devices
 from ..devices.machine import Wanted
 from ..devices.opening import pool_of_gpus, pool_of_tracker
 from ..devices.pool import Pool
-from ..serve_cli import parse_devices
 from .plan import PlannedTarget
 
 # A device alone has no sibling that tells whether it is slow, or where harm is looked at again.

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..database import (
+from ...database import (
     BadLine,
     Entry,
     InvalidTargetKeyError,
@@ -34,10 +34,11 @@ from ..database import (
     union,
     unpack,
 )
-from ..workloads import PrefillShape, PrefilltuneError
+from ...workloads import PrefillShape, PrefilltuneError
+from ..errors import InvalidOptionError, NothingFoundError
+from ..tvm_import import import_tvm_without_torch
 from . import db_report as report
-from .errors import InvalidOptionError, NothingFoundError
-from .tvm_import import import_tvm_without_torch
+from .records import work_root
 
 _TRACE_TIMEOUT = 120.0
 
@@ -336,7 +337,7 @@ def migrate(
             f"{source} is the source, which stays as it is; name another --database"
         )
     import_tvm_without_torch()
-    from .verification import measure_records, replay_on_today
+    from ..verification import measure_records, replay_on_today
 
     keys = _keys(target)
     read = [
@@ -414,8 +415,6 @@ def install_merge_driver(as_json: JsonOption = False) -> None:
 
 def _roots(database: Path | None) -> list[Path]:
     """Where a command that only reads looks."""
-    from .cli import work_root
-
     if database is not None:
         return [database]
     return [root for root in (work_root(), committed_root()) if root.is_dir()]
@@ -423,8 +422,6 @@ def _roots(database: Path | None) -> list[Path]:
 
 def _own_root(database: Path | None) -> Path:
     """What a command that changes records works on."""
-    from .cli import work_root
-
     return database or work_root()
 
 
@@ -438,7 +435,7 @@ def _key(text: str) -> TargetKey:
         return TargetKey.parse(text)
     except InvalidTargetKeyError:
         import_tvm_without_torch()
-        from .target import resolve_target
+        from ..target import resolve_target
 
         return resolve_target(text).key
 
@@ -491,8 +488,8 @@ def _is_wanted(entry: Entry, wanted: dict[str, str]) -> bool:
 def _python(entry: Entry) -> tuple[list[str], str]:
     """The trace as Python, or why TVM refuses it; in a child, for it may kill the process."""
     import_tvm_without_torch()
-    from .verification import trace_as_python
-    from .worker import Worker
+    from ..verification import trace_as_python
+    from ..worker import Worker
 
     with Worker() as worker:
         outcome = worker.call(trace_as_python, entry, timeout=_TRACE_TIMEOUT)
@@ -517,7 +514,7 @@ def _check_lines(opened: Sequence[_Opened], as_json: bool) -> dict[str, Any]:
 
 def _check_replay(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> dict[str, Any]:
     import_tvm_without_torch()
-    from .verification import rebuild_records
+    from ..verification import rebuild_records
 
     rebuilt = rebuild_records(records)
     failed = [report.failure_json(each) for each in rebuilt if each.failure]
@@ -531,7 +528,7 @@ def _check_replay(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> 
 
 def _check_times(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> dict[str, Any]:
     import_tvm_without_torch()
-    from .verification import measure_records, rebuild
+    from ..verification import measure_records, rebuild
 
     measured, others = measure_records(rebuild, records)
     failed = [report.failure_json(each) for each in measured if each.failure]

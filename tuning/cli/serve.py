@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from .devices.address import LOOPBACK, Address, check_key, is_loopback
-from .devices.supervision import Command, supervise
-from .environment import check_packages
-from .errors import InvalidOptionError
+from ..devices import __name__ as devices_package
+from ..devices.address import LOOPBACK, Address, check_key, is_loopback, parse_devices
+from ..devices.supervision import Command, supervise
+from ..environment import check_packages
+from ..errors import InvalidOptionError
+from .options import DevicesOption
 
 TRACKER_PORT = 9190
 _WORKER_PORT = 9090
@@ -24,14 +26,6 @@ HostOption = Annotated[
         "unless told otherwise.",
     ),
 ]
-DevicesOption = Annotated[
-    str,
-    typer.Option(
-        "--devices",
-        metavar="0,1,...",
-        help="GPUs of this machine, by the numbers or names that CUDA_VISIBLE_DEVICES takes.",
-    ),
-]
 
 
 def tracker(
@@ -42,7 +36,7 @@ def tracker(
     _check_port(port)
     _warn_if_exposed("tracker", host)
     check_packages()
-    command = Command("tracker", f"{__package__}.devices.rpc_tracker", [host, str(port)], {})
+    command = Command("tracker", f"{devices_package}.rpc_tracker", [host, str(port)], {})
     _serve([command])
 
 
@@ -80,36 +74,13 @@ def worker(
         [
             Command(
                 f"worker {key}" + (f" of device {device}" if device else ""),
-                f"{__package__}.devices.rpc_server",
+                f"{devices_package}.rpc_server",
                 [host, str(port), str(address), key, advertise],
                 {"CUDA_VISIBLE_DEVICES": device} if device else {},
             )
             for device in parse_devices(devices) or [""]
         ]
     )
-
-
-def parse_devices(text: str) -> list[str]:
-    """Devices of a list; empty for an empty text.
-
-    Raises
-    ------
-    InvalidOptionError
-        If one is empty or there twice.
-
-    Examples
-    --------
-    >>> parse_devices('0,1')
-    ['0', '1']
-    """
-    if not text:
-        return []
-    devices = [each.strip() for each in text.split(",")]
-    if "" in devices or len(set(devices)) < len(devices):
-        raise InvalidOptionError(
-            f"--devices is {text!r}; write each device once, with commas between: 0,1,2,3"
-        )
-    return devices
 
 
 def _check_port(port: int) -> None:

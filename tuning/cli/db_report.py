@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ..database import BadLine, Change, Entry, Merge, TargetKey
+from ...database import BadLine, Change, Entry, Merge, TargetKey
 
 if TYPE_CHECKING:
-    from .verification import Rebuilt, Remeasured
+    from ..verification import Rebuilt, Remeasured
 
 _WIDTH_OF_A_PIPE = 200
 _TIMES = ("median ms", "spread", "error")

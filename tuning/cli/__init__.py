@@ -1,0 +1,50 @@
+"""The command line: ``prefilltune tune | status | compare | build | report | presets | ...``.
+
+One module for each command or two that belong together; beside them ``options``, ``targets`` and
+``records``, which they share.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+
+from ...workloads import PrefilltuneError
+from . import build, compare, db, presets, serve, sweep, tune
+from .console import print_error
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Tune masked batch prefill attention with TVM, keep the records, build and compare.",
+)
+for _command in (
+    tune.tune,
+    tune.status,
+    compare.compare,
+    compare.report,
+    sweep.sweep,
+    build.build,
+    build.explain,
+    presets.presets,
+    serve.tracker,
+    serve.worker,
+):
+    app.command()(_command)
+app.add_typer(db.app, name="db")
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except PrefilltuneError as error:
+        print_error(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("prefilltune: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,191 @@
+"""``prefilltune compare`` and ``prefilltune report``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...database import StaleRecordError, Tier, committed_root
+from ...workloads import PrefillShape, PrefillSpec, parse_lengths
+from ..errors import KernelCheckError, NothingFoundError, WorkerFailedError
+from .console import console, print_error
+from .options import (
+    ArchOption,
+    DatabaseOption,
+    DtypeOption,
+    HeadsOption,
+    MaskOption,
+    ModelOption,
+    ShapeOption,
+    TargetOption,
+    ThreadsOption,
+    in_usual_dtype,
+    tier_of,
+    workload_of,
+)
+from .records import (
+    SEE_NEAR,
+    nothing_tuned,
+    tuned_shapes,
+    tuned_workloads,
+    warn_of_bad_lines,
+    work_root,
+)
+from .targets import prepare
+
+if TYPE_CHECKING:
+    from ..comparison import Comparison
+    from ..target import ResolvedTarget
+
+_COMPARISON_FILE = "comparison.json"
+_CHART_FILE = "comparison.png"
+_REPORT_FILE = "report.md"
+
+
+def compare(
+    target: TargetOption = "llvm",
+    model: ModelOption = "",
+    heads: HeadsOption = "",
+    mask_mode: MaskOption = "padded",
+    dtype: DtypeOption = "",
+    arch: ArchOption = None,
+    shape: ShapeOption = None,
+    lens: Annotated[
+        list[str] | None,
+        typer.Option("--lens", help="Repeat for more; full and uniform if absent."),
+    ] = None,
+    accept: Annotated[
+        str, typer.Option("--accept", help="Furthest record to take: exact, family, other-target.")
+    ] = "exact",
+    threads: ThreadsOption = None,
+    database: DatabaseOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for comparison.json and the chart.")
+    ] = None,
+) -> None:
+    """Measure tuned kernels side by side with TVM's own, the stock rules' and PyTorch's.
+
+    Without --model and --heads: every workload that has a record for the target, or those of them
+    that --dtype and --shape leave.
+    """
+    wanted = None
+    if model or heads:
+        wanted = workload_of(model, heads, mask_mode, dtype, shape, any_tuned=True)
+    sizes = [PrefillShape.parse(text) for text in shape or ()]
+    tier = tier_of(accept)
+    chosen = lens or ["full", "uniform"]
+    for text in chosen:
+        parse_lengths(text)
+    resolved = prepare(target, threads, arch, runs=True)
+    root = database or work_root()
+    warn_of_bad_lines(resolved, root)
+    if wanted is None:
+        workloads = tuned_workloads(resolved, root, dtype, sizes)
+    else:
+        spec, shapes = wanted
+        spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
+        tuned = [] if shape else tuned_shapes(spec, resolved, root)
+        workloads = [(spec, each) for each in tuned or shapes]
+        if not workloads:
+            raise nothing_tuned(spec, resolved, root, SEE_NEAR)
+    compare_all(workloads, resolved, chosen, root, tier, output)
+
+
+def report(
+    target: TargetOption = "llvm",
+    threads: ThreadsOption = None,
+    database: DatabaseOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Folder for the page; beside the records if absent."),
+    ] = None,
+) -> None:
+    """Write the page and the chart of what `compare` has measured.
+
+    --target may also be the name of a folder of records, such as cuda-sm_90a-h100: a page needs
+    no GPU.
+    """
+    from ..chart import draw_chart
+    from ..comparison import read_comparisons
+    from ..report import markdown
+
+    root = database or work_root()
+    folder = root / target
+    if not (folder / _COMPARISON_FILE).is_file():
+        folder = root / str(prepare(target, threads, compiler=False).key)
+    comparisons = read_comparisons(folder / _COMPARISON_FILE)
+    if not comparisons:
+        raise NothingFoundError(
+            f"{folder / _COMPARISON_FILE} has no comparison yet; run: prefilltune compare --target "
+            f"{target} --database {root}"
+        )
+    destination = output or folder
+    destination.mkdir(parents=True, exist_ok=True)
+    draw_chart(comparisons, destination / _CHART_FILE)
+    (destination / _REPORT_FILE).write_text(markdown(comparisons, _CHART_FILE), encoding="utf-8")
+    console.print(f"wrote {destination / _REPORT_FILE} and {_CHART_FILE}", soft_wrap=True)
+
+
+def compare_all(
+    workloads: Sequence[tuple[PrefillSpec, PrefillShape]],
+    target: ResolvedTarget,
+    lens: Sequence[str],
+    root: Path,
+    accept: Tier,
+    output: Path | None,
+) -> None:
+    """Measure workloads on length distributions; show, keep and draw what comes of it.
+
+    Ends with exit code 2 if one could not be compared, once all others are.
+    """
+    from ..apply import database_roots
+    from ..arm import Case
+    from ..compare import Comparer
+    from ..comparison import write_comparisons
+    from ..report import summary_table, table
+
+    folder = output or root / str(target.key)
+    comparisons: list[Comparison] = []
+    failures = 0
+    with Comparer(target, database_roots(root, committed_root()), accept) as comparer:
+        for case in (
+            Case(spec, shape, target, parse_lengths(text))
+            for spec, shape in workloads
+            for text in lens
+        ):
+            try:
+                with console.status(f"measuring {case}"):
+                    found = comparer.compare(case)
+            except (KernelCheckError, StaleRecordError, WorkerFailedError) as error:
+                print_error(error)  # what was measured before is kept, what comes after too
+                failures += 1
+                continue
+            comparisons.append(found)
+            console.print(table(found))
+            write_comparisons(folder / _COMPARISON_FILE, [found])
+    if len(comparisons) > 1:
+        console.print(summary_table(comparisons))
+    if comparisons:
+        _draw_comparison(comparisons, folder)
+    if failures:
+        raise typer.Exit(2)
+
+
+def _draw_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:
+    from ..chart import draw_chart
+    from ..comparison import read_comparisons
+    from ..errors import EnvironmentMismatchError
+    from ..report import TORCH_HINT
+
+    written = [_COMPARISON_FILE]
+    try:
+        draw_chart(read_comparisons(folder / _COMPARISON_FILE), folder / _CHART_FILE)
+        written.append(_CHART_FILE)
+    except EnvironmentMismatchError as error:
+        console.print(str(error), soft_wrap=True)
+    if not any(each.peers for each in comparisons):
+        console.print(TORCH_HINT, soft_wrap=True)
+    console.print(f"wrote {' and '.join(written)} in {folder}", soft_wrap=True)

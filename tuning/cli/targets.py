@@ -1,0 +1,128 @@
+"""The machine, the target and the devices of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ...workloads import PrefillShape, PrefillSpec
+from ..devices.address import Address, check_key, parse_devices
+from ..environment import check_compiler, check_packages
+from ..errors import InvalidOptionError, UnsupportedTargetError
+from ..tvm_import import import_tvm_without_torch
+
+if TYPE_CHECKING:
+    from ..devices.pool import Pool
+    from ..target import ResolvedTarget
+
+
+def prepare(
+    target: str,
+    threads: int | None,
+    arch: str | None = None,
+    *,
+    compiler: bool = True,
+    runs: bool = False,
+) -> ResolvedTarget:
+    """Check the machine, import TVM the fast way and resolve the target.
+
+    Parameters
+    ----------
+    compiler : bool
+        Whether kernels are to be built.
+    runs : bool
+        Whether kernels are to be run, on this machine.
+    """
+    check_packages()
+    if compiler:
+        check_compiler()
+    import_tvm_without_torch()
+    from ..nvrtc import check_nvrtc
+    from ..target import resolve_target
+
+    resolved = resolve_target(target, threads, arch)
+    if runs and not resolved.is_here:
+        raise UnsupportedTargetError(
+            f"this machine has no GPU that runs code for {resolved.key}; leave --arch out on a "
+            "machine with a GPU, or cross-compile here: prefilltune build --target cuda --arch "
+            f"{resolved.key.arch}"
+        )
+    if compiler and resolved.kind == "cuda":
+        check_nvrtc()
+    return resolved
+
+
+@contextmanager
+def open_devices(
+    target: str, threads: int | None, arch: str | None, tracker: str, key: str, devices: str
+) -> Iterator[tuple[ResolvedTarget, Pool | None]]:
+    """The target, and the devices to measure on if they are more than this machine's first."""
+    if bool(tracker) != bool(key) or (tracker and devices):
+        raise InvalidOptionError(
+            "--tracker HOST:PORT and --key NAME go together, and without --devices, which are GPUs "
+            "of this machine"
+        )
+    if not tracker and not devices:
+        yield prepare(target, threads, arch, runs=True), None
+        return
+    from ..devices.machine import Wanted
+    from ..devices.opening import pool_of_gpus, pool_of_tracker
+    from ..nvrtc import check_nvrtc
+
+    address = Address.parse(tracker) if tracker else None
+    gpus = parse_devices(devices)
+    check_packages()
+    check_compiler()
+    import_tvm_without_torch()
+    wanted = Wanted(target, threads, arch)
+    if address is not None:
+        pool = pool_of_tracker(address, check_key(key), wanted)
+    else:
+        pool = pool_of_gpus(gpus, wanted)
+    with pool:
+        assert pool.machine is not None
+        resolved = pool.machine.target
+        if resolved.kind != "cuda" and devices:
+            raise InvalidOptionError(
+                f"--devices are GPUs, and the target is {target}; add --target cuda"
+            )
+        if not resolved.is_here:
+            raise UnsupportedTargetError(
+                f"the devices are no {resolved.key}: leave --arch out, and theirs is taken"
+            )
+        if resolved.kind == "cuda":
+            check_nvrtc()
+        yield resolved, pool
+
+
+def choose_spaces(
+    chosen: Sequence[str] | None,
+    spec: PrefillSpec,
+    shapes: Sequence[PrefillShape],
+    target: ResolvedTarget,
+) -> list[str]:
+    """The names of the design spaces to search: those chosen, or the usual ones.
+
+    Raises
+    ------
+    InvalidOptionError
+        If one is not for the target, or cannot schedule a shape.
+    """
+    from ..spaces import SPACES, default_spaces, usable_spaces
+
+    usable = usable_spaces(target.kind)
+    for name in chosen or ():
+        if name not in usable:
+            raise InvalidOptionError(
+                f"--space {name!r} is no design space for {target.kind}; choose {', '.join(usable)}"
+            )
+    spaces = list(dict.fromkeys(chosen)) if chosen else default_spaces(spec, shapes, target)
+    for shape in shapes:
+        idle = [name for name in spaces if not SPACES[name].variants(spec, shape, target)]
+        if idle or not spaces:
+            raise InvalidOptionError(
+                f"{' and '.join(idle) or 'every design space'} cannot schedule {spec} at {shape} "
+                f"for {target.key}; leave --space out, or choose another of {', '.join(usable)}"
+            )
+    return spaces
