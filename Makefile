@@ -86,7 +86,7 @@ report: ## the page and the chart of what compare has measured (TARGET, DATABASE
 
 test: ## everything that needs no GPU
 	$(call install,dev report cuda)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: ## ruff and pyright
 	$(call install,dev report cuda)

@@ -26,7 +26,8 @@ def test_some_candidates_compile() -> None:
     for proposal in found:
         try:
             compiled.append(compile_device(proposal.module, target.target)[0])
-        except (KernelCompileError, RuntimeError):  # TVM vectorises what it has no CUDA for
+        # TVM vectorises what it has no CUDA for, and waits for copies in loops of unknown length.
+        except (KernelCompileError, RuntimeError, ValueError):
             continue
         break
     assert compiled

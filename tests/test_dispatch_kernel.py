@@ -340,15 +340,17 @@ def test_tensors_too_large_for_32_bits_are_refused(kernel, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str, Any]]:
-    """A function with all that was tuned for bge-base on an H100, its target and its kernels.
+    """A function with records of bge-base on an H100, its target and its kernels.
 
-    One of the records has a kernel for its lengths too.
+    A record of each variant; one of them has a kernel for its lengths too.
     """
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     resolved = resolve_target("cuda", arch="sm_90a")
     spec = preset("bge-base").spec("float16")
     key = TargetKey.parse("cuda-sm_90a-h100")
-    found = candidates(Finder([committed_root()]), key, spec)
+    everything = candidates(Finder([committed_root()]), key, spec)
+    variants = {str(each.entry.provenance.variant): name for name, each in everything.items()}
+    found = {name: everything[name] for name in variants.values()}
     assert len(found) > 1
     sizes = SymbolicShape.fresh()
     kernels = {name: apply_record(match, "cuda", sizes)["main"] for name, match in found.items()}

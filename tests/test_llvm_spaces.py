@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kernel_checks import kernel_error
 from tvm.s_tir import Schedule
 
+from prefilltune.tuning.proposals import tune_context
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.spaces.llvm_fused import schedule
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
@@ -113,14 +114,10 @@ def test_scheduled_kernel_is_the_golden_one(request: pytest.FixtureRequest) -> N
 
 
 def test_stock_space_computes_the_same(target: ResolvedTarget) -> None:
-    from tvm.s_tir import meta_schedule as ms
-
     space = SPACES["llvm_stock"]
     spec, shape = PrefillSpec(2, 2, 16, "float32"), PrefillShape(3, 24)
     module = space.describe(spec, shape, {}, "llvm")
-    context = ms.TuneContext(
-        module, target=target.target, space_generator=space.generator(spec, {})
-    )
+    context = tune_context(module, target.target, space.generator(spec, {}), "stock", 2, 0)
     schedules = context.generate_design_space()
     assert schedules
     assert _worst_error(schedules[0].mod, spec, shape, target) <= TOLERANCE["float32"]
