@@ -175,13 +175,24 @@ def test_speeds_are_over_the_best_of_each_kind() -> None:
     assert CASE.fastest(DENSE) is None
 
 
-def test_the_page_ends_in_geometric_means_over_the_cases_that_have_a_figure() -> None:
+def test_the_page_begins_with_geometric_means_over_the_cases_that_have_a_figure() -> None:
     slower = dataclasses.replace(GPU_CASE, lens="uniform", tuned_ms=0.5, baseline_ms=None)
     assert geometric_mean([GPU_CASE, slower], lambda each: each.over_masked) == pytest.approx(
         2**0.5
     )
-    last = markdown([GPU_CASE, slower], None).strip().splitlines()[-1]
-    assert last == "| geometric mean |  |  |  |  | 1.41x | 100.00x | 0.57x |"
+    page = markdown([GPU_CASE, slower], None)
+    means = page.index("| geometric mean |  |  |  |  | 1.41x | 100.00x | 0.57x |\n")
+    assert means < page.index("## batch")
+
+
+def test_cases_of_one_workload_stand_together_on_the_page() -> None:
+    longer = dataclasses.replace(CASE, shape="b1_q4096_kv4096")
+    page = markdown([longer, GPU_CASE, dataclasses.replace(CASE, lens="uniform"), CASE], None)
+    titles = [line for line in page.splitlines() if line.startswith("## batch")]
+    first = titles.index(next(title for title in titles if "float32" in title))
+    assert "full" in titles[first]
+    assert "uniform" in titles[first + 1]
+    assert "length 4096" in titles[first + 2]
 
 
 def test_tables_on_the_terminal() -> None:

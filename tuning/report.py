@@ -155,17 +155,24 @@ def summary_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def markdown(comparisons: Sequence[Comparison], chart: str | None) -> str:
-    """The page: every case, what was measured and how to read it."""
+    """The page: how to read it, all cases at a glance, and everything about each."""
+    comparisons = sorted(comparisons, key=_place)
     parts = ["# Tuned kernels compared\n"]
     if chart:
         parts.append(f"![rates of all kernels]({chart})\n")
     parts.append(_explanation(comparisons[0]))
+    parts.append("## All cases\n")
+    parts.append(_markdown_table(_summary_columns(comparisons[0]), _summary_rows(comparisons)))
     for each in comparisons:
         parts.append(f"## {case_title(each)}\n\n{_facts(each)}\n")
         parts.append(_markdown_table(_columns(each), _rows(each)))
-    parts.append("## All cases\n")
-    parts.append(_markdown_table(_summary_columns(comparisons[0]), _summary_rows(comparisons)))
     return "\n".join(parts)
+
+
+def _place(comparison: Comparison) -> tuple[str, int, int, str]:
+    """Cases of one workload stand together, from short to long."""
+    shape = PrefillShape.parse(comparison.shape)
+    return workload_title(comparison), shape.num_kv, shape.batch, comparison.lens
 
 
 def _explanation(comparison: Comparison) -> str:
