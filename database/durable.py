@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from ..workloads.errors import PrefilltuneError
+from .errors import NotWritableError
+
+LOCK_TIMEOUT_SECS = 60.0
 _BLOCK_BYTES = 1 << 20
 
 
@@ -61,6 +68,32 @@ def write_atomically(path: Path, lines: Iterable[bytes]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file that is read, changed and written anew.
+
+    Raises
+    ------
+    NotWritableError
+        If one keeps it for a minute, or it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT_SECS):
+            yield
+    except PrefilltuneError:
+        raise
+    except Timeout as error:
+        raise NotWritableError(
+            f"{path} has been locked by another process for {LOCK_TIMEOUT_SECS:.0f} s; wait for "
+            "its end"
+        ) from error
+    except OSError as error:
+        raise NotWritableError(
+            f"cannot write {path}: {error}; free or unlock its folder, or choose another"
+        ) from error
 
 
 def torn_line(path: Path) -> bytes:

@@ -13,7 +13,14 @@ from filelock import FileLock, Timeout
 
 from ..workloads.errors import PrefilltuneError
 from .contents import FILES, PROVENANCE, RECORDS, WORKLOADS, Contents, loads
-from .durable import append, cut, is_writable, torn_line, write_atomically
+from .durable import (
+    LOCK_TIMEOUT_SECS,
+    append,
+    cut,
+    is_writable,
+    torn_line,
+    write_atomically,
+)
 from .entry import BadLine, Entry, Head
 from .errors import DatabaseNotFoundError, ImplausibleRecordError, NotWritableError
 from .plausibility import doubt
@@ -23,7 +30,6 @@ from .target_key import TargetKey
 
 REJECTED = "records.rejected.json"
 LOCK = ".lock"
-LOCK_TIMEOUT_SECS = 60.0
 
 
 class RecordStore:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefilltune.database import committed_root
+from prefilltune.database import NotWritableError, committed_root, durable
 from prefilltune.tuning.chart import draw_chart
 from prefilltune.tuning.comparison import (
     DENSE,
@@ -82,8 +82,25 @@ def test_cases_are_added_and_replaced(tmp_path: Path) -> None:
     faster = dataclasses.replace(CASE, tuned_ms=0.4)
     assert write_comparisons(path, [faster]) == [faster, other]
     assert read_comparisons(path) == [faster, other]
-    assert [file.name for file in path.parent.glob("[!.]*")] == ["comparison.json"]
-    assert not list(path.parent.glob(".*.tmp"))
+    files = {file.name for file in path.parent.iterdir()} - {".comparison.json.lock"}
+    assert files == {"comparison.json"}
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotWritableError, match=r"cannot write .*comparison\.json.*choose another"):
+        write_comparisons(tmp_path / "file" / "comparison.json", [CASE])
+
+
+def test_a_file_that_another_process_keeps_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "LOCK_TIMEOUT_SECS", 0.01)
+    path = tmp_path / "comparison.json"
+    with durable.changing(path), pytest.raises(NotWritableError, match="locked by another process"):
+        write_comparisons(path, [CASE])
+    write_comparisons(path, [CASE])
+    assert read_comparisons(path) == [CASE]
 
 
 def test_both_kinds_of_device_share_a_file(tmp_path: Path) -> None:

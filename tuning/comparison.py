@@ -10,14 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from ..database.durable import write_atomically
+from ..database.durable import changing, write_atomically
 from .errors import InvalidComparisonError
 
 SCHEMA_VERSION = 2
-
-_LOCK_SECONDS = 60.0
 
 #: A peer that takes padded tensors and heeds the mask, as a tuned kernel does.
 MASKED = "masked"
@@ -198,9 +194,13 @@ def write_comparisons(path: Path, comparisons: Iterable[Comparison]) -> list[Com
     -------
     list[Comparison]
         Everything the file now holds.
+
+    Raises
+    ------
+    NotWritableError
+        If it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS):
+    with changing(path):
         cases = {each.case: each for each in [*read_comparisons(path), *comparisons]}
         data = {
             "schema": SCHEMA_VERSION,

@@ -9,9 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from ...database.durable import write_atomically
+from ...database.durable import changing, write_atomically
 from ...workloads import PrefillShape
 from ..errors import InvalidSweepError
 from .boundaries import Point
@@ -19,7 +17,6 @@ from .boundaries import Point
 SWEEP_FILE = "dispatch.json"
 
 _SCHEMA_VERSION = 1
-_LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,14 @@ def write_sweep(folder: Path, sweep: Sweep) -> Path:
     -------
     Path
         The file.
+
+    Raises
+    ------
+    NotWritableError
+        If it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / SWEEP_FILE
-    with FileLock(folder / f".{SWEEP_FILE}.lock", timeout=_LOCK_SECONDS):
+    with changing(path):
         sweeps = {**read_sweeps(folder), sweep.spec: sweep}
         lines = [_text(sweeps[spec]) for spec in sorted(sweeps)]
         text = f'{{"schema": {_SCHEMA_VERSION}, "sweeps": [\n' + ",\n".join(lines) + "\n]}"
