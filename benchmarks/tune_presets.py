@@ -3,7 +3,7 @@
     python benchmarks/tune_presets.py --target cuda --database database/records --minutes 9
 
 tunes every preset's heads in each dtype, on lengths from 128 to 4096 and each length distribution,
-those first that have no record. Then `prefilltune sweep` and `compare` without a model measure what
+where there is no record yet. Then `prefilltune sweep` and `compare` without a model measure what
 there is. One process after the other builds and measures for all of them, so that a case costs its
 search and its verification alone.
 """
@@ -23,7 +23,7 @@ from prefilltune.tuning.search import Limit, local_builders
 from prefilltune.tuning.spaces import default_spaces
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
 from prefilltune.tuning.tune import tune_case
-from prefilltune.workloads import PrefillShape, load_presets, parse_lengths
+from prefilltune.workloads import PrefillShape, parse_lengths, preset
 
 # Presets of all the heads that there are in embedders and small decoders, and batches by length.
 _ENCODER = {128: 32, 512: 32, 1024: 8, 2048: 4, 4096: 2}
@@ -42,13 +42,12 @@ _TRIALS, _FIRST_TRIALS = 8, 48
 
 def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]:
     """Everything that is wanted, in the order in which one learns from another."""
-    presets = load_presets()
     for dtype in options.dtype or DTYPES:
         for lens in options.lens or LENS:
             for model in options.model or BATCHES:
                 for length in options.length or _ENCODER:
                     batch = BATCHES.get(model, _ENCODER).get(length, 1)
-                    shape, spec = PrefillShape(batch, length), presets[model].spec(dtype)
+                    shape, spec = PrefillShape(batch, length), preset(model).spec(dtype)
                     yield Case(spec, shape, target, parse_lengths(lens))
 
 

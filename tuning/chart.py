@@ -12,10 +12,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ..workloads import PrefillShape
 from .comparison import DENSE, Comparison
 from .errors import EnvironmentMismatchError
-from .report import Row, contestants, shape_title, short_title, unit_of, workload_title
+from .report import Row, contestants, place, shape_title, short_title, unit_of, workload_title
 
 _DENSE_STYLE = {"facecolor": "0.85", "edgecolor": "0.45", "linewidth": 0.6}
 _HATCHES = ("////", "....")
@@ -93,7 +92,8 @@ def _lines(pyplot: Any, comparisons: Sequence[Comparison]) -> tuple[Any, dict[st
     """The figure with a row of panels for each workload, and what its legend shows."""
     unit = unit_of(comparisons[0])
     styles = _line_styles(comparisons)
-    workloads = sorted({workload_title(each) for each in comparisons})
+    comparisons = sorted(comparisons, key=place)
+    workloads = list(dict.fromkeys(workload_title(each) for each in comparisons))
     lens = list(dict.fromkeys(each.lens for each in comparisons))
     figure, panels = pyplot.subplots(
         len(workloads), len(lens), figsize=(1 + 3.4 * len(lens), 1.2 + 1.9 * len(workloads)),
@@ -125,10 +125,9 @@ def _plain(axes: Any) -> None:
 
 
 def _draw_panel(
-    axes: Any, comparisons: Sequence[Comparison], styles: Mapping[str, Mapping[str, Any]]
+    axes: Any, cases: Sequence[Comparison], styles: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Draw the rates of all kernels over the shapes; what to show in the legend, by name."""
-    cases = sorted(comparisons, key=lambda each: PrefillShape.parse(each.shape).num_kv)
     unit, positions = unit_of(cases[0]), range(len(cases))
     rates: dict[str, list[float]] = {name: [float("nan")] * len(cases) for name in styles}
     for position, each in enumerate(cases):

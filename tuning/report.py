@@ -156,7 +156,7 @@ def summary_table(comparisons: Sequence[Comparison]) -> Table:
 
 def markdown(comparisons: Sequence[Comparison], chart: str | None) -> str:
     """The page: how to read it, all cases at a glance, and everything about each."""
-    comparisons = sorted(comparisons, key=_place)
+    comparisons = sorted(comparisons, key=place)
     parts = ["# Tuned kernels compared\n"]
     if chart:
         parts.append(f"![rates of all kernels]({chart})\n")
@@ -169,7 +169,7 @@ def markdown(comparisons: Sequence[Comparison], chart: str | None) -> str:
     return "\n".join(parts)
 
 
-def _place(comparison: Comparison) -> tuple[str, int, int, str]:
+def place(comparison: Comparison) -> tuple[str, int, int, str]:
     """Cases of one workload stand together, from short to long."""
     shape = PrefillShape.parse(comparison.shape)
     return workload_title(comparison), shape.num_kv, shape.batch, comparison.lens
