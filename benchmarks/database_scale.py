@@ -32,8 +32,8 @@ from prefilltune.database import (
     record_id,
 )
 from prefilltune.tuning.environment import versions
+from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.target import device_name
-from prefilltune.tuning.tvm_import import import_tvm_without_torch
 from prefilltune.workloads import PrefillShape, PrefillSpec
 
 KEY = TargetKey("llvm", "znver4", "2c")

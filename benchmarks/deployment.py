@@ -32,8 +32,8 @@ from typing import Any
 
 from prefilltune.database import Finder, RecordStore, TargetKey, Tier, committed_root
 from prefilltune.tuning.environment import versions
+from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.target import ResolvedTarget, cuda_device, device_name, resolve_target
-from prefilltune.tuning.tvm_import import import_tvm_without_torch
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
 SPEC, SHAPE = PrefillSpec(1, 1, 8, "float32"), PrefillShape(1, 1)
@@ -52,7 +52,7 @@ GPU_REPEATS = 50
 def replays(kind: str, count: int) -> dict[str, float]:
     """Look up and replay ``count`` times, over every workload with a record for a target kind."""
     import_tvm_without_torch()
-    from prefilltune.tuning.apply import apply_record
+    from prefilltune.tuning.building.apply import apply_record
 
     folders = [path.name for path in committed_root().iterdir() if path.name.startswith(kind)]
     keys = [TargetKey.parse(name) for name in sorted(folders)]
@@ -83,9 +83,9 @@ def built(folder: Path) -> None:
     import_tvm_without_torch()
     import tvm
 
-    from prefilltune.tuning.build import build_library
-    from prefilltune.tuning.dispatch import Leaf, Split, dispatching_kernel
-    from prefilltune.tuning.library import build_kernels
+    from prefilltune.tuning.building.build import build_library
+    from prefilltune.tuning.deployment import Leaf, Split, dispatching_kernel
+    from prefilltune.tuning.deployment.library import build_kernels
     from prefilltune.workloads import plain_attention
 
     target = resolve_target("llvm")
@@ -135,10 +135,10 @@ def built_for_gpu(path: Path, target: ResolvedTarget) -> None:
     """Build the kernels that :func:`launched` calls, by its names, into one library."""
     import tvm
 
-    from prefilltune.tuning.alignment import refuse_misaligned
-    from prefilltune.tuning.apply import apply_record
-    from prefilltune.tuning.build import build_library
-    from prefilltune.tuning.dispatch import Leaf, Split, dispatching_kernel
+    from prefilltune.tuning.building.alignment import refuse_misaligned
+    from prefilltune.tuning.building.apply import apply_record
+    from prefilltune.tuning.building.build import build_library
+    from prefilltune.tuning.deployment import Leaf, Split, dispatching_kernel
 
     finder, sizes = Finder([committed_root()]), SymbolicShape.fresh()
     functions, for_every_shape = {"nothing": _nothing()}, {}

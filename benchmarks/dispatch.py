@@ -23,7 +23,7 @@ from typing import Any
 
 from prefilltune.database import Finder, Match, Tier, committed_root
 from prefilltune.tuning.environment import device, versions
-from prefilltune.tuning.tvm_import import import_tvm_without_torch
+from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.workloads import (
     PrefillShape,
     PrefillSpec,
@@ -34,13 +34,13 @@ from prefilltune.workloads import (
 ROUNDS = 9
 
 
-def timed(case: Any, paths: Mapping[str, str], worker: Any) -> dict[str, float]:
+def timed(case: Any, kind: str, paths: Mapping[str, str], worker: Any) -> dict[str, float]:
     """Median seconds a call of libraries, in turns."""
-    from prefilltune.tuning.bench import call
-    from prefilltune.tuning.engines import ENGINES
-    from prefilltune.tuning.timing import interleave
+    from prefilltune.tuning.comparing.bench import call
+    from prefilltune.tuning.measuring.engines import ENGINES
+    from prefilltune.tuning.measuring.timing import interleave
 
-    time_kernel = ENGINES[case.target.kind].time_kernel
+    time_kernel = ENGINES[kind].time_kernel
     arguments = (case.spec, case.shape, case.batches(), case.seed)
     timers: list[Callable[[float], float]] = [
         lambda seconds, path=path: call(worker, time_kernel, path, *arguments, seconds)
@@ -82,19 +82,19 @@ def main() -> None:
     import_tvm_without_torch()
     import tvm
 
-    from prefilltune.tuning.apply import apply_record
-    from prefilltune.tuning.arm import Case
-    from prefilltune.tuning.bench import Libraries
-    from prefilltune.tuning.dispatch import (
+    from prefilltune.tuning.building.apply import apply_record
+    from prefilltune.tuning.comparing.bench import Libraries
+    from prefilltune.tuning.deployment import (
         Leaf,
         Plan,
         candidates,
         make_plan,
         planned_kernel,
     )
-    from prefilltune.tuning.measure import tvm_environment
+    from prefilltune.tuning.measuring.cpu import tvm_environment
+    from prefilltune.tuning.measuring.worker import Worker
     from prefilltune.tuning.target import resolve_target
-    from prefilltune.tuning.worker import Worker
+    from prefilltune.workloads import Case
 
     target = resolve_target(options.target)
     usual = "float16" if target.kind == "cuda" else "float32"
@@ -121,8 +121,8 @@ def main() -> None:
         for shape in sorted(shapes, key=str):
             best = finder.find(target.key, spec, shape, accept=Tier.EXACT)
             static = libraries.of(f"static-{shape}", partial(apply_record, best, target.kind))
-            case = Case(spec, shape, target, lens)
-            ms = timed(case, {"static": static, "dispatched": dispatched}, worker)
+            case = Case(spec, shape, lens)
+            ms = timed(case, target.kind, {"static": static, "dispatched": dispatched}, worker)
             at_tuned.append(
                 {"shape": str(shape), "static_ms": ms["static"] * 1e3,
                  "over_static": ms["dispatched"] / ms["static"]}
@@ -131,8 +131,8 @@ def main() -> None:
         for batch in sorted({shape.batch for shape in shapes}):
             tuned = sorted({shape.num_kv for shape in shapes if shape.batch == batch})
             for length in lengths_between(tuned, options.count):
-                case = Case(spec, PrefillShape(batch, length), target, lens)
-                ms = timed(case, {**every, "dispatched": dispatched}, worker)
+                case = Case(spec, PrefillShape(batch, length), lens)
+                ms = timed(case, target.kind, {**every, "dispatched": dispatched}, worker)
                 near = min(ms[record] for record in neighbours(length, batch, found))
                 between.append(
                     {"shape": str(case.shape), "ms": ms["dispatched"] * 1e3,

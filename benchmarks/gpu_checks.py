@@ -22,12 +22,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from prefilltune.tuning.arm import Arm, Case
-from prefilltune.tuning.build import build_library
+from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.environment import versions
+from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget, device_name, resolve_target
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SHAPE = PrefillShape(2, 300)
 SPECS = {
@@ -80,14 +80,14 @@ def main() -> None:
 def _kernels(target: ResolvedTarget) -> Iterator[tuple[dict[str, Any], Any]]:
     """Kernels of every space and way of pipelining, each as what it is and its module."""
     for space, spec in SPECS.items():
-        case = Case(spec, SHAPE, target, parse_lengths("full"))
+        case = Case(spec, SHAPE, parse_lengths("full"))
         seen = set()
         for variant in map(dict, SPACES[space].variants(spec, SHAPE, target)):
             structure = tuple(variant.get(key) for key in _STRUCTURE)
             if structure in seen:
                 continue
             seen.add(structure)
-            some = Arm(case, SPACES[space], variant, None, 8, 1).propose(_SOME)
+            some = Arm(case, target, SPACES[space], variant, None, 8, 1).propose(_SOME)
             some.sort(key=lambda proposal: str(proposal.trace[1]))
             for proposal in (some[0], some[-1]):  # as unlike as they come
                 row = {"space": space, "spec": str(spec), "variant": variant}

@@ -32,9 +32,9 @@ from prefilltune.tuning.devices.remote import devices_of
 from prefilltune.tuning.devices.rpc_server import serve
 from prefilltune.tuning.environment import versions
 from prefilltune.tuning.errors import NoDeviceError
-from prefilltune.tuning.measure import Measurement
+from prefilltune.tuning.measuring.cpu import Measurement
+from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.target import device_name, usable_cores
-from prefilltune.tuning.tvm_import import import_tvm_without_torch
 
 KEY = "bench"
 HEADS = "8x64"

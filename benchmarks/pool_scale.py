@@ -29,7 +29,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefilltune.tuning.arm import Case
 from prefilltune.tuning.devices.address import Address
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.devices.opening import local_pool, pool_of_tracker
@@ -37,14 +36,14 @@ from prefilltune.tuning.devices.pool import Pool, Slot
 from prefilltune.tuning.devices.remote import devices_of
 from prefilltune.tuning.environment import versions
 from prefilltune.tuning.errors import NoDeviceError
-from prefilltune.tuning.measure import Measurement, tvm_environment
-from prefilltune.tuning.search import Limit, Search, SearchState
+from prefilltune.tuning.measuring.cpu import Measurement, tvm_environment
+from prefilltune.tuning.measuring.worker import Outcome, Worker
+from prefilltune.tuning.search.search import Limit, Search, SearchState
+from prefilltune.tuning.search.trial_log import TrialLog
 from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused
 from prefilltune.tuning.target import device_name, resolve_target
-from prefilltune.tuning.trial_log import TrialLog
-from prefilltune.tuning.worker import Outcome, Worker
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths, plain_attention
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths, plain_attention
 
 SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(8, 512)
 KEY = "bench"
@@ -141,11 +140,12 @@ def search(
     shape: PrefillShape = SHAPE,
 ) -> SearchState:
     """A search, of the usual space if no other is given."""
-    case = Case(SPEC, shape, resolve_target("llvm", 1), parse_lengths("full"))
+    target = resolve_target("llvm", 1)
+    case = Case(SPEC, shape, parse_lengths("full"))
     with tempfile.TemporaryDirectory() as folder:
         log = TrialLog(Path(folder) / "log.jsonl", {})
         with Search(
-            case, [space or LlvmFused()], log, lambda _: None, pool=pool, builders=builders
+            case, target, [space or LlvmFused()], log, lambda _: None, pool=pool, builders=builders
         ) as search:
             return search.run(Limit(trials=trials))
 

@@ -16,13 +16,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from prefilltune.tuning.arm import Case
 from prefilltune.tuning.environment import versions
-from prefilltune.tuning.search import Limit, Search
+from prefilltune.tuning.search.search import Limit, Search
+from prefilltune.tuning.search.trial_log import TrialLog
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused
 from prefilltune.tuning.target import device_name, resolve_target
-from prefilltune.tuning.trial_log import TrialLog
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(4, 128)
 VARIANT = {"q_tile": 32, "kv_tile": 64, "packed": False}
@@ -37,10 +36,11 @@ class OneVariant(LlvmFused):
 
 def ours(trials: int) -> dict[str, float]:
     """Run the search of ``prefilltune tune`` on one variant."""
-    case = Case(SPEC, SHAPE, resolve_target("llvm"), parse_lengths("full"))
+    target = resolve_target("llvm")
+    case = Case(SPEC, SHAPE, parse_lengths("full"))
     log = TrialLog(Path(tempfile.mkdtemp()) / "log.jsonl", {})
     start = time.monotonic()
-    with Search(case, [OneVariant()], log, lambda _: None) as search:
+    with Search(case, target, [OneVariant()], log, lambda _: None) as search:
         state = search.run(Limit(trials=trials))
     result = _result(time.monotonic() - start, state.trials, state.best_seconds)
     return {**result, "first_measured_seconds": round(state.first_measured, 1)}

@@ -17,13 +17,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from prefilltune.database import RecordStore
-from prefilltune.tuning.arm import Case
 from prefilltune.tuning.devices.opening import local_pool
-from prefilltune.tuning.search import Limit, local_builders
+from prefilltune.tuning.search.search import Limit, local_builders
+from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.spaces import default_spaces
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
-from prefilltune.tuning.tune import tune_case
-from prefilltune.workloads import PrefillShape, parse_lengths, preset
+from prefilltune.workloads import Case, PrefillShape, parse_lengths, preset
 
 # Presets of all the heads that there are in embedders and small decoders, and batches by length.
 _ENCODER = {128: 32, 512: 32, 1024: 8, 2048: 4, 4096: 2}
@@ -48,7 +47,7 @@ def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]
                 for length in options.length or _ENCODER:
                     batch = BATCHES.get(model, _ENCODER).get(length, 1)
                     shape, spec = PrefillShape(batch, length), preset(model).spec(dtype)
-                    yield Case(spec, shape, target, parse_lengths(lens))
+                    yield Case(spec, shape, parse_lengths(lens))
 
 
 def main() -> None:
@@ -72,17 +71,21 @@ def main() -> None:
             if group in known:
                 continue
             if time.monotonic() - began > 60 * options.minutes:
-                print(f"the time is over before {case}; run the same command again", flush=True)
+                print(
+                    f"the time is over before {case.on(target.key)}; run the same command again",
+                    flush=True,
+                )
                 return
             is_first = not any(spec == str(case.spec) for spec, *_ in known)
             limit = Limit(trials=_FIRST_TRIALS if is_first else _TRIALS)
             kept = tune_case(
-                case, spaces, limit, options.database, 1, lambda state: None, pool, builders
+                case, target, spaces, limit, options.database, 1, lambda _: None, pool, builders
             ).kept
             for entry in kept:
                 known.add(entry.group)
                 of = entry.provenance
-                print(f"{case}: {of.median_secs * 1e6:.1f} us, {of.space} {of.variant}", flush=True)
+                timed = f"{of.median_secs * 1e6:.1f} us, {of.space} {of.variant}"
+                print(f"{case.on(target.key)}: {timed}", flush=True)
     print("every case has a record; next: prefilltune sweep, and prefilltune compare", flush=True)
 
 

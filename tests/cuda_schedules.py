@@ -7,13 +7,13 @@ from typing import Any
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
-from prefilltune.tuning.arm import Arm, Case
-from prefilltune.tuning.dispatch import Leaf, Lengths, Split, dispatching_kernel
+from prefilltune.tuning.deployment import Leaf, Lengths, Split, dispatching_kernel
 from prefilltune.tuning.pipeline import pipeline
-from prefilltune.tuning.proposals import Proposal
+from prefilltune.tuning.search.arms import Arm
+from prefilltune.tuning.search.proposals import Proposal
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, SymbolicShape, parse_lengths
 
 #: How the loop over tiles of a wgmma kernel may be pipelined: what variants say besides tiles.
 WGMMA_PIPELINES: tuple[dict[str, Any], ...] = (
@@ -34,8 +34,8 @@ def proposals(
     target: ResolvedTarget,
 ) -> list[Proposal]:
     """Every candidate of a variant, ordered by its decisions."""
-    case = Case(spec, shape, target, parse_lengths("full"))
-    found = Arm(case, SPACES[space], variant, None, 8, 1).propose(10_000)
+    case = Case(spec, shape, parse_lengths("full"))
+    found = Arm(case, target, SPACES[space], variant, None, 8, 1).propose(10_000)
     return sorted(found, key=lambda proposal: str(proposal.trace[1]))
 
 

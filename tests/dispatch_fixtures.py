@@ -12,8 +12,8 @@ from database_fixtures import PROVENANCE, trace_of
 from tvm import s_tir
 
 from prefilltune.database import Entry, Match, RecordStore, TargetKey, Tier, entry_from
-from prefilltune.tuning.apply import apply_record
-from prefilltune.tuning.dispatch import Point, Sweep, write_sweep
+from prefilltune.tuning.building.apply import apply_record
+from prefilltune.tuning.deployment import Point, Sweep, write_sweep
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused, schedule
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape

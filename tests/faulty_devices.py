@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefilltune.tuning.engines import Engine
-from prefilltune.tuning.measure import Measurement
-from prefilltune.tuning.worker import Worker
+from prefilltune.tuning.measuring.cpu import Measurement
+from prefilltune.tuning.measuring.engines import Engine
+from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.workloads import PrefillShape, plain_attention
 
 _GARBAGE = {"nan": math.nan, "negative": -1e-3, "zero": 0.0, "instant": 1e-12}

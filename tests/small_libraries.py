@@ -15,12 +15,12 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from prefilltune.database import Match, Tier, entry_from
-from prefilltune.tuning.arm import Arm, Case
-from prefilltune.tuning.dispatch import Leaf, Plan
-from prefilltune.tuning.library import Library, build_kernels
+from prefilltune.tuning.deployment import Leaf, Plan
+from prefilltune.tuning.deployment.library import Library, build_kernels
+from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 #: That one of the kernels serves; the other serves every shape.
 SHAPE = PrefillShape(2, 24)
@@ -29,8 +29,8 @@ SHAPE = PrefillShape(2, 24)
 def build_small(folder: Path, spec: PrefillSpec, target: ResolvedTarget, space: str) -> Library:
     """Build a library with the first candidate of a design space."""
     variant = dict(SPACES[space].variants(spec, SHAPE, target)[0])
-    case = Case(spec, SHAPE, target, parse_lengths("full"))
-    proposal, *_ = Arm(case, SPACES[space], variant, None, 1, 1).propose(1)
+    case = Case(spec, SHAPE, parse_lengths("full"))
+    proposal, *_ = Arm(case, target, SPACES[space], variant, None, 1, 1).propose(1)
     description = SPACES[space].describe(spec, SHAPE, variant, target.kind)
     schedule = Schedule(description)
     Trace.apply_json_to_schedule(proposal.trace, schedule)

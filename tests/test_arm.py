@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 import tvm_ffi
 
-from prefilltune.tuning.arm import Arm, Case, sample_arm
-from prefilltune.tuning.measure import tvm_environment
+from prefilltune.tuning.measuring.cpu import tvm_environment
+from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.search.arms import Arm, sample_arm
+from prefilltune.tuning.search.trial_log import Trial
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import resolve_target
-from prefilltune.tuning.trial_log import Trial
-from prefilltune.tuning.worker import Worker
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPACE = SPACES["cuda_wgmma"]
 CASE = Case(
     PrefillSpec(4, 2, 64, "float16"),
     PrefillShape(2, 256),
-    resolve_target("cuda", arch="sm_90a"),
     parse_lengths("full"),
 )
+TARGET = resolve_target("cuda", arch="sm_90a")
 VARIANT = {"q_tile": 64, "kv_tile": 64, "ring": 2}
 
 
 def _arm() -> Arm:
-    return Arm(CASE, SPACE, VARIANT, None, 8, 1)
+    return Arm(CASE, TARGET, SPACE, VARIANT, None, 8, 1)
 
 
 def _everything(arm: Arm, count: int) -> list[tuple[str, Any]]:
@@ -52,7 +52,7 @@ def test_a_sample_and_the_rest_are_the_points_of_the_space_in_its_order(earlier:
         sampled.restore([Trial(SPACE.name, VARIANT, trace, run_secs=(1.0,))])
         assert sampled.best == 1.0
     with Worker(tvm_environment(1)) as worker:
-        asked = (CASE, SPACE.name, VARIANT, sampled.label, 3)
+        asked = (CASE, TARGET, SPACE.name, VARIANT, sampled.label, 3)
         outcome = worker.call(sample_arm, *asked, timeout=60.0)
     assert outcome.status == "ok", outcome.detail
     sampled.begin(outcome.value)
@@ -65,7 +65,7 @@ def test_a_sample_and_the_rest_are_the_points_of_the_space_in_its_order(earlier:
 
 def test_spaces_that_are_evolved_are_not_sampled() -> None:
     target, shape = resolve_target("llvm", 1), PrefillShape(2, 64)
-    case = Case(PrefillSpec(2, 1, 64, "float32"), shape, target, CASE.lens)
+    case = Case(PrefillSpec(2, 1, 64, "float32"), shape, CASE.lens)
     space = SPACES["llvm_fused"]
-    variant, *_ = space.variants(case.spec, case.shape, case.target)
-    assert sample_arm(case, space.name, variant, "fused", 2) is None
+    variant, *_ = space.variants(case.spec, case.shape, target)
+    assert sample_arm(case, target, space.name, variant, "fused", 2) is None

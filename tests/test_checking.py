@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from prefilltune.tuning.checking import Expected, checked_heads, expect
+from prefilltune.tuning.measuring.checking import Expected, checked_heads, expect
 from prefilltune.workloads import (
     TOLERANCE,
     PrefillShape,

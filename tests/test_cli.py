@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from prefilltune.database import committed_root
 from prefilltune.tuning.cli import app
-from prefilltune.tuning.dispatch import read_sweeps
-from prefilltune.tuning.metadata import read_metadata
+from prefilltune.tuning.deployment import read_sweeps
+from prefilltune.tuning.deployment.metadata import read_metadata
 
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
 

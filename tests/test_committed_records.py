@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from prefilltune.database import RecordStore, TargetKey, committed_root, judge
-from prefilltune.tuning.verification import rebuild_records
+from prefilltune.tuning.search.verification import rebuild_records
 
 TARGETS = sorted(path.name for path in committed_root().iterdir() if path.is_dir())
 

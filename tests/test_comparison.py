@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from prefilltune.database import NotWritableError, committed_root, durable
-from prefilltune.tuning.chart import draw_chart
-from prefilltune.tuning.comparison import (
+from prefilltune.tuning.comparing.chart import draw_chart
+from prefilltune.tuning.comparing.comparison import (
     DENSE,
     MASKED,
     PACKED,
@@ -21,9 +21,9 @@ from prefilltune.tuning.comparison import (
     read_comparisons,
     write_comparisons,
 )
+from prefilltune.tuning.comparing.report import contestants, markdown, summary_table, table
 from prefilltune.tuning.errors import InvalidComparisonError
-from prefilltune.tuning.report import contestants, markdown, summary_table, table
-from prefilltune.tuning.timing import interleave
+from prefilltune.tuning.measuring.timing import interleave
 
 CASE = Comparison(
     spec="padded_hq12_hkv12_d64_float32_s0.125",
@@ -245,7 +245,7 @@ def test_interleaving_alternates_and_spares_the_slow() -> None:
 
 
 def test_time_calls_counts_calls() -> None:
-    from prefilltune.tuning.measure import time_calls
+    from prefilltune.tuning.measuring.cpu import time_calls
 
     calls = []
     seconds = time_calls([lambda: (calls.append(1), time.sleep(0.002))] * 2, 0.02)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from prefilltune.tuning.cpu_bench import with_one_product
-from prefilltune.tuning.measure import time_torch_gemm
-from prefilltune.tuning.timing import Result
+from prefilltune.tuning.comparing.cpu_bench import with_one_product
+from prefilltune.tuning.measuring.cpu import time_torch_gemm
+from prefilltune.tuning.measuring.timing import Result
 
 TUNED = Result((1e-3, 1e-3))
 SLOW, FAST = Result((4e-3, 5e-3, 3e-3)), Result((2e-3, 2e-3, 9e-3))

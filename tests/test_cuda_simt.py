@@ -14,8 +14,8 @@ from kernel_checks import kernel_error
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
-from prefilltune.tuning.build import compile_device
-from prefilltune.tuning.proposals import make_proposer, tune_context
+from prefilltune.tuning.building.build import compile_device
+from prefilltune.tuning.search.proposals import make_proposer, tune_context
 from prefilltune.tuning.spaces import SPACES, Variant
 from prefilltune.tuning.spaces.cuda_simt import schedule, structure_of
 from prefilltune.tuning.target import ResolvedTarget, resolve_target

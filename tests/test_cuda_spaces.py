@@ -13,7 +13,7 @@ from machine_code import instructions
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
-from prefilltune.tuning.build import compile_device
+from prefilltune.tuning.building.build import compile_device
 from prefilltune.tuning.pipeline import AHEAD, pipeline
 from prefilltune.tuning.spaces import SPACES, default_spaces
 from prefilltune.tuning.target import ResolvedTarget, resolve_target

@@ -5,22 +5,20 @@ from __future__ import annotations
 import pytest
 from tvm.s_tir.meta_schedule.cost_model import RandomModel
 
-from prefilltune.tuning.arm import Arm, Case
-from prefilltune.tuning.build import compile_device
+from prefilltune.tuning.building.build import compile_device
 from prefilltune.tuning.errors import KernelCompileError
+from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import resolve_target
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
 
 
 def test_some_candidates_compile() -> None:
     target = resolve_target("cuda", arch="sm_80")
-    case = Case(
-        PrefillSpec(1, 1, 64, "float16"), PrefillShape(1, 128), target, parse_lengths("full")
-    )
-    found = Arm(case, SPACES["cuda_stock"], {}, RandomModel(), 8, 2).propose(8)
+    case = Case(PrefillSpec(1, 1, 64, "float16"), PrefillShape(1, 128), parse_lengths("full"))
+    found = Arm(case, target, SPACES["cuda_stock"], {}, RandomModel(), 8, 2).propose(8)
     assert found
     compiled = []
     for proposal in found:

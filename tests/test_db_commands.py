@@ -27,17 +27,16 @@ from database_fixtures import (
 from tvm.s_tir import Schedule
 
 from prefilltune.database import RecordStore, TargetKey, entry_from, record_id, target_keys
-from prefilltune.tuning.arm import Case
-from prefilltune.tuning.build import build_library
+from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.cli import main
-from prefilltune.tuning.measure import tvm_environment
-from prefilltune.tuning.search import Limit
+from prefilltune.tuning.measuring.cpu import tvm_environment
+from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.search.search import Limit
+from prefilltune.tuning.search.tune import tune_case
+from prefilltune.tuning.search.verification import Rebuilt, _remeasure
 from prefilltune.tuning.spaces import SPACES, llvm_fused
 from prefilltune.tuning.target import resolve_target
-from prefilltune.tuning.tune import tune_case
-from prefilltune.tuning.verification import Rebuilt, _remeasure
-from prefilltune.tuning.worker import Worker
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths, plain_attention
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths, plain_attention
 
 SPEC = PrefillSpec(2, 1, 16, "float32")
 FOREIGN_KEY = TargetKey("llvm", "skylake-avx512", "48c")
@@ -109,8 +108,10 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with what a search found on this machine, and a second shape of its spec."""
     root = tmp_path_factory.mktemp("tuned")
     target = resolve_target("llvm", 2)
-    case = Case(SPEC, PrefillShape(2, 24), target, parse_lengths("full"))
-    (found,) = tune_case(case, ["llvm_fused"], Limit(trials=4), root, 1, lambda _: None).kept
+    case = Case(SPEC, PrefillShape(2, 24), parse_lengths("full"))
+    (found,) = tune_case(
+        case, target, ["llvm_fused"], Limit(trials=4), root, 1, lambda _: None
+    ).kept
     provenance = replace(
         found.provenance,
         shape="b2_q32_kv32",

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefilltune.tuning import dispatch
-from prefilltune.tuning.dispatch import (
+from prefilltune.tuning import deployment as dispatch
+from prefilltune.tuning.deployment import (
     Leaf,
     Point,
     Range,
@@ -21,10 +21,10 @@ from prefilltune.tuning.dispatch import (
     boundaries,
     choose,
     grow,
-    measuring,
     ranges,
+    sweeping,
 )
-from prefilltune.tuning.dispatch.boundaries import SIZES, TOLERANCE, size_of
+from prefilltune.tuning.deployment.boundaries import SIZES, TOLERANCE, size_of
 from prefilltune.workloads import PrefillShape
 
 KERNELS = ("a", "b", "c")
@@ -183,7 +183,7 @@ def test_a_sample_has_the_tuned_shapes_and_those_around_them() -> None:
     assert [shape for shape in found if shape.qo_len != shape.num_kv] == [tuned[2]]
 
 
-@pytest.mark.parametrize("module", [boundaries, measuring])
+@pytest.mark.parametrize("module", [boundaries, sweeping])
 def test_examples_in_the_documentation(module) -> None:
     result = doctest.testmod(module)
     assert result.attempted

@@ -23,9 +23,9 @@ from tvm.runtime import tensor
 from tvm_ffi import from_dlpack
 
 from prefilltune.database import Finder, Match, StaleRecordError, TargetKey, Tier, committed_root
-from prefilltune.tuning.apply import apply_record
-from prefilltune.tuning.build import compile_device, device_source
-from prefilltune.tuning.dispatch import (
+from prefilltune.tuning.building.apply import apply_record
+from prefilltune.tuning.building.build import compile_device, device_source
+from prefilltune.tuning.deployment import (
     Leaf,
     Lengths,
     Plan,

@@ -12,7 +12,7 @@ from database_fixtures import KEY, edit_provenance, filled, small_entry
 from dispatch_fixtures import SPEC, swept
 
 from prefilltune.database import Entry, Finder, NoRecordError, TargetKey, Tier, VersionMismatchError
-from prefilltune.tuning.dispatch import (
+from prefilltune.tuning.deployment import (
     Leaf,
     Plan,
     Point,

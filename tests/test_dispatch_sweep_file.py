@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefilltune.tuning.dispatch import SWEEP_FILE, Point, Sweep, read_sweeps, write_sweep
+from prefilltune.tuning.deployment import SWEEP_FILE, Point, Sweep, read_sweeps, write_sweep
 from prefilltune.tuning.errors import InvalidSweepError
 from prefilltune.workloads import PrefillShape, PrefillSpec
 

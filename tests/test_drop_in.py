@@ -13,7 +13,7 @@ from kernel_checks import kernel_error
 from tvm.relax.frontend.nn.llm.kv_cache import _attention_sequence_prefill_with_mask
 from tvm_cases import CASES, database_of_cases
 
-from prefilltune.tuning.dispatch import sequence_prefill_with_mask
+from prefilltune.tuning.deployment import sequence_prefill_with_mask
 from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
 
 Make = Callable[..., Any]

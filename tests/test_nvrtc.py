@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from gpu_kernels import row_kernel
 
-from prefilltune.tuning import nvrtc
-from prefilltune.tuning.build import _string, _with_cubin, build_library, compile_device
+from prefilltune.tuning.building import nvrtc
+from prefilltune.tuning.building.build import _string, _with_cubin, build_library, compile_device
+from prefilltune.tuning.building.nvrtc import compile_cubin
 from prefilltune.tuning.errors import EnvironmentMismatchError, KernelCompileError
-from prefilltune.tuning.nvrtc import compile_cubin
 from prefilltune.tuning.target import resolve_target
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")

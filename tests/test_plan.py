@@ -18,7 +18,6 @@ import pytest
 from rich.console import Console
 from small_spaces import SplitScores
 
-from prefilltune.tuning.arm import Case
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.errors import DiskFullError, InvalidPlanError, PlanRunningError
 from prefilltune.tuning.plans.job import PlannedCase, plan_lock, run_plan
@@ -26,11 +25,11 @@ from prefilltune.tuning.plans.plan import PlannedTarget, read_plan
 from prefilltune.tuning.plans.progress import Ledger, Progress, Slice, ledger_path, read_ledger
 from prefilltune.tuning.plans.sharing import HERE, Devices
 from prefilltune.tuning.plans.status import plan_tables
-from prefilltune.tuning.progress import PlanDisplay
-from prefilltune.tuning.search import Limit, Listener, SearchState
+from prefilltune.tuning.search.progress import PlanDisplay
+from prefilltune.tuning.search.search import Limit, Listener, SearchState
+from prefilltune.tuning.search.tune import log_path
 from prefilltune.tuning.target import resolve_target
-from prefilltune.tuning.tune import log_path
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 WIDTHS = ((2, 4), (3, 6))
 LEAST = 'heads = ["2/1x16"]\nshapes = ["2x24"]\nbudget = "1h"\n'
@@ -165,7 +164,7 @@ def _unseen(_: str) -> Iterator[Listener]:
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SplitScores:
     """A small space that child processes know too."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from prefilltune.tuning.tvm_import import import_tvm_without_torch\n"
+        "from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch\n"
         "import_tvm_without_torch()\n"
         "from small_spaces import SplitScores\n"
         "from prefilltune.tuning.spaces import SPACES\n"
@@ -178,8 +177,8 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SplitScores:
 
 def _planned(space: SplitScores, devices: Devices, *batches: int) -> list[PlannedCase]:
     target, spec = resolve_target("llvm", 1), PrefillSpec(2, 1, 16, "float32")
-    cases = [Case(spec, PrefillShape(each, 24), target, parse_lengths("full")) for each in batches]
-    return [PlannedCase(case, (space.name,), Wanted("llvm", 1), devices) for case in cases]
+    cases = [Case(spec, PrefillShape(each, 24), parse_lengths("full")) for each in batches]
+    return [PlannedCase(case, target, (space.name,), Wanted("llvm", 1), devices) for case in cases]
 
 
 def test_a_plan_tunes_every_workload_and_starts_from_its_neighbours(
@@ -187,10 +186,9 @@ def test_a_plan_tunes_every_workload_and_starts_from_its_neighbours(
 ) -> None:
     plan = read_plan(_written(tmp_path, LEAST + "slice = 9\nkeep = 1"))
     planned = _planned(space, HERE, 2, 3)
-    cases = [each.case for each in planned]
     lines: list[str] = []
     assert run_plan(plan, planned, tmp_path, _unseen, lines.append)
-    logs = [_trials(log_path(case, tmp_path)) for case in cases]
+    logs = [_trials(log_path(each.case, each.target.key, tmp_path)) for each in planned]
     assert [len(log) for log in logs] == [8, 8]
     assert [len(set(log)) for log in logs] == [8, 8]
     assert logs[1][0] in logs[0]  # the neighbour's record is tried first

@@ -15,7 +15,6 @@ import pytest
 from small_spaces import DeadlyScores, SplitScores, WrongScores
 
 from prefilltune.database import RecordStore
-from prefilltune.tuning.arm import Case
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.plans.job import PlannedCase, run_plan
@@ -23,10 +22,10 @@ from prefilltune.tuning.plans.plan import Plan
 from prefilltune.tuning.plans.progress import ledger_path, read_ledger
 from prefilltune.tuning.plans.sharing import HERE, Device, Devices, most_at_once, share
 from prefilltune.tuning.plans.status import plan_tables
-from prefilltune.tuning.search import Listener, SearchState
+from prefilltune.tuning.search.search import Listener, SearchState
+from prefilltune.tuning.search.tune import log_path
 from prefilltune.tuning.target import resolve_target
-from prefilltune.tuning.tune import log_path
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 TWO = (Device(gpu="0"), Device(gpu="1"))
 POINTS = 4 + 4
@@ -37,11 +36,11 @@ SITE = """
 import os
 at_fault = os.environ.get("CUDA_VISIBLE_DEVICES") == "1"
 os.environ["DEVICE_FAULT"] = os.environ.get("FAULT_OF_1", "") if at_fault else ""
-from prefilltune.tuning.tvm_import import import_tvm_without_torch
+from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 import_tvm_without_torch()
 from faulty_devices import simulated
 from small_spaces import DeadlyScores, SplitScores, WrongScores
-from prefilltune.tuning.engines import ENGINES
+from prefilltune.tuning.measuring.engines import ENGINES
 from prefilltune.tuning.spaces import SPACES
 for space in (SplitScores, WrongScores, DeadlyScores):
     SPACES[space.name] = space(((2, 4), (3, 6)))
@@ -58,8 +57,8 @@ def _site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _planned(devices: Devices, *batches: int, space: str = SplitScores.name) -> list[PlannedCase]:
     target, spec = resolve_target("llvm", 1), PrefillSpec(2, 1, 16, "float32")
-    cases = [Case(spec, PrefillShape(each, 24), target, parse_lengths("full")) for each in batches]
-    return [PlannedCase(case, (space,), Wanted("llvm", 1), devices) for case in cases]
+    cases = [Case(spec, PrefillShape(each, 24), parse_lengths("full")) for each in batches]
+    return [PlannedCase(case, target, (space,), Wanted("llvm", 1), devices) for case in cases]
 
 
 class Watch:
@@ -100,14 +99,17 @@ def _run(cases: list[PlannedCase], root: Path, watch: Watch, plan: Plan = PLAN) 
 
 def _measured(planned: PlannedCase, root: Path) -> list[tuple[str, float]]:
     """What is in the log of a case: each schedule with its time."""
-    fields = [json.loads(line) for line in log_path(planned.case, root).read_text().splitlines()]
+    fields = [
+        json.loads(line)
+        for line in log_path(planned.case, planned.target.key, root).read_text().splitlines()
+    ]
     return sorted(
         (json.dumps([each["variant"], each["trace"]]), min(each["run_secs"])) for each in fields
     )
 
 
 def _names(cases: list[PlannedCase]) -> list[str]:
-    return [str(each.case) for each in cases]
+    return [each.name for each in cases]
 
 
 def test_searches_side_by_side_find_what_they_find_alone(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_searches_side_by_side_find_what_they_find_alone(tmp_path: Path) -> None
         found = _measured(each, tmp_path / "both")
         assert len(found) == len(dict(found)) == POINTS
         assert found == _measured(each, tmp_path / "alone")
-    entries = RecordStore.open(tmp_path / "both", cases[0].case.target.key).entries
+    entries = RecordStore.open(tmp_path / "both", cases[0].target.key).entries
     assert {each.provenance.shape for each in entries} == {"b2_q24_kv24", "b3_q24_kv24"}
     ledger = read_ledger(ledger_path(tmp_path / "both", "night"))
     slices = [each for done in ledger.progress.values() for each in done.slices]

@@ -17,25 +17,25 @@ import pytest
 from faulty_devices import check_and_time, device, simulated
 from small_spaces import SplitScores
 
-from prefilltune.tuning.arm import Case
 from prefilltune.tuning.devices.machine import Wanted, machine_here
 from prefilltune.tuning.devices.pool import Pool, Slot
-from prefilltune.tuning.engines import ENGINES
 from prefilltune.tuning.errors import NoDeviceError
-from prefilltune.tuning.measure import tvm_environment
-from prefilltune.tuning.search import Limit, Search, SearchState
+from prefilltune.tuning.measuring.cpu import tvm_environment
+from prefilltune.tuning.measuring.engines import ENGINES
+from prefilltune.tuning.measuring.worker import Outcome, Worker
+from prefilltune.tuning.search.search import Limit, Search, SearchState
+from prefilltune.tuning.search.trial_log import Trial, TrialLog
 from prefilltune.tuning.target import resolve_target
-from prefilltune.tuning.trial_log import Trial, TrialLog
-from prefilltune.tuning.worker import Outcome, Worker
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPACE = SplitScores(((2, 4), (3, 6)))
 TRIALS = 4 + 4
+TARGET = resolve_target("llvm", 2)
 
 
 def _case() -> Case:
     spec, shape = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)
-    return Case(spec, shape, resolve_target("llvm", 2), parse_lengths("full"))
+    return Case(spec, shape, parse_lengths("full"))
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,13 @@ def _search(
     with (
         _pool(workers) as pool,
         Search(
-            _case(), [space], TrialLog(log, {}), lambda _: None, pool=pool, builders=builders
+            _case(),
+            TARGET,
+            [space],
+            TrialLog(log, {}),
+            lambda _: None,
+            pool=pool,
+            builders=builders,
         ) as search,
     ):
         state = search.run(Limit(trials, 300))
@@ -207,7 +213,7 @@ def _killed_while_building(
 def test_a_builder_that_leaks_is_replaced(
     tmp_path: Path, sound: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefilltune.tuning.search._BUILDER_BYTES", 1 << 20)
+    monkeypatch.setattr("prefilltune.tuning.search.search._BUILDER_BYTES", 1 << 20)
     with Worker() as builder:
         state, trials = _search([device()], tmp_path / "log", [builder], trials=3)
     assert _times(trials).items() <= sound.items()
@@ -222,7 +228,7 @@ def test_a_log_that_takes_no_more_ends_the_search_and_loses_nothing(
 import resource, sys
 from pathlib import Path
 from prefilltune.tuning.errors import DiskFullError
-from prefilltune.tuning.trial_log import Trial, TrialLog
+from prefilltune.tuning.search.trial_log import Trial, TrialLog
 
 log = TrialLog(Path(sys.argv[1]), {})
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
@@ -269,7 +275,7 @@ def test_slots_are_handed_out_in_the_order_of_asking() -> None:
             taken.append(number)
 
     with _pool([device()]) as pool:
-        pool.open(_case(), threading.Event())
+        pool.open(_case(), TARGET, threading.Event())
         with pool.lease():
             threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
             for number, thread in enumerate(threads):
@@ -285,10 +291,10 @@ def test_slots_are_handed_out_in_the_order_of_asking() -> None:
 
 def test_another_device_under_the_same_key_is_set_aside() -> None:
     case, wanted = _case(), Wanted("llvm", 2)
-    here = machine_here(case.target)
+    here = machine_here(TARGET)
     other = dataclasses.replace(here, device={**here.device, "name": "Z80"})
     with Pool([Slot("device 0", device())], wanted=wanted, machine=other) as pool:
-        pool.open(case, threading.Event())
+        pool.open(case, TARGET, threading.Event())
         with pytest.raises(NoDeviceError, match=r"its siblings are Z80.*give it another key"):
             pool.wait_until_ready()
 
@@ -298,7 +304,7 @@ def test_a_search_that_is_stopped_waits_for_no_device(tmp_path: Path) -> None:
     with _pool([device()]) as pool:
         stopping = threading.Event()
         never: Sequence[float] = [math.inf]
-        pool.open(_case(), stopping)
+        pool.open(_case(), TARGET, stopping)
         with pool.lease():
             stopping.set()
             start = time.monotonic()

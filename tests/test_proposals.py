@@ -15,7 +15,7 @@ from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 from tvm.s_tir.schedule import Trace
 from tvm.target import Target
 
-from prefilltune.tuning.proposals import (
+from prefilltune.tuning.search.proposals import (
     Enumeration,
     Evolution,
     Proposer,

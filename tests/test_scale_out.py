@@ -18,17 +18,17 @@ from pathlib import Path
 import pytest
 
 from prefilltune.database import RecordStore, TargetKey
-from prefilltune.tuning.build import build_library
+from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.devices import rpc_link
 from prefilltune.tuning.devices.address import Address, check_key, is_loopback
 from prefilltune.tuning.devices.machine import Wanted, describe
 from prefilltune.tuning.devices.messages import Library, Request, decode_outcome, encode_outcome
 from prefilltune.tuning.devices.opening import pool_of_gpus, pool_of_tracker
 from prefilltune.tuning.devices.remote import RemoteWorker, devices_of
-from prefilltune.tuning.engines import ENGINES
 from prefilltune.tuning.errors import GarbledMessageError, InvalidOptionError, NoDeviceError
-from prefilltune.tuning.measure import Measurement, check_and_time
-from prefilltune.tuning.worker import Outcome, Worker
+from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
+from prefilltune.tuning.measuring.engines import ENGINES
+from prefilltune.tuning.measuring.worker import Outcome, Worker
 from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
 
 SPEC, SHAPE = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)

@@ -15,22 +15,22 @@ import pytest
 from small_spaces import SplitScores
 
 from prefilltune.database import RecordStore, Tier, lookup
-from prefilltune.tuning.arm import Case
-from prefilltune.tuning.engines import ENGINES
-from prefilltune.tuning.measure import Measurement, check_and_time
-from prefilltune.tuning.search import Limit, Search, SearchState, _next_arm
+from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
+from prefilltune.tuning.measuring.engines import ENGINES
+from prefilltune.tuning.measuring.worker import Outcome
+from prefilltune.tuning.search.search import Limit, Search, SearchState, _next_arm
+from prefilltune.tuning.search.trial_log import Trial, TrialLog
+from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import resolve_target
-from prefilltune.tuning.trial_log import Trial, TrialLog
-from prefilltune.tuning.tune import tune_case
-from prefilltune.tuning.worker import Outcome
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPEC, SHAPE = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)
+TARGET = resolve_target("llvm", 2)
 
 
 def _case(seed: int = 0) -> Case:
-    return Case(SPEC, SHAPE, resolve_target("llvm", 2), parse_lengths("full"), seed)
+    return Case(SPEC, SHAPE, parse_lengths("full"), seed)
 
 
 def _ignore(_: SearchState) -> None:
@@ -38,17 +38,17 @@ def _ignore(_: SearchState) -> None:
 
 
 def test_search_keeps_verified_records_and_goes_on_from_them(tmp_path: Path) -> None:
-    first = tune_case(_case(), ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
+    first = tune_case(_case(), TARGET, ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
     assert first.state.trials == 4
     assert not first.interrupted
     (kept,) = first.kept
     assert kept.provenance.max_abs_error <= 2e-5
     assert kept.provenance.trials == 4
-    again = tune_case(_case(), ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
+    again = tune_case(_case(), TARGET, ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
     assert again.state.restored == 4
     assert again.state.trials == 4
     assert len(TrialLog(again.log, _stamp(again.log)).read()) == 8
-    key = _case().target.key
+    key = TARGET.key
     assert len(RecordStore.open(tmp_path, key).entries) == 1
     match = lookup([tmp_path], key, SPEC, SHAPE)
     assert match.tier is Tier.EXACT
@@ -61,7 +61,7 @@ def _stamp(log: Path) -> dict[str, str]:
 
 def test_spaces_share_the_trials(tmp_path: Path) -> None:
     result = tune_case(
-        _case(), ["llvm_fused", "llvm_stock"], Limit(trials=16), tmp_path, 1, _ignore
+        _case(), TARGET, ["llvm_fused", "llvm_stock"], Limit(trials=16), tmp_path, 1, _ignore
     )
     assert {entry.provenance.space for entry in result.kept} == {"llvm_fused", "llvm_stock"}
 
@@ -82,7 +82,9 @@ def test_failures_are_counted_by_kind_and_never_kept(
             *[harm for harm in harms for _ in range(2)],  # believed the second time
         ]
     )
-    with Search(_case(), [SPACES["llvm_fused"]], TrialLog(tmp_path / "log", {}), _ignore) as search:
+    with Search(
+        _case(), TARGET, [SPACES["llvm_fused"]], TrialLog(tmp_path / "log", {}), _ignore
+    ) as search:
         runner = search.pool.slots[0].runner
         real_call = runner.call
 
@@ -114,7 +116,7 @@ def alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 def test_small_variants_share_batches_until_all_is_tried(tmp_path: Path, alone: bool) -> None:
     space = SplitScores(((2, 4), (3, 6, 8), (1,), (2, 1)), scales=(1.0, 2.0))
     log = TrialLog(tmp_path / "log", {})
-    with Search(_case(), [space], log, _ignore) as search:
+    with Search(_case(), TARGET, [space], log, _ignore) as search:
         state = search.run(Limit(seconds=300))
     # Sizes of 1 cannot be scheduled, and variants of another scale compute something else.
     unscheduled = [trial.detail for trial in search.trials if trial.failure == "schedule"]
@@ -125,7 +127,7 @@ def test_small_variants_share_batches_until_all_is_tried(tmp_path: Path, alone: 
     assert log.read() == search.trials
     measured = [trial.elapsed for trial in search.trials if trial.failure != "schedule"]
     assert measured == sorted(measured)
-    with Search(_case(), [space], log, _ignore) as again:
+    with Search(_case(), TARGET, [space], log, _ignore) as again:
         repeated = again.run(Limit(seconds=300))
     assert (repeated.trials, repeated.failures) == (0, {"schedule": 2})
     assert repeated.best_seconds == state.best_seconds
@@ -133,7 +135,7 @@ def test_small_variants_share_batches_until_all_is_tried(tmp_path: Path, alone: 
 
 def test_trials_are_no_more_than_asked_for(tmp_path: Path, alone: bool) -> None:
     space = SplitScores(((2, 4), (3, 6, 8), (2, 12)))
-    with Search(_case(), [space], TrialLog(tmp_path / "log", {}), _ignore) as search:
+    with Search(_case(), TARGET, [space], TrialLog(tmp_path / "log", {}), _ignore) as search:
         assert search.run(Limit(trials=7)).trials == 7
 
 
@@ -143,7 +145,7 @@ def test_a_child_that_came_to_harm_is_replaced(
     harm = Measurement(math.inf, (), "device fault", "illegal address", fatal=True)
     children: list[object] = []
     space, log = SplitScores(((2, 4),)), TrialLog(tmp_path / "log", {})
-    with Search(_case(), [space], log, _ignore) as search:
+    with Search(_case(), TARGET, [space], log, _ignore) as search:
         runner = search.pool.slots[0].runner
         real_call = runner.call
 
@@ -167,13 +169,13 @@ def test_a_child_that_came_to_harm_is_replaced(
 
 def test_a_wrong_kernel_is_refused_by_the_runner(tmp_path: Path) -> None:
     """A kernel for other numbers of the same types: the check, not the type system, must see it."""
-    from prefilltune.tuning.build import build_library
+    from prefilltune.tuning.building.build import build_library
     from prefilltune.workloads import plain_attention
 
     case = _case()
     other = PrefillSpec(2, 1, 16, "float32", sm_scale=0.3)
     path = str(tmp_path / "wrong.so")
-    build_library(plain_attention(other, SHAPE), case.target.target, path)
+    build_library(plain_attention(other, SHAPE), TARGET.target, path)
     lens, check_lens = case.batches(), case.check_lens()
     wrong = check_and_time(path, SPEC, SHAPE, lens, check_lens, 0, math.inf)
     assert wrong.run_secs == ()
@@ -246,7 +248,7 @@ def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) 
         assert process.wait(timeout=120) == 130
     assert "verified records kept" in rest
     assert "goes on from" in rest
-    assert RecordStore.open(tmp_path, _case().target.key).entries
+    assert RecordStore.open(tmp_path, TARGET.key).entries
     assert not _processes_with(mark)
 
 
@@ -263,14 +265,14 @@ def _processes_with(mark: str) -> list[str]:
 
 
 def test_a_record_replays_in_a_fresh_process(tmp_path: Path) -> None:
-    tune_case(_case(), ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
+    tune_case(_case(), TARGET, ["llvm_fused"], Limit(trials=4), tmp_path, 1, _ignore)
     script = """
 import sys
 from pathlib import Path
 import tvm
 from kernel_checks import kernel_error
 from prefilltune.database import lookup
-from prefilltune.tuning.apply import apply_record
+from prefilltune.tuning.building.apply import apply_record
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import PrefillShape, PrefillSpec, regimes

@@ -20,13 +20,13 @@ from tvm.target import Target
 
 from prefilltune.database import TargetKey, committed_root
 from prefilltune.tuning import swap_prefill_kernels, swap_prefill_pass
-from prefilltune.tuning.arm import Case
-from prefilltune.tuning.dispatch import Point, Sweep, candidates, make_plan, write_sweep
+from prefilltune.tuning.deployment import Point, Sweep, candidates, make_plan, write_sweep
 from prefilltune.tuning.errors import NotSwappedError
-from prefilltune.tuning.search import Limit
+from prefilltune.tuning.search.search import Limit
+from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.target import resolve_target
-from prefilltune.tuning.tune import tune_case
 from prefilltune.workloads import (
+    Case,
     PrefillShape,
     PrefillSpec,
     make_inputs,
@@ -46,8 +46,8 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "relax"
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("records")
-    case = Case(SPEC, PrefillShape(2, 24), resolve_target("llvm"), parse_lengths("full"))
-    tune_case(case, ["llvm_fused"], Limit(trials=2), root, 1, lambda _: None)
+    case, target = Case(SPEC, PrefillShape(2, 24), parse_lengths("full")), resolve_target("llvm")
+    tune_case(case, target, ["llvm_fused"], Limit(trials=2), root, 1, lambda _: None)
     return root
 
 
@@ -137,7 +137,7 @@ def test_a_relax_model_for_a_gpu_compiles_with_tuned_kernels(
     """With TVM's own pipeline, which knows nothing of our intrinsics."""
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     from prefilltune.database import Finder
-    from prefilltune.tuning.nvrtc import compile_cubin
+    from prefilltune.tuning.building.nvrtc import compile_cubin
 
     monkeypatch.setenv("TVM_COMPILE_FORCE_FALLBACK", "1")  # source, for a GPU that is elsewhere
     spec = preset("bge-base").spec("float16")
@@ -169,8 +169,9 @@ def test_a_relax_model_for_a_gpu_compiles_with_tuned_kernels(
 def bert_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bert")
     spec = PrefillSpec(12, 12, 64, "float32")
-    case = Case(spec, PrefillShape(2, 64), resolve_target("llvm"), parse_lengths("full"))
-    tune_case(case, ["llvm_fused"], Limit(trials=2), root, 1, lambda _: None)
+    case = Case(spec, PrefillShape(2, 64), parse_lengths("full"))
+    target = resolve_target("llvm")
+    tune_case(case, target, ["llvm_fused"], Limit(trials=2), root, 1, lambda _: None)
     return root
 
 

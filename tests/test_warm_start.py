@@ -11,11 +11,11 @@ from cuda_schedules import proposals
 from database_fixtures import KEY, filled, small_entry
 
 from prefilltune.database import record_id
-from prefilltune.tuning.arm import Arm, Case
+from prefilltune.tuning.search.arms import Arm
+from prefilltune.tuning.search.warm_start import nearest_trials
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
-from prefilltune.tuning.warm_start import nearest_trials
-from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPACE = "llvm_fused"
 
@@ -39,7 +39,7 @@ def _tiles(folder: Path, case: Case, records: list[tuple[str, str, str]]) -> lis
 
 def test_the_nearest_workload_comes_first(tmp_path: Path, target: ResolvedTarget) -> None:
     spec, near = PrefillSpec(12, 12, 64), PrefillSpec(16, 16, 64)
-    case = Case(spec, PrefillShape(4, 128), target, parse_lengths("full"))
+    case = Case(spec, PrefillShape(4, 128), parse_lengths("full"))
     records = [
         (str(spec), "b4_q128_kv128", "full"),  # the case itself: its trials are in the log
         (str(spec), "b32_q2048_kv2048", "full"),
@@ -53,9 +53,7 @@ def test_the_nearest_workload_comes_first(tmp_path: Path, target: ResolvedTarget
 
 
 def test_another_dtype_of_the_same_width_is_near(tmp_path: Path, target: ResolvedTarget) -> None:
-    case = Case(
-        PrefillSpec(8, 4, 64, "bfloat16"), PrefillShape(4, 128), target, parse_lengths("full")
-    )
+    case = Case(PrefillSpec(8, 4, 64, "bfloat16"), PrefillShape(4, 128), parse_lengths("full"))
     records = [
         (str(PrefillSpec(8, 4, 64, "float16")), "b4_q128_kv128", "full"),
         (str(PrefillSpec(8, 4, 64, "float32")), "b4_q128_kv128", "full"),
@@ -65,7 +63,7 @@ def test_another_dtype_of_the_same_width_is_near(tmp_path: Path, target: Resolve
 
 
 def test_other_spaces_are_left_alone(tmp_path: Path, target: ResolvedTarget) -> None:
-    case = Case(PrefillSpec(8, 4, 64), PrefillShape(4, 128), target, parse_lengths("full"))
+    case = Case(PrefillSpec(8, 4, 64), PrefillShape(4, 128), parse_lengths("full"))
     store = filled(tmp_path, [small_entry(0, spec=str(case.spec), shape="b1_q64_kv64")], KEY)
     assert nearest_trials(store, case, [SPACE]) == []
 
@@ -81,9 +79,9 @@ def test_a_trace_of_another_dtype_replays(
     trace = proposals("cuda_wgmma", variant, spec, shape, cuda)[0].trace
     near = small_entry(0, spec=str(spec), shape=str(shape), space="cuda_wgmma", variant=variant)
     record = replace(near, trace=trace, record_id=record_id("0", trace))
-    case = Case(wanted, shape, cuda, parse_lengths("full"))
+    case = Case(wanted, shape, parse_lengths("full"))
     (trial,) = nearest_trials(filled(tmp_path, [record], KEY), case, ["cuda_wgmma"])
-    arm = Arm(case, SPACES["cuda_wgmma"], trial.variant, None, 8, 1)
+    arm = Arm(case, cuda, SPACES["cuda_wgmma"], trial.variant, None, 8, 1)
     replayed = arm.replay(trial)
     assert replayed is not None
     expected = proposals("cuda_wgmma", variant, wanted, shape, cuda)[0]

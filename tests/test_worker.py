@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefilltune.tuning.errors import WorkerFailedError
-from prefilltune.tuning.worker import Worker
+from prefilltune.tuning.measuring.worker import Worker
 
 
 def _alive(pid: int) -> bool:
@@ -79,7 +79,7 @@ def test_a_frozen_worker_rests_between_calls_and_ends_like_any_other() -> None:
 def test_a_frozen_worker_dies_with_its_parent() -> None:
     script = """
 import os
-from prefilltune.tuning.worker import Worker
+from prefilltune.tuning.measuring.worker import Worker
 worker = Worker(uses_tvm=False, frozen_when_idle=True)
 print(worker.call(os.getpid, timeout=20).value, flush=True)
 os.kill(os.getpid(), 9)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dispatch import sequence_prefill_with_mask, swap_prefill_kernels, swap_prefill_pass
+    from .deployment import sequence_prefill_with_mask, swap_prefill_kernels, swap_prefill_pass
 
 __all__ = ["sequence_prefill_with_mask", "swap_prefill_kernels", "swap_prefill_pass"]
 
@@ -16,6 +16,6 @@ __all__ = ["sequence_prefill_with_mask", "swap_prefill_kernels", "swap_prefill_p
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import dispatch
+    from . import deployment as dispatch
 
     return getattr(dispatch, name)

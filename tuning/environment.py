@@ -10,8 +10,8 @@ import subprocess
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from .building.nvrtc import nvrtc_version
 from .errors import EnvironmentMismatchError
-from .nvrtc import nvrtc_version
 from .target import device_name
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
 from .baseline import masked_baseline, ragged_cpu_baseline
+from .case import Case
 from .constants import PADDED_LSE
 from .errors import (
     InvalidLengthsError,
@@ -32,6 +33,7 @@ __all__ = [
     "MASK_MODES",
     "PADDED_LSE",
     "TOLERANCE",
+    "Case",
     "Inputs",
     "InvalidLengthsError",
     "InvalidShapeError",

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from prefilltune.tuning.bench import call
-from prefilltune.tuning.build import build_library
-from prefilltune.tuning.device_facts import device_facts
-from prefilltune.tuning.errors import UnsupportedTargetError
-from prefilltune.tuning.side_by_side import (
+from prefilltune.tuning.building.build import build_library
+from prefilltune.tuning.comparing.bench import call
+from prefilltune.tuning.comparing.device_facts import device_facts
+from prefilltune.tuning.comparing.side_by_side import (
     PEER_TOLERANCE,
     measure_side_by_side,
     warm_up_peers,
 )
+from prefilltune.tuning.comparing.torch_peers import PEERS
+from prefilltune.tuning.errors import UnsupportedTargetError
+from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.target import ResolvedTarget, resolve_target
-from prefilltune.tuning.torch_peers import PEERS
-from prefilltune.tuning.worker import Worker
 from prefilltune.workloads import MASK_MODES, PrefillShape, PrefillSpec, masked_baseline
 
 pytestmark = [

@@ -10,19 +10,18 @@ from typing import Any
 import pytest
 from gpu_kernels import SHAPE, SPEC, row_kernel
 
-from prefilltune.tuning import measure_cuda
-from prefilltune.tuning.arm import Case
-from prefilltune.tuning.build import build_library
+from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.devices.opening import pool_of_gpus
-from prefilltune.tuning.measure import Measurement, tvm_environment
-from prefilltune.tuning.search import Limit, Search
+from prefilltune.tuning.measuring import cuda as measure_cuda
+from prefilltune.tuning.measuring.cpu import Measurement, tvm_environment
+from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.search.search import Limit, Search
+from prefilltune.tuning.search.trial_log import TrialLog
+from prefilltune.tuning.search.verification import batches_to_verify, largest_error
 from prefilltune.tuning.spaces import DesignSpace
-from prefilltune.tuning.target import cuda_device, resolve_target
-from prefilltune.tuning.trial_log import TrialLog
-from prefilltune.tuning.verification import batches_to_verify, largest_error
-from prefilltune.tuning.worker import Worker
-from prefilltune.workloads import masked_baseline, parse_lengths
+from prefilltune.tuning.target import ResolvedTarget, cuda_device, resolve_target
+from prefilltune.workloads import Case, masked_baseline, parse_lengths
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,8 +30,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
+def target() -> ResolvedTarget:
+    return resolve_target("cuda")
+
+
+@pytest.fixture(scope="module")
 def case() -> Case:
-    return Case(SPEC, SHAPE, resolve_target("cuda"), parse_lengths("uniform"))
+    return Case(SPEC, SHAPE, parse_lengths("uniform"))
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def runner() -> Iterator[Worker]:
 def _measure(
     case: Case, runner: Worker, module: Any, folder: Path, name: str = "kernel.so"
 ) -> Measurement:
-    path = build_library(module, case.target.target, str(folder / name))
+    path = build_library(module, resolve_target("cuda").target, str(folder / name))
     inputs = (case.spec, case.shape, case.batches(), case.check_lens(), case.seed)
     outcome = runner.call(measure_cuda.check_and_time, path, *inputs, math.inf, timeout=120)
     assert outcome.status == "ok", outcome.detail
@@ -58,7 +62,7 @@ def test_a_right_kernel_is_timed(case: Case, runner: Worker, tmp_path: Path) -> 
     assert len(found.run_secs) >= 5
     assert all(0 < seconds < 1 for seconds in found.run_secs)
     path = str(tmp_path / "kernel.so")
-    assert largest_error(case, path, runner, batches_to_verify(case)) <= 2e-5
+    assert largest_error(case, "cuda", path, runner, batches_to_verify(case)) <= 2e-5
     arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.01)
     assert runner.call(measure_cuda.time_kernel, *arguments, timeout=60).value > 0
 
@@ -69,9 +73,11 @@ def test_a_wrong_kernel_is_not_timed(case: Case, runner: Worker, tmp_path: Path)
     assert found.error > 1e-3
 
 
-def test_garbage_in_padding_is_an_error(case: Case, runner: Worker, tmp_path: Path) -> None:
+def test_garbage_in_padding_is_an_error(
+    case: Case, target: ResolvedTarget, runner: Worker, tmp_path: Path
+) -> None:
     """TVM's own kernel leaves padded rows with whatever the arithmetic gives."""
-    baseline = masked_baseline(case.spec, case.target.target)
+    baseline = masked_baseline(case.spec, target.target)
     assert _measure(case, runner, baseline, tmp_path).error == math.inf
 
 
@@ -108,9 +114,9 @@ class _Harmful(DesignSpace):
         return ScheduleFn(lambda sch: None, sch_rules=[], postprocs=[], mutator_probs={})
 
 
-def test_a_search_survives_every_harm(case: Case, tmp_path: Path) -> None:
+def test_a_search_survives_every_harm(case: Case, target: ResolvedTarget, tmp_path: Path) -> None:
     log = TrialLog(tmp_path / "log", {})
-    with Search(case, [_Harmful()], log, lambda state: None) as search:
+    with Search(case, target, [_Harmful()], log, lambda state: None) as search:
         state = search.run(Limit(seconds=300))
     assert state.failures == {"device fault": 2, "launch failure": 1, "wrong result": 1}
     assert state.trials == 5
@@ -118,12 +124,19 @@ def test_a_search_survives_every_harm(case: Case, tmp_path: Path) -> None:
     assert state.baseline_seconds > 0
 
 
-def test_a_pool_of_gpus_survives_every_harm(case: Case, tmp_path: Path) -> None:
+def test_a_pool_of_gpus_survives_every_harm(
+    case: Case, target: ResolvedTarget, tmp_path: Path
+) -> None:
     """Its processes see one GPU each, here twice the same, and no harm is laid at their doors."""
     with (
         pool_of_gpus(["0", "0"], Wanted("cuda")) as pool,
         Search(
-            case, [_Harmful()], TrialLog(tmp_path / "log", {}), lambda state: None, pool=pool
+            case,
+            target,
+            [_Harmful()],
+            TrialLog(tmp_path / "log", {}),
+            lambda state: None,
+            pool=pool,
         ) as search,
     ):
         state = search.run(Limit(seconds=300))

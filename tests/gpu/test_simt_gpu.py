@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from prefilltune.tuning import measure_cuda
-from prefilltune.tuning.build import build_library
-from prefilltune.tuning.measure import tvm_environment
-from prefilltune.tuning.proposals import make_proposer, tune_context
+from prefilltune.tuning.building.build import build_library
+from prefilltune.tuning.measuring import cuda as measure_cuda
+from prefilltune.tuning.measuring.cpu import tvm_environment
+from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.search.proposals import make_proposer, tune_context
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget, cuda_device, resolve_target
-from prefilltune.tuning.worker import Worker
 from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec, regimes
 
 pytestmark = [

@@ -31,7 +31,7 @@ from .records import SEE_NEAR, nothing_tuned, tuned_shapes, warn_of_bad_lines, w
 from .targets import prepare
 
 if TYPE_CHECKING:
-    from ..dispatch import Plan
+    from ..deployment import Plan
     from ..target import ResolvedTarget
 
 
@@ -64,8 +64,8 @@ def build(
     spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
     if not resolved.is_here:
         tier = max(tier, Tier.FAMILY)
-    from ..apply import database_roots
-    from ..library import build_kernels
+    from ..building.apply import database_roots
+    from ..deployment.library import build_kernels
 
     root = database or work_root()
     warn_of_bad_lines(resolved, root)
@@ -122,14 +122,14 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
 ) -> None:
     """Say which tuned kernel serves which shapes of a model, and where it comes from."""
-    from ..explanation import explanation_tables
-    from ..metadata import read_metadata
+    from ..deployment.explanation import explanation_tables
+    from ..deployment.metadata import read_metadata
 
     if library is not None:
         found = read_metadata(library)["kernels"]
     else:
-        from ..apply import database_roots
-        from ..dispatch import make_plan
+        from ..building.apply import database_roots
+        from ..deployment import make_plan
 
         spec, _ = workload_of(model, heads, mask_mode, dtype, None, any_tuned=True)
         resolved = prepare(target, threads, arch, compiler=False)
@@ -149,7 +149,7 @@ def _plans(
     spec: PrefillSpec, target: ResolvedTarget, roots: Sequence[Path], tier: Tier
 ) -> tuple[list[Plan], list[str]]:
     """The plan for a kernel that serves every shape, where there can be one, and what to say."""
-    from ..dispatch import make_plan
+    from ..deployment import make_plan
     from ..errors import NotSweptError
 
     on_missing = "nearest" if tier >= Tier.FAMILY else "error"

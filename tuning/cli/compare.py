@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...database import StaleRecordError, Tier, committed_root
-from ...workloads import PrefillShape, PrefillSpec, parse_lengths
+from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..errors import KernelCheckError, NothingFoundError, WorkerFailedError
 from .console import console, print_error
 from .options import (
@@ -37,7 +37,7 @@ from .records import (
 from .targets import prepare
 
 if TYPE_CHECKING:
-    from ..comparison import Comparison
+    from ..comparing.comparison import Comparison
     from ..target import ResolvedTarget
 
 _COMPARISON_FILE = "comparison.json"
@@ -108,9 +108,9 @@ def report(
     --target may also be the name of a folder of records, such as cuda-sm_90a-h100: a page needs
     no GPU.
     """
-    from ..chart import draw_chart
-    from ..comparison import read_comparisons
-    from ..report import markdown
+    from ..comparing.chart import draw_chart
+    from ..comparing.comparison import read_comparisons
+    from ..comparing.report import markdown
 
     root = database or work_root()
     folder = root / target
@@ -141,23 +141,20 @@ def compare_all(
 
     Ends with exit code 2 if one could not be compared, once all others are.
     """
-    from ..apply import database_roots
-    from ..arm import Case
-    from ..compare import Comparer
-    from ..comparison import write_comparisons
-    from ..report import summary_table, table
+    from ..building.apply import database_roots
+    from ..comparing.comparer import Comparer
+    from ..comparing.comparison import write_comparisons
+    from ..comparing.report import summary_table, table
 
     folder = output or root / str(target.key)
     comparisons: list[Comparison] = []
     failures = 0
     with Comparer(target, database_roots(root, committed_root()), accept) as comparer:
         for case in (
-            Case(spec, shape, target, parse_lengths(text))
-            for spec, shape in workloads
-            for text in lens
+            Case(spec, shape, parse_lengths(text)) for spec, shape in workloads for text in lens
         ):
             try:
-                with console.status(f"measuring {case}"):
+                with console.status(f"measuring {case.on(target.key)}"):
                     found = comparer.compare(case)
             except (KernelCheckError, StaleRecordError, WorkerFailedError) as error:
                 print_error(error)  # what was measured before is kept, what comes after too
@@ -175,10 +172,10 @@ def compare_all(
 
 
 def _draw_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:
-    from ..chart import draw_chart
-    from ..comparison import read_comparisons
+    from ..comparing.chart import draw_chart
+    from ..comparing.comparison import read_comparisons
+    from ..comparing.report import TORCH_HINT
     from ..errors import EnvironmentMismatchError
-    from ..report import TORCH_HINT
 
     written = [_COMPARISON_FILE]
     try:

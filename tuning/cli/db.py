@@ -36,7 +36,7 @@ from ...database import (
 )
 from ...workloads import PrefillShape, PrefilltuneError
 from ..errors import InvalidOptionError, NothingFoundError
-from ..tvm_import import import_tvm_without_torch
+from ..measuring.tvm_import import import_tvm_without_torch
 from . import db_report as report
 from .records import work_root
 
@@ -337,7 +337,7 @@ def migrate(
             f"{source} is the source, which stays as it is; name another --database"
         )
     import_tvm_without_torch()
-    from ..verification import measure_records, replay_on_today
+    from ..search.verification import measure_records, replay_on_today
 
     keys = _keys(target)
     read = [
@@ -488,8 +488,8 @@ def _is_wanted(entry: Entry, wanted: dict[str, str]) -> bool:
 def _python(entry: Entry) -> tuple[list[str], str]:
     """The trace as Python, or why TVM refuses it; in a child, for it may kill the process."""
     import_tvm_without_torch()
-    from ..verification import trace_as_python
-    from ..worker import Worker
+    from ..measuring.worker import Worker
+    from ..search.verification import trace_as_python
 
     with Worker() as worker:
         outcome = worker.call(trace_as_python, entry, timeout=_TRACE_TIMEOUT)
@@ -514,7 +514,7 @@ def _check_lines(opened: Sequence[_Opened], as_json: bool) -> dict[str, Any]:
 
 def _check_replay(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> dict[str, Any]:
     import_tvm_without_torch()
-    from ..verification import rebuild_records
+    from ..search.verification import rebuild_records
 
     rebuilt = rebuild_records(records)
     failed = [report.failure_json(each) for each in rebuilt if each.failure]
@@ -528,7 +528,7 @@ def _check_replay(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> 
 
 def _check_times(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> dict[str, Any]:
     import_tvm_without_torch()
-    from ..verification import measure_records, rebuild
+    from ..search.verification import measure_records, rebuild
 
     measured, others = measure_records(rebuild, records)
     failed = [report.failure_json(each) for each in measured if each.failure]

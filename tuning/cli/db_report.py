@@ -16,7 +16,7 @@ from rich.table import Table
 from ...database import BadLine, Change, Entry, Merge, TargetKey
 
 if TYPE_CHECKING:
-    from ..verification import Rebuilt, Remeasured
+    from ..search.verification import Rebuilt, Remeasured
 
 _WIDTH_OF_A_PIPE = 200
 _TIMES = ("median ms", "spread", "error")

@@ -82,7 +82,7 @@ def _recorded(target: ResolvedTarget, root: Path) -> list[tuple[PrefillSpec, Pre
 
 def _stores(target: ResolvedTarget, root: Path) -> list[RecordStore]:
     """The records that serve a target: its own, or its family's for a GPU that is elsewhere."""
-    from ..apply import database_roots
+    from ..building.apply import database_roots
 
     return [
         RecordStore.open(each, key, create=True)

@@ -72,8 +72,8 @@ def sweep(
 
 def _unswept(target: ResolvedTarget, root: Path, dtype: str) -> list[PrefillSpec]:
     """The specs that several records could serve, not all of which a sweep knows."""
-    from ..apply import database_roots
-    from ..dispatch import candidates, read_sweeps
+    from ..building.apply import database_roots
+    from ..deployment import candidates, read_sweeps
 
     roots = database_roots(root, committed_root())
     finder, sweeps = Finder(roots), [read_sweeps(each / str(target.key)) for each in roots]
@@ -94,9 +94,9 @@ def _sweep(
     shapes: Sequence[PrefillShape],
     lens: Sequence[str],
 ) -> None:
-    from ..apply import database_roots
-    from ..dispatch import candidates, make_plan, measure_sweep, sample, write_sweep
-    from ..explanation import explanation_tables
+    from ..building.apply import database_roots
+    from ..deployment import candidates, make_plan, measure_sweep, sample, write_sweep
+    from ..deployment.explanation import explanation_tables
 
     roots = database_roots(root, committed_root())
     found = candidates(Finder(roots), target.key, spec)

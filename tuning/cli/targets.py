@@ -10,7 +10,7 @@ from ...workloads import PrefillShape, PrefillSpec
 from ..devices.address import Address, check_key, parse_devices
 from ..environment import check_compiler, check_packages
 from ..errors import InvalidOptionError, UnsupportedTargetError
-from ..tvm_import import import_tvm_without_torch
+from ..measuring.tvm_import import import_tvm_without_torch
 
 if TYPE_CHECKING:
     from ..devices.pool import Pool
@@ -38,7 +38,7 @@ def prepare(
     if compiler:
         check_compiler()
     import_tvm_without_torch()
-    from ..nvrtc import check_nvrtc
+    from ..building.nvrtc import check_nvrtc
     from ..target import resolve_target
 
     resolved = resolve_target(target, threads, arch)
@@ -66,9 +66,9 @@ def open_devices(
     if not tracker and not devices:
         yield prepare(target, threads, arch, runs=True), None
         return
+    from ..building.nvrtc import check_nvrtc
     from ..devices.machine import Wanted
     from ..devices.opening import pool_of_gpus, pool_of_tracker
-    from ..nvrtc import check_nvrtc
 
     address = Address.parse(tracker) if tracker else None
     gpus = parse_devices(devices)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...database import Tier
-from ...workloads import parse_lengths
+from ...workloads import Case, parse_lengths
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
 from .compare import compare_all
@@ -33,7 +33,7 @@ from .records import warn_of_bad_lines, work_root
 from .targets import choose_spaces, open_devices
 
 if TYPE_CHECKING:
-    from ..tune import TuneResult
+    from ..search.tune import TuneResult
 
 _DEFAULT_BUDGET = "140s"
 
@@ -108,11 +108,10 @@ def tune(
         places = open_devices(target, threads, arch, tracker, key, devices)
         resolved, pool = stack.enter_context(places)
         spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
-        from ..arm import Case
         from ..devices.opening import local_pool
-        from ..progress import SearchDisplay
-        from ..search import Limit, local_builders
-        from ..tune import tune_case
+        from ..search.progress import SearchDisplay
+        from ..search.search import Limit, local_builders
+        from ..search.tune import tune_case
 
         spaces = choose_spaces(space, spec, shapes, resolved)
         root = database or work_root()
@@ -122,10 +121,18 @@ def tune(
             pool = pool or stack.enter_context(local_pool(resolved))
             builders = stack.enter_context(local_builders())
         for each in shapes:
-            case = Case(spec, each, resolved, lengths, seed)
-            with SearchDisplay(console, str(case)) as display:
+            case = Case(spec, each, lengths, seed)
+            with SearchDisplay(console, case.on(resolved.key)) as display:
                 result = tune_case(
-                    case, spaces, Limit(trials, seconds), root, keep, display.update, pool, builders
+                    case,
+                    resolved,
+                    spaces,
+                    Limit(trials, seconds),
+                    root,
+                    keep,
+                    display.update,
+                    pool,
+                    builders,
                 )
             _print_kept(result, root)
             if result.interrupted:
@@ -138,7 +145,7 @@ def tune(
     if tracker:
         return  # the comparison is measured where it runs
     if compare and resolved.kind == "cuda" and not find_spec("torch"):
-        from ..report import TORCH_HINT
+        from ..comparing.report import TORCH_HINT
 
         console.print(TORCH_HINT, soft_wrap=True)
     elif compare:
@@ -172,11 +179,10 @@ def _tune_plan(path: Path, root: Path) -> None:
     from ..plans.plan import read_plan
 
     plan = read_plan(path)
-    from ..arm import Case
     from ..devices.machine import Wanted
     from ..plans.job import PlannedCase, run_plan
     from ..plans.sharing import target_devices
-    from ..progress import PlanDisplay
+    from ..search.progress import PlanDisplay
 
     cases: list[PlannedCase] = []
     for each in plan.targets:
@@ -187,9 +193,9 @@ def _tune_plan(path: Path, root: Path) -> None:
         warn_of_bad_lines(resolved, root)
         for spec, shape in plan.workloads:
             spec = spec if plan.has_dtypes else in_usual_dtype(spec, resolved.kind)
-            case = Case(spec, shape, resolved, parse_lengths(plan.lens), plan.seed)
+            case = Case(spec, shape, parse_lengths(plan.lens), plan.seed)
             spaces = tuple(choose_spaces(None, spec, [shape], resolved))
-            cases.append(PlannedCase(case, spaces, wanted, devices))
+            cases.append(PlannedCase(case, resolved, spaces, wanted, devices))
     with PlanDisplay(console) as display:
         ended = run_plan(
             plan, cases, root, display.search, lambda line: console.print(line, soft_wrap=True)

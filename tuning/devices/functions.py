@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..engines import ENGINES
+from ..measuring.engines import ENGINES
 from .machine import describe_machine
 
 _OF_A_LIBRARY = ("check_kernel", "check_and_time", "time_kernel", "time_baseline")

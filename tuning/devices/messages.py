@@ -14,8 +14,8 @@ from typing import Any
 
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
 from ..errors import GarbledMessageError
-from ..measure import Measurement
-from ..worker import Outcome
+from ..measuring.cpu import Measurement
+from ..measuring.worker import Outcome
 
 #: In the place of a function: end the process that kernels run in.
 RESTART = "restart"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ..environment import runtime_versions
 from ..errors import NoDeviceError, WorkerFailedError
-from ..measure import tvm_environment
+from ..measuring.cpu import tvm_environment
+from ..measuring.worker import Worker
 from ..target import ResolvedTarget
-from ..worker import Worker
 from .address import Address
 from .machine import Machine, Wanted, describe
 from .pool import Pool, Slot

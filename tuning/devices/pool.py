@@ -21,12 +21,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...workloads import PrefilltuneError, useful_flops
-from ..arm import Case
-from ..engines import ENGINES
+from ...workloads import Case, PrefilltuneError, useful_flops
 from ..errors import NoDeviceError, WorkerFailedError
-from ..measure import Measurement
-from ..worker import Outcome
+from ..measuring.cpu import Measurement
+from ..measuring.engines import ENGINES
+from ..measuring.worker import Outcome
+from ..target import ResolvedTarget
 from .machine import Machine, Wanted, describe
 
 _PREPARE_TIMEOUT = 300.0
@@ -102,6 +102,7 @@ class _Job:
     """What slots are brought up for."""
 
     case: Case
+    target: ResolvedTarget
     calibration: Future[str | None] | None
     stopping: threading.Event
 
@@ -172,6 +173,7 @@ class Pool:
     def open(
         self,
         case: Case,
+        target: ResolvedTarget,
         stopping: threading.Event,
         calibration: Future[str | None] | None = None,
     ) -> None:
@@ -181,6 +183,8 @@ class Pool:
         ----------
         case : Case
             What will be measured.
+        target : ResolvedTarget
+            What for.
         stopping : threading.Event
             While it is set, no measurement is begun.
         calibration : Future[str or None], optional
@@ -188,7 +192,7 @@ class Pool:
         """
         self._settle()
         with self._lock:
-            self._job = _Job(case, calibration, stopping)
+            self._job = _Job(case, target, calibration, stopping)
             self._ready.clear()
             usable = [slot for slot in self.slots if not slot.aside]
             self._gate = _Gate(set(usable))
@@ -324,7 +328,7 @@ class Pool:
 
     def _prepare(self, slot: Slot, job: _Job) -> str:
         """Have a slot ready for a case; what is wrong with it, if anything is."""
-        engine, case = ENGINES[job.case.target.kind], job.case
+        engine, case = ENGINES[job.target.kind], job.case
         slot.runner.start()
         if self._wanted is not None and self.machine is not None:
             found = describe(slot.runner, self._wanted)
@@ -398,7 +402,7 @@ class Pool:
             return ""
         if not math.isfinite(slot.calibration):
             return "it cannot time the calibration kernel, which its siblings can"
-        likeness = ENGINES[self._job.case.target.kind].likeness
+        likeness = ENGINES[self._job.target.kind].likeness
         trusted = len(known) > 2  # of two, none can tell which is right but that waits only add
         reference = statistics.median(known) if trusted else min(known)
         times = slot.calibration / reference

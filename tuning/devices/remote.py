@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GarbledMessageError, NoDeviceError, WorkerFailedError
-from ..worker import Outcome, Worker
+from ..measuring.worker import Outcome, Worker
 from . import rpc_link
 from .address import Address
 from .functions import NAMES, takes_library
@@ -22,7 +22,7 @@ _MARGIN = 30.0
 
 
 class RemoteWorker:
-    """A device of a tracker, in the place of a :class:`~prefilltune.tuning.worker.Worker`.
+    """A device of a tracker, in the place of a :class:`~..measuring.worker.Worker`.
 
     Parameters
     ----------

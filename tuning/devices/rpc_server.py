@@ -1,8 +1,8 @@
 """The process that a device is reached through: TVM's RPC server, which can also measure.
 
 TVM forks a process for each session. In it, one packed function more calls what an engine offers,
-in a :class:`~prefilltune.tuning.worker.Worker` as on the tuner's own machine: a kernel that faults
-or hangs costs a child process and leaves the session as it is.
+in a :class:`~..measuring.worker.Worker` as on the tuner's own machine: a kernel that faults or
+hangs costs a child process and leaves the session as it is.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import socket
 import sys
 
 from ..errors import GarbledMessageError
-from ..measure import tvm_environment
-from ..tvm_import import import_tvm_without_torch
-from ..worker import Outcome, Worker, die_with_parent
+from ..measuring.cpu import tvm_environment
+from ..measuring.tvm_import import import_tvm_without_torch
+from ..measuring.worker import Outcome, Worker, die_with_parent
 from .address import Address
 from .functions import FUNCTIONS
 from .messages import RESTART, Request, encode_outcome

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from ..tvm_import import import_tvm_without_torch
-from ..worker import die_with_parent
+from ..measuring.tvm_import import import_tvm_without_torch
+from ..measuring.worker import die_with_parent
 
 
 def main() -> None:

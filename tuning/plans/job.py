@@ -12,15 +12,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ...workloads import PrefilltuneError
-from ..arm import Case
+from ...workloads import Case, PrefilltuneError
 from ..devices.machine import Wanted
 from ..duration import format_duration
-from ..engines import ENGINES
 from ..errors import NothingFoundError, PlanRunningError, SearchDiedError
-from ..search import Limit, Listener
-from ..target import usable_cores
-from ..tune import TuneResult
+from ..measuring.engines import ENGINES
+from ..search.search import Limit, Listener
+from ..search.tune import TuneResult
+from ..target import ResolvedTarget, usable_cores
 from .plan import Plan
 from .progress import Ledger, Slice, ledger_path, planned, read_ledger
 from .searcher import Allotment, Assignment, Searcher, Searchers
@@ -35,6 +34,8 @@ class PlannedCase:
     ----------
     case : Case
         What to tune.
+    target : ResolvedTarget
+        What for.
     spaces : tuple[str, ...]
         Names of design spaces.
     wanted : Wanted
@@ -44,14 +45,20 @@ class PlannedCase:
     """
 
     case: Case
+    target: ResolvedTarget
     spaces: tuple[str, ...]
     wanted: Wanted
     devices: Devices
 
     @property
+    def name(self) -> str:
+        """By which people and the plan's ledger know it."""
+        return self.case.on(self.target.key)
+
+    @property
     def alone(self) -> bool:
         """Whether any other search would disturb what it measures."""
-        return self.devices == HERE and ENGINES[self.case.target.kind].alone
+        return self.devices == HERE and ENGINES[self.target.kind].alone
 
 
 #: Shows a search with the given title to people.
@@ -95,7 +102,7 @@ def run_plan(
     with plan_lock(root, plan.name):
         ledger = read_ledger(ledger_path(root, plan.name))
         ledger.seconds, ledger.most_trials = plan.seconds, plan.trials
-        ledger.progress = planned(ledger, [str(each.case) for each in cases])
+        ledger.progress = planned(ledger, [each.name for each in cases])
         ledger.searching = []
         ledger.write()
         with _Run(plan, cases, ledger, root, display, tell) as run:
@@ -142,7 +149,7 @@ class _Begun:
 
     @property
     def name(self) -> str:
-        return str(self.chosen.case)
+        return self.chosen.name
 
     @property
     def seconds(self) -> float:
@@ -162,7 +169,7 @@ class _Run:
         tell: Callable[[str], None],
     ) -> None:
         self._plan = plan
-        self._cases = {str(each.case): each for each in cases}
+        self._cases = {each.name: each for each in cases}
         self._ledger = ledger
         self._root = root
         self._display = display
@@ -238,7 +245,7 @@ class _Run:
         return self._plan.seconds - self._ledger.spent - (time.monotonic() - self._noted)
 
     def _begin(self, chosen: PlannedCase) -> None:
-        plan, name = self._plan, str(chosen.case)
+        plan, name = self._plan, chosen.name
         done = self._ledger.progress[name].trials
         trials = plan.slice if plan.trials is None else min(plan.slice, plan.trials - done)
         limit = Limit(trials, self._seconds_left())
@@ -253,7 +260,7 @@ class _Run:
     def _search(self, begun: _Begun) -> TuneResult | None:
         chosen = begun.chosen
         assignment = Assignment(
-            chosen.case, chosen.spaces, begun.limit, self._root, self._plan.keep
+            chosen.case, chosen.target, chosen.spaces, begun.limit, self._root, self._plan.keep
         )
         with self._display(begun.name) as listener:
             return begun.searcher.search(assignment, listener)

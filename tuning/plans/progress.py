@@ -104,7 +104,7 @@ class Ledger:
     most_trials : int, optional
         For each workload.
     progress : dict[str, Progress]
-        By workload, as ``str(case)`` has it, in the plan's order.
+        By workload, as :meth:`~prefilltune.workloads.Case.on` names it, in the plan's order.
     faults : dict[str, int]
         Of devices, builders and searches, survived so far.
     spent : float

@@ -17,14 +17,14 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...workloads import PrefilltuneError
-from ..measure import tvm_environment
-from ..pickles import read_pickle, write_pickle
-from ..tvm_import import import_tvm_without_torch
-from ..worker import Worker, die_with_parent
+from ..measuring.cpu import tvm_environment
+from ..measuring.pickles import read_pickle, write_pickle
+from ..measuring.tvm_import import import_tvm_without_torch
+from ..measuring.worker import Worker, die_with_parent
 
 if TYPE_CHECKING:
     from ..devices.pool import Pool
-    from ..tune import TuneResult
+    from ..search.tune import TuneResult
     from .searcher import Allotment, Assignment
 
 _END = object()
@@ -102,12 +102,13 @@ class AllottedSearches:
 
     def result(self, assignment: Assignment) -> TuneResult | PrefilltuneError | None:
         """What came of a search."""
-        from ..tune import tune_case
+        from ..search.tune import tune_case
 
         try:
             with self._interrupts.heard():
                 return tune_case(
                     assignment.case,
+                    assignment.target,
                     assignment.spaces,
                     assignment.limit,
                     assignment.root,

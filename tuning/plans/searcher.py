@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...workloads import PrefilltuneError
-from ..arm import Case
+from ...workloads import Case, PrefilltuneError
 from ..devices.machine import Wanted
 from ..errors import SearchDiedError
-from ..pickles import read_pickle, write_pickle
-from ..search import Limit, Listener, SearchState
-from ..tune import TuneResult
+from ..measuring.pickles import read_pickle, write_pickle
+from ..search.search import Limit, Listener, SearchState
+from ..search.tune import TuneResult
+from ..target import ResolvedTarget
 from .sharing import Device, Devices
 
 _END_TIMEOUT = 10.0
@@ -45,9 +45,10 @@ class Allotment:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A search, as the arguments of :func:`~prefilltune.tuning.tune.tune_case`."""
+    """A search, as the arguments of :func:`~prefilltune.tuning.search.tune.tune_case`."""
 
     case: Case
+    target: ResolvedTarget
     spaces: tuple[str, ...]
     limit: Limit
     root: Path
@@ -104,8 +105,8 @@ class Searcher:
                 listener(said)
         except (EOFError, BrokenPipeError):
             raise SearchDiedError(
-                f"the search for {assignment.case} died with {self._process.wait()}; its trials "
-                "are kept, and it is begun anew"
+                f"the search for {assignment.case.on(assignment.target.key)} died with "
+                f"{self._process.wait()}; its trials are kept, and it is begun anew"
             ) from None
         if isinstance(said, PrefilltuneError):
             raise said

@@ -1,0 +1,1 @@
+"""From a trace to a scheduled module, and from there to machine code."""

@@ -1,0 +1,61 @@
+"""The description of a record's workload, of which all shapes share one parse.
+
+Parsing TVMScript takes as long as replaying a trace. Description and trace hold for any shape, so
+that a description is parsed with symbolic sizes and specialized to those at hand.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
+from ...workloads.spec import require_indexable
+from ..spaces import SPACES, Variant
+
+_KEPT = 64
+
+
+def describe(
+    space: str, spec: PrefillSpec, shape: PrefillShape | SymbolicShape, variant: Variant, kind: str
+) -> Any:
+    """What :meth:`~.spaces.DesignSpace.describe` of a space returns, in less time.
+
+    Parameters
+    ----------
+    space : str
+        Its name.
+
+    Returns
+    -------
+    tvm.IRModule
+        With variables of its own, but for those of ``shape``.
+    """
+    if not SPACES[space].any_shape:
+        return SPACES[space].describe(spec, shape, variant, kind)
+    return _specialized(
+        _for_every_shape(space, spec, tuple(sorted(variant.items())), kind), spec, shape
+    )
+
+
+@lru_cache(maxsize=_KEPT)
+def _for_every_shape(
+    space: str, spec: PrefillSpec, variant: tuple[tuple[str, Any], ...], kind: str
+) -> Any:
+    """A description as a PrimFunc whose last parameters are batch, qo_len and num_kv."""
+    from tvm.tirx import PrimFunc
+
+    sizes = SymbolicShape.fresh()
+    function = SPACES[space].describe(spec, sizes, dict(variant), kind)["main"]
+    parameters = [*function.params, sizes.batch, sizes.qo_len, sizes.num_kv]
+    return PrimFunc(parameters, function.body, function.ret_type, function.attrs)
+
+
+def _specialized(function: Any, spec: PrefillSpec, shape: PrefillShape | SymbolicShape) -> Any:
+    import tvm
+    from tvm.s_tir import renew_defs
+
+    require_indexable(spec, shape)
+    own = renew_defs(function)
+    sizes = zip(own.params[-3:], (shape.batch, shape.qo_len, shape.num_kv), strict=True)
+    return tvm.IRModule({"main": own.specialize(dict(sizes))})

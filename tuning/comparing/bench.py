@@ -1,0 +1,138 @@
+"""What measures a case: one bench for each kind of device."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...database import Match
+from ...workloads import TOLERANCE, Case
+from ..building.apply import apply_record
+from ..building.build import build_library
+from ..errors import KernelCheckError, WorkerFailedError
+from ..measuring.timing import Result
+from ..measuring.worker import Outcome, Worker
+from ..target import ResolvedTarget
+
+FRESH_SEED = 2_000_003
+TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A case, measured.
+
+    Parameters
+    ----------
+    results : Mapping[str, Result]
+        ``tuned``, ``baseline``, ``gemm``, where they exist ``stock`` and ``unscheduled``, and the
+        peers.
+    peers : Mapping[str, str]
+        Which results are of peers, and the kind of each.
+    gemm_size : int
+        Side of the matrix product ``gemm``.
+    max_abs_error : float
+        Of the tuned kernel, over every regime of lengths.
+    versions, clocks_mhz
+        As in :class:`~.comparison.Comparison`.
+    """
+
+    results: Mapping[str, Result]
+    peers: Mapping[str, str]
+    gemm_size: int
+    max_abs_error: float
+    versions: Mapping[str, str]
+    clocks_mhz: Mapping[str, int] = field(default_factory=dict)
+
+
+class Bench(ABC):
+    """Builds, checks and times the contestants of a case in child processes."""
+
+    @abstractmethod
+    def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
+        """Measure a case."""
+
+    @abstractmethod
+    def close(self, *, kill: bool = False) -> None:
+        """End the child processes."""
+
+
+class Libraries:
+    """Libraries in a temporary folder, each built once.
+
+    Parameters
+    ----------
+    builder : Worker
+        Where to build.
+    target : ResolvedTarget
+        What for.
+    """
+
+    def __init__(self, builder: Worker, target: ResolvedTarget) -> None:
+        self._builder = builder
+        self._target = target
+        self._folder = tempfile.TemporaryDirectory(prefix="prefilltune-")
+        self._paths: dict[str, str] = {}
+
+    def of_record(self, match: Match) -> str:
+        """Path of the library of a record."""
+        return self.of(match.entry.record_id, lambda: apply_record(match, self._target.kind))
+
+    def of(self, name: str, module: Callable[[], Any]) -> str:
+        """Path of the library ``name``, which is built from ``module()``."""
+        if name not in self._paths:
+            path = f"{self._folder.name}/{name}.so"
+            self._paths[name] = call(
+                self._builder, build_library, module(), self._target.target, path
+            )
+        return self._paths[name]
+
+    def close(self) -> None:
+        """Remove them."""
+        self._folder.cleanup()
+
+
+def call(worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``function`` returns in ``worker``.
+
+    Raises
+    ------
+    WorkerFailedError
+        If it does not.
+    """
+    return value_of(worker.call(function, *arguments, timeout=TIMEOUT), function)
+
+
+def value_of(outcome: Outcome, function: Callable[..., Any]) -> Any:
+    """The value of a call that ended well.
+
+    Raises
+    ------
+    WorkerFailedError
+        If it did not.
+    """
+    if outcome.status != "ok":
+        raise WorkerFailedError(
+            f"{function.__name__} ended with {outcome.status}: {outcome.detail}; run again, and "
+            "report it if it happens again"
+        )
+    return outcome.value
+
+
+def refuse_wrong(name: str, case: Case, error: float) -> None:
+    """Refuse a kernel of ours whose error is too large.
+
+    Raises
+    ------
+    KernelCheckError
+        If it is.
+    """
+    tolerance = TOLERANCE[case.spec.dtype]
+    if not error <= tolerance:
+        raise KernelCheckError(
+            f"the {name} kernel of {case.spec} {case.shape} is off by {error:g}, more than "
+            f"{tolerance:g}; nothing was compared; tune the case again and report this"
+        )

@@ -1,0 +1,140 @@
+"""Measuring tuned kernels side by side with everything they claim to beat."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...database import Finder, Match, NoRecordError, Tier
+from ...workloads import Case, useful_flops
+from ..measuring.timing import Result
+from ..target import ResolvedTarget, device_name
+from .bench import Bench, Measured
+from .comparison import Comparison, Peer
+from .cpu_bench import CpuBench
+from .cuda_bench import CudaBench
+
+
+class Comparer:
+    """A context manager that compares case after case.
+
+    Databases are read once, and child processes live on from case to case.
+
+    Parameters
+    ----------
+    target : ResolvedTarget
+        The machine at hand.
+    roots : Sequence[Path]
+        Databases to look in.
+    accept : Tier
+        The furthest record that may stand for a case; only records of the same shape run.
+
+    Raises
+    ------
+    EnvironmentMismatchError
+        For a GPU, if PyTorch is missing: it times everything there.
+    """
+
+    def __init__(
+        self, target: ResolvedTarget, roots: Sequence[Path], accept: Tier = Tier.EXACT
+    ) -> None:
+        self._target = target
+        self._finder = Finder(roots)
+        self._accept = accept
+        self._bench: Bench = CpuBench(target) if target.kind == "llvm" else CudaBench(target)
+
+    def __enter__(self) -> Comparer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bench.close(kill=exc[0] is not None)
+
+    def compare(self, case: Case) -> Comparison:
+        """Check and time the best record of a case against the kernels that others wrote.
+
+        Raises
+        ------
+        NoRecordError
+            If no database has a record near enough.
+        KernelCheckError
+            If a kernel of ours computes something wrong.
+        WorkerFailedError
+            If a child process died, hung or raised.
+        """
+        tuned, stock = self._best(case), self._stock(case)
+        return _comparison(
+            case, self._target, tuned, stock, self._bench.measure(case, tuned, stock)
+        )
+
+    def _best(self, case: Case) -> Match:
+        spec, shape = case.spec, case.shape
+        match = self._finder.find(
+            self._target.key, spec, shape, lens=case.lens.text, accept=self._accept
+        )
+        if match.distance:
+            raise NoRecordError(
+                f"the nearest record of {spec} is for {match.entry.provenance.shape}, not {shape}, "
+                f"and a kernel runs on the shape it was tuned for; run: prefilltune tune --shape "
+                f"{shape}"
+            )
+        return match
+
+    def _stock(self, case: Case) -> Match | None:
+        space = f"{self._target.kind}_stock"
+        try:
+            return self._finder.find(
+                self._target.key, case.spec, case.shape, lens=case.lens.text, space=space
+            )
+        except NoRecordError:
+            return None
+
+
+def _comparison(
+    case: Case,
+    target: ResolvedTarget,
+    tuned: Match,
+    stock: Match | None,
+    measured: Measured,
+) -> Comparison:
+    batches, results = case.batches(), measured.results
+    useful = statistics.mean(
+        useful_flops(case.spec, case.shape, np.asarray(lens)) for lens in batches
+    )
+
+    def ms(name: str) -> float | None:
+        return results[name].ms if name in results else None
+
+    tuned_ms, gemm_ms = ms("tuned"), ms("gemm")
+    assert tuned_ms is not None
+    assert gemm_ms is not None
+    return Comparison(
+        spec=str(case.spec),
+        shape=str(case.shape),
+        lens=case.lens.text,
+        target=str(target.key),
+        device=device_name(target.kind),
+        valid_lens=batches,
+        threads=target.threads,
+        versions=measured.versions,
+        record=tuned.entry.record_id,
+        tier=str(tuned.tier),
+        tuned_ms=tuned_ms,
+        baseline_ms=ms("baseline"),
+        stock_ms=ms("stock"),
+        stock_trials=stock.entry.provenance.trials if stock else None,
+        unscheduled_ms=ms("unscheduled"),
+        peers={name: _peer(kind, results[name]) for name, kind in measured.peers.items()},
+        limit_gflops=2 * measured.gemm_size**3 / gemm_ms / 1e6,
+        tuned_gflops=useful / tuned_ms / 1e6,
+        max_abs_error=measured.max_abs_error,
+        spread_ms={name: each.spread_ms for name, each in results.items() if each.seconds},
+        baseline_failure=results["baseline"].failure,
+        clocks_mhz=measured.clocks_mhz,
+    )
+
+
+def _peer(kind: str, result: Result) -> Peer:
+    return Peer(kind, result.ms, result.failure, result.error)

@@ -1,0 +1,247 @@
+"""What a comparison is, on disk: one JSON file of cases, schema-versioned and validated."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...database.durable import changing, write_atomically
+from ..errors import InvalidComparisonError
+
+SCHEMA_VERSION = 2
+
+#: A peer that takes padded tensors and heeds the mask, as a tuned kernel does.
+MASKED = "masked"
+#: One whose input was packed before the clock started: right, but of another layout.
+PACKED = "packed"
+#: One without a mask: wrong on padding, and a ceiling for what dense attention reaches.
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How a kernel of another library did.
+
+    Parameters
+    ----------
+    kind : str
+        :data:`MASKED`, :data:`PACKED` or :data:`DENSE`.
+    ms : float or None
+        Median milliseconds a call; None for a failure.
+    failure : str
+        Why there is no time; empty if there is one.
+    max_abs_error : float or None
+        On valid rows; None where it was not checked, as for :data:`DENSE`.
+    """
+
+    kind: str
+    ms: float | None
+    failure: str = ""
+    max_abs_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One case: a tuned kernel against everything it is compared with.
+
+    Parameters
+    ----------
+    spec, shape, lens, target, device : str
+        What was run, on which lengths, for which target key, on which device.
+    valid_lens : tuple[tuple[int, ...], ...]
+        The batches that were timed in turns; times and rates are means over them.
+    threads : int
+        CPU threads of every contestant.
+    versions : Mapping[str, str]
+        Of everything that was timed.
+    record, tier : str
+        Which record the tuned kernel is from, and how near it is to what was asked for.
+    tuned_ms : float
+        Median milliseconds a call of the tuned kernel.
+    baseline_ms : float or None
+        Of TVM's hand-written kernel; None if it failed.
+    stock_ms : float or None
+        Of the best record of TVM's stock rules; None without one.
+    stock_trials : int or None
+        Candidates of the stock rules measured in the search that found it.
+    unscheduled_ms : float or None
+        Of the plain description compiled as it is; None on a GPU, where that is no kernel.
+    peers : Mapping[str, Peer]
+        Kernels of other libraries, by name; those that failed too.
+    limit_gflops, tuned_gflops : float
+        The machine's matrix product peak measured in the same run, and the tuned kernel's rate on
+        useful work (pairs that the mask keeps).
+    max_abs_error : float
+        Largest error of the tuned kernel over every regime of lengths.
+    spread_ms : Mapping[str, float]
+        Interquartile range of each contestant's times.
+    baseline_failure : str
+        Why TVM's hand-written kernel has no time; empty if it has one.
+    clocks_mhz : Mapping[str, int]
+        Of a GPU under load, where its driver tells; ``sm`` and ``memory``, and ``sm_max``.
+    """
+
+    spec: str
+    shape: str
+    lens: str
+    target: str
+    device: str
+    valid_lens: tuple[tuple[int, ...], ...]
+    threads: int
+    versions: Mapping[str, str]
+    record: str
+    tier: str
+    tuned_ms: float
+    baseline_ms: float | None
+    stock_ms: float | None
+    stock_trials: int | None
+    unscheduled_ms: float | None
+    peers: Mapping[str, Peer]
+    limit_gflops: float
+    tuned_gflops: float
+    max_abs_error: float
+    spread_ms: Mapping[str, float]
+    baseline_failure: str = ""
+    clocks_mhz: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def case(self) -> tuple[str, ...]:
+        """What identifies a case; a later run of the same case replaces the earlier one."""
+        return (self.spec, self.shape, self.lens, self.target, self.device)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return not self.target.startswith("llvm")
+
+    @property
+    def share_of_limit(self) -> float:
+        """The tuned kernel's rate over the machine's peak."""
+        return self.tuned_gflops / self.limit_gflops
+
+    def fastest(self, kind: str) -> tuple[str, float] | None:
+        """Name and milliseconds of the fastest peer of a kind; None if none was timed."""
+        times = {name: each.ms for name, each in self.peers.items() if each.kind == kind}
+        return min(
+            ((name, ms) for name, ms in times.items() if ms is not None),
+            key=lambda named: named[1],
+            default=None,
+        )
+
+    def speedup(self, ms: float | None) -> float | None:
+        """How many times faster than ``ms`` the tuned kernel is; None without a time."""
+        return None if ms is None else ms / self.tuned_ms
+
+    @property
+    def over_masked(self) -> float | None:
+        """Speed over the fastest peer that does the same work from the same tensors."""
+        best = self.fastest(MASKED)
+        return best and self.speedup(best[1])
+
+    def over_peer(self, name: str) -> float | None:
+        """Speed over one peer; None if it has no time."""
+        return self.speedup(self.peers[name].ms) if name in self.peers else None
+
+    @property
+    def over_baseline(self) -> float | None:
+        """Speed over TVM's hand-written kernel."""
+        return self.speedup(self.baseline_ms)
+
+
+def geometric_mean(
+    comparisons: Iterable[Comparison], figure: Callable[[Comparison], float | None]
+) -> float | None:
+    """Over the cases that have the figure; None if none has.
+
+    Examples
+    --------
+    >>> geometric_mean([], lambda each: each.over_masked) is None
+    True
+    """
+    found = [value for each in comparisons if (value := figure(each)) is not None]
+    return statistics.geometric_mean(found) if found else None
+
+
+def read_comparisons(path: Path) -> list[Comparison]:
+    """The cases of a comparison file, in its order; none if the file is missing.
+
+    Raises
+    ------
+    InvalidComparisonError
+        If the file does not follow the schema.
+    """
+    if not path.exists():
+        return []
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidComparisonError(
+            f"{path} is no JSON ({error}); restore it from git, or delete it and compare again"
+        ) from None
+    _validate(data, str(path))
+    return [_comparison(fields) for fields in data["cases"]]
+
+
+def write_comparisons(path: Path, comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Add cases to a comparison file, replacing earlier runs of the same ones.
+
+    Returns
+    -------
+    list[Comparison]
+        Everything the file now holds.
+
+    Raises
+    ------
+    NotWritableError
+        If it cannot be written.
+    """
+    with changing(path):
+        cases = {each.case: each for each in [*read_comparisons(path), *comparisons]}
+        data = {
+            "schema": SCHEMA_VERSION,
+            "cases": [
+                {**asdict(each), "valid_lens": [list(lens) for lens in each.valid_lens]}
+                for each in cases.values()
+            ],
+        }
+        _validate(data, str(path))
+        write_atomically(path, [json.dumps(data, indent=1).encode()])
+    return list(cases.values())
+
+
+def _comparison(fields: Mapping[str, Any]) -> Comparison:
+    return Comparison(
+        **{
+            **fields,
+            "valid_lens": tuple(map(tuple, fields["valid_lens"])),
+            "peers": {name: _peer(each) for name, each in fields["peers"].items()},
+        }
+    )
+
+
+def _peer(value: Mapping[str, Any] | float) -> Peer:
+    """Version 1 knew masked peers alone, and kept only their times."""
+    return Peer(MASKED, value) if isinstance(value, (int, float)) else Peer(**value)
+
+
+def _validate(data: Any, where: str) -> None:
+    import jsonschema
+
+    try:
+        jsonschema.validate(data, _schema())
+    except jsonschema.ValidationError as error:
+        raise InvalidComparisonError(
+            f"{where}: {error.json_path}: {error.message}; restore the file from git, or delete it "
+            "and compare again"
+        ) from None
+
+
+@cache
+def _schema() -> Any:
+    path = Path(__file__).parent / "comparison.schema.json"
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,143 @@
+"""Comparing on a CPU: each engine in a process of its own, stopped while another is timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from ...database import Match
+from ...workloads import TOLERANCE, Case, PrefillSpec, plain_attention, ragged_cpu_baseline
+from ..environment import versions
+from ..errors import KernelCheckError
+from ..measuring import cpu as measure
+from ..measuring.timing import Result, interleave
+from ..measuring.worker import Worker
+from ..target import ResolvedTarget, vector_lanes
+from .bench import FRESH_SEED, Bench, Libraries, Measured, call, refuse_wrong
+from .comparison import MASKED
+
+TORCH_SDPA = "torch_sdpa_mask"
+
+_GEMM_SIZE = 2048
+_GEMMS = _NUMPY_GEMM, _AVX512_GEMM, _TORCH_GEMM = "numpy_gemm", "numpy_avx512_gemm", "torch_gemm"
+#: OpenBLAS, NumPy's usual BLAS, takes a processor newer than itself for one without AVX-512.
+_AVX512_BLAS = {"OPENBLAS_CORETYPE": "SkylakeX"}
+_AVX512_LANES = 16
+_PEER_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    """Something to time: a function of :mod:`.measure`, in the process of its engine."""
+
+    name: str
+    worker: Worker
+    function: Callable[..., float]
+    arguments: tuple[Any, ...]
+
+    def time(self, seconds: float) -> float:
+        """Seconds a call."""
+        return call(self.worker, self.function, *self.arguments, seconds)
+
+
+class CpuBench(Bench):
+    """TVM, NumPy's BLAS and, where it is installed, PyTorch.
+
+    Parameters
+    ----------
+    target : ResolvedTarget
+        The CPU and the threads of every contestant.
+    """
+
+    def __init__(self, target: ResolvedTarget) -> None:
+        self._target, threads = target, target.threads
+        self._tvm = Worker(measure.tvm_environment(threads), frozen_when_idle=True)
+        blas = {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+        products = {_NUMPY_GEMM: blas}
+        if vector_lanes(target.target) == _AVX512_LANES:
+            products[_AVX512_GEMM] = {**blas, **_AVX512_BLAS}
+        self._blas = {
+            name: Worker(environment, uses_tvm=False, frozen_when_idle=True)
+            for name, environment in products.items()
+        }
+        self._torch = (
+            Worker(blas, uses_tvm=False, frozen_when_idle=True) if find_spec("torch") else None
+        )
+        self._libraries = Libraries(self._tvm, target)
+
+    def close(self, *, kill: bool = False) -> None:
+        self._libraries.close()
+        for worker in (self._tvm, *self._blas.values(), self._torch):
+            if worker is not None:
+                worker.close(kill=kill)
+
+    def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
+        spec, shape, seed, target = case.spec, case.shape, case.seed, self._target
+        kernels = {
+            "tuned": self._libraries.of_record(tuned),
+            "unscheduled": self._libraries.of(
+                f"unscheduled-{spec}-{shape}", lambda: plain_attention(spec, shape, target.kind)
+            ),
+        }
+        if stock is not None:
+            kernels["stock"] = self._libraries.of_record(stock)
+        baseline = self._libraries.of(f"baseline-{spec}", lambda: ragged_cpu_baseline(spec))
+        fresh = (case.regime_batches(FRESH_SEED), seed + FRESH_SEED)
+        errors = {
+            name: call(self._tvm, measure.check_kernel, path, spec, shape, *fresh)
+            for name, path in kernels.items()
+        }
+        for name, error in errors.items():
+            refuse_wrong(name, case, error)
+        timed = (spec, shape, case.batches(), seed)
+        checked = (spec, shape, case.batches()[0], seed)
+        errors["baseline"] = call(self._tvm, measure.check_ragged_baseline, baseline, *checked)
+        _refuse_wrong_peer("TVM's ragged CPU prefill", spec, errors["baseline"])
+        contestants = [
+            *(
+                _Contestant(name, self._tvm, measure.time_kernel, (path, *timed))
+                for name, path in kernels.items()
+            ),
+            _Contestant("baseline", self._tvm, measure.time_ragged_baseline, (baseline, *timed)),
+            *(
+                _Contestant(name, worker, measure.time_gemm, (_GEMM_SIZE,))
+                for name, worker in self._blas.items()
+            ),
+        ]
+        found, peers = versions(), {}
+        if self._torch is not None:
+            threads = target.threads
+            errors[TORCH_SDPA] = call(self._torch, measure.check_torch, *checked, threads)
+            _refuse_wrong_peer("PyTorch", spec, errors[TORCH_SDPA])
+            found["torch"] = call(self._torch, measure.torch_version)
+            peers[TORCH_SDPA] = MASKED
+            contestants += [
+                _Contestant(TORCH_SDPA, self._torch, measure.time_torch, (*timed, threads)),
+                _Contestant(
+                    _TORCH_GEMM, self._torch, measure.time_torch_gemm, (_GEMM_SIZE, threads)
+                ),
+            ]
+        times = interleave([each.time for each in contestants])
+        results = {
+            each.name: Result(seconds, errors.get(each.name))
+            for each, seconds in zip(contestants, times, strict=True)
+        }
+        return Measured(with_one_product(results), peers, _GEMM_SIZE, errors["tuned"], found)
+
+
+def with_one_product(results: Mapping[str, Result]) -> dict[str, Result]:
+    """Results with the fastest matrix product as ``gemm``, in the place of each library's own."""
+    others = {name: each for name, each in results.items() if name not in _GEMMS}
+    products = [results[name] for name in _GEMMS if name in results]
+    return {**others, "gemm": min(products, key=lambda each: each.ms or math.inf)}
+
+
+def _refuse_wrong_peer(name: str, spec: PrefillSpec, error: float) -> None:
+    if not error <= max(TOLERANCE[spec.dtype], _PEER_TOLERANCE):
+        raise KernelCheckError(
+            f"{name} is off by {error:g} on {spec}: it computes something else than what it is "
+            "compared with; report this"
+        )

@@ -1,0 +1,131 @@
+"""Comparing on a GPU: one process runs everything there, another builds for it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from ...database import Match
+from ...workloads import Case, masked_baseline
+from ..environment import versions
+from ..errors import EnvironmentMismatchError, WorkerFailedError
+from ..measuring.timing import Result
+from ..measuring.worker import Worker
+from ..target import ResolvedTarget
+from .bench import (
+    FRESH_SEED,
+    TIMEOUT,
+    Bench,
+    Libraries,
+    Measured,
+    call,
+    refuse_wrong,
+    value_of,
+)
+from .device_facts import device_facts
+from .side_by_side import (
+    first_line,
+    largest_kernel_error,
+    measure_side_by_side,
+    warm_up_peers,
+)
+from .torch_peers import PEERS
+
+_GEMM_SIZE = 8192
+_DEVICE = "cuda"
+
+
+class CudaBench(Bench):
+    """TVM and PyTorch in one process, on one stream.
+
+    Parameters
+    ----------
+    target : ResolvedTarget
+        The GPU of this machine.
+
+    Raises
+    ------
+    EnvironmentMismatchError
+        Without PyTorch, which times everything here.
+    """
+
+    def __init__(self, target: ResolvedTarget) -> None:
+        _require_torch()
+        self._target = target
+        self._builder = Worker()
+        self._device = Worker()
+        self._libraries = Libraries(self._builder, target)
+
+    def close(self, *, kill: bool = False) -> None:
+        self._libraries.close()
+        for worker in (self._builder, self._device):
+            worker.close(kill=kill)
+
+    def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
+        timed = (case.spec, case.shape, case.batches(), case.seed)
+        # Compiling FlexAttention takes as long as building the kernels: both at once.
+        self._device.submit(warm_up_peers, *timed, _DEVICE, timeout=TIMEOUT)
+        try:
+            kernels = {"tuned": self._libraries.of_record(tuned)}
+            if stock is not None:
+                kernels["stock"] = self._libraries.of_record(stock)
+            baseline, failure = self._baseline(case)
+        finally:
+            warm = self._device.result()
+        try:
+            value_of(warm, warm_up_peers)
+            return self._measure(case, kernels, baseline, failure)
+        except WorkerFailedError:
+            self._device.close(kill=True)  # its CUDA context may be past saving
+            raise
+
+    def _baseline(self, case: Case) -> tuple[dict[str, str], dict[str, Result]]:
+        """The library of TVM's hand-scheduled kernel, or how it failed, by its name."""
+        spec, target = case.spec, self._target.target
+        try:
+            path = self._libraries.of(f"baseline-{spec}", lambda: masked_baseline(spec, target))
+        except Exception as failure:  # TVM raises any class where it cannot serve a workload
+            return {}, {"baseline": Result(failure=first_line(failure))}
+        return {"baseline": path}, {}
+
+    def _measure(
+        self,
+        case: Case,
+        kernels: dict[str, str],
+        baseline: dict[str, str],
+        failures: dict[str, Result],
+    ) -> Measured:
+        workload = (case.spec, case.shape)
+        fresh = (case.regime_batches(FRESH_SEED), case.seed + FRESH_SEED)
+        errors = {
+            name: call(self._device, largest_kernel_error, path, *workload, *fresh, _DEVICE)
+            for name, path in kernels.items()
+        }
+        for name, error in errors.items():
+            refuse_wrong(name, case, error)
+        results = call(
+            self._device, measure_side_by_side, {**kernels, **baseline}, *workload,
+            case.batches(), case.seed, _GEMM_SIZE, _DEVICE,
+        )  # fmt: skip
+        for name in kernels:
+            if results[name].failure:
+                raise WorkerFailedError(
+                    f"the {name} kernel of {case.spec} {case.shape} could not be timed "
+                    f"({results[name].failure}); tune the case again and report this"
+                )
+        facts = call(self._device, device_facts, case.spec.dtype, _GEMM_SIZE)
+        return Measured(
+            {**failures, **results},
+            {peer.name: peer.kind for peer in PEERS},
+            _GEMM_SIZE,
+            errors["tuned"],
+            {**versions(self._target.kind), **facts.versions},
+            facts.clocks_mhz,
+        )
+
+
+def _require_torch() -> None:
+    if not find_spec("torch"):
+        raise EnvironmentMismatchError(
+            "a comparison on a GPU is timed by PyTorch, which is not installed; run: make setup "
+            "EXTRAS=torch, or: pip install torch"
+        )

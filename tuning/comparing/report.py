@@ -1,0 +1,271 @@
+"""Comparisons for people: tables on the terminal, and a page in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from textwrap import shorten
+
+from rich.table import Table
+
+from ...workloads import PrefillShape, PrefillSpec
+from .comparison import DENSE, MASKED, PACKED, Comparison, geometric_mean
+
+TORCH_HINT = (
+    "PyTorch is not installed, so nothing was compared with it; run: make setup EXTRAS=torch"
+)
+_PEER_NAMES = {
+    "torch_sdpa_mask": "PyTorch SDPA with mask",
+    "torch_flex": "FlexAttention",
+    "torch_varlen_with_packing": "varlen with packing",
+    "torch_varlen_packed": "varlen, already packed",
+    "torch_cudnn_dense": "cuDNN SDPA without mask",
+    "torch_flash_dense": "flash SDPA without mask",
+}
+_LONGEST_REMARK = 80
+_REMARKS = {MASKED: "", PACKED: "another layout", DENSE: "wrong on padding"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel of a case.
+
+    Parameters
+    ----------
+    key : str
+        Of its spread.
+    name : str
+        For people.
+    ms : float or None
+        None for a failure.
+    remark : str
+        What a reader must know about it, or why it failed; mostly empty.
+    kind : str
+        As in :class:`~.comparison.Peer`; empty for TVM's kernels and ours.
+    """
+
+    key: str
+    name: str
+    ms: float | None
+    remark: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """In what rates are shown."""
+
+    name: str
+    gflops: float
+    digits: int
+
+    def text(self, gflops: float) -> str:
+        """A rate, without the unit."""
+        return f"{gflops / self.gflops:.{self.digits}f}"
+
+
+def unit_of(comparison: Comparison) -> Unit:
+    """TFLOP/s for a GPU, GFLOP/s for a CPU."""
+    return Unit("TFLOP/s", 1e3, 1) if comparison.on_gpu else Unit("GFLOP/s", 1.0, 1)
+
+
+def case_title(comparison: Comparison) -> str:
+    """One line that says what was run."""
+    spec, shape = PrefillSpec.parse(comparison.spec), PrefillShape.parse(comparison.shape)
+    return (
+        f"batch {shape.batch}, length {_length(shape)}, {_heads(spec)} heads, "
+        f"head_dim {spec.head_dim}, {spec.dtype}, {spec.mask_mode.replace('_', ' ')}, "
+        f"{comparison.lens} lengths"
+    )
+
+
+def short_title(comparison: Comparison, separator: str = " ") -> str:
+    """What tells a case from others of its device, but for its lengths."""
+    spec, shape = PrefillSpec.parse(comparison.spec), PrefillShape.parse(comparison.shape)
+    batch = f"B={shape.batch} L={_length(shape)}"
+    return f"{batch}{separator}{_attention(spec)}{separator}{spec.dtype}"
+
+
+def workload_title(comparison: Comparison) -> str:
+    """What tells workloads of one device apart: heads, mask and dtype."""
+    spec = PrefillSpec.parse(comparison.spec)
+    return f"{_attention(spec)}, {spec.dtype}"
+
+
+def shape_title(comparison: Comparison) -> str:
+    """What tells shapes of one workload apart."""
+    shape = PrefillShape.parse(comparison.shape)
+    return f"{shape.batch}x{_length(shape)}"
+
+
+def _attention(spec: PrefillSpec) -> str:
+    mask = " causal" if spec.mask_mode != "padded" else ""
+    return f"H={_heads(spec)} D={spec.head_dim}{mask}"
+
+
+def _heads(spec: PrefillSpec) -> str:
+    heads = str(spec.num_qo_heads)
+    return heads if spec.group_size == 1 else f"{heads}/{spec.num_kv_heads}"
+
+
+def _length(shape: PrefillShape) -> str:
+    return str(shape.qo_len) if shape.qo_len == shape.num_kv else f"{shape.qo_len}/{shape.num_kv}"
+
+
+def contestants(comparison: Comparison) -> list[Row]:
+    """Everything that was to be timed, the tuned kernel first."""
+    rows = [Row("tuned", "tuned", comparison.tuned_ms)]
+    rows += [
+        Row(key, _PEER_NAMES.get(key, key), peer.ms, peer.failure or _REMARKS[peer.kind], peer.kind)
+        for key, peer in comparison.peers.items()
+    ]
+    if comparison.stock_ms is not None:
+        trials = f"{comparison.stock_trials} trials"
+        rows.append(Row("stock", "TVM stock rules", comparison.stock_ms, trials))
+    remark = comparison.baseline_failure or ("" if comparison.on_gpu else "ragged CPU")
+    rows.append(Row("baseline", "TVM hand-written", comparison.baseline_ms, remark))
+    if comparison.unscheduled_ms is not None:
+        rows.append(Row("unscheduled", "unscheduled", comparison.unscheduled_ms))
+    return rows
+
+
+def table(comparison: Comparison) -> Table:
+    """The table of one case, for the terminal."""
+    unit = unit_of(comparison)
+    threads = "" if comparison.on_gpu else f", {comparison.threads} threads"
+    shown = Table(
+        title=case_title(comparison),
+        caption=(
+            f"{comparison.device}{threads}; tuned reaches {comparison.share_of_limit:.0%} of the "
+            f"machine's {comparison.limit_gflops / unit.gflops:.0f} {unit.name}; "
+            f"error {comparison.max_abs_error:.1e}; record {comparison.record} ({comparison.tier})"
+        ),
+        title_justify="left",
+        caption_justify="left",
+    )
+    _fill(shown, _columns(comparison), _rows(comparison))
+    return shown
+
+
+def summary_table(comparisons: Sequence[Comparison]) -> Table:
+    """All cases and the geometric mean over them, for the terminal."""
+    shown = Table(title="Tuned against the best of each kind", title_justify="left")
+    _fill(shown, _summary_columns(comparisons[0]), _summary_rows(comparisons))
+    return shown
+
+
+def markdown(comparisons: Sequence[Comparison], chart: str | None) -> str:
+    """The page: how to read it, all cases at a glance, and everything about each."""
+    comparisons = sorted(comparisons, key=place)
+    parts = ["# Tuned kernels compared\n"]
+    if chart:
+        parts.append(f"![rates of all kernels]({chart})\n")
+    parts.append(_explanation(comparisons[0]))
+    parts.append("## All cases\n")
+    parts.append(_markdown_table(_summary_columns(comparisons[0]), _summary_rows(comparisons)))
+    for each in comparisons:
+        parts.append(f"## {case_title(each)}\n\n{_facts(each)}\n")
+        parts.append(_markdown_table(_columns(each), _rows(each)))
+    return "\n".join(parts)
+
+
+def place(comparison: Comparison) -> tuple[str, int, int, str]:
+    """Cases of one workload stand together, from short to long."""
+    shape = PrefillShape.parse(comparison.shape)
+    return workload_title(comparison), shape.num_kv, shape.batch, comparison.lens
+
+
+def _explanation(comparison: Comparison) -> str:
+    if not comparison.on_gpu:
+        return (
+            "Medians of interleaved runs, each engine in a process of its own with the same number "
+            "of threads. GFLOP/s counts pairs that the mask keeps. The limit is the fastest "
+            "float32 matrix product in the same run: through NumPy's BLAS as it is and told to use "
+            "AVX-512 where there is AVX-512, and through PyTorch where it is installed.\n"
+        )
+    return (
+        "Medians of interleaved replays of CUDA graphs, all in one process and timed with events; "
+        "a call's time is the mean over the batches of a length distribution. Masks, block masks "
+        "and offsets are made ahead of the clock. TFLOP/s counts pairs that the mask keeps, so "
+        "padding that a kernel computes counts against it. The limit is a matrix product in the "
+        "same dtype through cuBLAS in the same run. Kernels without a mask are *wrong on padding*: "
+        "they are a ceiling for dense attention, not an alternative.\n"
+    )
+
+
+def _facts(comparison: Comparison) -> str:
+    unit = unit_of(comparison)
+    versions = ", ".join(f"{name} {text}" for name, text in sorted(comparison.versions.items()))
+    threads = "" if comparison.on_gpu else f", {comparison.threads} threads"
+    clocks = ", ".join(f"{name} {mhz} MHz" for name, mhz in comparison.clocks_mhz.items())
+    return (
+        f"{comparison.device}, target `{comparison.target}`{threads}; record "
+        f"`{comparison.record}` ({comparison.tier}); {comparison.share_of_limit:.0%} of "
+        f"{comparison.limit_gflops / unit.gflops:.0f} {unit.name}; largest error "
+        f"{comparison.max_abs_error:.1e}; {versions}{f'; {clocks}' if clocks else ''}."
+    )
+
+
+def _columns(comparison: Comparison) -> tuple[str, ...]:
+    return ("kernel", "ms", unit_of(comparison).name, "tuned is faster by", "spread")
+
+
+def _rows(comparison: Comparison) -> Iterable[tuple[str, ...]]:
+    unit, work = unit_of(comparison), comparison.tuned_gflops * comparison.tuned_ms
+    for row in contestants(comparison):
+        remark = shorten(row.remark, _LONGEST_REMARK, placeholder=" ...")
+        name = f"{row.name} ({remark})" if remark else row.name
+        if row.ms is None:
+            yield name, "failed", "", "", ""
+        else:
+            ratio = "" if row.key == "tuned" else f"{row.ms / comparison.tuned_ms:.2f}x"
+            spread = comparison.spread_ms.get(row.key, 0.0) / row.ms
+            ms = f"{row.ms:.{_digits(comparison)}f}"
+            yield name, ms, unit.text(work / row.ms), ratio, f"{spread:.0%}"
+
+
+def _digits(comparison: Comparison) -> int:
+    return 4 if comparison.on_gpu else 3
+
+
+def _summary_columns(comparison: Comparison) -> tuple[str, ...]:
+    return (
+        "case", "lengths", f"tuned, {unit_of(comparison).name}", "of the limit",
+        "best masked peer", "over it", "over TVM hand-written",
+        *(["over cuDNN without mask (wrong on padding)"] if comparison.on_gpu else []),
+    )  # fmt: skip
+
+
+def _summary_rows(comparisons: Sequence[Comparison]) -> Iterable[tuple[str, ...]]:
+    figures: list[Callable[[Comparison], float | None]] = [
+        lambda each: each.over_masked,
+        lambda each: each.over_baseline,
+    ]
+    if comparisons[0].on_gpu:
+        figures.append(lambda each: each.over_peer("torch_cudnn_dense"))
+    for each in comparisons:
+        best = each.fastest(MASKED)
+        over_best, *others = (_times(figure(each)) for figure in figures)
+        yield (
+            short_title(each), each.lens, unit_of(each).text(each.tuned_gflops),
+            f"{each.share_of_limit:.0%}", _PEER_NAMES.get(best[0], best[0]) if best else "none",
+            over_best, *others,
+        )  # fmt: skip
+    over_best, *others = (_times(geometric_mean(comparisons, figure)) for figure in figures)
+    yield "geometric mean", "", "", "", "", over_best, *others
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x"
+
+
+def _fill(shown: Table, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for index, column in enumerate(columns):
+        shown.add_column(column, justify="left" if index == 0 else "right")
+    for cells in rows:
+        shown.add_row(*cells)
+
+
+def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

@@ -1,0 +1,140 @@
+"""Batches of masked prefill attention as PyTorch tensors, and what a kernel must make of them.
+
+On a GPU the reference of :mod:`prefilltune.workloads.reference` would take longer than everything
+that is compared; this one is its twin on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...workloads import PADDED_LSE, PrefillShape, PrefillSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One batch on a device.
+
+    Parameters
+    ----------
+    spec, shape
+        The workload.
+    query : torch.Tensor
+        ``[batch, qo_len, num_qo_heads, head_dim]``, the spec's dtype.
+    key, value : torch.Tensor
+        ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype.
+    valid_lens : torch.Tensor
+        ``[batch]`` int32; it may be out of range.
+    """
+
+    spec: PrefillSpec
+    shape: PrefillShape
+    query: Any
+    key: Any
+    value: Any
+    valid_lens: Any
+
+    @property
+    def device(self) -> Any:
+        """Where the tensors are."""
+        return self.query.device
+
+
+def draw_problems(
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    batches: Sequence[Sequence[int]],
+    seed: int,
+    device: str,
+) -> list[Problem]:
+    """Unit-normal query, key and value, the same ones under the lengths of each batch."""
+    import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
+
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(length: int, heads: int) -> Any:
+        size = (shape.batch, length, heads, spec.head_dim)
+        return torch.randn(size, generator=generator, device=device).to(getattr(torch, spec.dtype))
+
+    query = draw(shape.qo_len, spec.num_qo_heads)
+    key, value = (draw(shape.num_kv, spec.num_kv_heads) for _ in range(2))
+    return [
+        Problem(spec, shape, query, key, value,
+                torch.tensor(lens, dtype=torch.int32, device=device))
+        for lens in batches
+    ]  # fmt: skip
+
+
+def poison_padding(problem: Problem) -> Problem:
+    """The same with NaN and Inf in turn in the padding of query, key and value."""
+
+    def poisoned(tensor: Any) -> Any:
+        batch, length = tensor.shape[:2]
+        poison = tensor.new_tensor([math.nan, math.inf]).repeat(batch, length // 2 + 1)[:, :length]
+        valid = valid_positions(problem, length)
+        return tensor.where(valid[:, :, None, None], poison[:, :, None, None])
+
+    tensors = {name: poisoned(getattr(problem, name)) for name in ("query", "key", "value")}
+    return replace(problem, **tensors)
+
+
+def valid_positions(problem: Problem, length: int) -> Any:
+    """Which of ``length`` positions are no padding, bool ``[batch, length]``."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    count = problem.valid_lens.clamp(0, length)[:, None]
+    position = torch.arange(length, device=problem.device)[None, :]
+    return position < count if problem.spec.mask_mode == "padded" else position >= length - count
+
+
+def seen_keys(problem: Problem) -> Any:
+    """Which keys a row of no padding sees, bool ``[batch, 1 or qo_len, kv_len]``."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    qo_len, kv_len = problem.shape.qo_len, problem.shape.num_kv
+    keys = valid_positions(problem, kv_len)[:, None, :]
+    if problem.spec.mask_mode == "padded":
+        return keys
+    row = torch.arange(qo_len, device=problem.device)[:, None]
+    column = torch.arange(kv_len, device=problem.device)[None, :]
+    return keys & (column <= row + (kv_len - qo_len))
+
+
+def reference(problem: Problem) -> tuple[Any, Any]:
+    """Output and LSE in float64; 0 and ``PADDED_LSE`` in rows that keep no key."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    spec, shape = problem.spec, problem.shape
+    output = torch.zeros(problem.query.shape, dtype=torch.float64, device=problem.device)
+    lse = torch.full(output.shape[:3], PADDED_LSE, dtype=torch.float64, device=problem.device)
+    rows = valid_positions(problem, shape.qo_len)[:, :, None]
+    kept = (seen_keys(problem) & rows).expand(-1, shape.qo_len, -1)
+    for b in range(shape.batch):
+        row, column = kept[b].any(1).nonzero()[:, 0], kept[b].any(0).nonzero()[:, 0]
+        if not len(row):
+            continue
+        dropped = ~kept[b][row][:, column]
+        for head in range(spec.num_kv_heads):
+            group = slice(head * spec.group_size, (head + 1) * spec.group_size)
+            query = problem.query[b, row, group].double().transpose(0, 1)
+            key, value = (each[b, column, head].double() for each in (problem.key, problem.value))
+            exponents = (query @ key.T) * (spec.scale * math.log2(math.e))
+            exponents.masked_fill_(dropped, -math.inf)
+            largest = exponents.amax(-1, keepdim=True)
+            weights = (exponents - largest).exp2_()
+            total = weights.sum(-1, keepdim=True)
+            output[b, row, group] = ((weights @ value) / total).transpose(0, 1)
+            lse[b, row, group] = (largest + total.log2())[..., 0].T
+    return output, lse
+
+
+def largest_error(actual: Any, expected: Any) -> float:
+    """As :func:`prefilltune.workloads.max_error`, on the device."""
+    if not actual.numel():
+        return 0.0
+    if not actual.isfinite().all():
+        return math.inf
+    return float(((actual.double() - expected).abs() / expected.abs().clamp(min=1.0)).max())

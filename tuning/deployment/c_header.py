@@ -1,0 +1,91 @@
+"""A C header that says which kernels a library holds, for programs that choose one at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...workloads import PrefillShape, PrefillSpec
+from ..building.alignment import ALIGNMENT
+
+# DLPack's numbers, which the caller's tensors carry.
+_DEVICE_TYPES = {"llvm": ("kDLCPU", 1), "cuda": ("kDLCUDA", 2)}
+
+_HEADER = """\
+/* The kernels of {library}. Made by `prefilltune build`; see manifest.json beside this file.
+ *
+ * Load the library with tvm-ffi (tvm::ffi::Module::LoadFromFile) and call a kernel by its symbol
+ * with six tensors: query, key, value, valid_lens, output, lse. They are dense, on the device
+ * below, and each begins at a multiple of PREFILL_ALIGNMENT bytes; a call refuses others:
+ *   query, output   [batch, qo_len, num_qo_heads, head_dim]   dtype
+ *   key, value      [batch, kv_len, num_kv_heads, head_dim]   dtype
+ *   valid_lens      [batch]                                   int32
+ *   lse             [batch, qo_len, num_qo_heads]             dtype, base 2
+ */
+#ifndef PREFILL_H_
+#define PREFILL_H_
+
+#include <stdint.h>
+
+/* DLPack's {device_name}. */
+#define PREFILL_DEVICE_TYPE {device}
+#define PREFILL_ALIGNMENT {alignment}
+
+typedef struct {{
+  const char* symbol;
+  const char* mask_mode;
+  const char* dtype;
+  int32_t num_qo_heads;
+  int32_t num_kv_heads;
+  int32_t head_dim;
+  double sm_scale;
+  /* All three are 0 for a kernel that serves every shape. */
+  int64_t batch;
+  int64_t qo_len;
+  int64_t kv_len;
+}} PrefillKernel;
+
+#define PREFILL_NUM_KERNELS {count}
+
+static const PrefillKernel kPrefillKernels[PREFILL_NUM_KERNELS] = {{
+{rows}
+}};
+
+#endif /* PREFILL_H_ */
+"""
+
+
+def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str | None]]) -> str:
+    """Text of the header.
+
+    Parameters
+    ----------
+    library : str
+        Name of the library's file.
+    kind : str
+        Target kind: ``llvm`` or ``cuda``.
+    kernels : Sequence[tuple[str, str, str | None]]
+        Symbol, spec and shape of each, in their canonical texts; no shape where any is served.
+    """
+    device_name, device = _DEVICE_TYPES[kind]
+    rows = "\n".join(_row(*kernel) for kernel in kernels)
+    return _HEADER.format(
+        library=library,
+        device_name=device_name,
+        device=device,
+        alignment=ALIGNMENT[kind],
+        count=len(kernels),
+        rows=rows,
+    )
+
+
+def _row(symbol: str, spec_text: str, shape_text: str | None) -> str:
+    spec = PrefillSpec.parse(spec_text)
+    sizes = (0, 0, 0)
+    if shape_text is not None:
+        shape = PrefillShape.parse(shape_text)
+        sizes = (shape.batch, shape.qo_len, shape.num_kv)
+    return (
+        f'    {{"{symbol}",\n'
+        f'     "{spec.mask_mode}", "{spec.dtype}", {spec.num_qo_heads}, {spec.num_kv_heads}, '
+        f"{spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))}}},"
+    )

@@ -1,0 +1,222 @@
+"""One PrimFunc with several scheduled kernels inside, of which the host picks one at each call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
+from ..building.alignment import alignment_checks, require
+from ..intrinsics import fragment_layout
+from .boundaries import Leaf, Tree
+from .lengths import Lengths
+
+#: TVM's name for its own kernel.
+SYMBOL = "batch_sequence_prefill_kv_masked"
+#: And of its parameters.
+_NAMES = ("q", "k", "v", "valid_lens", "output", "lse")
+
+
+def dispatching_kernel(
+    spec: PrefillSpec,
+    tree: Tree,
+    kernels: Mapping[str, Any],
+    sizes: SymbolicShape,
+    target: Any,
+    lengths: Mapping[Lengths, tuple[Tree, Mapping[str, Any]]] | None = None,
+) -> Any:
+    """Put scheduled kernels into one function.
+
+    Parameters
+    ----------
+    spec : PrefillSpec
+        Of all of them.
+    tree : Tree
+        Says which kernel serves which sizes.
+    kernels : Mapping[str, tvm.tirx.PrimFunc]
+        Scheduled on ``sizes``, by the names in ``tree``.
+    sizes : SymbolicShape
+        What the function learns from its arguments.
+    target : tvm.target.Target
+        What it will be built for.
+    lengths : Mapping[Lengths, tuple[Tree, Mapping[str, tvm.tirx.PrimFunc]]], optional
+        By ``(qo_len, kv_len)``, what serves exactly these lengths: kernels scheduled on them and on
+        the batch of ``sizes``. ``tree`` and ``kernels`` serve all others.
+
+    Returns
+    -------
+    tvm.tirx.PrimFunc
+        ``(q, k, v, valid_lens, output, lse)`` with TVM's own names, shapes and dtypes:
+
+        - ``q``, ``output``: ``[batch_size, qo_len, num_qo_heads, head_dim]``
+        - ``k``, ``v``: ``[batch_size, kv_len, num_kv_heads, head_dim]``
+        - ``valid_lens``: ``[batch_size]``, int32
+        - ``lse``: ``[batch_size, qo_len, num_qo_heads]``
+
+        A call refuses tensors too large for 32-bit indices and those that begin in the middle of a
+        vector. The function needs nothing of this package to be compiled.
+    """
+    from tvm import s_tir, tirx
+
+    buffers = _parameters(spec, sizes)
+    served = _served(tree, kernels, buffers, sizes)
+    for (qo_len, kv_len), (own_tree, own_kernels) in (lengths or {}).items():
+        equal = tirx.all(sizes.qo_len == qo_len, sizes.num_kv == kv_len)
+        served = _if(equal, _served(own_tree, own_kernels, buffers, sizes), served)
+    if target.kind.name == "cuda":
+        # Its compiler unrolls from a pragma; spelled out, the source would be three times as long.
+        zero = tirx.const(0, "int32")
+        served = tirx.AttrStmt(zero, "pragma_unroll_explicit", zero, served)
+    steps = [
+        *_size_checks(spec, sizes),
+        *alignment_checks(buffers, target.kind.name),
+        # A GPU launches no grid of nothing.
+        _if(tirx.all(sizes.batch > 0, sizes.qo_len > 0), served),
+    ]
+    root = s_tir.SBlock([], [], [], "root", tirx.SeqStmt(steps))
+    attributes = {
+        "global_symbol": SYMBOL,
+        "tirx.noalias": True,
+        "tirx.is_scheduled": True,
+        "s_tir": True,
+    }
+    function = tirx.PrimFunc(buffers, s_tir.SBlockRealize([], True, root)).with_attr(attributes)
+    return _without_fragments(function, target)
+
+
+def _served(
+    tree: Tree, kernels: Mapping[str, Any], buffers: Sequence[Any], sizes: SymbolicShape
+) -> Any:
+    """Run the kernel that a tree names."""
+    from tvm import tirx
+
+    names = list(kernels)
+    served = _with_parameters(kernels[names[-1]], buffers, sizes)
+    if len(names) == 1:
+        return served
+    choice = tirx.Var("kernel", "int32")
+    for index, name in reversed(list(enumerate(names[:-1]))):
+        kernel = _with_parameters(kernels[name], buffers, sizes)
+        served = _if(tirx.EQ(choice, tirx.const(index, "int32")), kernel, served)
+    return tirx.SeqStmt([tirx.Bind(choice, _index(tree, names, sizes)), served])
+
+
+def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape) -> Any:
+    """Which of ``names`` serves ``sizes``, as an expression."""
+    from tvm import tirx
+
+    if isinstance(tree, Leaf):
+        return tirx.const(names.index(tree.kernel), "int32")
+    asked = {"batch": sizes.batch, "qo_len": sizes.qo_len, "kv_len": sizes.num_kv}
+    less, rest = (_index(each, names, sizes) for each in (tree.less, tree.rest))
+    return tirx.Select(asked[tree.size] < tree.below, less, rest)
+
+
+def _if(condition: Any, then: Any, otherwise: Any = None) -> Any:
+    """A choice of the host's; under one that threads might see differently no barrier may stand."""
+    from tvm import tirx
+
+    return tirx.IfThenElse(tirx.op.tvm_thread_invariant(condition), then, otherwise)
+
+
+def _parameters(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
+    from tvm.tirx import decl_buffer
+
+    rows = (sizes.batch, sizes.qo_len, spec.num_qo_heads)
+    keys = (sizes.batch, sizes.num_kv, spec.num_kv_heads, spec.head_dim)
+    shapes = ((*rows, spec.head_dim), keys, keys, (sizes.batch,), (*rows, spec.head_dim), rows)
+    return [
+        decl_buffer(shape, "int32" if name == "valid_lens" else spec.dtype, name)
+        for name, shape in zip(_NAMES, shapes, strict=True)
+    ]
+
+
+def _with_parameters(kernel: Any, buffers: Sequence[Any], sizes: SymbolicShape) -> Any:
+    """The body of a kernel, its own parameters as views of ``buffers``.
+
+    A view has the kernel's shape: lengths that it knows are the strides of what it reads.
+    """
+    from tvm import tirx
+
+    views = [
+        tirx.DeclBuffer(own, data=whole.data)
+        for own, whole in zip(kernel.params, buffers, strict=True)
+    ]
+    return tirx.SeqStmt([*views, _without_maps_of_nothing(kernel.body, sizes)])
+
+
+def _without_maps_of_nothing(body: Any, sizes: SymbolicShape) -> Any:
+    """Make tensor maps where there are keys: CUDA makes none of no rows, and nothing reads one."""
+    from tvm import tirx
+
+    if not isinstance(body, tirx.SeqStmt):
+        return body
+    return tirx.SeqStmt(
+        [_if(sizes.num_kv > 0, each) if _makes_map(each) else each for each in body.seq]
+    )
+
+
+def _makes_map(stmt: Any) -> bool:
+    from tvm import tirx
+    from tvm.ir import Call, StringImm
+
+    if not (isinstance(stmt, tirx.Evaluate) and isinstance(stmt.value, Call)):
+        return False
+    name = next(iter(stmt.value.args), None)
+    return isinstance(name, StringImm) and name.value == "runtime.cuTensorMapEncodeTiled"
+
+
+def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
+    """Refuse tensors whose elements 32-bit indices cannot number."""
+    from tvm import tirx
+
+    def fewer(length: Any, heads: int) -> Any:
+        positions = tirx.Cast("int64", sizes.batch) * tirx.Cast("int64", length)
+        return positions * tirx.const(heads * spec.head_dim, "int64") < tirx.const(
+            INDEXABLE, "int64"
+        )
+
+    return [
+        require(
+            fewer(length, heads),
+            f"{name} has {INDEXABLE} (2^31) elements or more, which kernels cannot number: split "
+            "the batch",
+        )
+        for name, length, heads in (
+            ("q", sizes.qo_len, spec.num_qo_heads),
+            ("k", sizes.num_kv, spec.num_kv_heads),
+        )
+    ]
+
+
+def _without_fragments(function: Any, target: Any) -> Any:
+    """Lower a function to where matrix fragments are plain registers.
+
+    What comes before in TVM's pipeline has to come first; it finds nothing to do a second time.
+    """
+    import tvm
+    from tvm.s_tir import transform
+
+    if target.kind.name != "cuda":
+        return function
+    passes = [
+        transform.CanonicalizeLoop(),
+        transform.LowerCrossThreadReduction(),
+        transform.LowerInitBlock(),
+        transform.PlanAndUpdateBufferAllocationLocation(),
+        transform.ConvertBlocksToOpaque(),
+        transform.LiftThreadBinding(),
+        transform.ManifestSharedMemoryLocalStage(),
+        transform.CompactBufferAllocation(),
+        transform.LowerAutoCopy(),
+        transform.UnifyThreadBinding(),
+        transform.LowerMatchBuffer(),
+        transform.StmtSimplify(),
+        transform.InjectPermutedLayout(),
+        transform.AnnotateIrregularLoop(),
+        transform.InjectSoftwarePipeline(),
+        transform.TransformMmaBufferLayout(),
+    ]
+    with fragment_layout(), target:
+        lowered = tvm.transform.Sequential(passes)(tvm.IRModule({"main": function}))
+    return lowered["main"]

@@ -1,0 +1,117 @@
+"""One shared library with tuned kernels, its manifest and its C header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...database import Match
+from ..building.alignment import refuse_misaligned
+from ..building.apply import apply_record
+from ..building.build import build_library
+from ..environment import versions
+from ..target import ResolvedTarget
+from . import Plan, planned_kernel
+from .c_header import c_header
+from .metadata import metadata_source
+
+LIBRARY = "libprefill.so"
+MANIFEST = "manifest.json"
+HEADER = "prefill.h"
+_MANIFEST_SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Library:
+    """What was built.
+
+    Parameters
+    ----------
+    library, manifest, header : Path
+        The files.
+    symbols : tuple[str, ...]
+        Of the kernels, each ``symbol(query, key, value, valid_lens, output, lse)``: those for one
+        shape in the order of their records, then those for any shape in the order of their plans.
+    """
+
+    library: Path
+    manifest: Path
+    header: Path
+    symbols: tuple[str, ...]
+
+
+def build_kernels(
+    matches: Sequence[Match], plans: Sequence[Plan], target: ResolvedTarget, folder: Path
+) -> Library:
+    """Build the kernels of records into one library.
+
+    Parameters
+    ----------
+    matches : Sequence[Match]
+        One for each kernel that serves the shape alone that it was tuned for.
+    plans : Sequence[Plan]
+        One for each kernel that serves every shape.
+    folder : Path
+        Takes ``libprefill.so``, ``manifest.json`` and ``prefill.h``; made if missing.
+
+    Raises
+    ------
+    StaleRecordError
+        If a record no longer replays; nothing is written then.
+    """
+    import tvm
+
+    functions: dict[str, Any] = {}
+    kernels: list[dict[str, Any]] = []
+    for match in matches:
+        provenance = match.entry.provenance
+        symbol = symbol_of(provenance.spec, provenance.shape)
+        functions[symbol] = refuse_misaligned(apply_record(match, target.kind)["main"], target.kind)
+        kernels.append(
+            {
+                "symbol": symbol,
+                "spec": provenance.spec,
+                "shape": provenance.shape,
+                "record": match.entry.record_id,
+                "tier": str(match.tier),
+                "tuned_for": str(match.key),
+                "space": provenance.space,
+            }
+        )
+    for plan in plans:
+        symbol = symbol_of(str(plan.spec))
+        functions[symbol] = planned_kernel(plan, target)
+        kernels.append({"symbol": symbol, "shape": None, **plan.as_data()})
+    library, manifest, header = folder / LIBRARY, folder / MANIFEST, folder / HEADER
+    data = {
+        "schema": _MANIFEST_SCHEMA,
+        "target": json.loads(str(target.target)),
+        "versions": versions(target.kind),
+        "kernels": kernels,
+    }
+    named = {name: each.with_attr("global_symbol", name) for name, each in functions.items()}
+    with tempfile.TemporaryDirectory(prefix="prefilltune-") as scratch:
+        source = Path(scratch) / "metadata.cc"
+        source.write_text(metadata_source(data), encoding="utf-8")
+        build_library(tvm.IRModule(named), target.target, str(library), [str(source)])
+    checksum = hashlib.sha256(library.read_bytes()).hexdigest()
+    described = {"library": LIBRARY, "sha256": checksum, **data}
+    manifest.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    rows = [(kernel["symbol"], kernel["spec"], kernel["shape"]) for kernel in kernels]
+    header.write_text(c_header(LIBRARY, target.kind, rows), encoding="utf-8")
+    return Library(library, manifest, header, tuple(functions))
+
+
+def symbol_of(spec: str, shape: str = "any") -> str:
+    """The C symbol of a kernel.
+
+    >>> symbol_of('padded_hq12_hkv12_d64_float32_s0.125', 'b1_q128_kv128')
+    'prefill_padded_hq12_hkv12_d64_float32_s0_125_b1_q128_kv128'
+    """
+    text = f"prefill_{spec}_{shape}"
+    return "".join(character if character.isalnum() else "_" for character in text)

@@ -1,0 +1,154 @@
+"""The times that boundaries come from, on disk: one JSON file beside the records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...database.durable import changing, write_atomically
+from ...workloads import PrefillShape
+from ..errors import InvalidSweepError
+from .boundaries import Point
+
+SWEEP_FILE = "dispatch.json"
+
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The kernels of one spec, timed side by side on a sample of shapes.
+
+    Parameters
+    ----------
+    spec : str
+        Canonical text.
+    seed : int
+        Of the inputs and the lengths.
+    device : Mapping[str, object]
+        As in the provenance of a record.
+    date : str
+        UTC, ISO 8601.
+    versions : Mapping[str, str]
+        That the times depend on.
+    records : tuple[str, ...]
+        Ids of the records whose kernels were timed.
+    points : tuple[Point, ...]
+        The times of all of them.
+    """
+
+    spec: str
+    seed: int
+    device: Mapping[str, Any]
+    date: str
+    versions: Mapping[str, str]
+    records: tuple[str, ...]
+    points: tuple[Point, ...]
+
+
+def read_sweeps(folder: Path) -> dict[str, Sweep]:
+    """The sweeps of a folder of records, by spec; none if there is no file.
+
+    Raises
+    ------
+    InvalidSweepError
+        If the file does not follow the schema.
+    """
+    path = folder / SWEEP_FILE
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidSweepError(f"{path} is no JSON ({error}); {_MEND}") from None
+    _validate(data, path)
+    return {each["spec"]: _sweep(each, path) for each in data["sweeps"]}
+
+
+def write_sweep(folder: Path, sweep: Sweep) -> Path:
+    """Add a sweep to a folder of records, in the place of an earlier one of its spec.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    NotWritableError
+        If it cannot be written.
+    """
+    path = folder / SWEEP_FILE
+    with changing(path):
+        sweeps = {**read_sweeps(folder), sweep.spec: sweep}
+        lines = [_text(sweeps[spec]) for spec in sorted(sweeps)]
+        text = f'{{"schema": {_SCHEMA_VERSION}, "sweeps": [\n' + ",\n".join(lines) + "\n]}"
+        write_atomically(path, [text.encode()])
+    return path
+
+
+_MEND = "restore it from git, or delete it and run: prefilltune sweep"
+
+
+def _text(sweep: Sweep) -> str:
+    """A sweep with a line for each point, so that git shows what changed."""
+    points = ",\n".join(
+        "  "
+        + json.dumps(
+            {
+                "shape": str(point.shape),
+                "lens": point.lens,
+                "noise": float(f"{point.noise:.2g}"),
+                "seconds": [float(f"{point.seconds[each]:.5g}") for each in sweep.records],
+            }
+        )
+        for point in sweep.points
+    )
+    fields = {
+        "spec": sweep.spec,
+        "seed": sweep.seed,
+        "device": dict(sweep.device),
+        "date": sweep.date,
+        "versions": dict(sweep.versions),
+        "records": list(sweep.records),
+    }
+    return f'{json.dumps(fields)[:-1]}, "points": [\n{points}\n]}}'
+
+
+def _sweep(fields: Mapping[str, Any], path: Path) -> Sweep:
+    records = tuple(fields["records"])
+    wrong = [each["shape"] for each in fields["points"] if len(each["seconds"]) != len(records)]
+    if wrong:
+        raise InvalidSweepError(
+            f"{path}: {fields['spec']} has {len(records)} records, and another number of times at "
+            f"{', '.join(wrong)}; {_MEND}"
+        )
+    points = tuple(
+        Point(
+            PrefillShape.parse(each["shape"]),
+            each["lens"],
+            dict(zip(records, each["seconds"], strict=True)),
+            each["noise"],
+        )
+        for each in fields["points"]
+    )
+    return Sweep(**{**fields, "records": records, "points": points})
+
+
+def _validate(data: Any, path: Path) -> None:
+    import jsonschema
+
+    try:
+        jsonschema.validate(data, _schema())
+    except jsonschema.ValidationError as error:
+        raise InvalidSweepError(f"{path}: {error.json_path}: {error.message}; {_MEND}") from None
+
+
+@cache
+def _schema() -> Any:
+    path = Path(__file__).parent / "dispatch.schema.json"
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,179 @@
+"""Timing the kernels of a spec side by side on many shapes: what their boundaries come from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ...database import Match
+from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
+from ..building.build import build_library
+from ..comparing.bench import TIMEOUT, call, refuse_wrong, value_of
+from ..environment import device, versions
+from ..measuring.cpu import tvm_environment
+from ..measuring.engines import ENGINES
+from ..measuring.timing import interleave, interquartile_range
+from ..measuring.worker import Worker
+from ..measuring.workers import call_all
+from ..target import ResolvedTarget
+from .boundaries import Leaf, Point
+from .factory import planned_kernel
+from .plan import Plan
+from .sweep_file import Sweep
+
+_ROUNDS = 5
+_PER_OCTAVE = 6
+
+
+def sample(tuned: Sequence[PrefillShape]) -> list[PrefillShape]:
+    """The shapes to measure on, given those tuned for.
+
+    Besides these, for each of their batches: lengths from half the shortest to twice the longest,
+    :data:`_PER_OCTAVE` to each doubling, for a kernel's time is a staircase whose steps are its
+    tiles. Queries and keys are equally long there.
+
+    Examples
+    --------
+    >>> [shape.num_kv for shape in sample([PrefillShape(1, 64), PrefillShape(1, 128)])]
+    [32, 36, 40, 45, 51, 57, 64, 72, 81, 91, 102, 114, 128, 144, 161, 181, 203, 228, 256]
+    """
+    shapes = set(tuned)
+    for batch in {shape.batch for shape in tuned}:
+        lengths = [shape.num_kv for shape in tuned if shape.batch == batch]
+        shortest, octaves = max(1, min(lengths) // 2), math.log2(max(lengths) / min(lengths)) + 2
+        shapes |= {
+            PrefillShape(batch, round(shortest * 2 ** (step / _PER_OCTAVE)))
+            for step in range(math.ceil(octaves * _PER_OCTAVE) + 1)
+        }
+    return sorted(shapes, key=lambda each: (each.batch, each.num_kv, each.qo_len))
+
+
+def measure_sweep(
+    spec: PrefillSpec,
+    matches: Mapping[str, Match],
+    shapes: Sequence[PrefillShape],
+    lens: Sequence[str],
+    target: ResolvedTarget,
+    seed: int = 0,
+    listener: Callable[[Case], None] = lambda case: None,
+) -> Sweep:
+    """Check and time kernels with symbolic sizes on every shape, in turns.
+
+    Parameters
+    ----------
+    matches : Mapping[str, Match]
+        The records, by id.
+    shapes : Sequence[PrefillShape]
+        To measure on.
+    lens : Sequence[str]
+        Length distributions, each on every shape.
+    target : ResolvedTarget
+        This machine's.
+    seed : int
+        Of the inputs and the lengths.
+    listener : Callable[[Case], None]
+        Told which shape is next, once for all distributions.
+
+    Raises
+    ------
+    KernelCheckError
+        If a kernel computes something wrong on one of the shapes.
+    WorkerFailedError
+        If a record no longer replays, or a kernel crashes, hangs or raises.
+    """
+    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
+        paths = _build(spec, matches, target, folder)
+        points = []
+        with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
+            for shape in shapes:
+                cases = [Case(spec, shape, parse_lengths(text), seed) for text in lens]
+                listener(cases[0])
+                _check(cases, target.kind, paths, worker)
+                points += [_measure(case, target.kind, paths, worker) for case in cases]
+    return Sweep(
+        spec=str(spec),
+        seed=seed,
+        device=device(target),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        versions=versions(target.kind),
+        records=tuple(paths),
+        points=tuple(points),
+    )
+
+
+def _build(
+    spec: PrefillSpec, matches: Mapping[str, Match], target: ResolvedTarget, folder: str
+) -> dict[str, str]:
+    """Paths of libraries by record; records of one schedule, found on several shapes, share one."""
+    first: dict[str, str] = {}  # record of a schedule
+    paths = {
+        record: f"{folder}/{first.setdefault(_schedule(match), record)}.so"
+        for record, match in matches.items()
+    }
+    calls = [(spec, each, matches[each], target, paths[each]) for each in first.values()]
+    for outcome in call_all(build_alone, calls, TIMEOUT):
+        value_of(outcome, build_alone)
+    return paths
+
+
+def _schedule(match: Match) -> str:
+    """Equal for two records exactly if they are one kernel where sizes are learned at the call."""
+    of = match.entry.provenance
+    return json.dumps([of.space, dict(of.variant), match.entry.trace], sort_keys=True)
+
+
+def build_alone(
+    spec: PrefillSpec, record: str, match: Match, target: ResolvedTarget, path: str
+) -> None:
+    """Build one record's kernel, which serves every shape; runs in a worker.
+
+    Raises
+    ------
+    StaleRecordError
+        If the record no longer replays.
+    """
+    import tvm
+
+    # Without lengths of its own: on these, too, it is the kernel for every shape that is timed.
+    kernel = planned_kernel(Plan(spec, target.key, {record: match}, Leaf(record)), target)
+    module = tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
+    build_library(module, target.target, path)
+
+
+def _check(cases: Sequence[Case], kind: str, paths: Mapping[str, str], worker: Worker) -> None:
+    """Check kernels on an irregular batch and on those that they are timed on.
+
+    Batch by batch: inputs and references are made for all kernels at once.
+    """
+    case = cases[0]
+    check_kernel = ENGINES[kind].check_kernel
+    for lens in dict.fromkeys([case.check_lens(), *(each.batches()[0] for each in cases)]):
+        for path in dict.fromkeys(paths.values()):
+            arguments = (path, case.spec, case.shape, [lens], case.seed)
+            refuse_wrong(Path(path).stem, case, call(worker, check_kernel, *arguments))
+
+
+def _measure(case: Case, kind: str, paths: Mapping[str, str], worker: Worker) -> Point:
+    engine = ENGINES[kind]
+    arguments = (case.spec, case.shape, case.batches(), case.seed)
+    kernels = list(dict.fromkeys(paths.values()))
+    times = interleave(
+        [
+            lambda seconds, path=path: call(worker, engine.time_kernel, path, *arguments, seconds)
+            for path in kernels
+        ],
+        _ROUNDS,
+        engine.round_seconds,
+    )
+    medians = {path: statistics.median(each) for path, each in zip(kernels, times, strict=True)}
+    spreads = [
+        interquartile_range(each) / median
+        for each, median in zip(times, medians.values(), strict=True)
+    ]
+    seconds = {record: medians[path] for record, path in paths.items()}
+    return Point(case.shape, case.lens.text, seconds, statistics.median(spreads))

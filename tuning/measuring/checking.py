@@ -1,0 +1,180 @@
+"""Is a result right, where float64 attention on one core is too slow for all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from ...workloads import (
+    PADDED_LSE,
+    Inputs,
+    PrefillShape,
+    PrefillSpec,
+    max_error,
+    reference_attention,
+    useful_flops,
+)
+
+# Of the reference, in floating-point operations: about a second of one core.
+_BUDGET = 1e10
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What a kernel must compute, in full for some heads.
+
+    Parameters
+    ----------
+    keyed : np.ndarray
+        Which rows keep a key, bool ``[batch, qo_len]``; all others are 0, and their LSE is
+        ``PADDED_LSE``.
+    heads : tuple[tuple[int, int], ...]
+        Sequence and query head of each reference.
+    outputs : tuple[np.ndarray, ...]
+        ``[qo_len, head_dim]`` float64, one for each of ``heads``.
+    lses : tuple[np.ndarray, ...]
+        ``[qo_len]`` float64.
+    """
+
+    keyed: np.ndarray
+    heads: tuple[tuple[int, int], ...]
+    outputs: tuple[np.ndarray, ...]
+    lses: tuple[np.ndarray, ...]
+
+    def error(self, output: np.ndarray, lse: np.ndarray) -> float:
+        """Largest error of a result; infinite if any of it is not finite or padding is not as set.
+
+        Parameters
+        ----------
+        output : np.ndarray
+            ``[batch, qo_len, num_qo_heads, head_dim]``, any float dtype.
+        lse : np.ndarray
+            ``[batch, qo_len, num_qo_heads]``.
+        """
+        with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
+            if not all(pool.map(_is_sound, output, lse, self.keyed)):
+                return math.inf
+        return max(
+            max(max_error(output[b, :, h], rows), max_error(lse[b, :, h], row_lse))
+            for (b, h), rows, row_lse in zip(self.heads, self.outputs, self.lses, strict=True)
+        )
+
+
+def _is_sound(output: np.ndarray, lse: np.ndarray, keyed: np.ndarray) -> bool:
+    """Whether all of a sequence's result is finite, and its padding as it is set."""
+    padding = ~keyed
+    return bool(
+        _is_finite(output)
+        and _is_finite(lse)
+        and not (_bits(output)[padding] << 1).any()  # a zero may have a sign
+        and (lse[padding] == lse.dtype.type(PADDED_LSE)).all()
+    )
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether no element has the exponent of Inf and NaN: NumPy asks 16-bit floats one by one."""
+    bits, infinity = _bits(array), _bits(np.array([np.inf], array.dtype))[0]
+    return not (bits & infinity == infinity).any()
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def expect(
+    spec: PrefillSpec, shape: PrefillShape, inputs: Inputs, budget: float = _BUDGET
+) -> Expected:
+    """Compute the reference for as many heads as a budget of operations allows.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Of the whole batch.
+    budget : float
+        Floating-point operations; the first and the last head and every different length are
+        covered even so.
+    """
+    heads = checked_heads(spec, shape, inputs.valid_lens, budget)
+    single = dataclasses.replace(spec, num_qo_heads=1, num_kv_heads=1)
+
+    def of_head(head: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        b, h = head
+        group = h // spec.group_size
+        output, lse = reference_attention(
+            single,
+            inputs.query[b : b + 1, :, h : h + 1],
+            inputs.key[b : b + 1, :, group : group + 1],
+            inputs.value[b : b + 1, :, group : group + 1],
+            inputs.valid_lens[b : b + 1],
+        )
+        return output[0, :, 0], lse[0, :, 0]
+
+    with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
+        outputs, lses = zip(*pool.map(of_head, heads), strict=True)
+    keyed = _keyed_rows(spec, shape, inputs.valid_lens)
+    return Expected(keyed, tuple(heads), outputs, lses)
+
+
+def checked_heads(
+    spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray, budget: float
+) -> list[tuple[int, int]]:
+    """Sequences and query heads to check, the indispensable first.
+
+    Indispensable are the first and the last head of the first and the last sequence, and one head
+    for every different length; the others follow in strides, so that each sequence and each head
+    has its turn early.
+
+    Examples
+    --------
+    >>> spec, lens = PrefillSpec(4, 2, 64), np.array([8, 8, 3])
+    >>> checked_heads(spec, PrefillShape(3, 8), lens, budget=0)
+    [(0, 0), (2, 3)]
+    >>> len(checked_heads(spec, PrefillShape(3, 8), lens, budget=1e9))
+    12
+    """
+    batch, num_heads = len(valid_lens), spec.num_qo_heads
+    covered = {int(valid_lens[0]), int(valid_lens[-1])}
+    needed = [(0, 0), (batch - 1, num_heads - 1)]
+    for b, length in enumerate(valid_lens):
+        if int(length) not in covered:
+            covered.add(int(length))
+            needed.append((b, b % num_heads))
+    strided = [(b, (h + b) % num_heads) for h, b in product(range(num_heads), range(batch))]
+    single = dataclasses.replace(spec, num_qo_heads=1, num_kv_heads=1)
+    costs = [useful_flops(single, shape, np.array([length])) for length in valid_lens]
+    needed = list(dict.fromkeys(needed))
+    return needed + _within(budget - sum(costs[b] for b, _ in needed), strided, needed, costs)
+
+
+def _within(
+    budget: float,
+    candidates: Sequence[tuple[int, int]],
+    taken: Sequence[tuple[int, int]],
+    costs: Sequence[int],
+) -> list[tuple[int, int]]:
+    chosen = []
+    for b, h in candidates:
+        if (b, h) in taken:
+            continue
+        budget -= costs[b]
+        if budget < 0:
+            break
+        chosen.append((b, h))
+    return chosen
+
+
+def _keyed_rows(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray) -> np.ndarray:
+    """Which rows keep a key, bool ``[batch, qo_len]``."""
+    queries = np.clip(valid_lens, 0, shape.qo_len)[:, None]
+    keys = np.clip(valid_lens, 0, shape.num_kv)[:, None]
+    row = np.arange(shape.qo_len)[None, :]
+    if spec.mask_mode == "padded":
+        return (row < queries) & (keys > 0)
+    first_key, last_seen = shape.num_kv - keys, row + shape.num_kv - shape.qo_len
+    return (row >= shape.qo_len - queries) & (last_seen >= first_key) & (keys > 0)

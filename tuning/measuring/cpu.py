@@ -1,0 +1,355 @@
+"""Running kernels: is the result right, and how long does it take.
+
+Everything here runs inside a :class:`~.worker.Worker`, one process for each engine: TVM, PyTorch
+and NumPy in one process take each other's threads. Inputs, references and loaded libraries are
+cached from call to call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from ...workloads import (
+    TOLERANCE,
+    Inputs,
+    PrefillShape,
+    PrefillSpec,
+    make_inputs,
+    max_error,
+    reference_attention,
+)
+from .checking import Expected, expect
+
+#: Valid lengths of a batch, hashable.
+Lens = tuple[int, ...]
+
+#: Those of the batches that are timed in turns.
+Batches = tuple[Lens, ...]
+
+
+def tvm_environment(threads: int) -> dict[str, str]:
+    """Variables of a process that runs TVM kernels: its BLAS, used for references, stays single."""
+    return {
+        "TVM_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a candidate of a search did.
+
+    Parameters
+    ----------
+    error : float
+        Largest error against the float64 reference; infinite if an element was not written, or
+        padding is not as it must be.
+    run_secs : tuple[float, ...]
+        Seconds a call; empty if the error is too large.
+    failure, detail : str
+        What kept the candidate from running, and more about it; empty if it ran.
+    fatal : bool
+        Whether the process that measured is of no more use.
+    """
+
+    error: float
+    run_secs: tuple[float, ...]
+    failure: str = ""
+    detail: str = ""
+    fatal: bool = False
+
+
+def prepare(
+    spec: PrefillSpec, shape: PrefillShape, batches: Batches, check_lens: Lens, seed: int
+) -> None:
+    """Compute the references that :func:`check_and_time` needs."""
+    for lens in (batches[0], check_lens):
+        _expected(spec, shape, lens, seed)
+
+
+def check_kernel(
+    path: str, spec: PrefillSpec, shape: PrefillShape, lens: Sequence[Lens], seed: int
+) -> float:
+    """Largest error over several batches whose padding holds NaN and Inf.
+
+    Parameters
+    ----------
+    path : str
+        A library with ``main(query, key, value, valid_lens, output, lse)``.
+    lens : Sequence[tuple[int, ...]]
+        One batch's valid lengths each; they may lie out of range.
+    seed : int
+        Of the inputs.
+    """
+    kernel = _function(path)
+    return max(_error(kernel, spec, shape, batch_lens, seed) for batch_lens in lens)
+
+
+def check_and_time(
+    path: str,
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    batches: Batches,
+    check_lens: Lens,
+    seed: int,
+    slow: float,
+) -> Measurement:
+    """Check a candidate on two batches, then time it.
+
+    Parameters
+    ----------
+    batches : tuple[tuple[int, ...], ...]
+        Valid lengths of the batches timed; the first is checked too.
+    check_lens : tuple[int, ...]
+        Those of an irregular batch that is only checked.
+    slow : float
+        Seconds; a candidate slower than this on its first timed call is timed no further.
+    """
+    kernel = _function(path)
+    error = max(_error(kernel, spec, shape, each, seed) for each in (batches[0], check_lens))
+    if not error <= TOLERANCE[spec.dtype]:
+        return Measurement(error, ())
+    calls = _bound(kernel, spec, shape, batches, seed)
+    first = time_calls(calls, 0.0)
+    if first > slow:
+        return Measurement(error, (first,))
+    return Measurement(error, tuple(time_calls(calls, 0.02) for _ in range(5)))
+
+
+def time_kernel(
+    path: str, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int, seconds: float
+) -> float:
+    """Seconds a call of a kernel of ours, over at least ``seconds``."""
+    return time_calls(_bound(_function(path), spec, shape, batches, seed), seconds)
+
+
+def time_ragged_baseline(
+    path: str, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int, seconds: float
+) -> float:
+    """Seconds a call of TVM's hand-written ragged CPU prefill on the same rows, already packed."""
+    calls = [_ragged_call(path, spec, shape, lens, seed)[0] for lens in batches]
+    return time_calls(calls, seconds)
+
+
+def check_ragged_baseline(
+    path: str, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int
+) -> float:
+    """Largest output error of the ragged baseline over the rows it computes."""
+    call, unpack = _ragged_call(path, spec, shape, lens, seed)
+    call()
+    inputs = make_inputs(spec, shape, np.asarray(lens, "int32"), seed)
+    expected, _ = _reference(spec, shape, lens, seed)
+    return max_error(unpack(), expected) if inputs.query.size else 0.0
+
+
+def time_torch(
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    batches: Batches,
+    seed: int,
+    threads: int,
+    seconds: float,
+) -> float:
+    """Seconds a call of PyTorch's ``scaled_dot_product_attention`` with the boolean mask."""
+    return time_calls(
+        [_torch_call(spec, shape, lens, seed, threads)[0] for lens in batches], seconds
+    )
+
+
+def check_torch(
+    spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, threads: int
+) -> float:
+    """Largest output error of PyTorch over the rows that keep a key."""
+    _, result = _torch_call(spec, shape, lens, seed, threads)
+    expected, lse = _reference(spec, shape, lens, seed)
+    rows = lse > -4e4
+    return max_error(result()[rows], expected[rows]) if rows.any() else 0.0
+
+
+def time_gemm(size: int, seconds: float) -> float:
+    """Seconds of a ``size``-cubed float32 product through NumPy's BLAS."""
+    left, right, out = _gemm_operands(size)
+    return time_calls([lambda: np.matmul(left, right, out=out)], seconds)
+
+
+def time_torch_gemm(size: int, threads: int, seconds: float) -> float:
+    """Seconds of the same product through PyTorch."""
+    import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
+
+    torch.set_num_threads(threads)
+    left, right, out = map(torch.from_numpy, _gemm_operands(size))
+    return time_calls([lambda: torch.mm(left, right, out=out)], seconds)
+
+
+def torch_version() -> str:
+    """Version of the PyTorch that the worker imports."""
+    import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
+
+    return torch.__version__
+
+
+def time_calls(calls: Sequence[Callable[[], object]], seconds: float) -> float:
+    """Mean seconds a call, over as many rounds through ``calls`` as fill ``seconds``."""
+    rounds, start = 0, time.perf_counter()
+    while True:
+        for call in calls:
+            call()
+        rounds += 1
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            return elapsed / (rounds * len(calls))
+
+
+def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> float:
+    inputs = _inputs(spec, shape, lens, seed, True)
+    output, lse = _poisoned_results(spec, shape)
+    kernel(*_tensors(inputs), output, lse)
+    return _expected(spec, shape, lens, seed).error(output.numpy(), lse.numpy())
+
+
+@lru_cache(maxsize=16)
+def _inputs(spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, poison: bool) -> Inputs:
+    valid_lens = np.asarray(lens, "int32")
+    return make_inputs(spec, shape, valid_lens, seed, poison_padding=poison)
+
+
+@lru_cache(maxsize=64)
+def _expected(spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> Expected:
+    return expect(spec, shape, _inputs(spec, shape, lens, seed, True))
+
+
+@lru_cache(maxsize=4)
+def _reference(
+    spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """All of what peers are checked against, which leave rows of padding as they like."""
+    inputs = _inputs(spec, shape, lens, seed, True)
+    return reference_attention(spec, inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+
+
+def _poisoned_results(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]:
+    """Output and LSE tensors filled with NaN: what a kernel leaves unwritten is seen."""
+    import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy)
+    from tvm.runtime import tensor
+
+    rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
+    output = np.full((*rows, spec.head_dim), np.nan, np.dtype(spec.dtype))
+    return tensor(output), tensor(np.full(rows, np.nan, np.dtype(spec.dtype)))
+
+
+def _tensors(inputs: Inputs) -> tuple[Any, ...]:
+    from tvm.runtime import tensor
+
+    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    return tuple(tensor(array) for array in arrays)
+
+
+@lru_cache(maxsize=64)
+def _function(path: str) -> Any:
+    from tvm.runtime import load_module
+
+    return load_module(path)["main"]
+
+
+def _bound(
+    kernel: Any, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
+) -> list[Callable[[], object]]:
+    """A call of ``kernel`` for each batch; query, key and value are the same in all of them."""
+    from tvm.runtime import tensor
+
+    query, key, value, _ = _tensors(_inputs(spec, shape, batches[0], seed, False))
+    output, lse = _poisoned_results(spec, shape)
+    valid_lens = [tensor(np.asarray(lens, "int32")) for lens in batches]
+    calls = [partial(kernel, query, key, value, lens, output, lse) for lens in valid_lens]
+    calls[0]()
+    return calls
+
+
+@lru_cache(maxsize=16)
+def _ragged_call(
+    path: str, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int
+) -> tuple[Callable[[], object], Callable[[], np.ndarray]]:
+    from tvm.runtime import tensor
+
+    inputs = _inputs(spec, shape, lens, seed, False)
+    valid = np.asarray(lens)
+    queries = _valid_rows(valid, shape.qo_len, spec.mask_mode)
+    keys = _valid_rows(valid, shape.num_kv, spec.mask_mode)
+    rows = np.count_nonzero(queries, axis=1)
+    output = tensor(np.zeros((rows.sum(), spec.num_qo_heads, spec.head_dim), spec.dtype))
+    arguments = (
+        tensor(inputs.query[queries]),
+        tensor(_offsets(rows)),
+        tensor(inputs.key[keys]),
+        tensor(inputs.value[keys]),
+        tensor(_offsets(np.count_nonzero(keys, axis=1))),
+        tensor(np.zeros(rows.sum(), "int32")),
+        tensor(np.zeros(shape.batch, "int32")),
+        output,
+        tensor(np.zeros((rows.sum(), spec.num_qo_heads), "float32")),
+        int(spec.mask_mode != "padded"),
+        0,
+        1.0,
+        10000.0,
+        spec.scale,
+    )
+    kernel = _function(path)
+
+    def unpack() -> np.ndarray:
+        full = np.zeros(inputs.query.shape, spec.dtype)
+        full[queries] = output.numpy()
+        return full
+
+    return (lambda: kernel(*arguments)), unpack
+
+
+def _valid_rows(valid: np.ndarray, length: int, mask_mode: str) -> np.ndarray:
+    """Which positions are no padding, bool [batch, length]."""
+    count = np.clip(valid, 0, length)[:, None]
+    position = np.arange(length)[None, :]
+    return position < count if mask_mode == "padded" else position >= length - count
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype("int32")
+
+
+@lru_cache(maxsize=16)
+def _torch_call(
+    spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, threads: int
+) -> tuple[Callable[[], object], Callable[[], np.ndarray]]:
+    import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
+
+    torch.set_num_threads(threads)
+    inputs = _inputs(spec, shape, lens, seed, False)
+    dtype = getattr(torch, spec.dtype)
+    query, key, value = (
+        torch.from_numpy(array.astype("float32")).to(dtype).transpose(1, 2)
+        for array in (inputs.query, inputs.key, inputs.value)
+    )
+    keys = _valid_rows(np.asarray(lens), shape.num_kv, spec.mask_mode)
+    mask = torch.from_numpy(keys)[:, None, None, :].expand(-1, 1, shape.qo_len, -1)
+    if spec.mask_mode != "padded":
+        row, column = torch.arange(shape.qo_len), torch.arange(shape.num_kv)
+        mask = mask & (column[None, :] <= row[:, None] + (shape.num_kv - shape.qo_len))
+
+    def call() -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, mask, scale=spec.scale, enable_gqa=spec.group_size > 1
+        )
+
+    return call, lambda: call().transpose(1, 2).float().numpy()
+
+
+@lru_cache(maxsize=1)
+def _gemm_operands(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    left, right = (generator.standard_normal((size, size), "float32") for _ in range(2))
+    return left, right, np.empty((size, size), "float32")

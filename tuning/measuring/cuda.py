@@ -1,0 +1,248 @@
+"""Running kernels on the first GPU: is the result right, and how long does it take.
+
+The counterpart of :mod:`~.cpu`, for the same worker processes. Inputs are
+uploaded once and stay on the GPU; results are checked against float64 attention computed on the
+CPU. A kernel that faults leaves its process unable to run anything else: the reply says so, and the
+caller ends the process.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from ...workloads import (
+    TOLERANCE,
+    Inputs,
+    PrefillShape,
+    PrefillSpec,
+    make_inputs,
+    numpy_dtype,
+    poisoned,
+)
+from ..errors import KernelFaultError
+from .checking import Expected, expect
+from .cpu import Batches, Lens, Measurement
+from .cuda_timing import LaunchGraph
+
+_REPEATS = 5
+_REPEAT_SECONDS = 5e-3
+# More than the host adds to a launch: what is slower by this is no kernel of microseconds.
+_HOST_SECONDS = 1e-3
+_SETS_ON_DEVICE = 4
+_DETAIL = 1000
+
+
+def prepare(
+    spec: PrefillSpec, shape: PrefillShape, batches: Batches, check_lens: Lens, seed: int
+) -> None:
+    """Compute the references and upload the inputs that :func:`check_and_time` needs."""
+    for lens in (batches[0], check_lens):
+        _expected(spec, shape, lens, seed)
+        _on_device(spec, shape, lens, seed, True)
+    _on_device(spec, shape, batches[0], seed, False)
+
+
+def check_kernel(
+    path: str, spec: PrefillSpec, shape: PrefillShape, lens: Sequence[Lens], seed: int
+) -> float:
+    """Largest error over several batches whose padding holds NaN and Inf.
+
+    Raises
+    ------
+    KernelFaultError
+        If the kernel cannot be launched, or faults.
+    """
+    kernel = _function(path)
+    return max(_error(kernel, spec, shape, batch_lens, seed) for batch_lens in lens)
+
+
+def check_and_time(
+    path: str,
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    batches: Batches,
+    check_lens: Lens,
+    seed: int,
+    slow: float,
+) -> Measurement:
+    """Check a candidate on two batches, then time it.
+
+    Parameters
+    ----------
+    batches : tuple[tuple[int, ...], ...]
+        Valid lengths of the batches timed; the first is checked too.
+    check_lens : tuple[int, ...]
+        Those of an irregular batch that is only checked.
+    slow : float
+        Seconds; a candidate slower than this when first timed is timed no further.
+    """
+    try:
+        kernel = _function(path)
+        error = max(_error(kernel, spec, shape, each, seed) for each in (batches[0], check_lens))
+        if not error <= TOLERANCE[spec.dtype]:
+            return Measurement(error, ())
+        calls = _bound(kernel, spec, shape, batches, seed)
+        with _device_work():
+            once = _wall_seconds(calls[0])
+        if once > slow + _HOST_SECONDS:
+            return Measurement(error, (once,))
+        with _device_work(), LaunchGraph(_device(), calls) as graph:
+            if graph.estimate > slow:
+                return Measurement(error, (graph.estimate,))
+            repeats = tuple(graph.seconds(_REPEAT_SECONDS) for _ in range(_REPEATS))
+    except KernelFaultError as fault:
+        detail = str(fault)[-_DETAIL:]
+        return Measurement(math.inf, (), fault.kind, detail, fatal=not _is_alive())
+    return Measurement(error, repeats)
+
+
+def time_kernel(
+    path: str, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int, seconds: float
+) -> float:
+    """Seconds a launch of a kernel, over at least ``seconds``.
+
+    Raises
+    ------
+    KernelFaultError
+        If the kernel cannot be launched, or faults.
+    """
+    with _device_work():
+        return _graph(path, spec, shape, batches, seed).seconds(seconds)
+
+
+def _wall_seconds(call: Callable[[], object]) -> float:
+    """Of one call and its end on the GPU, the host's part included."""
+    start = time.perf_counter()
+    call()
+    _device().sync()
+    return time.perf_counter() - start
+
+
+def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> float:
+    inputs = _on_device(spec, shape, lens, seed, True)
+    results, poison = _results(spec, shape)
+    with _device_work():
+        for result, nan in zip(results, poison, strict=True):
+            nan.copyto(result)
+        kernel(*inputs, *results)
+        _device().sync()
+        output, lse = _downloaded(spec, shape, results)
+    return _expected(spec, shape, lens, seed).error(output, lse)
+
+
+def _bound(
+    kernel: Any, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
+) -> list[Callable[[], object]]:
+    """A call of ``kernel`` for each batch; query, key and value are the same in all of them."""
+    query, key, value, _ = _on_device(spec, shape, batches[0], seed, False)
+    results, _ = _results(spec, shape)
+    valid_lens = [_upload(np.asarray(lens, "int32")) for lens in batches]
+    return [partial(kernel, query, key, value, lens, *results) for lens in valid_lens]
+
+
+@lru_cache(maxsize=16)
+def _graph(
+    path: str, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
+) -> LaunchGraph:
+    return LaunchGraph(_device(), _bound(_function(path), spec, shape, batches, seed))
+
+
+@contextmanager
+def _device_work() -> Iterator[None]:
+    """Whatever TVM or the driver raises meanwhile is the kernel's fault."""
+    try:
+        yield
+    except Exception as error:
+        raise KernelFaultError(str(error).strip()) from error
+
+
+def _is_alive() -> bool:
+    """Whether this process can still use the GPU: after a fault within a kernel it cannot."""
+    try:
+        _upload(np.zeros(1, "int32")).numpy()
+        _device().sync()
+    except Exception:
+        return False
+    return True
+
+
+@lru_cache(maxsize=2)
+def _drawn(spec: PrefillSpec, shape: PrefillShape, seed: int) -> Inputs:
+    return make_inputs(spec, shape, np.full(shape.batch, shape.num_kv), seed)
+
+
+def _inputs(spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, poison: bool) -> Inputs:
+    inputs, valid_lens = _drawn(spec, shape, seed), np.asarray(lens, "int32")
+    if poison:
+        return poisoned(spec, inputs, valid_lens)
+    return Inputs(inputs.query, inputs.key, inputs.value, valid_lens)
+
+
+@lru_cache(maxsize=64)
+def _expected(spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> Expected:
+    return expect(spec, shape, _inputs(spec, shape, lens, seed, True))
+
+
+@lru_cache(maxsize=_SETS_ON_DEVICE)
+def _on_device(
+    spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, poison: bool
+) -> tuple[Any, ...]:
+    inputs = _inputs(spec, shape, lens, seed, poison)
+    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    return tuple(_upload(array) for array in arrays)
+
+
+@lru_cache(maxsize=1)
+def _results(spec: PrefillSpec, shape: PrefillShape) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Output and LSE, and as many NaNs to fill them with: what stays unwritten is seen."""
+    rows, dtype = (shape.batch, shape.qo_len, spec.num_qo_heads), numpy_dtype(spec.dtype)
+    nans = np.full((*rows, spec.head_dim), np.nan, dtype), np.full(rows, np.nan, dtype)
+    return (_upload(nans[0]), _upload(nans[1])), (_upload(nans[0]), _upload(nans[1]))
+
+
+def _downloaded(
+    spec: PrefillSpec, shape: PrefillShape, results: tuple[Any, Any]
+) -> list[np.ndarray]:
+    """Output and LSE in memory of the host, until the next call: fresh memory costs more."""
+    dtype, arrays = numpy_dtype(spec.dtype), []
+    for result, host in zip(results, _on_host(spec, shape), strict=True):
+        result.copyto(host._create_view(host.shape, spec.dtype))
+        arrays.append(np.from_dlpack(host).view(dtype))
+    return arrays
+
+
+@lru_cache(maxsize=1)
+def _on_host(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]:
+    """Memory for output and LSE, as whole numbers: NumPy takes no bfloat16 from others."""
+    from tvm.runtime import empty
+
+    rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
+    bits = f"uint{8 * numpy_dtype(spec.dtype).itemsize}"
+    return empty((*rows, spec.head_dim), bits), empty(rows, bits)
+
+
+@lru_cache(maxsize=64)
+def _function(path: str) -> Any:
+    from tvm.runtime import load_module
+
+    return load_module(path)["main"]
+
+
+def _upload(array: np.ndarray) -> Any:
+    from tvm.runtime import tensor
+
+    return tensor(array, _device())
+
+
+@lru_cache(maxsize=1)
+def _device() -> Any:
+    import tvm
+
+    return tvm.cuda(0)

@@ -1,0 +1,76 @@
+"""What was found for near workloads, as first candidates for another."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection
+from typing import Any
+
+from ...database import Entry, RecordStore, shape_distance
+from ...workloads import Case, PrefillShape, PrefillSpec
+from .trial_log import Trial
+
+_MOST = 6
+
+# Beside the logarithm of a ratio of sizes: a dtype of the same width.
+_OTHER_DTYPE = 0.5
+
+
+def nearest_trials(store: RecordStore, case: Case, spaces: Collection[str]) -> list[Trial]:
+    """The fastest records of the workloads nearest to a case, as trials without times.
+
+    Near are other shapes, lengths, numbers of heads, and dtypes of the same width.
+
+    Parameters
+    ----------
+    store : RecordStore
+        Of the target.
+    spaces : Collection[str]
+        Of which design spaces.
+
+    Returns
+    -------
+    list[Trial]
+        The nearest workload first; of one workload, the fastest first.
+    """
+    found = [
+        (distance, entry.speed, entry)
+        for entry in store.entries
+        if entry.provenance.space in spaces
+        and (distance := _distance(entry, case)) is not None
+        and not _is_same(entry, case)
+    ]
+    found.sort(key=lambda each: each[:2])
+    return [
+        Trial(each.provenance.space, dict(each.provenance.variant), _trace_for(each, case.spec))
+        for _, _, each in found[:_MOST]
+    ]
+
+
+def _trace_for(entry: Entry, spec: PrefillSpec) -> Any:
+    """The trace of a record with the instructions of another dtype, which are in their names."""
+    dtype = PrefillSpec.parse(entry.provenance.spec).dtype
+    if dtype == spec.dtype:
+        return entry.trace
+    names = rf'("prefill_\w*)_{dtype}(?=[_"])'
+    return json.loads(re.sub(names, rf"\1_{spec.dtype}", json.dumps(entry.trace)))
+
+
+def _is_same(entry: Entry, case: Case) -> bool:
+    """Whether a record is of the case itself, whose trials the log holds."""
+    of = entry.provenance
+    return (of.spec, of.shape, of.lens) == (str(case.spec), str(case.shape), case.lens.text)
+
+
+def _distance(entry: Entry, case: Case) -> float | None:
+    """How near the workload of a record is; ``None`` if nothing can be learnt from it."""
+    spec, other = PrefillSpec.parse(entry.provenance.spec), case.spec
+    same_width = spec.dtype == other.dtype or "float32" not in (spec.dtype, other.dtype)
+    if (spec.head_dim, spec.mask_mode) != (other.head_dim, other.mask_mode) or not same_width:
+        return None
+    shapes = shape_distance(PrefillShape.parse(entry.provenance.shape), case.shape)
+    heads = abs(math.log2(spec.num_qo_heads / other.num_qo_heads))
+    groups = abs(math.log2(spec.group_size / other.group_size))
+    return shapes + heads + groups + _OTHER_DTYPE * (spec.dtype != other.dtype)
