@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from cuda_schedules import proposals
 
 from prefilltune.database import RecordStore, TargetKey, committed_root, judge
+from prefilltune.tuning.pipeline import AHEAD
 from prefilltune.tuning.search.verification import rebuild_records
+from prefilltune.tuning.target import resolve_target
+from prefilltune.workloads import PrefillShape, PrefillSpec
 
 TARGETS = sorted(path.name for path in committed_root().iterdir() if path.is_dir())
 
@@ -38,3 +42,20 @@ def test_a_record_with_another_variant_is_refused() -> None:
     for variant in ({}, {"q_tile": "wide", "kv_tile": 64}):
         forged = replace(record, provenance=replace(record.provenance, variant=variant))
         assert "no such variant" in judge([forged])[record.record_id]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_search_proposes_the_trace_of_a_record(overlap: bool) -> None:
+    """Instruction by instruction: in another order, it would measure all of its points again."""
+    (name,) = (name for name in TARGETS if name.startswith("cuda"))
+    record = next(
+        each
+        for each in RecordStore.open(committed_root(), TargetKey.parse(name)).entries
+        if each.provenance.variant.get("overlap", False) == overlap
+        and AHEAD in str(each.trace)  # which records of earlier spaces lack
+    )
+    of = record.provenance
+    spec, shape = PrefillSpec.parse(of.spec), PrefillShape.parse(of.shape)
+    target = resolve_target("cuda", arch="sm_90a")
+    found = proposals(of.space, dict(of.variant), spec, shape, target)
+    assert record.trace in [each.trace for each in found]

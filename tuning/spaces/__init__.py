@@ -19,7 +19,7 @@ SPACES: dict[str, DesignSpace] = {
     for space in (LlvmFused(), LlvmStock(), CudaWgmma(), CudaMma(), CudaSimt(), CudaStock())
 }
 
-# On a GPU each serves what those before it cannot; all compute the same, each slower than the last.
+# The fastest first; a later one is for dtypes and architectures that those before it do not serve.
 _CUDA_BY_SPEED = ("cuda_wgmma", "cuda_mma", "cuda_simt")
 
 __all__ = ["SPACES", "DesignSpace", "Variant", "default_spaces", "usable_spaces"]

@@ -16,19 +16,24 @@ from typing import Any, ClassVar
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
 from ...workloads.pipelined import FRAGMENT_COLUMNS, PipelinedTiles, pipelined_attention
 from ..target import ResolvedTarget
-from .space import DesignSpace, Variant
-
-#: Threads that share a row, rows of threads of a warp.
-_LANES_X, _LANES_Y = 4, 8
-_WARP = _LANES_X * _LANES_Y
+from .row_threads import (
+    LANES_X,
+    LANES_Y,
+    WARP,
+    RowThreads,
+    bind_blocks,
+    bind_chunks,
+    decompose_carried,
+    reaches,
+    unroll,
+)
+from .space import DesignSpace, Variant, one_schedule
 
 #: float32 elements of one access to memory.
 _VECTOR = 4
 
-#: Columns of a fragment that a thread holds side by side.
-_PAIR = 2
-
-#: Rows of a tile in shared memory lie an odd number of accesses apart: eight rows, every bank once.
+#: Rows of a tile in shared memory are padded to an odd number of accesses: the same column of eight
+#: rows then lies in all of the banks, each once.
 _ROW_ALIGN, _ROW_OFFSET = 2 * _VECTOR, _VECTOR
 
 _FLOAT_BYTES = 4
@@ -43,13 +48,14 @@ _SIZES = (
 )  # fmt: skip
 _SMALLEST_TILE = 32
 
-# How far loops are unrolled: vectors of a reduction, and loads that a thread has in flight.
+# How far two loops may be unrolled: the vectors of a reduction, and the loads of a thread. Of the
+# divisors up to there, so many of the largest are tried.
 _MAX_REDUCTION_VECTORS, _MAX_LOADS, _CHOICES = 8, 16, 3
 
 
 @dataclass(frozen=True)
-class Structure:
-    """What decides the structure of a schedule.
+class SimtStructure:
+    """What decides the structure of a schedule on ordinary arithmetic.
 
     Parameters
     ----------
@@ -73,7 +79,7 @@ class Structure:
     @property
     def q_tile(self) -> int:
         """Query rows of a thread block."""
-        return self.warps * self.rows * _LANES_Y
+        return self.warps * self.rows * LANES_Y
 
     @property
     def tiles(self) -> PipelinedTiles:
@@ -90,7 +96,7 @@ class Structure:
     @property
     def registers(self) -> int:
         """About how many registers a thread needs."""
-        return self.rows * (self.head_dim + self.kv_tile) // _LANES_X + _OTHER_REGISTERS
+        return self.rows * (self.head_dim + self.kv_tile) // LANES_X + _OTHER_REGISTERS
 
 
 class CudaSimt(DesignSpace):
@@ -102,11 +108,11 @@ class CudaSimt(DesignSpace):
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
-        if spec.head_dim % (_LANES_X * _VECTOR):
+        if spec.head_dim % (LANES_X * _VECTOR):
             return ()
         limit = int(target.target.attrs["max_shared_memory_per_block"])
         structures = (
-            Structure(*sizes, spec.head_dim, exchange)
+            SimtStructure(*sizes, spec.head_dim, exchange)
             for exchange, sizes in product((True, False), _SIZES)
         )
         return [
@@ -114,8 +120,8 @@ class CudaSimt(DesignSpace):
             for s in structures
             if s.shared_bytes <= limit
             and s.registers <= _THREAD_REGISTERS
-            and _reaches(s.q_tile, shape.qo_len)
-            and _reaches(s.kv_tile, shape.num_kv)
+            and reaches(s.q_tile, shape.qo_len, _SMALLEST_TILE)
+            and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
         ]
 
     def describe(
@@ -128,26 +134,17 @@ class CudaSimt(DesignSpace):
         return pipelined_attention(spec, shape, structure_of(spec, variant).tiles, kind)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
-        from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
-
         s = structure_of(spec, variant)
-        return ScheduleFn(
-            lambda sch: schedule(sch, s), sch_rules=[], postprocs=[], mutator_probs={}
-        )
+        return one_schedule(lambda sch: schedule(sch, s))
 
 
-def structure_of(spec: PrefillSpec, variant: Variant) -> Structure:
+def structure_of(spec: PrefillSpec, variant: Variant) -> SimtStructure:
     """What a variant of this space says of the schedule."""
     rows, warps, kv_tile = (int(variant[name]) for name in ("rows", "warps", "kv_tile"))
-    return Structure(rows, warps, kv_tile, spec.head_dim, bool(variant["exchange"]))
+    return SimtStructure(rows, warps, kv_tile, spec.head_dim, bool(variant["exchange"]))
 
 
-def _reaches(tile: int, length: int) -> bool:
-    """Whether a tile is no more than twice too long, or as small as any."""
-    return tile < 2 * length or tile <= _SMALLEST_TILE
-
-
-def schedule(sch: Any, s: Structure) -> None:
+def schedule(sch: Any, s: SimtStructure) -> None:
     """Schedule the pipelined description for threads that multiply and add.
 
     Parameters
@@ -156,29 +153,26 @@ def schedule(sch: Any, s: Structure) -> None:
         Of an unscheduled :func:`~prefilltune.workloads.pipelined.pipelined_attention`; scheduled in
         place.
     """
-    batch, head, tile = sch.get_loops(sch.get_sblock("attention"))
-    for loop, block in ((tile, "blockIdx.x"), (head, "blockIdx.y"), (batch, "blockIdx.z")):
-        sch.bind(loop, block)
+    threads = RowThreads(sch, s.rows, binds_at_once=True)
+    bind_blocks(sch)
     _place(sch, s)
     _copies(sch, s)
-    _scores(sch, s)
+    _scores(threads, s)
     _values(sch, s)
     _output(sch, s)
     for name in ("weights", "probs", "rescale", "rescale_shared.dyn"):
-        _elementwise(sch, name, s)
-    _row_maximum(sch, s)
+        _elementwise(threads, name)
+    threads.row_maximum()
     for name in ("scores", "row_sum"):
-        _lanes(sch, name, s)
-    _lane_sum(sch, s)
-    _whole_sum(sch, s)
+        threads.lanes(name)
+    threads.lane_sums()
+    threads.whole_sum()
     for name in ("max_before", "row_max", "final_sum", "inv_sum", "inv_sum_shared.dyn", "lse"):
-        _rows(sch, name, s)
-    for name in ("row_max", "row_sum"):
-        block = sch.get_sblock(name)
-        sch.decompose_reduction(block, sch.get_loops(block)[0])
+        threads.rows_alone(name)
+    decompose_carried(sch)
 
 
-def _place(sch: Any, s: Structure) -> None:
+def _place(sch: Any, s: SimtStructure) -> None:
     """Operands that threads share go to shared memory, all else to registers."""
     # The threads that compute a row of the output are not those that hold its factors.
     for factor, name in (("rescale", "acc"), ("inv_sum", "output")):
@@ -196,7 +190,7 @@ def _place(sch: Any, s: Structure) -> None:
         sch.set_scope(sch.get_sblock(name), 0, "local")
 
 
-def _copies(sch: Any, s: Structure) -> None:
+def _copies(sch: Any, s: SimtStructure) -> None:
     """Copy tiles to shared memory, neighbouring threads along a row."""
     sch.unroll(_copy(sch, "q_rows", s))
     key, value = (_copy(sch, name, s) for name in ("k_rows", "v_rows"))
@@ -206,18 +200,12 @@ def _copies(sch: Any, s: Structure) -> None:
         sch.unroll(unrolled)
 
 
-def _copy(sch: Any, name: str, s: Structure) -> Any:
+def _copy(sch: Any, name: str, s: SimtStructure) -> Any:
     """Bind a copy to threads; returns the loop over the accesses of one thread."""
     row, column = sch.get_loops(sch.get_sblock(name))[-2:]
     chunk, element = sch.split(column, [None, _VECTOR])
     sch.vectorize(element)
-    step, warp, lane_y, lane_x = sch.split(
-        sch.fuse(row, chunk), [None, s.warps, _LANES_Y, _LANES_X]
-    )
-    sch.bind(warp, "threadIdx.z")
-    sch.bind(lane_y, "threadIdx.y")
-    sch.bind(lane_x, "threadIdx.x")
-    return step
+    return bind_chunks(sch, row, chunk, s.warps)
 
 
 def _sample_divisor(sch: Any, loop: Any, limit: int) -> Any:
@@ -227,60 +215,41 @@ def _sample_divisor(sch: Any, loop: Any, limit: int) -> Any:
     return sch.sample_categorical(divisors, [1 / len(divisors)] * len(divisors))
 
 
-def _split_rows(sch: Any, row: Any, s: Structure) -> tuple[tuple[Any, Any], Any]:
-    """Rows of a tile as the threads they are spread over and those of one thread."""
-    warp, own, lane = sch.split(row, [None, s.rows, _LANES_Y])
-    sch.bind(warp, "threadIdx.z")
-    sch.bind(lane, "threadIdx.y")
-    return (warp, lane), own
-
-
-def _split_columns(sch: Any, column: Any) -> tuple[Any, Any, Any]:
-    """Columns of the scores as (group, lane, pair)."""
-    group, lane, pair = sch.split(column, [None, _LANES_X, _PAIR])
-    sch.bind(lane, "threadIdx.x")
-    return group, lane, pair
-
-
-def _unroll(sch: Any, *loops: Any) -> None:
-    for loop in loops:
-        sch.unroll(loop)
-
-
-def _scores(sch: Any, s: Structure) -> None:
+def _scores(threads: RowThreads, s: SimtStructure) -> None:
     """Query times key: a register tile a thread, read as vectors along ``head_dim``."""
+    sch = threads.sch
     block = sch.get_sblock("dot")
     row, column, reduction = sch.get_loops(block)[-3:]
     outer, *steps = _split_reduction(sch, reduction)
     if s.exchange:
         own, *columns = _spread(sch, row, column, s, 1, (outer, *steps))
     else:
-        threads, own = _split_rows(sch, row, s)
-        group, lane, pair = _split_columns(sch, column)
-        sch.reorder(*threads, lane, outer, *steps, own, group, pair)
-        columns = (group, pair)
-    _unroll(sch, *steps, own, *columns)
+        warp, own, lane_y = threads.split_rows(row)
+        group, lane_x, pair = threads.split_columns(column)
+        sch.reorder(warp, lane_y, lane_x, outer, *steps, own, group, pair)
+        columns = [group, pair]
+    unroll(sch, *steps, own, *columns)
     sch.decompose_reduction(block, outer)
     if s.exchange:
         row, column = sch.get_loops(sch.get_sblock("dot_local"))[-2:]
-        _unroll(sch, *_spread(sch, row, column, s, 1))
+        unroll(sch, *_spread(sch, row, column, s, 1))
 
 
-def _values(sch: Any, s: Structure) -> None:
+def _values(sch: Any, s: SimtStructure) -> None:
     """Weight times value: a register tile a thread, read as vectors along either side."""
     block = sch.get_sblock("acc")
     tile_loop, row, column, reduction = sch.get_loops(block)
     outer, *steps = _split_reduction(sch, reduction)
     own, group, element = _spread(sch, row, column, s, _VECTOR, (outer, *steps))
-    _unroll(sch, *steps, own, group, element)
+    unroll(sch, *steps, own, group, element)
     sch.decompose_reduction(block, tile_loop)
 
 
-def _output(sch: Any, s: Structure) -> None:
+def _output(sch: Any, s: SimtStructure) -> None:
     """Write the output from the threads that hold it, a vector at once."""
     row, column = sch.get_loops(sch.get_sblock("output"))[-2:]
     own, group, element = _spread(sch, row, column, s, _VECTOR)
-    _unroll(sch, own, group)
+    unroll(sch, own, group)
     sch.vectorize(element)
 
 
@@ -292,7 +261,7 @@ def _split_reduction(sch: Any, reduction: Any) -> Any:
 
 
 def _spread(
-    sch: Any, row: Any, column: Any, s: Structure, width: int, between: tuple[Any, ...] = ()
+    sch: Any, row: Any, column: Any, s: SimtStructure, width: int, between: tuple[Any, ...] = ()
 ) -> tuple[Any, Any, Any]:
     """Spread [rows, columns] so that both operands are read fast; returns a thread's own loops.
 
@@ -301,7 +270,7 @@ def _spread(
     above it columns. Half a warp reads columns that lie side by side, and every bank once.
     """
     lanes = _column_lanes(s.rows, int(sch.get(column).extent), width)
-    warp, own, row_y, row_x = sch.split(row, [s.warps, None, _WARP // lanes // 2, 2])
+    warp, own, row_y, row_x = sch.split(row, [s.warps, None, WARP // lanes // 2, 2])
     group, column_y, column_x, element = sch.split(column, [None, lanes // 2, 2, width])
     sch.reorder(warp, row_y, column_y, column_x, row_x, *between, own, group, element)
     sch.bind(warp, "threadIdx.z")
@@ -316,7 +285,7 @@ def _column_lanes(rows: int, columns: int, width: int) -> int:
     Parameters
     ----------
     rows : int
-        Of a thread's tile where ``_LANES_X`` threads share a row.
+        Of a thread's tile where ``LANES_X`` threads share a row.
     columns : int
         Of the whole tile, of which a thread holds ``width`` side by side.
 
@@ -326,59 +295,15 @@ def _column_lanes(rows: int, columns: int, width: int) -> int:
     [4, 8, 4, 8, 16]
     """
     fitting = [lanes for lanes in (4, 8, 16) if columns % (lanes * width) == 0]
-    return min(fitting, key=lambda lanes: rows * lanes // _LANES_X + columns // lanes)
+    return min(fitting, key=lambda lanes: rows * lanes // LANES_X + columns // lanes)
 
 
-def _elementwise(sch: Any, name: str, s: Structure) -> None:
+def _elementwise(threads: RowThreads, name: str) -> None:
     """Spread a step over [rows, columns]."""
+    sch = threads.sch
     row, column = sch.get_loops(sch.get_sblock(name))[-2:]
-    threads, own = _split_rows(sch, row, s)
-    group, lane, pair = _split_columns(sch, column)
-    sch.reorder(*threads, lane, own, group, pair)
-    _unroll(sch, own, group)
+    warp, own, lane_y = threads.split_rows(row)
+    group, lane_x, pair = threads.split_columns(column)
+    sch.reorder(warp, lane_y, lane_x, own, group, pair)
+    unroll(sch, own, group)
     (sch.unroll if name == "weights" else sch.vectorize)(pair)
-
-
-def _row_maximum(sch: Any, s: Structure) -> None:
-    """Each lane its own columns, then across the lanes."""
-    row, column = sch.get_loops(sch.get_sblock("tile_max"))[-2:]
-    threads, own = _split_rows(sch, row, s)
-    group, lane, pair = _split_columns(sch, column)
-    # TVM's reduction across threads loses its buffer under an unrolled loop; NVCC unrolls this one.
-    sch.reorder(*threads, own, lane, group, pair)
-    _unroll(sch, group, pair)
-
-
-def _lanes(sch: Any, name: str, s: Structure) -> None:
-    """Spread a step over [rows, lanes]."""
-    row, lane = sch.get_loops(sch.get_sblock(name))[-2:]
-    threads, own = _split_rows(sch, row, s)
-    sch.reorder(*threads, lane, own)
-    sch.bind(lane, "threadIdx.x")
-    sch.unroll(own)
-
-
-def _lane_sum(sch: Any, s: Structure) -> None:
-    """Each lane sums the weights of its own columns."""
-    block = sch.get_sblock("tile_sum")
-    row, lane, column = sch.get_loops(block)[-3:]
-    threads, own = _split_rows(sch, row, s)
-    sch.reorder(*threads, lane, own, column)
-    sch.bind(lane, "threadIdx.x")
-    _unroll(sch, own, column)
-    sch.decompose_reduction(block, column)
-
-
-def _whole_sum(sch: Any, s: Structure) -> None:
-    """Add the lanes up."""
-    row, lane = sch.get_loops(sch.get_sblock("whole_sum"))[-2:]
-    threads, own = _split_rows(sch, row, s)
-    sch.reorder(*threads, own, lane)
-    sch.bind(lane, "threadIdx.x")
-
-
-def _rows(sch: Any, name: str, s: Structure) -> None:
-    """Spread a step over rows; the lanes of a row all do the same."""
-    threads, own = _split_rows(sch, sch.get_loops(sch.get_sblock(name))[-1], s)
-    sch.reorder(*threads, own)
-    sch.unroll(own)

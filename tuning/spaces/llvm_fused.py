@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles, online_attention
 from ..target import ResolvedTarget, vector_lanes
-from .space import DesignSpace, Variant
+from .space import DesignSpace, Variant, one_schedule
 
 _KV_TILES = (64, 128, 32, 256)
 _LANE_GROUPS = (2, 4, 1)
@@ -52,15 +52,9 @@ class LlvmFused(DesignSpace):
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.mutator import MutateTileSize
-        from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 
         packed = bool(variant["packed"])
-        return ScheduleFn(
-            lambda sch: schedule(sch, packed=packed),
-            sch_rules=[],
-            postprocs=[],
-            mutator_probs={MutateTileSize(): 1.0},
-        )
+        return one_schedule(lambda sch: schedule(sch, packed=packed), {MutateTileSize(): 1.0})
 
 
 def _useful(sizes: Sequence[int], length: int, smallest: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
@@ -17,8 +17,8 @@ class DesignSpace(ABC):
     """One way to schedule masked prefill attention.
 
     A space offers *variants*: parameters that change the description or the structure of the
-    schedule. Within a variant every choice is a sampled decision of the trace, which
-    MetaSchedule's mutators can move.
+    schedule. Within a variant every choice is a sampled decision of the trace: the search tries
+    all of a variant's points where they are few, and else has MetaSchedule's mutators move them.
     """
 
     #: Kept in the records; never reuse a name for another space.
@@ -65,3 +65,20 @@ class DesignSpace(ABC):
         this alone.
         """
         return ()
+
+
+def one_schedule(
+    schedule: Callable[[Any], None], mutators: Mapping[Any, float] | None = None
+) -> Any:
+    """A SpaceGenerator of one schedule and its sampled decisions, without rules of MetaSchedule's.
+
+    Parameters
+    ----------
+    schedule : Callable[[tvm.s_tir.Schedule], None]
+        Schedules in place.
+    mutators : Mapping[meta_schedule.Mutator, float], optional
+        How often evolution applies each; a space whose variants are all enumerated needs none.
+    """
+    from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
+
+    return ScheduleFn(schedule, sch_rules=[], postprocs=[], mutator_probs=dict(mutators or {}))

@@ -40,35 +40,46 @@ from ..pipeline import (
     OVERLAP,
 )
 from ..target import ResolvedTarget
-from .space import DesignSpace, Variant
+from .row_threads import (
+    LANES_Y,
+    WARP,
+    RowThreads,
+    bind,
+    bind_blocks,
+    bind_chunks,
+    decompose_carried,
+    reaches,
+    unroll,
+)
+from .space import DesignSpace, Variant, one_schedule
 
 _LOADS = ("k_rows", "v_rows")
 
-# Steps of a tile before which the next one's loads may be started: behind the score product, whose
-# barrier frees the tile that they overwrite; behind the maximum; before the value product.
+# How many steps of a tile come before the next one's loads are started: the score product alone,
+# whose barrier frees the tile that they overwrite; all up to the maximum; or all up to the value
+# product. Where that product runs beside the steps, there is no third place.
 _LOAD_POSITIONS = (1, 5, 10)
-# Where products overlap: behind both, and behind the maximum.
 _OVERLAP_POSITIONS = (1, 5)
-
-#: Lanes of a row of threads, rows of threads of a warp.
-_LANES_X, _LANES_Y = 4, 8
-_WARP = _LANES_X * _LANES_Y
 
 # The register file of a multiprocessor, what one thread may have of it, and what a thread needs
 # besides its fragments.
 _REGISTERS, _THREAD_REGISTERS, _OTHER_REGISTERS = 65536, 255, 40
 
-# Of the registers that a thread needs, this share may do.
+# A thread may be left this share of the registers that it needs: another block on a multiprocessor
+# can bring more than a spill or two costs.
 _SPILLED = 0.9
 
-# The most promising first.
+# Rows of query tiles, and of key and value tiles; of each the most promising first.
 _Q_TILES = (128, 64, 192, 256)
 _SMALLEST_TILE = 64
 _KV_TILES = (128, 64, 96, 80, 176, 160, 112, 192, 32, 48, 256, 16)
 
-# In rounds, which tiles of keys with which pipelines: whether products overlap, and the slots of
-# the rings that tiles are bulk-copied into.
+# How the loop over key and value tiles is pipelined: whether products overlap, and the slots of the
+# rings that tiles are bulk-copied into; without rings (0), threads copy, and no products overlap.
 _Pipeline = tuple[bool, int]
+
+# Which tiles are tried with which pipelines. All query tiles have their turn with one round before
+# the next round begins.
 _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
     "wgmma": (
         (_KV_TILES[:2], ((False, 2), (True, 2))),
@@ -80,7 +91,7 @@ _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
 
 
 @dataclass(frozen=True)
-class Structure:
+class TensorCoreStructure:
     """What decides the structure of a tensor-core schedule.
 
     Parameters
@@ -92,7 +103,8 @@ class Structure:
     dtype : str
         ``float16`` or ``bfloat16``.
     overlap : bool
-        Whether the value product of a tile runs while the softmax of the next one does.
+        Whether the value product of a tile runs while the softmax of the next one does; needs
+        rings.
     ring : int
         Slots of the rings that key and value tiles are bulk-copied into; 0 where threads copy.
     """
@@ -132,7 +144,7 @@ class Structure:
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return self.warps * _WARP
+        return self.warps * WARP
 
     @property
     def product(self) -> Product:
@@ -158,14 +170,14 @@ class Structure:
     def registers(self) -> int:
         """About how many registers a thread needs."""
         query = 0 if self.shared_query else self.head_dim // 4
-        # What is multiplied with the values stays while the next scores come.
+        # Overlapping, a tile's weights are read while the next tile's scores are written.
         weights = self.kv_tile // 4 if self.overlap else 0
         return self.head_dim // 2 + self.kv_tile // 2 + query + weights + _OTHER_REGISTERS
 
     @property
     def whole_copies(self) -> bool:
         """Whether every thread of a warp copies as many chunks of a key or value tile."""
-        return self.kv_tile * self.head_dim // CHUNK % _WARP == 0
+        return self.kv_tile * self.head_dim // CHUNK % WARP == 0
 
 
 class TensorCoreSpace(DesignSpace):
@@ -195,17 +207,17 @@ class TensorCoreSpace(DesignSpace):
             if s.shared_bytes <= limit
             and s.registers <= min(_REGISTERS // s.threads, _THREAD_REGISTERS)
             and s.whole_copies
-            and _reaches(s.q_tile, shape.qo_len)
-            and _reaches(s.kv_tile, shape.num_kv)
+            and reaches(s.q_tile, shape.qo_len, _SMALLEST_TILE)
+            and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
         ]
 
-    def _structures(self, spec: PrefillSpec) -> Iterator[Structure]:
+    def _structures(self, spec: PrefillSpec) -> Iterator[TensorCoreStructure]:
         for kv_tiles, pipelines in _ROUNDS[self.unit]:
             for kv_tile, q_tile in itertools.product(kv_tiles, _Q_TILES):
                 if q_tile % self.rows:
                     continue
                 for overlap, ring in pipelines:
-                    yield Structure(
+                    yield TensorCoreStructure(
                         self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring
                     )
 
@@ -223,24 +235,18 @@ class TensorCoreSpace(DesignSpace):
         return _described(spec, shape, s.tiles, kind)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
-        from tvm.s_tir.meta_schedule.mutator import MutateTileSize
-        from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
-
         s = self._structure(spec, variant)
-        return ScheduleFn(
-            lambda sch: schedule(sch, s),
-            sch_rules=[],
-            postprocs=[],
-            mutator_probs={MutateTileSize(): 1.0},
-        )
+        return one_schedule(lambda sch: schedule(sch, s))
 
     def register(self, spec: PrefillSpec, variant: Variant) -> tuple[str, ...]:
         return _register(self._structure(spec, variant))
 
-    def _structure(self, spec: PrefillSpec, variant: Variant) -> Structure:
+    def _structure(self, spec: PrefillSpec, variant: Variant) -> TensorCoreStructure:
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
-        return Structure(self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring)
+        return TensorCoreStructure(
+            self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring
+        )
 
 
 def _described(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, kind: str) -> Any:
@@ -251,17 +257,12 @@ def _described(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, ki
     return tvm.IRModule({"main": renew_defs(_parsed(spec, shape, tiles, kind)["main"])})
 
 
-@lru_cache(maxsize=8)  # structures that differ in their pipeline alone come one after the other
+@lru_cache(maxsize=8)  # variants with the same tiles and slots come soon after one another
 def _parsed(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, kind: str) -> Any:
     return pipelined_attention(spec, shape, tiles, kind)
 
 
-def _reaches(tile: int, length: int) -> bool:
-    """Whether a tile is no more than twice too long, or the smallest there is."""
-    return tile < 2 * length or tile <= _SMALLEST_TILE
-
-
-def _register(s: Structure) -> tuple[str, str, str]:
+def _register(s: TensorCoreStructure) -> tuple[str, str, str]:
     """Register what traces of this structure name; the copy, the score and the value product."""
     return (
         copy_intrin(s.dtype, s.head_dim),
@@ -270,7 +271,7 @@ def _register(s: Structure) -> tuple[str, str, str]:
     )
 
 
-def schedule(sch: Any, s: Structure) -> None:
+def schedule(sch: Any, s: TensorCoreStructure) -> None:
     """Schedule the pipelined description for tensor cores.
 
     Parameters
@@ -280,9 +281,8 @@ def schedule(sch: Any, s: Structure) -> None:
         place.
     """
     copy, dot, acc = _register(s)
-    batch, head, tile = sch.get_loops(sch.get_sblock("attention"))
-    for loop, block in ((tile, "blockIdx.x"), (head, "blockIdx.y"), (batch, "blockIdx.z")):
-        sch.bind(loop, block)
+    threads = RowThreads(sch, WARP_ROWS // LANES_Y, binds_at_once=False)
+    bind_blocks(sch)
     for name in _LOADS:
         if s.ring:
             _lay_out(sch, name, s)
@@ -299,36 +299,32 @@ def schedule(sch: Any, s: Structure) -> None:
                  "whole_sum", "final_sum", "inv_sum"):  # fmt: skip
         sch.set_scope(sch.get_sblock(name), 0, "local")
     for name in ("probs", "out_rows") + (() if s.shared_query else ("q_rows",)):
-        _fragment(sch, name, vectorize=True)
+        _fragment(threads, name, vectorize=True)
     _write_out(sch, s)
     for name in ("weights", "rescale"):
-        _fragment(sch, name, vectorize=False)
-    _row_maximum(sch)
-    for name in ("scores", "tile_sum", "row_sum", "whole_sum"):
-        _lanes(sch, name)
+        _fragment(threads, name, vectorize=False)
+    threads.row_maximum()
+    threads.lanes("scores")
+    threads.lane_sums()
+    threads.lanes("row_sum")
+    threads.whole_sum()
     for name in ("max_before", "row_max", "final_sum", "inv_sum", "lse"):
-        _rows(sch, name)
-    _products(sch, dot, acc)
-    for name in ("row_max", "row_sum"):
-        block = sch.get_sblock(name)
-        sch.decompose_reduction(block, sch.get_loops(block)[0])
+        threads.rows_alone(name)
+    _products(threads, dot, acc)
+    decompose_carried(sch)
     _pipeline(sch, s)
 
 
-def _copy(sch: Any, name: str, s: Structure, copy: str) -> None:
+def _copy(sch: Any, name: str, s: TensorCoreStructure, copy: str) -> None:
     """Copy a tile to shared memory, 16 bytes a thread, neighbouring threads along a row."""
     block = _lay_out(sch, name, s)
     row, column = sch.get_loops(block)[-2:]
     chunk, element = sch.split(column, [None, CHUNK])
     sch.tensorize(element, copy)
-    step, warp, lane_y, lane_x = sch.split(
-        sch.fuse(row, chunk), [None, s.warps, _LANES_Y, _LANES_X]
-    )
-    _bind(sch, warp, lane_y, lane_x)
-    sch.unroll(step)
+    sch.unroll(bind_chunks(sch, row, chunk, s.warps))
 
 
-def _lay_out(sch: Any, name: str, s: Structure) -> Any:
+def _lay_out(sch: Any, name: str, s: TensorCoreStructure) -> Any:
     """Keep a tile in shared memory, in panels."""
     block = sch.get_sblock(name)
     sch.set_scope(block, 0, SHARED)
@@ -340,91 +336,34 @@ def _lay_out(sch: Any, name: str, s: Structure) -> Any:
     return block
 
 
-def _write_out(sch: Any, s: Structure) -> None:
+def _write_out(sch: Any, s: TensorCoreStructure) -> None:
     """Output through shared memory, so that each thread writes 16 bytes, neighbours along a row."""
     rows = sch.get_sblock("out_rows")
     sch.set_scope(rows, 0, SHARED)
-    # The fragments of eight rows lie in banks of their own.
+    # Rows are set apart so that the eight of a fragment lie in different banks.
     sch.storage_align(rows, 0, -2, panel_width(s.head_dim), CHUNK)
     block = sch.get_sblock("output")
     row, column = sch.get_loops(block)[-2:]
     chunk, element = sch.split(column, [None, CHUNK])
-    step, warp, lane_y, lane_x = sch.split(
-        sch.fuse(row, chunk), [None, s.warps, _LANES_Y, _LANES_X]
-    )
-    _bind(sch, warp, lane_y, lane_x)
-    sch.unroll(step)
+    sch.unroll(bind_chunks(sch, row, chunk, s.warps))
     sch.vectorize(element)
 
 
-def _bind(sch: Any, warp: Any, lane_y: Any, lane_x: Any = None) -> None:
-    sch.bind(warp, "threadIdx.z")
-    sch.bind(lane_y, "threadIdx.y")
-    if lane_x is not None:
-        sch.bind(lane_x, "threadIdx.x")
-
-
-def _split_rows(sch: Any, row: Any) -> tuple[Any, Any, Any]:
-    """Rows of a tile as (warp, half, lane): a thread holds two rows, 8 apart."""
-    return sch.split(row, [None, 2, _LANES_Y])
-
-
-def _split_columns(sch: Any, column: Any) -> tuple[Any, Any, Any]:
-    """Columns of a tile as (fragment, lane, pair)."""
-    return sch.split(column, [None, _LANES_X, 2])
-
-
-def _fragment(sch: Any, name: str, *, vectorize: bool) -> None:
+def _fragment(threads: RowThreads, name: str, *, vectorize: bool) -> None:
     """Spread a step over [rows, columns] as a fragment is."""
+    sch = threads.sch
     row, column = sch.get_loops(sch.get_sblock(name))[-2:]
-    warp, half, lane_y = _split_rows(sch, row)
-    fragment, lane_x, pair = _split_columns(sch, column)
+    warp, half, lane_y = threads.split_rows(row)
+    fragment, lane_x, pair = threads.split_columns(column)
     sch.reorder(warp, lane_y, lane_x, fragment, half, pair)
-    _bind(sch, warp, lane_y, lane_x)
-    for loop in (fragment, half):
-        sch.unroll(loop)
+    threads.bind_split(warp, lane_y, lane_x)
+    unroll(sch, fragment, half)
     (sch.vectorize if vectorize else sch.unroll)(pair)
 
 
-def _row_maximum(sch: Any) -> None:
-    """Each lane its own columns, then across the lanes."""
-    row, column = sch.get_loops(sch.get_sblock("tile_max"))[-2:]
-    warp, half, lane_y = _split_rows(sch, row)
-    fragment, lane_x, pair = _split_columns(sch, column)
-    sch.reorder(warp, lane_y, half, lane_x, fragment, pair)
-    _bind(sch, warp, lane_y, lane_x)
-    sch.unroll(fragment)
-    sch.unroll(pair)
-
-
-def _lanes(sch: Any, name: str) -> None:
-    """Spread a step over [rows, lanes] and whatever follows."""
-    block = sch.get_sblock(name)
-    loops = sch.get_loops(block)
-    row, lane_x, *inner = loops[-3:] if name == "tile_sum" else loops[-2:]
-    warp, half, lane_y = _split_rows(sch, row)
-    if name == "whole_sum":
-        sch.reorder(warp, lane_y, half, lane_x)
-    else:
-        sch.reorder(warp, lane_y, lane_x, half, *inner)
-        sch.unroll(half)
-    _bind(sch, warp, lane_y, lane_x)
-    for loop in inner:
-        sch.unroll(loop)
-    if name == "tile_sum":
-        sch.decompose_reduction(block, inner[0])
-
-
-def _rows(sch: Any, name: str) -> None:
-    """Spread a step over rows; the lanes of a row all do the same."""
-    warp, half, lane_y = _split_rows(sch, sch.get_loops(sch.get_sblock(name))[-1])
-    sch.reorder(warp, lane_y, half)
-    _bind(sch, warp, lane_y)
-    sch.unroll(half)
-
-
-def _products(sch: Any, dot_name: str, acc_name: str) -> None:
+def _products(threads: RowThreads, dot_name: str, acc_name: str) -> None:
     """Tensorize both products; what clears their results is spread as a fragment is."""
+    sch = threads.sch
     for step, name in (("dot", dot_name), ("acc", acc_name)):
         block = sch.get_sblock(step)
         warp, row = sch.split(sch.get_loops(block)[-3], [None, WARP_ROWS])
@@ -433,16 +372,14 @@ def _products(sch: Any, dot_name: str, acc_name: str) -> None:
         init = sch.decompose_reduction(block, row if step == "dot" else sch.get_loops(block)[0])
         sch.tensorize(row, name)
         row, column = sch.get_loops(init)[-2:]
-        half, lane_y = sch.split(row, [2, _LANES_Y])
-        fragment, lane_x, pair = _split_columns(sch, column)
+        half, lane_y = sch.split(row, [2, LANES_Y])
+        fragment, lane_x, pair = threads.split_columns(column)
         sch.reorder(lane_y, lane_x, fragment, half, pair)
-        sch.bind(lane_y, "threadIdx.y")
-        sch.bind(lane_x, "threadIdx.x")
-        for loop in (fragment, half, pair):
-            sch.unroll(loop)
+        bind(sch, None, lane_y, lane_x)
+        unroll(sch, fragment, half, pair)
 
 
-def _pipeline(sch: Any, s: Structure) -> None:
+def _pipeline(sch: Any, s: TensorCoreStructure) -> None:
     loop = sch.get_loops(sch.get_sblock("scores"))[0]
     sch.annotate(loop, LOADS, len(_LOADS))
     if s.overlap:
@@ -452,7 +389,7 @@ def _pipeline(sch: Any, s: Structure) -> None:
         sch.annotate(loop, AHEAD, _choice(sch, (1, s.ring)))
     positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
     sch.annotate(loop, LOADS_AFTER, _choice(sch, positions))
-    # A spill or two may pay; but not in the midst of products that overlap.
+    # Never a spill where products overlap: it would stand in their midst.
     fewest = s.registers if s.overlap else s.registers * _SPILLED
     most = max(1, int(_REGISTERS / (fewest * s.threads)))
     sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, most + 1))))
