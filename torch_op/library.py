@@ -20,7 +20,8 @@ _MANIFEST = "manifest.json"
 _SCHEMA = 2
 _DEVICES = {"llvm": "cpu", "cuda": "cuda"}
 
-#: Of the libraries in this process: the loader takes another file of the same name for the same.
+#: SHA-256 of every library that this process has loaded. The system's loader knows a library by its
+#: path: where the file was replaced, it would hand out the old one again without a word.
 _digests: dict[Path, str] = {}
 
 

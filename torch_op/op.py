@@ -102,7 +102,7 @@ def _compute_into(
             output.zero_()
             lse.fill_(_LSE_WITHOUT_KEYS)
         elif query.is_cuda:
-            with torch.cuda.device(query.device):  # which the kernel makes the current one
+            with torch.cuda.device(query.device):  # the kernel leaves its device the current one
                 kernel(query, key, value, valid_lens, output, lse)
         else:
             kernel(query, key, value, valid_lens, output, lse)

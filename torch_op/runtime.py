@@ -10,7 +10,7 @@ import tvm_ffi
 
 from .errors import RuntimeNotFoundError
 
-# The function that each library registers, by which it is known whether it is loaded.
+# A function that tells, where it is registered, that a library is loaded; and the library's file.
 _RUNTIME = {"device_api.cpu": "libtvm_runtime.so"}
 _NEEDED = {"llvm": _RUNTIME, "cuda": {**_RUNTIME, "device_api.cuda": "libtvm_runtime_cuda.so"}}
 
