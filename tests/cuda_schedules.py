@@ -18,7 +18,6 @@ from prefilltune.workloads import Case, PrefillShape, PrefillSpec, SymbolicShape
 #: How the loop over tiles of a wgmma kernel may be pipelined: what variants say besides tiles.
 WGMMA_PIPELINES: tuple[dict[str, Any], ...] = (
     {},
-    {"overlap": True},
     {"ring": 2},
     {"ring": 3},
     {"overlap": True, "ring": 2},

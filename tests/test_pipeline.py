@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import tvm
 import tvm_ffi
+from tvm import s_tir, tirx
 from tvm.s_tir import Schedule
 from tvm.script import tirx as T
+from tvm.tirx.exec_scope import ScopeIdDef
 
-from prefilltune.tuning.pipeline import BULK, LOADS, LOADS_AFTER, OVERLAP, pipeline
+from prefilltune.tuning.errors import PipelineError
+from prefilltune.tuning.pipeline import (
+    BULK,
+    BULK_ONCE,
+    LOADS,
+    LOADS_AFTER,
+    MIN_BLOCKS,
+    OVERLAP,
+    pipeline,
+)
+from prefilltune.tuning.pipeline.steps import changed
 
 
 @T.prim_func(s_tir=True)
@@ -63,11 +78,88 @@ def test_a_module_without_annotations_stays_itself() -> None:
 
 @pytest.mark.parametrize(("loads", "after"), [(0, 1), (3, 1), (1, 0), (1, 3)])
 def test_annotations_that_do_not_fit_are_refused(loads: int, after: int) -> None:
-    with pytest.raises(ValueError, match="a loop of 3 steps says that"):
+    with pytest.raises(PipelineError, match="a loop of 3 steps says that"):
         pipeline(_annotated(loads, after))
 
 
-@pytest.mark.parametrize("annotation", [OVERLAP, BULK])
-def test_a_loop_without_the_steps_of_attention_is_refused(annotation: str) -> None:
-    with pytest.raises(ValueError, match="needs two"):
-        pipeline(_annotated(1, 1, annotation))
+@pytest.mark.parametrize("annotations", [(BULK,), (BULK, OVERLAP)])
+def test_a_loop_without_the_steps_of_attention_is_refused(annotations: tuple[str, ...]) -> None:
+    with pytest.raises(PipelineError, match="needs two"):
+        pipeline(_annotated(1, 1, *annotations))
+
+
+def test_products_do_not_overlap_without_rings() -> None:
+    with pytest.raises(PipelineError, match=f"needs rings: annotate it with {BULK} too"):
+        pipeline(_annotated(1, 1, OVERLAP))
+
+
+_TRUE = tirx.const(True, "bool")
+_OTHER = tirx.Evaluate(tirx.const(3, "int32"))
+
+
+def _sblock(body: Any, init: Any = None) -> Any:
+    return s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "within", body, init))
+
+
+#: Every kind of statement that has others within, around a given one.
+AROUND: dict[str, Callable[[Any], Any]] = {
+    "AttrStmt": lambda stmt: tirx.AttrStmt(0, "pragma_some", 1, stmt),
+    "For": lambda stmt: tirx.For(
+        tirx.Var("i", "int32"), tirx.const(0), tirx.const(2), tirx.ForKind.SERIAL, stmt
+    ),
+    "IfThenElse": lambda stmt: tirx.IfThenElse(_TRUE, stmt, None),
+    "IfThenElse, else": lambda stmt: tirx.IfThenElse(_TRUE, _OTHER, stmt),
+    "SBlock": _sblock,
+    "SBlock, init": lambda stmt: _sblock(_OTHER, stmt),
+    "SeqStmt": lambda stmt: tirx.SeqStmt([_OTHER, stmt]),
+    "While": lambda stmt: tirx.While(_TRUE, stmt),
+}
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_what_lies_within_a_statement_is_changed(kind: str) -> None:
+    before, after = (tirx.Evaluate(tirx.const(value, "int32")) for value in (1, 2))
+
+    def change(stmt: Any) -> Any:
+        return after if tvm_ffi.structural_equal(stmt, before) else None
+
+    around = AROUND[kind]
+    found = changed(around(around(before)), change)
+    assert tvm_ffi.structural_equal(found, around(around(after)), map_free_vars=True)
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_a_loop_within_a_statement_is_pipelined(kind: str) -> None:
+    module = _annotated(1, 1)
+    within = tvm.IRModule({"main": module["main"].with_body(AROUND[kind](module["main"].body))})
+    assert LOADS not in pipeline(within).script()
+
+
+def test_a_statement_of_an_unknown_kind_is_refused_by_name() -> None:
+    unknown = tirx.stmt.ScopeIdDefStmt(ScopeIdDef([tirx.Var("warp", "int32")], [4], "cta", "warp"))
+    body = tirx.SeqStmt([unknown, _sum_of_squares.body])
+    with pytest.raises(PipelineError, match="does not know the statement ScopeIdDefStmt"):
+        pipeline(tvm.IRModule({"main": _sum_of_squares.with_body(body)}))
+
+
+@pytest.mark.parametrize("annotation", [BULK_ONCE, MIN_BLOCKS])
+def test_an_annotation_that_nothing_comes_of_is_refused(annotation: str) -> None:
+    """Within a pipelined loop, and where none is; it was dropped, or stayed, without a word."""
+    for pipelined in (True, False):
+        schedule = Schedule(_annotated(1, 1) if pipelined else _sum_of_squares)
+        schedule.annotate(schedule.get_loops(schedule.get_sblock("square"))[-1], annotation, 1)
+        with pytest.raises(PipelineError, match=f"the loop over i says {annotation}"):
+            pipeline(schedule.mod)
+
+
+def test_a_load_for_all_tiles_beside_a_loop_without_rings_is_refused() -> None:
+    module = _annotated(1, 1)
+    body = module["main"].body
+    loop = body.block.body
+    load = tirx.For(
+        tirx.Var("i", "int32"), tirx.const(0), tirx.const(4), tirx.ForKind.SERIAL, _OTHER,
+        annotations={BULK_ONCE: 1},
+    )  # fmt: skip
+    beside = module["main"].with_body(tirx.SeqStmt([load, loop]))
+    with pytest.raises(PipelineError, match=f"the loop over i says {BULK_ONCE}"):
+        pipeline(tvm.IRModule({"main": beside}))

@@ -21,6 +21,10 @@ class KernelCompileError(PrefilltuneError):
     """NVRTC refuses the source that was generated for a kernel."""
 
 
+class PipelineError(PrefilltuneError, ValueError):
+    """A schedule annotates a loop, or has a statement, that cannot be pipelined."""
+
+
 class KernelFaultError(PrefilltuneError):
     """A kernel cannot be launched on the GPU, or faults while it runs."""
 

@@ -2,7 +2,7 @@
 
 from .copies import CHUNK, copy_intrin
 from .fragments import FRAGMENT, PTX_TYPES, SHARED, WARP_ROWS, fragment_layout, panel_width
-from .gemm import JOIN, WAIT, Product, acc_intrin, commit_loads, dot_intrin, with_pending
+from .gemm import JOIN, WAIT, Product, acc_intrin, dot_intrin, with_pending
 
 __all__ = [
     "CHUNK",
@@ -14,7 +14,6 @@ __all__ = [
     "WARP_ROWS",
     "Product",
     "acc_intrin",
-    "commit_loads",
     "copy_intrin",
     "dot_intrin",
     "fragment_layout",

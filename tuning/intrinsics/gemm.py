@@ -52,8 +52,9 @@ class Product:
 #: what was started latest, need not have ended: groups of loads, or products.
 JOIN, WAIT = "prefill_join_loads", "prefill_wait_product"
 
-# wgmma reads through the asynchronous proxy: each thread makes visible to it what it has copied
-# before it says so at the barrier. A fence behind the barrier, of who reads, is not enough.
+# wgmma reads shared memory through the asynchronous proxy. A thread must fence what it has copied
+# before it meets the others at the barrier; a fence of the reading thread behind the barrier is not
+# enough.
 _JOIN_SOURCE = """
 __device__ __forceinline__ void {name}(int pending) {{
   asm volatile("cp.async.commit_group;" ::: "memory");
@@ -64,7 +65,8 @@ __device__ __forceinline__ void {name}(int pending) {{
 """
 _FENCE_PROXY = '  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");\n'
 
-# Results are not to be touched before: they are written while other instructions run.
+# Keeps the compiler from moving what uses the result `c` across the place where this stands, as it
+# cannot know that a product writes it later than where it is started.
 _PIN = """\
   #pragma unroll
   for (int i = 0; i < {count}; ++i) asm volatile("" : "+f"(c[i]) :: "memory");
@@ -75,17 +77,6 @@ __device__ __forceinline__ void {name}(float* c, int pending) {{
   else asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
 {pin}}}
 """
-
-_COMMIT_SOURCE = """
-__device__ __forceinline__ void prefill_commit_loads() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-"""
-
-
-def commit_loads() -> Any:
-    """A call that makes a group of the loads started since the last one."""
-    return T.cuda.func_call("prefill_commit_loads", source_code=_COMMIT_SOURCE)
 
 
 def with_pending(call: Any, pending: int) -> Any:
@@ -269,7 +260,7 @@ _FRAGMENT_WORDS = """\
   };
 """
 
-# Most tiles move no row's maximum.
+# Skipped by warps none of whose rows moved its maximum (factor 1), as in most tiles.
 _RESCALE = """\
   if (__any_sync(0xffffffffu, r[0] != 1.0f || r[2] != 1.0f)) {{
     #pragma unroll

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..intrinsics import JOIN, WAIT, commit_loads
+from ..errors import PipelineError
+from ..intrinsics import JOIN, WAIT
 from .annotations import AHEAD, BULK, OVERLAP
 from .rings import Ring, begin_rings, rings_of
-from .steps import at, if_any, joining, serial, synchronized, waiting, without
+from .steps import at, if_any, serial, synchronized, waiting, without
 
 
 def prefetched(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int) -> Any:
@@ -24,82 +25,40 @@ def prefetched(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: in
     return tirx.SeqStmt([if_any(loop, loads, begin), serial(loop, t, begin, loop.extent, body)])
 
 
-def overlapped(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int) -> Any:
-    """Compute the first product a tile ahead of the second, and load for it a tile earlier still.
-
-    Raises
-    ------
-    ValueError
-        If there are not two loads, or the steps are not such products.
-    """
-    from tvm import tirx
-
-    if len(loads) != 2:
-        raise ValueError(f"a loop of {len(loads)} loads cannot overlap its products: it needs two")
-    first, between, operand, second = _parts(others, after)
-    begin, count = loop.min, loop.extent
-    before = [
-        at(loop, loads[:1], begin),
-        tirx.Evaluate(commit_loads()),
-        if_any(loop, loads[:1], begin + 1),
-        at(loop, loads[1:], begin),
-        joining(first, 1),
-        at(loop, [without(JOIN, first), *between, operand], begin),
-    ]
-    # Zero-based: TVM shifts a loop that is not, and misses where loops within it begin.
-    step: Any = tirx.Var("step", loop.loop_var.ty)
-    t = begin + 1 + step
-    within = [
-        joining(first, 0),
-        at(loop, [without(JOIN, without(WAIT, first))], t),
-        at(loop, [without(WAIT, second)], t - 1),
-        at(loop, [waiting(first, 1), *between[: after - 1]], t),
-        if_any(loop, loads[:1], t + 1),
-        at(loop, loads[1:], t),
-        at(loop, [*between[after - 1 :], waiting(second, 0), operand], t),
-    ]
-    last = [joining(first, 0), at(loop, [second], begin + count - 1)]
-    whole = tirx.SeqStmt(
-        [*before, serial(loop, step, tirx.const(0, step.ty.dtype), count - 1, within), *last]
-    )
-    return tirx.IfThenElse(count > 0, whole, None)
-
-
 def ringed(
     loop: Any,
-    once: Any,
+    once: Sequence[Any],
     loads: Sequence[Any],
     others: Sequence[Any],
     after: int,
     rings: list[Ring],
 ) -> Any:
-    """In the order of :func:`prefetched` or :func:`overlapped`, from ``rings``, which it makes.
+    """Load into rings of tiles, which are added to ``rings``.
 
-    What is loaded ``once``, for all tiles, is left alone where there are none.
+    What is loaded ``once``, for all tiles, is not loaded where there are none.
 
     Raises
     ------
-    ValueError
-        If there are not two loads, or the steps are not such products.
+    PipelineError
+        If there are not two loads, and one beside the loop, or the steps are not such products.
     """
     from tvm import s_tir, tirx
 
-    if len(loads) != 2 or len(others) < 2 or once is None:
-        raise ValueError(
-            f"a loop of {len(loads)} loads and {len(others)} other steps, "
-            f"{0 if once is None else 1} loads before it, cannot load bulk-wise: it needs two "
-            "loads, the two products that read what these bring, first and last, and the load of "
-            "the query before it"
+    if len(loads) != 2 or len(others) < 2 or len(once) != 1:
+        raise PipelineError(
+            f"a loop of {len(loads)} loads and {len(others)} other steps, {len(once)} loads beside "
+            "it, cannot load bulk-wise: it needs two loads, the two products that read what these "
+            "bring, first and last, and the load of the query before it"
         )
-    (query, keys, values), barriers = rings_of([once, *loads])
+    (query, keys, values), barriers = rings_of([*once, *loads])
     rings += query, keys, values
     ahead = int(loop.annotations.get(AHEAD, 1))
     if not 1 <= ahead <= keys.slots:
-        raise ValueError(
+        raise PipelineError(
             f"loads of a loop are to be {ahead} tiles ahead, in rings of {keys.slots}; at least 1, "
             "and no more than a ring has slots"
         )
-    order = _overlapped_rings if OVERLAP in loop.annotations else _prefetched_rings
+    order = _overlapped if OVERLAP in loop.annotations else _in_turn
     first = [
         _load(loop, ring, loop.min + tile) for tile in range(1, ahead) for ring in (keys, values)
     ]
@@ -132,9 +91,10 @@ def _before_or_behind(ring: Ring, ahead: int, load: Any) -> tuple[list[Any], lis
     return ([], [load]) if ahead == ring.slots else ([load], [])
 
 
-def _prefetched_rings(
+def _in_turn(
     loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int, ahead: int
 ) -> list[Any]:
+    """Compute in the given order."""
     first, *between, second = others
     t = loop.loop_var
     before, behind = _before_or_behind(values, ahead, _load(loop, values, t + ahead))
@@ -155,9 +115,10 @@ def _prefetched_rings(
     return [serial(loop, t, loop.min, loop.extent, body)]
 
 
-def _overlapped_rings(
+def _overlapped(
     loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int, ahead: int
 ) -> list[Any]:
+    """Compute the first product a tile ahead of the second."""
     from tvm import tirx
 
     first, between, operand, second = _parts(others, after)
@@ -173,6 +134,7 @@ def _overlapped_rings(
         *behind,
         at(loop, [*between, operand], begin),
     ]
+    # This loop begins at 0: TVM shifts one that does not, and misses where loops within it begin.
     step: Any = tirx.Var("step", loop.loop_var.ty)
     t = begin + 1 + step
     before, behind = _before_or_behind(values, ahead, _load(loop, values, t - 1 + ahead))
@@ -205,11 +167,11 @@ def _parts(others: Sequence[Any], after: int) -> tuple[Any, list[Any], Any, Any]
 
     Raises
     ------
-    ValueError
+    PipelineError
         If the loop has no such steps.
     """
     if len(others) < 4 or after > len(others) - 2:
-        raise ValueError(
+        raise PipelineError(
             f"a loop whose next loads come after {after} of {len(others)} steps cannot overlap its "
             "products: it needs two products with two or more steps between them, the last of "
             "which comes after the next loads"

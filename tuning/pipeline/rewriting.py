@@ -7,11 +7,13 @@ products are to overlap with the steps between them, the steps of the first tile
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from .annotations import BULK, BULK_ONCE, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
-from .orders import overlapped, prefetched, ringed
+from ..errors import PipelineError
+from .annotations import ALL, BULK, BULK_ONCE, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from .orders import prefetched, ringed
 from .rings import Ring
 from .steps import changed, joined
 
@@ -24,21 +26,21 @@ def pipeline(module: Any) -> Any:
     ``for t in range(n): load(t); first(t); rest(t)`` becomes
     ``if n > 0: load(0)``, then ``for t in range(n): first(t); if t + 1 < n: load(t + 1); rest(t)``.
 
-    With :data:`OVERLAP`, ``load`` being two loads, ``first`` a product of what the first of them
-    brought and the last step one of what the second did, it becomes a loop whose first product is a
-    tile ahead of its second (as in FlashAttention-3, Shah et al. 2024, section 3.2): in it both are
+    With :data:`BULK`, no thread copies anything, and warps of a block run apart as far as their
+    rings let them: they wait for tiles, and not for each other.
+
+    With :data:`OVERLAP` besides, ``first`` being a product of what the first of two loads brought
+    and the last step one of what the second did, it becomes a loop whose first product is a tile
+    ahead of its second (as in FlashAttention-3, Shah et al. 2024, section 3.2): in it both are
     started, then come the steps between those products, and the second is waited for before what it
     reads is overwritten.
-
-    With :data:`BULK` besides, no thread copies anything, and warps of a block run apart as far as
-    their rings let them: they wait for tiles, and not for each other.
 
     What is computed stays the same; a module without annotations is returned as it is.
 
     Raises
     ------
-    ValueError
-        If the annotations do not fit the loop.
+    PipelineError
+        If the annotations do not fit the loop, or a statement is of an unknown kind.
     """
     import tvm
     from tvm.tirx import PrimFunc, SeqStmt
@@ -49,6 +51,7 @@ def pipeline(module: Any) -> Any:
         whole: Any = function
         rings: list[Ring] = []
         body = changed(whole.body, partial(_pipelined, rings=rings))
+        changed(body, _refuse_annotated)
         sources = [stmt for ring in rings for stmt in ring.describe_source()]
         return whole.with_body(SeqStmt([*sources, body]) if sources else body)
 
@@ -60,34 +63,40 @@ def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
     """An annotated loop, and the loads beside it; what is loaded through goes to ``rings``."""
     from tvm import tirx
 
-    if _is_annotated(stmt):
-        return _pipelined_loop(stmt, None, rings)
-    if not (isinstance(stmt, tirx.SeqStmt) and any(map(_is_annotated, stmt.seq))):
+    if _is_for(stmt, LOADS):
+        return _pipelined_loop(stmt, (), rings)
+    if not (isinstance(stmt, tirx.SeqStmt) and any(_is_for(each, LOADS) for each in stmt.seq)):
         return None
-    once = next((each for each in stmt.seq if _is_for(each, BULK_ONCE)), None)
+    bulk = any(_is_for(each, BULK) for each in stmt.seq)
+    once = [each for each in stmt.seq if bulk and _is_for(each, BULK_ONCE)]
     return tirx.SeqStmt(
         [
-            _pipelined_loop(each, once, rings) if _is_annotated(each) else each
+            _pipelined_loop(each, once, rings)
+            if _is_for(each, LOADS)
+            else changed(each, partial(_pipelined, rings=rings))
             for each in stmt.seq
-            if not _is_for(each, BULK_ONCE)
+            if not (bulk and _is_for(each, BULK_ONCE))
         ]
     )
 
 
-def _pipelined_loop(loop: Any, once: Any, rings: list[Ring]) -> Any:
+def _pipelined_loop(loop: Any, once: Sequence[Any], rings: list[Ring]) -> Any:
     from tvm import tirx
 
     steps = list(loop.body.seq)
     loads, after = int(loop.annotations[LOADS]), int(loop.annotations[LOADS_AFTER])
     if not (0 < loads < len(steps) and 0 < after <= len(steps) - loads):
-        raise ValueError(
+        raise PipelineError(
             f"a loop of {len(steps)} steps says that {loads} of them load, after {after} of the "
             "others; some must load, some must compute, and at least one of these comes first"
         )
     if BULK in loop.annotations:
         rewritten = ringed(loop, once, steps[:loads], steps[loads:], after, rings)
     elif OVERLAP in loop.annotations:
-        rewritten = overlapped(loop, steps[:loads], steps[loads:], after)
+        raise PipelineError(
+            f"a loop with {OVERLAP} overlaps its products, which needs rings: annotate it with "
+            f"{BULK} too; a record that does without is an earlier version's: tune anew"
+        )
     else:
         rewritten = prefetched(loop, steps[:loads], steps[loads:], after)
     # What follows may reuse memory that loads still write or other threads still read.
@@ -98,8 +107,15 @@ def _pipelined_loop(loop: Any, once: Any, rings: list[Ring]) -> Any:
     return tirx.AttrStmt(0, _LAUNCH_BOUNDS, min_blocks, rewritten)
 
 
-def _is_annotated(stmt: Any) -> bool:
-    return _is_for(stmt, LOADS)
+def _refuse_annotated(stmt: Any) -> None:
+    """Refuse a loop whose annotations did not take part in rewriting."""
+    for annotation in ALL:
+        if _is_for(stmt, annotation):
+            raise PipelineError(
+                f"the loop over {stmt.loop_var.name} says {annotation}, and nothing came of it; "
+                f"annotate a loop with {LOADS} that lies within no other such loop, and with "
+                f"{BULK_ONCE} only a load beside one with {BULK}"
+            )
 
 
 def _is_for(stmt: Any, annotation: str) -> bool:

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import PipelineError
 from ..intrinsics import panel_width
 from ..intrinsics import ring as calls
 from ..intrinsics.fragments import UNTRACKED
 
-#: Of shared memory for barriers: tiles, which may lie behind, begin at a multiple of as many bytes.
+#: Shared memory that is set aside for barriers, more than they need: a permuted tile must begin at
+#: a multiple of 1024 bytes, also where TVM places it behind them.
 BARRIER_BYTES = 1024
 
 _L2_PROMOTION = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
@@ -147,7 +149,7 @@ def rings_of(loads: Sequence[Any]) -> tuple[list[Ring], Any]:
 
     Raises
     ------
-    ValueError
+    PipelineError
         If a step is no such load.
     """
     from tvm import tirx
@@ -176,11 +178,14 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
     from tvm import tirx
     from tvm.ir import PointerType, TensorLoad
 
-    realize = _sblock(load)
-    store, block = realize.block.body, realize.block
-    value = store.value
+    block = _sblock(load)
+    store = block.body
+    value = store.value if isinstance(store, tirx.BufferStore) else None
     if not (isinstance(value, TensorLoad) and isinstance(value.indices[1], tirx.Min)):
-        raise ValueError(f"the step {block.name_hint} does not copy rows up to a last one")
+        raise PipelineError(
+            f"the step {block.name_hint} is no load into a ring: it must copy the rows of a tile, "
+            "the last one again where there are no more"
+        )
     source: Any = value.source
     batch, row, head, _ = list[Any](value.indices)
     *steps, one, other = (each.var for each in block.iter_vars)
@@ -199,11 +204,16 @@ def _slots(buffer: Any) -> int:
 
 def _sblock(stmt: Any) -> Any:
     """The one sblock within a nest of loops."""
-    from tvm import tirx
+    from tvm import s_tir, tirx
 
     while isinstance(stmt, tirx.For):
         stmt = stmt.body
-    return stmt
+    if not isinstance(stmt, s_tir.SBlockRealize):
+        raise PipelineError(
+            f"a load into a ring is the statement {type(stmt).__name__} within its loops; it must "
+            "be one sblock"
+        )
+    return stmt.block
 
 
 def _substituted(expression: Any, values: dict[Any, Any]) -> Any:

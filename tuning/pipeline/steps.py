@@ -5,41 +5,61 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..errors import PipelineError
 from ..intrinsics import JOIN, WAIT, with_pending
 from .annotations import ALL
 
 
 def changed(stmt: Any, change: Callable[[Any], Any]) -> Any:
-    """A statement with what ``change`` gives, where it gives something, in the place of parts."""
+    """A statement with what ``change`` gives in the place of parts, for those that it gives any.
+
+    It is asked for the statement first and then for what lies within, but not within what it
+    replaces.
+
+    Raises
+    ------
+    PipelineError
+        For a kind of statement of which is not known what lies within.
+    """
     from tvm import s_tir, tirx
 
     new = change(stmt)
     if new is not None:
         return new
-    if isinstance(stmt, tirx.For):
-        body = changed(stmt.body, change)
-        if body is stmt.body:
+
+    def inner(part: Any) -> Any:
+        return None if part is None else changed(part, change)
+
+    match stmt:
+        case tirx.SeqStmt():
+            return tirx.SeqStmt([inner(each) for each in stmt.seq])
+        case tirx.IfThenElse():
+            return tirx.IfThenElse(stmt.condition, inner(stmt.then_case), inner(stmt.else_case))
+        case tirx.AttrStmt():
+            return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, inner(stmt.body))
+        case tirx.While():
+            return tirx.While(stmt.condition, inner(stmt.body))
+        case tirx.For():
+            return tirx.For(
+                stmt.loop_var, stmt.min, stmt.extent, stmt.kind, inner(stmt.body),
+                stmt.thread_binding, stmt.annotations, stmt.step,
+            )  # fmt: skip
+        case s_tir.SBlockRealize():
+            return s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, inner(stmt.block))
+        case s_tir.SBlock():
+            return s_tir.SBlock(
+                stmt.iter_vars, stmt.reads, stmt.writes, stmt.name_hint, inner(stmt.body),
+                inner(stmt.init), stmt.alloc_buffers, stmt.match_buffers, stmt.annotations,
+            )  # fmt: skip
+        case (
+            tirx.Evaluate() | tirx.BufferStore() | tirx.Bind() | tirx.AllocBuffer()
+            | tirx.DeclBuffer() | tirx.AssertStmt() | tirx.Return() | tirx.Break() | tirx.Continue()
+        ):  # fmt: skip
             return stmt
-        return tirx.For(
-            stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body,
-            stmt.thread_binding, stmt.annotations, stmt.step,
-        )  # fmt: skip
-    if isinstance(stmt, tirx.SeqStmt):
-        steps = [changed(each, change) for each in stmt.seq]
-        if all(new is old for new, old in zip(steps, stmt.seq, strict=True)):
-            return stmt
-        return tirx.SeqStmt(steps)
-    if isinstance(stmt, s_tir.SBlockRealize):
-        block = stmt.block
-        body = changed(block.body, change)
-        if body is block.body:
-            return stmt
-        inner = s_tir.SBlock(
-            block.iter_vars, block.reads, block.writes, block.name_hint, body,
-            block.init, block.alloc_buffers, block.match_buffers, block.annotations,
-        )  # fmt: skip
-        return s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, inner)
-    return stmt
+    raise PipelineError(
+        f"the pipeline does not know the statement {type(stmt).__name__}; schedule without it, or "
+        "say in pipeline/steps.py what lies within it"
+    )
 
 
 def serial(loop: Any, var: Any, begin: Any, extent: Any, body: Sequence[Any]) -> Any:
@@ -50,17 +70,11 @@ def serial(loop: Any, var: Any, begin: Any, extent: Any, body: Sequence[Any]) ->
     return tirx.For(var, begin, extent, loop.kind, tirx.SeqStmt(list(body)), annotations=kept)
 
 
-def joining(product: Any, pending: int) -> Any:
-    """What a product does to join loads, but for groups of them that need not have arrived."""
-    from tvm import tirx
-
-    (call,) = _calls(product, JOIN)
-    return tirx.Evaluate(with_pending(call, pending))
-
-
 def joined(steps: Sequence[Any]) -> list[Any]:
     """What joins all loads and meets all threads, if any step does such a thing."""
-    return [joining(each, 0) for each in steps if _calls(each, JOIN)][:1]
+    from tvm import tirx
+
+    return [tirx.Evaluate(call) for each in steps for call in _calls(each, JOIN)][:1]
 
 
 def waiting(product: Any, pending: int) -> Any:
@@ -134,7 +148,8 @@ def at(loop: Any, steps: Sequence[Any], tile: Any) -> Any:
     reads, writes = _buffers(single)
     outer = [*dict.fromkeys([*reads, *writes])]
     copy = s_tir.renew_defs(tirx.PrimFunc(outer, single))
-    # Renewed with the definitions are the buffers from outside, of which there is to be one.
+    # What is defined outside is to stay the same: its buffers were parameters of the copy, and
+    # take the place of the new ones that it was given.
     both = tirx.PrimFunc([*copy.params, *outer], copy.body)
     nest = both.specialize(dict(zip(copy.params, outer, strict=True))).body
     # A loop of one iteration puts another index in the place of the loop variable.

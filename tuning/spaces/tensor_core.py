@@ -83,7 +83,7 @@ _Pipeline = tuple[bool, int]
 _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
     "wgmma": (
         (_KV_TILES[:2], ((False, 2), (True, 2))),
-        (_KV_TILES[:2], ((True, 3), (False, 3), (True, 0), (False, 0))),
+        (_KV_TILES[:2], ((True, 3), (False, 3), (False, 0))),
         (_KV_TILES[2:], ((False, 2), (True, 2), (True, 3))),
     ),
     "mma": ((_KV_TILES, ((False, 0),)),),
