@@ -38,14 +38,13 @@ class PipelinedTiles(Tiles):
 
     Parameters
     ----------
-    key_ring, value_ring : int
-        Key and value tiles kept at once: those computed with and those being loaded.
+    ring : int
+        Key tiles kept at once, those computed with and those being loaded; and value tiles.
     staged_output : bool
         Whether the output is a tile first, which is then copied.
     """
 
-    key_ring: int = 2
-    value_ring: int = 2
+    ring: int = 2
     staged_output: bool = False
 
 
@@ -71,7 +70,7 @@ def pipelined_attention(
     BQ, BKV = tiles.q_tile, tiles.kv_tile
     NQ, NKV = -(-LQ // BQ), -(-LKV // BKV)
     mask = LengthMask(MASKS[spec.mask_mode], LQ, LKV)
-    RK, RV, FC = tiles.key_ring, tiles.value_ring, FRAGMENT_COLUMNS
+    R, FC = tiles.ring, FRAGMENT_COLUMNS
 
     def longest_first(tile):
         """Of a causal mask the last rows see the most keys: begun first, they end in time."""
@@ -111,8 +110,8 @@ def pipelined_attention(
                     lse[vb, vi * BQ : vi * BQ + BQ, vh],
                 )
                 q_rows = T.sblock_alloc_buffer((BQ, D), operand)  # [q_tile, head_dim]
-                k_rows = T.sblock_alloc_buffer((RK, BKV, D), operand)  # [ring, kv_tile, head_dim]
-                v_rows = T.sblock_alloc_buffer((RV, BKV, D), operand)  # [ring, kv_tile, head_dim]
+                k_rows = T.sblock_alloc_buffer((R, BKV, D), operand)  # [ring, kv_tile, head_dim]
+                v_rows = T.sblock_alloc_buffer((R, BKV, D), operand)  # [ring, kv_tile, head_dim]
                 dot = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
                 scores = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
                 weights = T.sblock_alloc_buffer((BQ, BKV), "float32")  # [q_tile, kv_tile]
@@ -141,14 +140,14 @@ def pipelined_attention(
                     for j, d in T.grid(BKV, D):
                         with T.sblock("k_rows"):
                             wt, wj, wd = T.axis.remap("SSS", [t, j, d])
-                            k_rows[wt % RK, wj, wd] = T.cast(
+                            k_rows[wt % R, wj, wd] = T.cast(
                                 k[vb, T.min(kv_begin + wt * BKV + wj, kv_end - 1), vh // G, wd],
                                 operand,
                             )
                     for j, d in T.grid(BKV, D):
                         with T.sblock("v_rows"):
                             wt, wj, wd = T.axis.remap("SSS", [t, j, d])
-                            v_rows[wt % RV, wj, wd] = T.cast(
+                            v_rows[wt % R, wj, wd] = T.cast(
                                 v[vb, T.min(kv_begin + wt * BKV + wj, kv_end - 1), vh // G, wd],
                                 operand,
                             )
@@ -158,7 +157,7 @@ def pipelined_attention(
                             with T.init():
                                 dot[wi, wj] = T.float32(0)
                             dot[wi, wj] = dot[wi, wj] + T.cast(q_rows[wi, wd], "float32") * T.cast(
-                                k_rows[wt % RK, wj, wd], "float32"
+                                k_rows[wt % R, wj, wd], "float32"
                             )
                     # One branch for all the columns of a lane: most tiles need no mask.
                     for i, lane in T.grid(BQ, FC // 2):
@@ -249,7 +248,7 @@ def pipelined_attention(
                             acc[wi, wd] = acc[wi, wd] * T.if_then_else(
                                 wj == 0, rescale[wi, wd % FC], T.float32(1)
                             ) + T.cast(probs[wi, wj], "float32") * T.cast(
-                                v_rows[wt % RV, wj, wd], "float32"
+                                v_rows[wt % R, wj, wd], "float32"
                             )
                 for i, lane in T.grid(BQ, FC // 2):
                     with T.sblock("whole_sum"):

@@ -86,7 +86,7 @@ __device__ __forceinline__ void prefill_ring_done(void* barriers, int slot) {{
 }}
 """
 
-# What is multiplied by weights of zero must be finite.
+# Rows past the end hold padding, which may be NaN: a weight of zero would let it into the result.
 _CLEAR = """
 __device__ __forceinline__ void {name}(void* tile, int begin) {{
   if (begin < {rows}) {{

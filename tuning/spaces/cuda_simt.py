@@ -24,10 +24,9 @@ from .row_threads import (
     bind_blocks,
     bind_chunks,
     decompose_carried,
-    reaches,
     unroll,
 )
-from .space import DesignSpace, Variant, one_schedule
+from .space import DesignSpace, Variant, one_schedule, reaches
 
 #: float32 elements of one access to memory.
 _VECTOR = 4
@@ -84,7 +83,7 @@ class SimtStructure:
     @property
     def tiles(self) -> PipelinedTiles:
         """Parameters of the description."""
-        return PipelinedTiles(self.q_tile, self.kv_tile, "float32", key_ring=1, value_ring=1)
+        return PipelinedTiles(self.q_tile, self.kv_tile, "float32", ring=1)
 
     @property
     def shared_bytes(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles, online_attention
 from ..target import ResolvedTarget, vector_lanes
-from .space import DesignSpace, Variant, one_schedule
+from .space import DesignSpace, Variant, one_schedule, reaches
 
 _KV_TILES = (64, 128, 32, 256)
 _LANE_GROUPS = (2, 4, 1)
@@ -31,9 +31,10 @@ class LlvmFused(DesignSpace):
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
         lanes = vector_lanes(target.target)
-        q_tiles = _useful([lanes * groups for groups in _LANE_GROUPS], shape.qo_len, lanes)
-        kv_tiles = _useful(_KV_TILES, shape.num_kv, _MIN_KV_TILE)
-        # Other dtypes are converted on the way, which pays only once an element.
+        sizes = [lanes * groups for groups in _LANE_GROUPS]
+        q_tiles = [size for size in sizes if reaches(size, shape.qo_len, lanes)]
+        kv_tiles = [size for size in _KV_TILES if reaches(size, shape.num_kv, _MIN_KV_TILE)]
+        # A copy converts other dtypes to float32 once; without it, each use would do so again.
         packed = (False, True) if spec.dtype == "float32" else (True,)
         return [
             {"q_tile": q_tile, "kv_tile": kv_tile, "packed": pack}
@@ -55,17 +56,6 @@ class LlvmFused(DesignSpace):
 
         packed = bool(variant["packed"])
         return one_schedule(lambda sch: schedule(sch, packed=packed), {MutateTileSize(): 1.0})
-
-
-def _useful(sizes: Sequence[int], length: int, smallest: int) -> list[int]:
-    """The tile sizes that are no more than twice too large for ``length``.
-
-    >>> _useful((64, 128, 32, 256), 50, 32)
-    [64, 32]
-    >>> _useful((64, 128, 32, 256), 3, 32)
-    [32]
-    """
-    return [size for size in sizes if size == smallest or size < 2 * length]
 
 
 def schedule(sch: Any, *, packed: bool) -> None:

@@ -17,15 +17,6 @@ WARP = LANES_X * LANES_Y
 PAIR = 2
 
 
-def reaches(tile: int, length: int, smallest: int) -> bool:
-    """Whether a tile is no more than twice too long, or no longer than the smallest there is.
-
-    >>> [reaches(tile, 50, 32) for tile in (32, 64, 128)]
-    [True, True, False]
-    """
-    return tile < 2 * length or tile <= smallest
-
-
 def bind_blocks(sch: Any) -> None:
     """A thread block for each tile of queries, head and sequence."""
     batch, head, tile = sch.get_loops(sch.get_sblock("attention"))

@@ -67,6 +67,15 @@ class DesignSpace(ABC):
         return ()
 
 
+def reaches(tile: int, length: int, smallest: int) -> bool:
+    """Whether a tile is no more than twice too long, or no longer than the smallest there is.
+
+    >>> [reaches(tile, 50, 32) for tile in (32, 64, 128)]
+    [True, True, False]
+    """
+    return tile < 2 * length or tile <= smallest
+
+
 def one_schedule(
     schedule: Callable[[Any], None], mutators: Mapping[Any, float] | None = None
 ) -> Any:

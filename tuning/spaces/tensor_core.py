@@ -48,10 +48,9 @@ from .row_threads import (
     bind_blocks,
     bind_chunks,
     decompose_carried,
-    reaches,
     unroll,
 )
-from .space import DesignSpace, Variant, one_schedule
+from .space import DesignSpace, Variant, one_schedule, reaches
 
 _LOADS = ("k_rows", "v_rows")
 
@@ -154,15 +153,14 @@ class TensorCoreStructure:
     @property
     def tiles(self) -> PipelinedTiles:
         """Parameters of the description."""
-        slots = self.ring or 2
         return PipelinedTiles(
-            self.q_tile, self.kv_tile, self.dtype, slots, slots, staged_output=True
+            self.q_tile, self.kv_tile, self.dtype, self.ring or 2, staged_output=True
         )
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        rows = (self.tiles.key_ring + self.tiles.value_ring) * self.kv_tile
+        rows = 2 * self.tiles.ring * self.kv_tile
         barriers = BARRIER_BYTES if self.ring else 0
         return (rows + self.shared_query * self.q_tile) * self.head_dim * 2 + barriers
 
