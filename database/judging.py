@@ -35,7 +35,7 @@ NODE_TYPES = frozenset({
 })  # fmt: skip
 _READY = "ready"
 # Loaded by the child alone: records name tensor intrinsics of the design spaces.
-_REGISTRATION = "..tuning.registration"
+_REGISTRATION = "..tuning.building.registration"
 
 
 def judge(
