@@ -254,7 +254,7 @@ def test_interrupted_workers_leave_nothing_behind(tmp_path: Path) -> None:
     remote = RemoteWorker(service.address, KEY, 1)
     try:
         describe(remote, Wanted("llvm", 1))
-        assert service.processes("tuning.worker")
+        assert service.processes("tuning.measuring.worker")
         service.stop()
     finally:
         remote.close()
