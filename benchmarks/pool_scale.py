@@ -32,8 +32,9 @@ from typing import Any, ClassVar
 from prefilltune.tuning.devices.address import Address
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.devices.opening import local_pool, pool_of_tracker
-from prefilltune.tuning.devices.pool import Pool, Slot
+from prefilltune.tuning.devices.pool import Pool
 from prefilltune.tuning.devices.remote import devices_of
+from prefilltune.tuning.devices.slot import Slot
 from prefilltune.tuning.environment import versions
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measuring.cpu import Measurement, tvm_environment

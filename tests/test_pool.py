@@ -18,11 +18,13 @@ from faulty_devices import check_and_time, device, simulated
 from small_spaces import SplitScores
 
 from prefilltune.tuning.devices.machine import Wanted, machine_here
-from prefilltune.tuning.devices.pool import Pool, Slot
+from prefilltune.tuning.devices.pool import Pool
+from prefilltune.tuning.devices.slot import Slot
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.engines import ENGINES
 from prefilltune.tuning.measuring.worker import Outcome, Worker
+from prefilltune.tuning.search.device_job import device_job
 from prefilltune.tuning.search.search import Limit, Search, SearchState
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
 from prefilltune.tuning.target import resolve_target
@@ -275,12 +277,12 @@ def test_slots_are_handed_out_in_the_order_of_asking() -> None:
             taken.append(number)
 
     with _pool([device()]) as pool:
-        pool.open(_case(), TARGET, threading.Event())
+        pool.open(device_job(_case(), TARGET, threading.Event()))
         with pool.lease():
             threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
             for number, thread in enumerate(threads):
                 thread.start()
-                while len(pool._turns) <= number:
+                while len(pool._queue.turns) <= number:
                     time.sleep(0.001)
         with pool.lease():
             pass
@@ -290,11 +292,11 @@ def test_slots_are_handed_out_in_the_order_of_asking() -> None:
 
 
 def test_another_device_under_the_same_key_is_set_aside() -> None:
-    case, wanted = _case(), Wanted("llvm", 2)
+    wanted = Wanted("llvm", 2)
     here = machine_here(TARGET)
     other = dataclasses.replace(here, device={**here.device, "name": "Z80"})
     with Pool([Slot("device 0", device())], wanted=wanted, machine=other) as pool:
-        pool.open(case, TARGET, threading.Event())
+        pool.open(device_job(_case(), TARGET, threading.Event()))
         with pytest.raises(NoDeviceError, match=r"its siblings are Z80.*give it another key"):
             pool.wait_until_ready()
 
@@ -304,7 +306,7 @@ def test_a_search_that_is_stopped_waits_for_no_device(tmp_path: Path) -> None:
     with _pool([device()]) as pool:
         stopping = threading.Event()
         never: Sequence[float] = [math.inf]
-        pool.open(_case(), TARGET, stopping)
+        pool.open(device_job(_case(), TARGET, stopping))
         with pool.lease():
             stopping.set()
             start = time.monotonic()

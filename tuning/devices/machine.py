@@ -73,7 +73,7 @@ def machine_here(target: ResolvedTarget) -> Machine:
 
 
 def describe(runner: Any, wanted: Wanted) -> Machine:
-    """The machine of a :class:`~prefilltune.tuning.devices.pool.Runner`.
+    """The machine of a :class:`~prefilltune.tuning.devices.slot.Runner`.
 
     Raises
     ------

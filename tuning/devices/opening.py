@@ -11,8 +11,9 @@ from ..measuring.worker import Worker
 from ..target import ResolvedTarget
 from .address import Address
 from .machine import Machine, Wanted, describe
-from .pool import Pool, Slot
+from .pool import Pool
 from .remote import RemoteWorker, devices_of
+from .slot import Slot
 
 
 def local_pool(target: ResolvedTarget) -> Pool:

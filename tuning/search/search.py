@@ -32,6 +32,7 @@ from ..measuring.worker import Outcome, Worker
 from ..spaces import SPACES, DesignSpace
 from ..target import ResolvedTarget, usable_cores
 from .arms import Arm, sample_arm
+from .device_job import device_job
 from .proposals import Proposal
 from .trial_log import Trial, TrialLog
 
@@ -267,7 +268,8 @@ class Search:
         baseline = self._building.submit(self._build_baseline, described)
         several = len(self.pool.slots) > 1
         # Inputs and references take as long as sampling and building the first batch.
-        self.pool.open(self.case, self.target, self._stopping, baseline if several else None)
+        compared_by = baseline if several else None
+        self.pool.open(device_job(self.case, self.target, self._stopping, compared_by))
         under_way: _UnderWay = deque()
         timing: Future[None] | None = None
         try:

@@ -14,7 +14,8 @@ from typing import Any
 from ...database import Entry, Provenance, RecordStore, TargetKey, entry_from
 from ...workloads import TOLERANCE, Case
 from ..devices.machine import Machine, machine_here
-from ..devices.pool import Pool, Runner
+from ..devices.pool import Pool
+from ..devices.slot import Runner
 from ..environment import compiler_versions
 from ..errors import NothingFoundError, WorkerFailedError
 from ..measuring.engines import ENGINES

@@ -17,7 +17,7 @@ from ...database.judging import malformation
 from ...workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
 from ..building.apply import apply_record
 from ..building.build import build_library
-from ..devices.pool import Runner
+from ..devices.slot import Runner
 from ..environment import device, versions
 from ..errors import KernelCheckError, WorkerFailedError
 from ..measuring.cpu import tvm_environment
