@@ -22,7 +22,12 @@ from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.devices import rpc_link
 from prefilltune.tuning.devices.address import Address, check_key, is_loopback
 from prefilltune.tuning.devices.machine import Wanted, describe
-from prefilltune.tuning.devices.messages import Library, Request, decode_outcome, encode_outcome
+from prefilltune.tuning.devices.messages import (
+    Request,
+    UploadedLibrary,
+    decode_outcome,
+    encode_outcome,
+)
 from prefilltune.tuning.devices.opening import pool_of_gpus, pool_of_tracker
 from prefilltune.tuning.devices.remote import RemoteWorker, devices_of
 from prefilltune.tuning.errors import GarbledMessageError, InvalidOptionError, NoDeviceError
@@ -295,7 +300,7 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
 
 
 def test_messages_survive_the_way() -> None:
-    arguments = ("a", SPEC, SHAPE, ((1, 2), (3,)), math.inf, Library("b.so"))
+    arguments = ("a", SPEC, SHAPE, ((1, 2), (3,)), math.inf, UploadedLibrary("b.so"))
     request = Request("llvm.prepare", arguments, 2, 1.5)
     there = Request.decode(request.encode(), lambda name: f"/work/{name}")
     assert there.arguments == (*arguments[:-1], "/work/b.so")

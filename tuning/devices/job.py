@@ -14,7 +14,7 @@ from .slot import Runner
 
 @dataclass(frozen=True)
 class Call:
-    """A call for the process of a device.
+    """A function, with what it is to be called by a runner.
 
     Parameters
     ----------

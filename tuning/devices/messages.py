@@ -22,7 +22,7 @@ RESTART = "restart"
 
 
 @dataclass(frozen=True)
-class Library:
+class UploadedLibrary:
     """A built library, by the name that it was uploaded under."""
 
     name: str
@@ -113,7 +113,7 @@ def _encode(value: Any) -> Any:
         return {"spec": str(value)}
     if isinstance(value, PrefillShape):
         return {"shape": str(value)}
-    if isinstance(value, Library):
+    if isinstance(value, UploadedLibrary):
         return {"library": value.name}
     if isinstance(value, list | tuple):
         return [_encode(each) for each in value]

@@ -13,7 +13,7 @@ from ..measuring.worker import Outcome, Worker
 from . import rpc_link
 from .address import Address
 from .functions import NAMES, takes_library
-from .messages import RESTART, Library, Request, decode_outcome
+from .messages import RESTART, Request, UploadedLibrary, decode_outcome
 
 _CONNECT_TIMEOUT = 40.0
 _ANSWER_TIMEOUT = 20.0
@@ -77,7 +77,7 @@ class RemoteWorker:
         if takes_library(name):
             library = str(args[0])
             uploaded = f"{hashlib.sha256(Path(library).read_bytes()).hexdigest()[:32]}.so"
-            args = (Library(uploaded), *args[1:])
+            args = (UploadedLibrary(uploaded), *args[1:])
         request = Request(name, args, self.threads, timeout).encode()
         asked = (rpc_link.ask, request, library, uploaded)
         outcome = self._link.call(*asked, timeout=timeout + _MARGIN)
