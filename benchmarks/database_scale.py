@@ -31,9 +31,8 @@ from prefilltune.database import (
     committed_root,
     record_id,
 )
-from prefilltune.tuning.environment import versions
+from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
-from prefilltune.tuning.target import device_name
 from prefilltune.workloads import PrefillShape, PrefillSpec
 
 KEY = TargetKey("llvm", "znver4", "2c")
@@ -143,9 +142,9 @@ def main() -> None:
                 "records": arguments.records,
                 "workloads": len(SPECS) * len(SHAPES),
                 "bytes": sizes,
-                "device": device_name("llvm"),
+                "device": backend_of("llvm").device_name(),
                 "load_average": os.getloadavg()[0],
-                "versions": versions(),
+                "versions": backend_of("llvm").versions(),
                 "write_s": round(written, 1),
                 "open_without_index": _median(without),
                 "open_with_index": _median(with_index),

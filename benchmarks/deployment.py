@@ -31,9 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from prefilltune.database import Finder, RecordStore, TargetKey, Tier, committed_root
-from prefilltune.tuning.environment import versions
+from prefilltune.tuning.backends import backend_of
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
-from prefilltune.tuning.target import ResolvedTarget, cuda_device, device_name, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
 SPEC, SHAPE = PrefillSpec(1, 1, 8, "float32"), PrefillShape(1, 1)
@@ -216,9 +218,9 @@ def calls_on_gpu() -> dict[str, Any]:
         path = Path(folder) / "kernels.so"
         built_for_gpu(path, resolve_target("cuda"))
         return {
-            "device": device_name("cuda"),
+            "device": backend_of("cuda").device_name(),
             "load_average": os.getloadavg()[0],
-            "versions": versions("cuda"),
+            "versions": backend_of("cuda").versions(),
             "launch_us": launched(path),
         }
 
@@ -257,9 +259,9 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "device": device_name("llvm"),
+                "device": backend_of("llvm").device_name(),
                 "load_average": os.getloadavg()[0],
-                "versions": versions(),
+                "versions": backend_of("llvm").versions(),
                 "look_up_and_replay": found,
                 **{
                     name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]

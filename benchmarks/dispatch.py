@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from prefilltune.database import Finder, Match, Tier, committed_root
-from prefilltune.tuning.environment import device, versions
+from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.workloads import (
     PrefillShape,
@@ -36,11 +36,11 @@ ROUNDS = 9
 
 def timed(case: Any, kind: str, paths: Mapping[str, str], worker: Any) -> dict[str, float]:
     """Median seconds a call of libraries, in turns."""
+    from prefilltune.tuning.backends import backend_of
     from prefilltune.tuning.comparing.bench import call
-    from prefilltune.tuning.measuring.engines import ENGINES
     from prefilltune.tuning.measuring.timing import interleave
 
-    time_kernel = ENGINES[kind].time_kernel
+    time_kernel = backend_of(kind).engine.time_kernel
     arguments = (case.spec, case.shape, case.batches(), case.seed)
     timers: list[Callable[[float], float]] = [
         lambda seconds, path=path: call(worker, time_kernel, path, *arguments, seconds)
@@ -82,6 +82,7 @@ def main() -> None:
     import_tvm_without_torch()
     import tvm
 
+    from prefilltune.tuning.backends.resolving import resolve_target
     from prefilltune.tuning.building.apply import apply_record
     from prefilltune.tuning.comparing.bench import Libraries
     from prefilltune.tuning.deployment import (
@@ -93,7 +94,6 @@ def main() -> None:
     )
     from prefilltune.tuning.measuring.cpu import tvm_environment
     from prefilltune.tuning.measuring.worker import Worker
-    from prefilltune.tuning.target import resolve_target
     from prefilltune.workloads import Case
 
     target = resolve_target(options.target)
@@ -149,8 +149,8 @@ def main() -> None:
             {
                 "spec": str(spec),
                 "lens": lens.text,
-                "device": device(target),
-                "versions": versions(target.kind),
+                "device": backend_of(target.kind).device(target),
+                "versions": backend_of(target.kind).versions(),
                 "plan": plan.as_data(),
                 "worst_over_static": max(each["over_static"] for each in at_tuned),
                 "worst_over_best": max(each["over_best"] for each in between),

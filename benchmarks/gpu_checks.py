@@ -22,11 +22,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from prefilltune.tuning.backends import backend_of
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
-from prefilltune.tuning.environment import versions
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import ResolvedTarget, device_name, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SHAPE = PrefillShape(2, 300)
@@ -54,8 +55,8 @@ def main() -> None:
         return
     target = resolve_target("cuda")
     found: dict[str, Any] = {
-        "device": device_name("cuda"),
-        "versions": versions(),
+        "device": backend_of("cuda").device_name(),
+        "versions": backend_of("llvm").versions(),
         "tests": _tests(),
         "sanitizer": [],
     }

@@ -26,15 +26,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.devices.address import Address
 from prefilltune.tuning.devices.functions import FUNCTIONS
 from prefilltune.tuning.devices.remote import devices_of
 from prefilltune.tuning.devices.rpc_server import serve
-from prefilltune.tuning.environment import versions
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measuring.cpu import Measurement
 from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
-from prefilltune.tuning.target import device_name, usable_cores
+from prefilltune.tuning.target import usable_cores
 
 KEY = "bench"
 HEADS = "8x64"
@@ -163,9 +163,9 @@ def main() -> None:
     result = {
         "heads": HEADS,
         "shapes": SHAPES,
-        "device": device_name("llvm"),
+        "device": backend_of("llvm").device_name(),
         "cores": usable_cores(),
-        "versions": versions(),
+        "versions": backend_of("llvm").versions(),
         "devices": _DEVICES,
         "measurement_seconds_asleep": _MEASUREMENT_SECONDS,
         "plans": found,

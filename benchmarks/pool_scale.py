@@ -29,13 +29,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prefilltune.tuning.backends import backend_of
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.address import Address
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.devices.opening import local_pool, pool_of_tracker
 from prefilltune.tuning.devices.pool import Pool
 from prefilltune.tuning.devices.remote import devices_of
 from prefilltune.tuning.devices.slot import Slot
-from prefilltune.tuning.environment import versions
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measuring.cpu import Measurement, tvm_environment
 from prefilltune.tuning.measuring.worker import Outcome, Worker
@@ -43,7 +44,6 @@ from prefilltune.tuning.search.search import Limit, Search, SearchState
 from prefilltune.tuning.search.trial_log import TrialLog
 from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused
-from prefilltune.tuning.target import device_name, resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths, plain_attention
 
 SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(8, 512)
@@ -265,9 +265,9 @@ def main() -> None:
     result = {
         "spec": str(SPEC),
         "shape": str(SHAPE),
-        "device": device_name("llvm"),
+        "device": backend_of("llvm").device_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "versions": versions(),
+        "versions": backend_of("llvm").versions(),
         "recorded": {
             "measurements": len(measured),
             "mean_measurement_seconds": round(statistics.mean(each for each, _ in measured), 3),

@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from prefilltune.tuning.environment import versions
+from prefilltune.tuning.backends import backend_of
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.search.search import Limit, Search
 from prefilltune.tuning.search.trial_log import TrialLog
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused
-from prefilltune.tuning.target import device_name, resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPEC, SHAPE = PrefillSpec(8, 8, 64, "float32"), PrefillShape(4, 128)
@@ -99,9 +99,9 @@ def main() -> None:
                 "spec": str(SPEC),
                 "shape": str(SHAPE),
                 "variant": VARIANT,
-                "device": device_name("llvm"),
+                "device": backend_of("llvm").device_name(),
                 "threads": resolve_target("llvm").threads,
-                "versions": versions(),
+                "versions": backend_of("llvm").versions(),
                 **found,
                 "ratio": round(ratio, 2),
             },

@@ -19,7 +19,7 @@ import torch
 import tvm_ffi
 
 import prefilltune.torch as prefill
-from prefilltune.tuning.target import device_name
+from prefilltune.tuning.backends import backend_of
 
 CALLS = 500  # fewer than a GPU's queue holds
 REPEATS = 60
@@ -59,7 +59,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "device": device_name(library.target["kind"]),
+                "device": backend_of(library.target["kind"]).device_name(),
                 "torch": torch.__version__,
                 "load_average": os.getloadavg()[0],
                 **found,

@@ -17,11 +17,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from prefilltune.database import RecordStore
+from prefilltune.tuning.backends import backend_of
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.opening import local_pool
 from prefilltune.tuning.search.search import Limit, local_builders
 from prefilltune.tuning.search.tune import tune_case
-from prefilltune.tuning.spaces import default_spaces
-from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, parse_lengths, preset
 
 # Presets of all the heads that there are in embedders and small decoders, and batches by length.
@@ -66,7 +67,7 @@ def main() -> None:
         pool = stack.enter_context(local_pool(target))
         builders = stack.enter_context(local_builders())
         for case in cases(options, target):
-            spaces = default_spaces(case.spec, [case.shape], target)
+            spaces = backend_of(target.kind).default_spaces(case.spec, [case.shape], target)
             group = (str(case.spec), str(case.shape), spaces[0], case.lens.text)
             if group in known:
                 continue

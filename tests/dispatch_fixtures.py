@@ -12,10 +12,11 @@ from database_fixtures import PROVENANCE, trace_of
 from tvm import s_tir
 
 from prefilltune.database import Entry, Match, RecordStore, TargetKey, Tier, entry_from
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.apply import apply_record
 from prefilltune.tuning.deployment import Point, Sweep, write_sweep
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused, schedule
-from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
 SPEC = PrefillSpec(2, 1, 16, "float32")

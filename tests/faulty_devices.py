@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from prefilltune.tuning.backends import Backend
 from prefilltune.tuning.measuring.cpu import Measurement
-from prefilltune.tuning.measuring.engines import Engine
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.workloads import PrefillShape, plain_attention
 
@@ -36,10 +36,10 @@ def device(fault: str = "", once: Path | None = None) -> Worker:
     return Worker(environment, uses_tvm=False)
 
 
-def simulated(engine: Engine, timeout: float = 20.0) -> Engine:
-    """An engine with the functions of this module."""
-    return dataclasses.replace(
-        engine,
+def simulated(backend: Backend, timeout: float = 20.0) -> Backend:
+    """A backend that measures with the functions of this module."""
+    engine = dataclasses.replace(
+        backend.engine,
         prepare=prepare,
         check_and_time=check_and_time,
         baseline=lambda spec, target: plain_attention(spec, PrefillShape(1, 8)),  # soon built
@@ -47,6 +47,7 @@ def simulated(engine: Engine, timeout: float = 20.0) -> Engine:
         timeout=timeout,
         alone=False,
     )
+    return dataclasses.replace(backend, engine=engine)
 
 
 def prepare(*_: Any) -> None:

@@ -5,8 +5,19 @@ from __future__ import annotations
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from prefilltune.tuning.backends.cuda_code import device_source
+from prefilltune.tuning.backends.nvrtc import Cubin, compile_cubin
+from prefilltune.tuning.building.build import generate
+
+
+def compile_device(module: Any, target: Any) -> tuple[str, Cubin]:
+    """The CUDA source of a scheduled module and what NVRTC makes of it."""
+    source = device_source(generate(module, target))
+    return source, compile_cubin(source, str(target.attrs["arch"]))
 
 
 def instructions(image: bytes, folder: Path) -> str:

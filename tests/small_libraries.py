@@ -15,11 +15,12 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from prefilltune.database import Match, Tier, entry_from
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.deployment import Leaf, Plan
 from prefilltune.tuning.deployment.library import Library, build_kernels
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 #: That one of the kernels serves; the other serves every shape.

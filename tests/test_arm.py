@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import tvm_ffi
 
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.search.arms import Arm, sample_arm
 from prefilltune.tuning.search.trial_log import Trial
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPACE = SPACES["cuda_wgmma"]

@@ -14,11 +14,12 @@ from tvm.s_tir import Schedule
 from typer.testing import CliRunner
 
 from prefilltune.database import RecordStore, TargetKey, entry_from
-from prefilltune.tuning.building.build import _string
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.cuda_code import _string
+from prefilltune.tuning.backends.resolving import machine_for, resolve_target
 from prefilltune.tuning.cli import app
-from prefilltune.tuning.search.verification import machine_for
 from prefilltune.tuning.spaces import SPACES, DesignSpace, Variant
-from prefilltune.tuning.target import ResolvedTarget, cuda_device, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape, PrefillSpec
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")

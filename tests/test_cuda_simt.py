@@ -11,14 +11,15 @@ import pytest
 import tvm
 from cuda_on_cpu import ORDERS, kernel_on_cpu
 from kernel_checks import kernel_error
+from machine_code import compile_device
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
-from prefilltune.tuning.building.build import compile_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.search.proposals import make_proposer, tune_context
 from prefilltune.tuning.spaces import SPACES, Variant
 from prefilltune.tuning.spaces.cuda_simt import schedule, structure_of
-from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import (
     MASK_MODES,
     TOLERANCE,

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import tvm_ffi
 from cuda_schedules import WGMMA_PIPELINES, proposals
-from machine_code import instructions
+from machine_code import compile_device, instructions
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
-from prefilltune.tuning.building.build import compile_device
+from prefilltune.tuning.backends.cuda import CUDA
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.pipeline import AHEAD, pipeline
-from prefilltune.tuning.spaces import SPACES, default_spaces
-from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape, PrefillSpec
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
@@ -78,7 +79,8 @@ def test_what_the_instructions_cannot_do_has_no_variants(space: str, arch: str, 
     ],
 )
 def test_the_fastest_space_is_searched(arch: str, dtype: str, space: str) -> None:
-    assert default_spaces(PrefillSpec(8, 4, 64, dtype), [SHAPE], _target(arch)) == [space]
+    spec = PrefillSpec(8, 4, 64, dtype)
+    assert CUDA.default_spaces(spec, [SHAPE], _target(arch)) == [space]
 
 
 @pytest.mark.parametrize("mask_mode", MASKS)

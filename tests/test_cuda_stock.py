@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from machine_code import compile_device
 from tvm.s_tir.meta_schedule.cost_model import RandomModel
 
-from prefilltune.tuning.building.build import compile_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.errors import KernelCompileError
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")

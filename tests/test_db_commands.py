@@ -27,6 +27,7 @@ from database_fixtures import (
 from tvm.s_tir import Schedule
 
 from prefilltune.database import RecordStore, TargetKey, entry_from, record_id, target_keys
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.cli import main
 from prefilltune.tuning.measuring.cpu import tvm_environment
@@ -35,7 +36,6 @@ from prefilltune.tuning.search.search import Limit
 from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.search.verification import Rebuilt, _remeasure
 from prefilltune.tuning.spaces import SPACES, llvm_fused
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths, plain_attention
 
 SPEC = PrefillSpec(2, 1, 16, "float32")

@@ -8,9 +8,9 @@ import pytest
 import tvm
 from tvm_ffi import structural_equal, structural_hash
 
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.describing import describe
 from prefilltune.tuning.spaces import SPACES, Variant
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
 from prefilltune.workloads.errors import InvalidShapeError
 

@@ -19,12 +19,14 @@ import tvm
 from cuda_schedules import for_every_shape
 from dispatch_fixtures import LONG, SHORT, SPEC, database, record, scheduled, swept, target
 from kernel_checks import kernel_error
+from machine_code import compile_device
 from tvm.runtime import tensor
 from tvm_ffi import from_dlpack
 
 from prefilltune.database import Finder, Match, StaleRecordError, TargetKey, Tier, committed_root
+from prefilltune.tuning.backends.cuda_code import device_source
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.apply import apply_record
-from prefilltune.tuning.building.build import compile_device, device_source
 from prefilltune.tuning.deployment import (
     Leaf,
     Lengths,
@@ -39,7 +41,6 @@ from prefilltune.tuning.deployment import (
     planned_kernel,
     sequence_prefill_with_mask,
 )
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import (
     PADDED_LSE,
     TOLERANCE,

@@ -23,7 +23,7 @@ INSTRUCTIONS = {"wgmma": ("HGMMA", "LDGSTS"), "mma": ("HMMA", "LDSM", "LDGSTS")}
 def test_intrinsics_compile_alone(
     make, unit: str, arch: str, head_dim: int, dtype: str, tmp_path: Path
 ) -> None:
-    from prefilltune.tuning.building.nvrtc import compile_cubin
+    from prefilltune.tuning.backends.nvrtc import compile_cubin
 
     cubin = compile_cubin(make(Product(unit, dtype), 64, head_dim).source, arch)
     assert re.findall(r"(\d+) bytes spill stores", cubin.log) == ["0"]

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from kernel_checks import kernel_error
 from tvm.s_tir import Schedule
 
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.search.proposals import tune_context
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.spaces.llvm_fused import schedule
-from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import (
     TOLERANCE,
     PrefillShape,

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from gpu_kernels import row_kernel
+from machine_code import compile_device
 
-from prefilltune.tuning.building import nvrtc
-from prefilltune.tuning.building.build import _string, _with_cubin, build_library, compile_device
-from prefilltune.tuning.building.nvrtc import compile_cubin
+from prefilltune.tuning.backends import nvrtc
+from prefilltune.tuning.backends.cuda_code import _string, _with_cubin
+from prefilltune.tuning.backends.nvrtc import compile_cubin
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.errors import EnvironmentMismatchError, KernelCompileError
-from prefilltune.tuning.target import resolve_target
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
 

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 from small_spaces import SplitScores
 
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.errors import DiskFullError, InvalidPlanError, PlanRunningError
 from prefilltune.tuning.plans.job import PlannedCase, plan_lock, run_plan
@@ -28,7 +29,6 @@ from prefilltune.tuning.plans.status import plan_tables
 from prefilltune.tuning.search.progress import PlanDisplay
 from prefilltune.tuning.search.search import Limit, Listener, SearchState
 from prefilltune.tuning.search.tune import log_path
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 WIDTHS = ((2, 4), (3, 6))

@@ -15,6 +15,7 @@ import pytest
 from small_spaces import DeadlyScores, SplitScores, WrongScores
 
 from prefilltune.database import RecordStore
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.plans.job import PlannedCase, run_plan
@@ -24,7 +25,6 @@ from prefilltune.tuning.plans.sharing import HERE, Device, Devices, most_at_once
 from prefilltune.tuning.plans.status import plan_tables
 from prefilltune.tuning.search.search import Listener, SearchState
 from prefilltune.tuning.search.tune import log_path
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 TWO = (Device(gpu="0"), Device(gpu="1"))
@@ -40,11 +40,11 @@ from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 import_tvm_without_torch()
 from faulty_devices import simulated
 from small_spaces import DeadlyScores, SplitScores, WrongScores
-from prefilltune.tuning.measuring.engines import ENGINES
+from prefilltune.tuning.backends import BACKENDS
 from prefilltune.tuning.spaces import SPACES
 for space in (SplitScores, WrongScores, DeadlyScores):
     SPACES[space.name] = space(((2, 4), (3, 6)))
-ENGINES["llvm"] = simulated(ENGINES["llvm"])
+BACKENDS["llvm"] = simulated(BACKENDS["llvm"])
 """
 
 

@@ -17,17 +17,17 @@ import pytest
 from faulty_devices import check_and_time, device, simulated
 from small_spaces import SplitScores
 
+from prefilltune.tuning.backends import BACKENDS
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.machine import Wanted, machine_here
 from prefilltune.tuning.devices.pool import Pool
 from prefilltune.tuning.devices.slot import Slot
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measuring.cpu import tvm_environment
-from prefilltune.tuning.measuring.engines import ENGINES
 from prefilltune.tuning.measuring.worker import Outcome, Worker
 from prefilltune.tuning.search.device_job import device_job
 from prefilltune.tuning.search.search import Limit, Search, SearchState
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPACE = SplitScores(((2, 4), (3, 6)))
@@ -42,7 +42,7 @@ def _case() -> Case:
 
 @pytest.fixture(autouse=True)
 def _simulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENGINES, "llvm", simulated(ENGINES["llvm"]))
+    monkeypatch.setitem(BACKENDS, "llvm", simulated(BACKENDS["llvm"]))
 
 
 def _pool(workers: Sequence[Worker]) -> Pool:
@@ -84,7 +84,7 @@ def builders() -> Iterator[list[Worker]]:
 def sound(tmp_path_factory: pytest.TempPathFactory, builders: Sequence[Worker]) -> dict[str, float]:
     """Times of all candidates, by identity, on sound devices."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENGINES, "llvm", simulated(ENGINES["llvm"]))
+        patch.setitem(BACKENDS, "llvm", simulated(BACKENDS["llvm"]))
         log = tmp_path_factory.mktemp("sound") / "log"
         state, trials = _search([device(), device(), device()], log, builders)
     assert (state.trials, state.failures, state.faults) == (TRIALS, {}, {})
@@ -136,7 +136,7 @@ def test_a_device_that_fails_once_goes_on(
     fault: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(ENGINES, "llvm", simulated(ENGINES["llvm"], timeout=2.0))
+    monkeypatch.setitem(BACKENDS, "llvm", simulated(BACKENDS["llvm"], timeout=2.0))
     once = tmp_path / "once"
     workers = [device(fault, once), device(fault, once)]
     state, trials = _search(workers, tmp_path / "log", builders)
@@ -256,7 +256,7 @@ def test_what_is_measured_depends_on_no_race(
     builders: Sequence[Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Arms learn in the order of proposals, also where a device that hangs delays the first."""
-    monkeypatch.setitem(ENGINES, "llvm", simulated(ENGINES["llvm"], timeout=3.0))
+    monkeypatch.setitem(BACKENDS, "llvm", simulated(BACKENDS["llvm"], timeout=3.0))
     space = SplitScores(
         tuple((2 + 3 * number, 3 + 3 * number, 4 + 3 * number) for number in range(8))
     )

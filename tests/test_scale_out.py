@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from prefilltune.database import RecordStore, TargetKey
+from prefilltune.tuning.backends.llvm import LLVM
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.devices import rpc_link
 from prefilltune.tuning.devices.address import Address, check_key, is_loopback
@@ -32,7 +33,6 @@ from prefilltune.tuning.devices.opening import pool_of_gpus, pool_of_tracker
 from prefilltune.tuning.devices.remote import RemoteWorker, devices_of
 from prefilltune.tuning.errors import GarbledMessageError, InvalidOptionError, NoDeviceError
 from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
-from prefilltune.tuning.measuring.engines import ENGINES
 from prefilltune.tuning.measuring.worker import Outcome, Worker
 from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
 
@@ -128,19 +128,19 @@ def test_a_device_measures_what_is_uploaded_to_it(service: Service, tmp_path: Pa
         path = str(tmp_path / "kernel.so")
         build_library(plain_attention(SPEC, SHAPE), machine.target.target, path)
         inputs = (SPEC, SHAPE, ((24, 24), (24, 24)), (13, 0), 0)
-        assert remote.call(ENGINES["llvm"].prepare, *inputs, timeout=60) == Outcome("ok")
+        assert remote.call(LLVM.engine.prepare, *inputs, timeout=60) == Outcome("ok")
         measured = remote.call(check_and_time, path, *inputs, math.inf, timeout=60)
         assert measured.status == "ok"
         assert measured.value.error < 1e-5
         assert len(measured.value.run_secs) == 5
         endless = (path, SPEC, SHAPE, ((24, 24),), 0, 600.0)
-        assert remote.call(ENGINES["llvm"].time_kernel, *endless, timeout=1).status == "timeout"
+        assert remote.call(LLVM.engine.time_kernel, *endless, timeout=1).status == "timeout"
         wrong = tmp_path / "wrong.so"
         wrong.write_bytes(b"no library")
         broken = remote.call(check_and_time, str(wrong), *inputs, math.inf, timeout=60)
         assert broken.status == "error"
         remote.restart()
-        assert remote.call(ENGINES["llvm"].prepare, *inputs, timeout=60) == Outcome("ok")
+        assert remote.call(LLVM.engine.prepare, *inputs, timeout=60) == Outcome("ok")
     finally:
         remote.close()
 

@@ -15,14 +15,14 @@ import pytest
 from small_spaces import SplitScores
 
 from prefilltune.database import RecordStore, Tier, lookup
+from prefilltune.tuning.backends import BACKENDS
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
-from prefilltune.tuning.measuring.engines import ENGINES
 from prefilltune.tuning.measuring.worker import Outcome
 from prefilltune.tuning.search.search import Limit, Search, SearchState, _next_arm
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
 from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPEC, SHAPE = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)
@@ -108,8 +108,9 @@ def test_failures_are_counted_by_kind_and_never_kept(
 @pytest.fixture(params=[True, False], ids=["alone", "overlapping"])
 def alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether batches are measured while nothing is built; a GPU's are not."""
-    engine = dataclasses.replace(ENGINES["llvm"], alone=request.param)
-    monkeypatch.setitem(ENGINES, "llvm", engine)
+    llvm = BACKENDS["llvm"]
+    engine = dataclasses.replace(llvm.engine, alone=request.param)
+    monkeypatch.setitem(BACKENDS, "llvm", dataclasses.replace(llvm, engine=engine))
     return request.param
 
 
@@ -274,7 +275,7 @@ from kernel_checks import kernel_error
 from prefilltune.database import lookup
 from prefilltune.tuning.building.apply import apply_record
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import resolve_target
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.workloads import PrefillShape, PrefillSpec, regimes
 
 target = resolve_target("llvm", 2)

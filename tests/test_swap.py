@@ -20,11 +20,11 @@ from tvm.target import Target
 
 from prefilltune.database import TargetKey, committed_root
 from prefilltune.tuning import swap_prefill_kernels, swap_prefill_pass
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.deployment import Point, Sweep, candidates, make_plan, write_sweep
 from prefilltune.tuning.errors import NotSwappedError
 from prefilltune.tuning.search.search import Limit
 from prefilltune.tuning.search.tune import tune_case
-from prefilltune.tuning.target import resolve_target
 from prefilltune.workloads import (
     Case,
     PrefillShape,
@@ -137,7 +137,7 @@ def test_a_relax_model_for_a_gpu_compiles_with_tuned_kernels(
     """With TVM's own pipeline, which knows nothing of our intrinsics."""
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     from prefilltune.database import Finder
-    from prefilltune.tuning.building.nvrtc import compile_cubin
+    from prefilltune.tuning.backends.nvrtc import compile_cubin
 
     monkeypatch.setenv("TVM_COMPILE_FORCE_FALLBACK", "1")  # source, for a GPU that is elsewhere
     spec = preset("bge-base").spec("float16")

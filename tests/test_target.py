@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from prefilltune.tuning import target as target_module
+from prefilltune.tuning.backends import cuda, llvm
+from prefilltune.tuning.backends.cuda import canonical_device
+from prefilltune.tuning.backends.llvm import host_cpu
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.errors import (
     InvalidOptionError,
     UnknownTargetError,
     UnsupportedTargetError,
 )
-from prefilltune.tuning.target import canonical_device, host_cpu, resolve_target, vector_lanes
+from prefilltune.tuning.target import vector_lanes
 
 
 def test_llvm_is_this_cpu_with_its_features_and_threads() -> None:
@@ -42,10 +45,10 @@ def test_a_cpu_may_be_named() -> None:
 def test_features_that_a_virtual_machine_hides_are_not_used(
     monkeypatch: pytest.MonkeyPatch, hidden: tuple[str, ...], expected: str
 ) -> None:
-    all_features = target_module._features_of("znver4")
-    monkeypatch.setattr(target_module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(target_module, "_system_cpu", lambda: "znver4")
-    monkeypatch.setattr(target_module, "_host_features", lambda: all_features - set(hidden))
+    all_features = llvm._features_of("znver4")
+    monkeypatch.setattr(llvm.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(llvm, "_system_cpu", lambda: "znver4")
+    monkeypatch.setattr(llvm, "_host_features", lambda: all_features - set(hidden))
     assert host_cpu() == expected
 
 
@@ -78,7 +81,7 @@ def test_cuda_resolves_with_an_architecture() -> None:
 def test_a_gpu_that_is_elsewhere_is_named_by_its_architecture(
     monkeypatch: pytest.MonkeyPatch, arch: str, shared_memory: int
 ) -> None:
-    monkeypatch.setattr(target_module, "cuda_device", lambda: None)
+    monkeypatch.setattr(cuda, "cuda_device", lambda: None)
     resolved = resolve_target("cuda", arch=arch)
     assert (str(resolved.key), resolved.is_here) == (f"cuda-{arch}", False)
     assert resolved.target.attrs["arch"] == arch
@@ -94,8 +97,8 @@ class _H100:
 
 
 def test_the_gpu_at_hand_is_named_with_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target_module, "cuda_device", _H100)
-    monkeypatch.setattr(target_module, "device_name", lambda kind: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(cuda, "cuda_device", _H100)
+    monkeypatch.setattr(cuda.Cuda, "device_name", lambda self: "NVIDIA H100 80GB HBM3")
     assert str(resolve_target("cuda").key) == "cuda-sm_90a-h100"
     assert str(resolve_target("cuda", arch="sm_90a").key) == "cuda-sm_90a-h100"
     assert str(resolve_target("cuda", arch="sm_80").key) == "cuda-sm_80"
@@ -122,7 +125,7 @@ def test_canonical_device_names(name: str, expected: str) -> None:
 
 
 def test_without_a_gpu_one_line_says_what_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target_module, "cuda_device", lambda: None)
+    monkeypatch.setattr(cuda, "cuda_device", lambda: None)
     with pytest.raises(UnsupportedTargetError, match=r"no CUDA device.*--arch sm_90a") as caught:
         resolve_target("cuda")
     assert "\n" not in str(caught.value)

@@ -11,10 +11,11 @@ from cuda_schedules import proposals
 from database_fixtures import KEY, filled, small_entry
 
 from prefilltune.database import record_id
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.search.warm_start import nearest_trials
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import ResolvedTarget, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPACE = "llvm_fused"

@@ -33,7 +33,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op
 
 from prefilltune.tuning import swap_prefill_kernels
-from prefilltune.tuning.target import resolve_target
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.workloads import (
     PrefillShape,
     PrefillSpec,

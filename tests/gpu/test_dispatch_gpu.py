@@ -11,12 +11,13 @@ import pytest
 import tvm
 from cuda_schedules import for_every_shape
 
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.cuda import check_kernel
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import cuda_device, resolve_target
 from prefilltune.workloads import PADDED_LSE, TOLERANCE, PrefillShape, PrefillSpec
 
 pytestmark = [

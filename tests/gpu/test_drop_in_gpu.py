@@ -14,9 +14,10 @@ from tvm import s_tir
 from tvm_cases import CASES, database_of_cases
 
 from prefilltune.database import Entry, entry_from
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.deployment import sequence_prefill_with_mask
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import cuda_device, resolve_target
 from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
 
 pytestmark = [

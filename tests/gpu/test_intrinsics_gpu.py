@@ -19,11 +19,12 @@ from intrinsic_kernels import (
     expected_dot,
 )
 
-from prefilltune.tuning.building.nvrtc import compile_cubin
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.nvrtc import compile_cubin
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.intrinsics import Product
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
-from prefilltune.tuning.target import cuda_device, resolve_target
 from prefilltune.workloads import numpy_dtype
 
 pytestmark = [

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from gpu_kernels import SHAPE, SPEC, row_kernel
 
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.devices.opening import pool_of_gpus
@@ -20,7 +22,7 @@ from prefilltune.tuning.search.search import Limit, Search
 from prefilltune.tuning.search.trial_log import TrialLog
 from prefilltune.tuning.search.verification import batches_to_verify, largest_error
 from prefilltune.tuning.spaces import DesignSpace
-from prefilltune.tuning.target import ResolvedTarget, cuda_device, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, masked_baseline, parse_lengths
 
 pytestmark = [

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.measuring import cuda as measure_cuda
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.search.proposals import make_proposer, tune_context
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import ResolvedTarget, cuda_device, resolve_target
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec, regimes
 
 pytestmark = [

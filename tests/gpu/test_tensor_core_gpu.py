@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from cuda_schedules import WGMMA_PIPELINES, proposals
 
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.cuda import check_kernel
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import cuda_device, resolve_target
 from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
 
 pytestmark = [

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefilltune.tuning.target import cuda_device, resolve_target
+from prefilltune.tuning.backends.cuda import cuda_device
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.workloads import (
     TOLERANCE,
     PrefillShape,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-#: Bytes that the vector loads of a target kind take a tensor's begin to be a multiple of: TVM's own
-#: promise to LLVM (``kAllocAlignment``), and the widest load of a GPU's thread.
-ALIGNMENT = {"llvm": 64, "cuda": 16}
+from ..backends import backend_of
 
 #: Read one by one.
 _SCALARS = frozenset({"valid_lens"})
@@ -32,11 +30,12 @@ def refuse_misaligned(kernel: Any, kind: str) -> Any:
 
 def alignment_checks(buffers: Sequence[Any], kind: str) -> list[Any]:
     """Statements, for the host, that refuse buffers that begin in the middle of a vector."""
+    alignment = backend_of(kind).alignment
     return [
         require(
-            _begins_at_multiple(buffer, ALIGNMENT[kind]),
-            f"{buffer.name} must begin at a multiple of {ALIGNMENT[kind]} bytes, as a new "
-            "allocation does: copy the view into a tensor of its own",
+            _begins_at_multiple(buffer, alignment),
+            f"{buffer.name} must begin at a multiple of {alignment} bytes, as a new allocation "
+            "does: copy the view into a tensor of its own",
         )
         for buffer in buffers
         if buffer.name not in _SCALARS

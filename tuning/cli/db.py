@@ -435,7 +435,7 @@ def _key(text: str) -> TargetKey:
         return TargetKey.parse(text)
     except InvalidTargetKeyError:
         import_tvm_without_torch()
-        from ..target import resolve_target
+        from ..backends.resolving import resolve_target
 
         return resolve_target(text).key
 

@@ -11,6 +11,7 @@ import typer
 
 from ...database import Tier
 from ...workloads import MASK_MODES, PrefillShape, PrefillSpec, preset
+from ..backends import backend_of
 from ..errors import InvalidOptionError
 from ..heads import parse_heads
 
@@ -93,8 +94,8 @@ def workload_of(
 
 
 def in_usual_dtype(spec: PrefillSpec, kind: str) -> PrefillSpec:
-    """float16 on a GPU, whose tensor cores have no float32; float32 on a CPU."""
-    return dataclasses.replace(spec, dtype="float16" if kind == "cuda" else "float32")
+    """With the dtype that is tuned for on targets of a kind when none is given."""
+    return dataclasses.replace(spec, dtype=backend_of(kind).usual_dtype)
 
 
 def tier_of(text: str) -> Tier:

@@ -38,18 +38,18 @@ def prepare(
     if compiler:
         check_compiler()
     import_tvm_without_torch()
-    from ..building.nvrtc import check_nvrtc
-    from ..target import resolve_target
+    from ..backends import backend_of
+    from ..backends.resolving import resolve_target
 
     resolved = resolve_target(target, threads, arch)
     if runs and not resolved.is_here:
         raise UnsupportedTargetError(
             f"this machine has no GPU that runs code for {resolved.key}; leave --arch out on a "
-            "machine with a GPU, or cross-compile here: prefilltune build --target cuda --arch "
-            f"{resolved.key.arch}"
+            "machine with a GPU, or cross-compile here: prefilltune build --target "
+            f"{resolved.kind} --arch {resolved.key.arch}"
         )
-    if compiler and resolved.kind == "cuda":
-        check_nvrtc()
+    if compiler:
+        backend_of(resolved.kind).check_tools()
     return resolved
 
 
@@ -66,7 +66,7 @@ def open_devices(
     if not tracker and not devices:
         yield prepare(target, threads, arch, runs=True), None
         return
-    from ..building.nvrtc import check_nvrtc
+    from ..backends import backend_of
     from ..devices.machine import Wanted
     from ..devices.opening import pool_of_gpus, pool_of_tracker
 
@@ -83,7 +83,8 @@ def open_devices(
     with pool:
         assert pool.machine is not None
         resolved = pool.machine.target
-        if resolved.kind != "cuda" and devices:
+        backend = backend_of(resolved.kind)
+        if devices and not backend.visible_devices:
             raise InvalidOptionError(
                 f"--devices are GPUs, and the target is {target}; add --target cuda"
             )
@@ -91,8 +92,7 @@ def open_devices(
             raise UnsupportedTargetError(
                 f"the devices are no {resolved.key}: leave --arch out, and theirs is taken"
             )
-        if resolved.kind == "cuda":
-            check_nvrtc()
+        backend.check_tools()
         yield resolved, pool
 
 
@@ -109,15 +109,16 @@ def choose_spaces(
     InvalidOptionError
         If one is not for the target, or cannot schedule a shape.
     """
-    from ..spaces import SPACES, default_spaces, usable_spaces
+    from ..backends import backend_of
+    from ..spaces import SPACES, usable_spaces
 
-    usable = usable_spaces(target.kind)
+    backend, usable = backend_of(target.kind), usable_spaces(target.kind)
     for name in chosen or ():
         if name not in usable:
             raise InvalidOptionError(
                 f"--space {name!r} is no design space for {target.kind}; choose {', '.join(usable)}"
             )
-    spaces = list(dict.fromkeys(chosen)) if chosen else default_spaces(spec, shapes, target)
+    spaces = list(dict.fromkeys(chosen)) if chosen else backend.default_spaces(spec, shapes, target)
     for shape in shapes:
         idle = [name for name in spaces if not SPACES[name].variants(spec, shape, target)]
         if idle or not spaces:

@@ -10,8 +10,9 @@ import numpy as np
 
 from ...database import Finder, Match, NoRecordError, Tier
 from ...workloads import Case, useful_flops
+from ..backends import backend_of
 from ..measuring.timing import Result
-from ..target import ResolvedTarget, device_name
+from ..target import ResolvedTarget
 from .bench import Bench, Measured
 from .comparison import Comparison, Peer
 from .cpu_bench import CpuBench
@@ -115,7 +116,7 @@ def _comparison(
         shape=str(case.shape),
         lens=case.lens.text,
         target=str(target.key),
-        device=device_name(target.kind),
+        device=backend_of(target.kind).device_name(),
         valid_lens=batches,
         threads=target.threads,
         versions=measured.versions,

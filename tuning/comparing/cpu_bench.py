@@ -10,7 +10,7 @@ from typing import Any
 
 from ...database import Match
 from ...workloads import TOLERANCE, Case, PrefillSpec, plain_attention, ragged_cpu_baseline
-from ..environment import versions
+from ..backends import backend_of
 from ..errors import KernelCheckError
 from ..measuring import cpu as measure
 from ..measuring.timing import Result, interleave
@@ -107,7 +107,7 @@ class CpuBench(Bench):
                 for name, worker in self._blas.items()
             ),
         ]
-        found, peers = versions(), {}
+        found, peers = backend_of(target.kind).versions(), {}
         if self._torch is not None:
             threads = target.threads
             errors[TORCH_SDPA] = call(self._torch, measure.check_torch, *checked, threads)

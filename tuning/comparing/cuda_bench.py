@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from ...database import Match
 from ...workloads import Case, masked_baseline
-from ..environment import versions
+from ..backends import backend_of
 from ..errors import EnvironmentMismatchError, WorkerFailedError
 from ..measuring.timing import Result
 from ..measuring.worker import Worker
@@ -118,7 +118,7 @@ class CudaBench(Bench):
             {peer.name: peer.kind for peer in PEERS},
             _GEMM_SIZE,
             errors["tuned"],
-            {**versions(self._target.kind), **facts.versions},
+            {**backend_of(self._target.kind).versions(), **facts.versions},
             facts.clocks_mhz,
         )
 

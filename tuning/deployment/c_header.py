@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...workloads import PrefillShape, PrefillSpec
-from ..building.alignment import ALIGNMENT
-
-# DLPack's numbers, which the caller's tensors carry.
-_DEVICE_TYPES = {"llvm": ("kDLCPU", 1), "cuda": ("kDLCUDA", 2)}
+from ..backends import backend_of
 
 _HEADER = """\
 /* The kernels of {library}. Made by `prefilltune build`; see manifest.json beside this file.
@@ -62,17 +59,18 @@ def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str | No
     library : str
         Name of the library's file.
     kind : str
-        Target kind: ``llvm`` or ``cuda``.
+        Target kind.
     kernels : Sequence[tuple[str, str, str | None]]
         Symbol, spec and shape of each, in their canonical texts; no shape where any is served.
     """
-    device_name, device = _DEVICE_TYPES[kind]
+    backend = backend_of(kind)
+    device_name, device = backend.device_type
     rows = "\n".join(_row(*kernel) for kernel in kernels)
     return _HEADER.format(
         library=library,
         device_name=device_name,
         device=device,
-        alignment=ALIGNMENT[kind],
+        alignment=backend.alignment,
         count=len(kernels),
         rows=rows,
     )

@@ -9,8 +9,9 @@ from typing import Any
 
 from ...database import committed_root
 from ...workloads import PrefillSpec, SymbolicShape, masked_baseline
+from ..backends.resolving import resolve_target
 from ..building.apply import apply_record
-from ..target import ResolvedTarget, resolve_target
+from ..target import ResolvedTarget
 from .boundaries import Tree, leaves
 from .kernel import SYMBOL, dispatching_kernel
 from .plan import Plan, make_plan

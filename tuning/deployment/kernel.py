@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
+from ..backends import backend_of
 from ..building.alignment import alignment_checks, require
-from ..intrinsics import fragment_layout
 from .boundaries import Leaf, Tree
 from .lengths import Lengths
 
@@ -58,20 +58,17 @@ def dispatching_kernel(
     """
     from tvm import s_tir, tirx
 
+    backend = backend_of(target.kind.name)
     buffers = _parameters(spec, sizes)
     served = _served(tree, kernels, buffers, sizes)
     for (qo_len, kv_len), (own_tree, own_kernels) in (lengths or {}).items():
         equal = tirx.all(sizes.qo_len == qo_len, sizes.num_kv == kv_len)
         served = _if(equal, _served(own_tree, own_kernels, buffers, sizes), served)
-    if target.kind.name == "cuda":
-        # Its compiler unrolls from a pragma; spelled out, the source would be three times as long.
-        zero = tirx.const(0, "int32")
-        served = tirx.AttrStmt(zero, "pragma_unroll_explicit", zero, served)
     steps = [
         *_size_checks(spec, sizes),
         *alignment_checks(buffers, target.kind.name),
         # A GPU launches no grid of nothing.
-        _if(tirx.all(sizes.batch > 0, sizes.qo_len > 0), served),
+        _if(tirx.all(sizes.batch > 0, sizes.qo_len > 0), backend.picked(served)),
     ]
     root = s_tir.SBlock([], [], [], "root", tirx.SeqStmt(steps))
     attributes = {
@@ -81,7 +78,7 @@ def dispatching_kernel(
         "s_tir": True,
     }
     function = tirx.PrimFunc(buffers, s_tir.SBlockRealize([], True, root)).with_attr(attributes)
-    return _without_fragments(function, target)
+    return backend.lowered(function, target)
 
 
 def _served(
@@ -187,36 +184,3 @@ def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
             ("k", sizes.num_kv, spec.num_kv_heads),
         )
     ]
-
-
-def _without_fragments(function: Any, target: Any) -> Any:
-    """Lower a function to where matrix fragments are plain registers.
-
-    What comes before in TVM's pipeline has to come first; it finds nothing to do a second time.
-    """
-    import tvm
-    from tvm.s_tir import transform
-
-    if target.kind.name != "cuda":
-        return function
-    passes = [
-        transform.CanonicalizeLoop(),
-        transform.LowerCrossThreadReduction(),
-        transform.LowerInitBlock(),
-        transform.PlanAndUpdateBufferAllocationLocation(),
-        transform.ConvertBlocksToOpaque(),
-        transform.LiftThreadBinding(),
-        transform.ManifestSharedMemoryLocalStage(),
-        transform.CompactBufferAllocation(),
-        transform.LowerAutoCopy(),
-        transform.UnifyThreadBinding(),
-        transform.LowerMatchBuffer(),
-        transform.StmtSimplify(),
-        transform.InjectPermutedLayout(),
-        transform.AnnotateIrregularLoop(),
-        transform.InjectSoftwarePipeline(),
-        transform.TransformMmaBufferLayout(),
-    ]
-    with fragment_layout(), target:
-        lowered = tvm.transform.Sequential(passes)(tvm.IRModule({"main": function}))
-    return lowered["main"]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ...database import Match
+from ..backends import backend_of
 from ..building.alignment import refuse_misaligned
 from ..building.apply import apply_record
 from ..building.build import build_library
-from ..environment import versions
 from ..target import ResolvedTarget
 from . import Plan, planned_kernel
 from .c_header import c_header
@@ -91,7 +91,7 @@ def build_kernels(
     data = {
         "schema": _MANIFEST_SCHEMA,
         "target": json.loads(str(target.target)),
-        "versions": versions(target.kind),
+        "versions": backend_of(target.kind).versions(),
         "kernels": kernels,
     }
     named = {name: each.with_attr("global_symbol", name) for name, each in functions.items()}

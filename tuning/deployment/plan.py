@@ -9,6 +9,7 @@ from typing import Any
 
 from ...database import Finder, Match, NoRecordError, TargetKey, Tier
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
+from ..backends import backend_of
 from ..errors import InvalidOptionError, NotSweptError
 from ..spaces import SPACES
 from ..target import ResolvedTarget
@@ -118,7 +119,7 @@ def make_plan(
         if found:
             plan = _plan(spec, target.key, key, found, finder, roots)
             return replace(plan, notes=(*plan.notes, *_unknown_spaces(finder, key, spec)))
-    if on_missing == "baseline" and target.kind == "cuda":
+    if on_missing == "baseline" and backend_of(target.kind).masked_baseline:
         note = (
             f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; run: "
             "prefilltune tune"
@@ -257,11 +258,12 @@ def _miss(
     hints = _unknown_spaces(finder, target.key, spec)
     if family:
         hints.append(f"take those of {', '.join(map(str, family))} with on_missing='nearest'")
-    if target.kind == "cuda" and target.key.arch == "sm_90":
-        hints.append("name the target's arch sm_90a, without which Hopper's matrix units are shut")
-    if target.kind == "cuda" and on_missing != "baseline":
+    backend = backend_of(target.kind)
+    if hint := backend.arch_hint(target.key):
+        hints.append(hint)
+    if backend.masked_baseline and on_missing != "baseline":
         hints.append("take TVM's hand-written kernel with on_missing='baseline'")
-    if on_missing == "baseline" and target.kind != "cuda":
+    if on_missing == "baseline" and not backend.masked_baseline:
         hints.append(f"TVM has no masked prefill kernel for {target.kind} to fall back to")
     return (
         f"no record that fits any shape serves {spec} on {target.key}; searched "

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...workloads import DTYPES, MASK_MODES, PrefillSpec, PrefilltuneError, masked_baseline
+from ..backends import backend_of
+from ..backends.resolving import resolve_target
 from ..errors import NotSwappedError
-from ..target import resolve_target
 from .factory import database_folders, planned_kernel
 from .plan import Plan, make_plan
 
@@ -195,7 +196,7 @@ def _scales(function: Any, head_dim: int) -> list[float]:
 def _made_for(target: Any) -> list[Any]:
     from tvm.target import Target
 
-    return [*([target] if target.kind.name != "llvm" else []), Target(_GPU)]
+    return [*([target] if backend_of(target.kind.name).masked_baseline else []), Target(_GPU)]
 
 
 def _bare(function: Any) -> Any:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from ...database import Match
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
+from ..backends import backend_of
 from ..building.build import build_library
 from ..comparing.bench import TIMEOUT, call, refuse_wrong, value_of
-from ..environment import device, versions
 from ..measuring.cpu import tvm_environment
-from ..measuring.engines import ENGINES
 from ..measuring.timing import interleave, interquartile_range
 from ..measuring.worker import Worker
 from ..measuring.workers import call_all
@@ -98,9 +97,9 @@ def measure_sweep(
     return Sweep(
         spec=str(spec),
         seed=seed,
-        device=device(target),
+        device=backend_of(target.kind).device(target),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        versions=versions(target.kind),
+        versions=backend_of(target.kind).versions(),
         records=tuple(paths),
         points=tuple(points),
     )
@@ -151,7 +150,7 @@ def _check(cases: Sequence[Case], kind: str, paths: Mapping[str, str], worker: W
     Batch by batch: inputs and references are made for all kernels at once.
     """
     case = cases[0]
-    check_kernel = ENGINES[kind].check_kernel
+    check_kernel = backend_of(kind).engine.check_kernel
     for lens in dict.fromkeys([case.check_lens(), *(each.batches()[0] for each in cases)]):
         for path in dict.fromkeys(paths.values()):
             arguments = (path, case.spec, case.shape, [lens], case.seed)
@@ -159,7 +158,7 @@ def _check(cases: Sequence[Case], kind: str, paths: Mapping[str, str], worker: W
 
 
 def _measure(case: Case, kind: str, paths: Mapping[str, str], worker: Worker) -> Point:
-    engine = ENGINES[kind]
+    engine = backend_of(kind).engine
     arguments = (case.spec, case.shape, case.batches(), case.seed)
     kernels = list(dict.fromkeys(paths.values()))
     times = interleave(

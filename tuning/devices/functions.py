@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..measuring.engines import ENGINES
+from ..backends import BACKENDS
 from .machine import describe_machine
 
 _OF_A_LIBRARY = ("check_kernel", "check_and_time", "time_kernel", "time_baseline")
@@ -14,8 +14,8 @@ _OF_A_LIBRARY = ("check_kernel", "check_and_time", "time_kernel", "time_baseline
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "describe_machine": describe_machine,
     **{
-        f"{kind}.{name}": getattr(engine, name)
-        for kind, engine in ENGINES.items()
+        f"{kind}.{name}": getattr(backend.engine, name)
+        for kind, backend in BACKENDS.items()
         for name in ("prepare", *_OF_A_LIBRARY)
     },
 }

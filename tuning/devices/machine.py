@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...database import TargetKey
-from ..environment import device, runtime_versions
+from ..backends import backend_of
+from ..backends.resolving import resolve_target
 from ..errors import GarbledMessageError, WorkerFailedError
-from ..target import ResolvedTarget, resolve_target
+from ..target import ResolvedTarget
 
 _DESCRIBE_TIMEOUT = 120.0
 
@@ -69,7 +70,8 @@ class Machine:
 
 def machine_here(target: ResolvedTarget) -> Machine:
     """The machine at hand."""
-    return Machine(target, runtime_versions(target.kind), device(target))
+    backend = backend_of(target.kind)
+    return Machine(target, backend.runtime_versions(), backend.device(target))
 
 
 def describe(runner: Any, wanted: Wanted) -> Machine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..environment import runtime_versions
+from ..backends import backend_of
 from ..errors import NoDeviceError, WorkerFailedError
 from ..measuring.cpu import tvm_environment
 from ..measuring.worker import Worker
@@ -72,7 +72,7 @@ def _describe_first(runner: Worker | RemoteWorker, wanted: Wanted) -> Machine:
     try:
         runner.start()
         machine = describe(runner, wanted)
-        here = runtime_versions(machine.target.kind)
+        here = backend_of(machine.target.kind).runtime_versions()
         for package in ("tvm", "tvm_ffi"):
             if machine.versions.get(package) != here[package]:
                 raise NoDeviceError(

@@ -13,10 +13,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ...workloads import Case, PrefilltuneError
+from ..backends import backend_of
 from ..devices.machine import Wanted
 from ..duration import format_duration
 from ..errors import NothingFoundError, PlanRunningError, SearchDiedError
-from ..measuring.engines import ENGINES
 from ..search.search import Limit, Listener
 from ..search.tune import TuneResult
 from ..target import ResolvedTarget, usable_cores
@@ -58,7 +58,7 @@ class PlannedCase:
     @property
     def alone(self) -> bool:
         """Whether any other search would disturb what it measures."""
-        return self.devices == HERE and ENGINES[self.target.kind].alone
+        return self.devices == HERE and backend_of(self.target.kind).engine.alone
 
 
 #: Shows a search with the given title to people.

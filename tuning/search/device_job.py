@@ -8,8 +8,8 @@ from concurrent.futures import Future
 import numpy as np
 
 from ...workloads import Case, PrefilltuneError, useful_flops
+from ..backends import backend_of
 from ..devices.job import Call, Job
-from ..measuring.engines import ENGINES
 from ..target import ResolvedTarget
 
 _PREPARE_TIMEOUT = 300.0
@@ -39,7 +39,7 @@ def device_job(
     baseline : Future[str or None], optional
         Path of a library of the case's baseline, by which the devices are compared.
     """
-    engine, lens = ENGINES[target.kind], case.batches()
+    engine, lens = backend_of(target.kind).engine, case.batches()
     inputs = (case.spec, case.shape, lens, case.check_lens(), case.seed)
     flops = min(useful_flops(case.spec, case.shape, np.asarray(each)) for each in lens)
 

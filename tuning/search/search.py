@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...workloads import TOLERANCE, Case
+from ..backends import backend_of
 from ..building.build import build_library
 from ..devices.opening import local_pool
 from ..devices.pool import Pool
 from ..errors import DiskFullError, WorkerFailedError
 from ..measuring.cpu import Measurement, tvm_environment
-from ..measuring.engines import ENGINES
 from ..measuring.worker import Outcome, Worker
 from ..spaces import SPACES, DesignSpace
 from ..target import ResolvedTarget, usable_cores
@@ -202,7 +202,7 @@ class Search:
         self._spaces = list(spaces)
         self._stack = ExitStack()
         self._numbers = itertools.count()
-        self._engine = ENGINES[target.kind]
+        self._engine = backend_of(target.kind).engine
         self.pool = local_pool(target) if pool is None else pool
         self._owns_pool = pool is None
         self._given_builders = builders

@@ -13,12 +13,11 @@ from typing import Any
 
 from ...database import Entry, Provenance, RecordStore, TargetKey, entry_from
 from ...workloads import TOLERANCE, Case
+from ..backends import backend_of
 from ..devices.machine import Machine, machine_here
 from ..devices.pool import Pool
 from ..devices.slot import Runner
-from ..environment import compiler_versions
 from ..errors import NothingFoundError, WorkerFailedError
-from ..measuring.engines import ENGINES
 from ..measuring.timing import interleave, interquartile_range
 from ..measuring.worker import Outcome
 from ..spaces import SPACES
@@ -128,7 +127,7 @@ def tune_case(
 
 def _versions(machine: Machine) -> dict[str, str]:
     """Of what builds here and of what measures there."""
-    return {**machine.versions, **compiler_versions(machine.target.kind)}
+    return {**machine.versions, **backend_of(machine.target.kind).compiler_versions()}
 
 
 def log_path(case: Case, key: TargetKey, root: Path) -> Path:
@@ -201,7 +200,7 @@ def _interleaved(
     case: Case, kind: str, paths: Sequence[str], runner: Runner
 ) -> list[tuple[float, ...]]:
     arguments = (case.spec, case.shape, case.batches(), case.seed)
-    engine = ENGINES[kind]
+    engine = backend_of(kind).engine
     return interleave(
         [
             lambda seconds, path=path: _value(

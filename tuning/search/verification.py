@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import re
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,18 +14,18 @@ from typing import Any
 from ...database import Entry, Match, Provenance, StaleRecordError, TargetKey, Tier, entry_from
 from ...database.judging import malformation
 from ...workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
+from ..backends import backend_of
+from ..backends.resolving import machine_for
 from ..building.apply import apply_record
 from ..building.build import build_library
 from ..devices.slot import Runner
-from ..environment import device, versions
 from ..errors import KernelCheckError, WorkerFailedError
 from ..measuring.cpu import tvm_environment
-from ..measuring.engines import ENGINES
 from ..measuring.timing import interleave, interquartile_range
 from ..measuring.worker import Outcome, Worker
 from ..measuring.workers import call_all
 from ..spaces import SPACES
-from ..target import ResolvedTarget, cuda_device, resolve_target
+from ..target import ResolvedTarget
 
 _BUILD_TIMEOUT = 240.0
 _CHECK_TIMEOUT = 300.0
@@ -100,19 +99,6 @@ class Remeasured:
         return abs(new.median_secs - old.median_secs) > old.spread_secs + new.spread_secs
 
 
-def machine_for(key: TargetKey) -> ResolvedTarget | None:
-    """The machine at hand, if it is the one that ``key`` names."""
-    if key.kind == "cuda":
-        here = resolve_target("cuda") if cuda_device() is not None else None
-        return here if here is not None and here.key == key else None
-    threads = re.fullmatch(r"([1-9]\d{0,5})c", key.device)
-    if key.kind != "llvm" or threads is None:
-        return None
-    wanted = int(threads[1])
-    here = resolve_target("llvm", wanted)
-    return here if here.key == key and wanted <= resolve_target("llvm").threads else None
-
-
 def rebuild_records(records: Sequence[Record]) -> list[Rebuilt]:
     """Rebuild records in parallel, each for its own target, which may be another machine's."""
     with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
@@ -167,7 +153,7 @@ def largest_error(
         If the kernel crashes, hangs or raises.
     """
     arguments = (path, case.spec, case.shape, batches, case.seed + _FRESH_SEED)
-    check_kernel = ENGINES[kind].check_kernel
+    check_kernel = backend_of(kind).engine.check_kernel
     return _value(runner.call(check_kernel, *arguments, timeout=_CHECK_TIMEOUT))
 
 
@@ -262,8 +248,8 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
         median_secs=statistics.median(seconds),
         spread_secs=interquartile_range(seconds),
         max_abs_error=error,
-        versions=versions(machine.kind),
-        device=device(machine),
+        versions=backend_of(machine.kind).versions(),
+        device=backend_of(machine.kind).device(machine),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     after = dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
@@ -281,7 +267,7 @@ def _case(provenance: Provenance) -> Case:
 
 def _seconds(case: Case, kind: str, path: str, runner: Worker) -> tuple[float, ...]:
     arguments = (path, case.spec, case.shape, case.batches(), case.seed)
-    engine = ENGINES[kind]
+    engine = backend_of(kind).engine
     (seconds,) = interleave(
         [lambda s: _value(runner.call(engine.time_kernel, *arguments, s, timeout=_CHECK_TIMEOUT))],
         seconds=engine.round_seconds,

@@ -1,4 +1,4 @@
-"""What differs between processors when kernels are measured."""
+"""What measuring asks of a kind of target; each backend has one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...workloads import masked_baseline, ragged_cpu_baseline
-from . import cpu as measure
-from . import cuda as measure_cuda
 from .cpu import Measurement
 
 
@@ -54,31 +51,3 @@ class Engine:
     alone: bool
     round_seconds: float
     likeness: float
-
-
-ENGINES = {
-    "llvm": Engine(
-        prepare=measure.prepare,
-        check_kernel=measure.check_kernel,
-        check_and_time=measure.check_and_time,
-        time_kernel=measure.time_kernel,
-        baseline=lambda spec, target: ragged_cpu_baseline(spec),
-        time_baseline=measure.time_ragged_baseline,
-        timeout=60.0,
-        alone=True,
-        round_seconds=0.03,
-        likeness=4.0,  # what else a CPU is busy with comes on top
-    ),
-    "cuda": Engine(
-        prepare=measure_cuda.prepare,
-        check_kernel=measure_cuda.check_kernel,
-        check_and_time=measure_cuda.check_and_time,
-        time_kernel=measure_cuda.time_kernel,
-        baseline=masked_baseline,
-        time_baseline=measure_cuda.time_kernel,
-        timeout=20.0,
-        alone=False,
-        round_seconds=0.01,  # replays between events: no noise of a host to be averaged away
-        likeness=1.25,
-    ),
-}

@@ -1,0 +1,163 @@
+"""What every kind of target says of itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...database import TargetKey
+from ...workloads import PrefillShape, PrefillSpec
+from ..measuring.engine import Engine
+from ..target import ResolvedTarget
+
+_PACKAGES = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi", "numpy": "numpy"}
+
+
+@dataclass(frozen=True)
+class Backend(ABC):
+    """A kind of target: how its kernels are built, measured and called.
+
+    Parameters
+    ----------
+    kind : str
+        TVM's name for it.
+    engine : Engine
+        How its kernels are measured.
+    usual_dtype : str
+        What kernels are tuned for when no dtype is given.
+    alignment : int
+        Bytes that its widest load takes the begin of a tensor to be a multiple of.
+    device_type : tuple[str, int]
+        DLPack's name and number of the device that tensors lie on.
+    pass_config : Mapping[str, Any]
+        Of TVM's PassContext, in which kernels are built.
+    visible_devices : str
+        The environment variable that says which devices a process sees, where a machine may have
+        several; empty where it has one.
+    masked_baseline : bool
+        Whether TVM's hand-written masked prefill kernel, which serves any shape, can be built.
+    """
+
+    kind: str
+    engine: Engine
+    usual_dtype: str
+    alignment: int
+    device_type: tuple[str, int]
+    pass_config: Mapping[str, Any] = field(default_factory=dict)
+    visible_devices: str = ""
+    masked_baseline: bool = False
+
+    # Which target is meant, and which machine is at hand.
+
+    @abstractmethod
+    def resolve(
+        self, fields: Mapping[str, Any], threads: int | None, arch: str | None
+    ) -> ResolvedTarget:
+        """Complete a target.
+
+        Parameters
+        ----------
+        fields : Mapping[str, Any]
+            Of TVM's target, as far as the user wrote them.
+        threads : int, optional
+            That kernels are to run with.
+        arch : str, optional
+            The architecture, where the user gave it apart from the target.
+
+        Raises
+        ------
+        UnknownTargetError, UnsupportedTargetError, InvalidOptionError
+            If there is no such target, none can be found out, or an option does not go with it.
+        """
+
+    @abstractmethod
+    def here(self, key: TargetKey) -> ResolvedTarget | None:
+        """The machine at hand, if it is the one that ``key`` names."""
+
+    @abstractmethod
+    def device_name(self) -> str:
+        """What the vendor calls the processor at hand."""
+
+    @abstractmethod
+    def device_facts(self, target: ResolvedTarget) -> Mapping[str, str | float | bool | None]:
+        """What a record says of the processor at hand besides its name."""
+
+    def device(self, target: ResolvedTarget) -> dict[str, str | float | bool | None]:
+        """What a record says of the machine that it was measured on."""
+        return {"name": self.device_name(), **self.device_facts(target)}
+
+    def arch_hint(self, key: TargetKey) -> str:
+        """What to try where an architecture has no records; empty if nothing comes to mind."""
+        return ""
+
+    # Versions that a record's time and replay depend on.
+
+    def runtime_versions(self) -> dict[str, str]:
+        """Of what runs and times kernels, where they are measured."""
+        return {name: importlib.metadata.version(package) for name, package in _PACKAGES.items()}
+
+    @abstractmethod
+    def compiler_versions(self) -> dict[str, str]:
+        """Of what compiles kernels, where they are built."""
+
+    def versions(self) -> dict[str, str]:
+        """Of both."""
+        return {**self.runtime_versions(), **self.compiler_versions()}
+
+    # Building.
+
+    def check_tools(self) -> None:
+        """Refuse a machine that cannot compile kernels, a C++ compiler given.
+
+        Raises
+        ------
+        EnvironmentMismatchError
+            If something is missing.
+        """
+        return
+
+    def generating(self) -> AbstractContextManager[object]:
+        """In which TVM generates code for a kernel: what its lowering asks for besides.
+
+        Builds of others, who compile a function that they were handed, have no such thing.
+        """
+        return nullcontext()
+
+    def packing(self, host: Any, target: Any) -> dict[str, Any]:
+        """Arguments of ``export_library`` by which device code gets into a library.
+
+        Parameters
+        ----------
+        host : tvm.runtime.Module
+            What TVM generated.
+        target : tvm.target.Target
+            For which.
+
+        Raises
+        ------
+        EnvironmentMismatchError, KernelCompileError
+            If the device code cannot be compiled.
+        """
+        return {}
+
+    # One function with several kernels inside, of which the host picks one at each call.
+
+    def picked(self, kernels: Any) -> Any:
+        """The statement that picks and runs a kernel, with what must stand around it."""
+        return kernels
+
+    def lowered(self, function: Any, target: Any) -> Any:
+        """The whole PrimFunc, lowered to where builds of others need no :meth:`generating`."""
+        return function
+
+    # Tuning.
+
+    @abstractmethod
+    def default_spaces(
+        self, spec: PrefillSpec, shapes: Sequence[PrefillShape], target: ResolvedTarget
+    ) -> list[str]:
+        """Names of the design spaces that share a search when none is chosen."""

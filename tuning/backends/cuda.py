@@ -1,0 +1,250 @@
+"""NVIDIA's GPUs: TVM writes CUDA source, NVRTC compiles it, and the first device runs it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ...database import TargetKey
+from ...workloads import PrefillShape, PrefillSpec, masked_baseline
+from ..environment import nvidia_smi
+from ..errors import InvalidOptionError, UnsupportedTargetError
+from ..measuring import cuda
+from ..measuring.engine import Engine
+from ..target import ResolvedTarget
+from .backend import Backend
+from .cuda_code import device_source, packed_as_machine_code, stays_source
+from .nvrtc import check_nvrtc, compile_cubin, nvrtc_version
+
+# What a block may have of shared memory once it has asked for it (CUDA's opt-in maximum).
+_SHARED_MEMORY = {
+    "sm_75": 65536,
+    "sm_80": 166912,
+    "sm_86": 101376,
+    "sm_87": 166912,
+    "sm_89": 101376,
+    "sm_90": 232448,
+    "sm_100": 232448,
+    "sm_103": 232448,
+    "sm_120": 101376,
+}
+_PLAIN_SHARED_MEMORY = 49152
+# Words of a device's name that do not tell its speed.
+_VENDOR_WORDS = frozenset(
+    {"nvidia", "geforce", "tesla", "quadro", "graphics", "device", "generation", "gpu"}
+)
+_MEMORY_WORDS = re.compile(r"\d+gb|hbm\d?e?|sxm\d?")
+# The fastest first; a later one is for dtypes and architectures that those before it do not serve.
+_SPACES_BY_SPEED = ("cuda_wgmma", "cuda_mma", "cuda_simt")
+
+
+@dataclass(frozen=True)
+class Cuda(Backend):
+    """CUDA targets."""
+
+    def resolve(
+        self, fields: Mapping[str, Any], threads: int | None, arch: str | None
+    ) -> ResolvedTarget:
+        from tvm.target import Target
+
+        here = _arch_here()
+        arch = arch or fields.get("arch") or here
+        if arch is None:
+            raise UnsupportedTargetError(
+                "this machine has no CUDA device that TVM can see; cross-compile with `prefilltune "
+                "build --target cuda --arch sm_90a`, and tune or compare on a machine with a GPU"
+            )
+        if not re.fullmatch(r"sm_\d{2,3}[af]?", arch):
+            raise InvalidOptionError(f"arch {arch!r} is none of CUDA's; write one such as sm_90a")
+        wanted = {
+            "kind": self.kind,
+            "arch": arch,
+            "max_threads_per_block": 1024,
+            "max_num_threads": 1024,
+            "max_shared_memory_per_block": _shared_memory(arch),
+            "thread_warp_size": 32,
+        }
+        device = canonical_device(self.device_name()) if arch == here else ""
+        return ResolvedTarget(Target(wanted), TargetKey(self.kind, arch, device), 1)
+
+    def here(self, key: TargetKey) -> ResolvedTarget | None:
+        here = None if cuda_device() is None else self.resolve({}, None, None)
+        return here if here is not None and here.key == key else None
+
+    def device_name(self) -> str:
+        import tvm
+
+        return str(tvm.cuda(0).device_name)
+
+    def device_facts(self, target: ResolvedTarget) -> Mapping[str, str | float | bool | None]:
+        """Its highest clocks in MHz and its power limit in W, where the driver tells."""
+        return _limits()
+
+    def arch_hint(self, key: TargetKey) -> str:
+        if key.arch == "sm_90":
+            return "name the target's arch sm_90a, without which Hopper's matrix units are shut"
+        return ""
+
+    def runtime_versions(self) -> dict[str, str]:
+        return {**super().runtime_versions(), **_driver_version()}
+
+    def compiler_versions(self) -> dict[str, str]:
+        return {"nvrtc": nvrtc_version()}
+
+    def check_tools(self) -> None:
+        check_nvrtc()
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        from ..intrinsics import fragment_layout
+
+        with fragment_layout(), stays_source():
+            yield
+
+    def packing(self, host: Any, target: Any) -> dict[str, Any]:
+        """Machine code for the target's architecture, which needs no GPU to be made."""
+        source = device_source(host)
+        cubin = compile_cubin(source, str(target.attrs["arch"]))
+        return {"fpack_imports": packed_as_machine_code(source, cubin)}
+
+    def picked(self, kernels: Any) -> Any:
+        """With what keeps any build from unrolling loops, which NVRTC does from a pragma."""
+        from tvm import tirx
+
+        zero = tirx.const(0, "int32")
+        return tirx.AttrStmt(zero, "pragma_unroll_explicit", zero, kernels)
+
+    def lowered(self, function: Any, target: Any) -> Any:
+        """To where matrix fragments are plain registers.
+
+        What comes before in TVM's pipeline has to come first; it finds nothing to do a second time.
+        """
+        import tvm
+        from tvm.s_tir import transform
+
+        from ..intrinsics import fragment_layout
+
+        passes = [
+            transform.CanonicalizeLoop(),
+            transform.LowerCrossThreadReduction(),
+            transform.LowerInitBlock(),
+            transform.PlanAndUpdateBufferAllocationLocation(),
+            transform.ConvertBlocksToOpaque(),
+            transform.LiftThreadBinding(),
+            transform.ManifestSharedMemoryLocalStage(),
+            transform.CompactBufferAllocation(),
+            transform.LowerAutoCopy(),
+            transform.UnifyThreadBinding(),
+            transform.LowerMatchBuffer(),
+            transform.StmtSimplify(),
+            transform.InjectPermutedLayout(),
+            transform.AnnotateIrregularLoop(),
+            transform.InjectSoftwarePipeline(),
+            transform.TransformMmaBufferLayout(),
+        ]
+        with fragment_layout(), target:
+            lowered = tvm.transform.Sequential(passes)(tvm.IRModule({"main": function}))
+        return lowered["main"]
+
+    def default_spaces(
+        self, spec: PrefillSpec, shapes: Sequence[PrefillShape], target: ResolvedTarget
+    ) -> list[str]:
+        """The fastest that has variants for every shape.
+
+        TVM's stock rules, which need minutes for their first candidates, are left to those who
+        ask for them.
+        """
+        from ..spaces import SPACES
+
+        for name in _SPACES_BY_SPEED:
+            if all(SPACES[name].variants(spec, shape, target) for shape in shapes):
+                return [name]
+        return []
+
+
+CUDA = Cuda(
+    kind="cuda",
+    engine=Engine(
+        prepare=cuda.prepare,
+        check_kernel=cuda.check_kernel,
+        check_and_time=cuda.check_and_time,
+        time_kernel=cuda.time_kernel,
+        baseline=masked_baseline,
+        time_baseline=cuda.time_kernel,
+        timeout=20.0,
+        alone=False,
+        round_seconds=0.01,  # replays between events: no noise of a host to be averaged away
+        likeness=1.25,
+    ),
+    usual_dtype="float16",  # tensor cores have no float32
+    alignment=16,  # the widest load of a thread
+    device_type=("kDLCUDA", 2),
+    # NVRTC unrolls from a pragma: explicit copies make its input three times as long.
+    pass_config={"tirx.UnrollLoop": {"explicit_unroll": False}},
+    visible_devices="CUDA_VISIBLE_DEVICES",
+    masked_baseline=True,
+)
+
+
+def cuda_device() -> Any:
+    """The first CUDA device, or ``None`` where TVM sees none."""
+    import tvm
+
+    device: Any = tvm.cuda(0)
+    return device if device.exist else None
+
+
+def _arch_here() -> str | None:
+    """Of the first device, with the suffix that wgmma and its like need from 9.0 on."""
+    device = cuda_device()
+    if device is None:
+        return None
+    major, minor = str(device.compute_version).split(".")
+    return f"sm_{major}{minor}" + ("a" if int(major) >= 9 else "")
+
+
+def _shared_memory(arch: str) -> int:
+    return _SHARED_MEMORY.get(arch.rstrip("af"), _PLAIN_SHARED_MEMORY)
+
+
+def canonical_device(name: str) -> str:
+    """The part of a GPU's name that tells its speed, as it stands in a target's key.
+
+    >>> canonical_device("NVIDIA H100 80GB HBM3")
+    'h100'
+    >>> canonical_device("NVIDIA H100 PCIe")
+    'h100_pcie'
+    >>> canonical_device("NVIDIA A100-SXM4-40GB")
+    'a100'
+    >>> canonical_device("NVIDIA GeForce RTX 4090")
+    'rtx_4090'
+    """
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    kept = [word for word in words if word not in _VENDOR_WORDS]
+    return "_".join(word for word in kept if not _MEMORY_WORDS.fullmatch(word)) or "unknown"
+
+
+@lru_cache
+def _driver_version() -> dict[str, str]:
+    found = nvidia_smi("driver_version")
+    return {"driver": found[0]} if found else {}
+
+
+@lru_cache
+def _limits() -> dict[str, int]:
+    names = ("sm_clock_mhz", "memory_clock_mhz", "power_limit_w")
+    found = nvidia_smi("clocks.max.sm", "clocks.max.memory", "power.limit")
+    pairs = zip(names, found, strict=False)
+    return {name: round(float(text)) for name, text in pairs if _is_number(text)}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
