@@ -19,10 +19,13 @@ from .backend import Backend
 from .cuda import CUDA
 from .llvm import LLVM
 
-#: By kind, as TVM names it; the first is the usual one.
+#: By kind, as TVM names it.
 BACKENDS: dict[str, Backend] = {backend.kind: backend for backend in (LLVM, CUDA)}
 
-__all__ = ["BACKENDS", "Backend", "backend_of"]
+#: Of the target that is meant when none is named: every machine has it.
+USUAL_KIND = LLVM.kind
+
+__all__ = ["BACKENDS", "USUAL_KIND", "Backend", "backend_of"]
 
 
 def backend_of(kind: str) -> Backend:

@@ -51,6 +51,11 @@ class Backend(ABC):
     visible_devices: str = ""
     masked_baseline: bool = False
 
+    @property
+    def is_cpu(self) -> bool:
+        """Whether kernels run on the processor that calls them."""
+        return self.device_type == ("kDLCPU", 1)
+
     # Which target is meant, and which machine is at hand.
 
     @abstractmethod

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from ...database import Finder, NoRecordError, Tier, committed_root
 from ...workloads import PrefillSpec
+from ..backends import USUAL_KIND
 from .console import console
 from .options import (
     ArchOption,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def build(
-    target: TargetOption = "llvm",
+    target: TargetOption = USUAL_KIND,
     model: ModelOption = "",
     heads: HeadsOption = "",
     mask_mode: MaskOption = "padded",
@@ -100,7 +101,7 @@ def build(
 
 
 def explain(
-    target: TargetOption = "llvm",
+    target: TargetOption = USUAL_KIND,
     model: ModelOption = "",
     heads: HeadsOption = "",
     mask_mode: MaskOption = "padded",

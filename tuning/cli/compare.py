@@ -10,6 +10,7 @@ import typer
 
 from ...database import StaleRecordError, Tier, committed_root
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
+from ..backends import USUAL_KIND
 from ..errors import KernelCheckError, NothingFoundError, WorkerFailedError
 from .console import console, print_error
 from .options import (
@@ -46,7 +47,7 @@ _REPORT_FILE = "report.md"
 
 
 def compare(
-    target: TargetOption = "llvm",
+    target: TargetOption = USUAL_KIND,
     model: ModelOption = "",
     heads: HeadsOption = "",
     mask_mode: MaskOption = "padded",
@@ -95,7 +96,7 @@ def compare(
 
 
 def report(
-    target: TargetOption = "llvm",
+    target: TargetOption = USUAL_KIND,
     threads: ThreadsOption = None,
     database: DatabaseOption = None,
     output: Annotated[

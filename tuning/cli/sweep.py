@@ -10,6 +10,7 @@ import typer
 
 from ...database import Finder, committed_root
 from ...workloads import PrefillShape, PrefillSpec, parse_lengths
+from ..backends import USUAL_KIND
 from .console import console
 from .options import (
     DatabaseOption,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    target: TargetOption = "llvm",
+    target: TargetOption = USUAL_KIND,
     model: ModelOption = "",
     heads: HeadsOption = "",
     mask_mode: MaskOption = "padded",

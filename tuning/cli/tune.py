@@ -11,6 +11,7 @@ import typer
 
 from ...database import Tier
 from ...workloads import Case, parse_lengths
+from ..backends import USUAL_KIND
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
 from .compare import compare_all
@@ -39,7 +40,7 @@ _DEFAULT_BUDGET = "140s"
 
 
 def tune(
-    target: TargetOption = "llvm",
+    target: TargetOption = USUAL_KIND,
     model: ModelOption = "",
     heads: HeadsOption = "",
     mask_mode: MaskOption = "padded",
@@ -89,7 +90,7 @@ def tune(
     """Search for fast kernels and keep the best, verified, in the database."""
     if plan is not None:
         said = (model, heads, dtype, arch, shape, trials, budget, seed, space, threads, tracker)
-        changed = (target, mask_mode, lens, keep) != ("llvm", "padded", "full", 2)
+        changed = (target, mask_mode, lens, keep) != (USUAL_KIND, "padded", "full", 2)
         if any(said) or key or devices or changed:
             raise InvalidOptionError(
                 "--plan says what to tune, where and how long; leave out every other option but "
@@ -144,11 +145,14 @@ def tune(
                 raise typer.Exit(130)
     if tracker:
         return  # the comparison is measured where it runs
-    if compare and resolved.kind == "cuda" and not find_spec("torch"):
-        from ..comparing.report import TORCH_HINT
+    if not compare:
+        return
+    from ..comparing.comparer import bench_of
+    from ..comparing.report import TORCH_HINT
 
+    if bench_of(resolved.kind).needs_torch and not find_spec("torch"):
         console.print(TORCH_HINT, soft_wrap=True)
-    elif compare:
+    else:
         workloads = [(spec, each) for each in shapes]
         compare_all(workloads, resolved, [lens], root, Tier.EXACT, None)
 

@@ -6,7 +6,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ...database import Match
 from ...workloads import TOLERANCE, Case
@@ -49,7 +49,19 @@ class Measured:
 
 
 class Bench(ABC):
-    """Builds, checks and times the contestants of a case in child processes."""
+    """Builds, checks and times the contestants of a case in child processes.
+
+    Parameters
+    ----------
+    target : ResolvedTarget
+        The machine at hand.
+    """
+
+    #: Whether PyTorch, which is an extra, does the timing.
+    needs_torch: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, target: ResolvedTarget) -> None: ...
 
     @abstractmethod
     def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:

@@ -11,12 +11,32 @@ import numpy as np
 from ...database import Finder, Match, NoRecordError, Tier
 from ...workloads import Case, useful_flops
 from ..backends import backend_of
+from ..errors import UnsupportedTargetError
 from ..measuring.timing import Result
 from ..target import ResolvedTarget
 from .bench import Bench, Measured
 from .comparison import Comparison, Peer
 from .cpu_bench import CpuBench
 from .cuda_bench import CudaBench
+
+#: By kind of target.
+BENCHES: dict[str, type[Bench]] = {"llvm": CpuBench, "cuda": CudaBench}
+
+
+def bench_of(kind: str) -> type[Bench]:
+    """What measures cases on a kind of target.
+
+    Raises
+    ------
+    UnsupportedTargetError
+        If nothing does.
+    """
+    if kind not in BENCHES:
+        raise UnsupportedTargetError(
+            f"nothing compares kernels on targets of kind {kind!r}, only on "
+            f"{' and '.join(BENCHES)}: choose one of these, or tune with --no-compare"
+        )
+    return BENCHES[kind]
 
 
 class Comparer:
@@ -35,6 +55,8 @@ class Comparer:
 
     Raises
     ------
+    UnsupportedTargetError
+        If there is no bench for its kind.
     EnvironmentMismatchError
         For a GPU, if PyTorch is missing: it times everything there.
     """
@@ -45,7 +67,7 @@ class Comparer:
         self._target = target
         self._finder = Finder(roots)
         self._accept = accept
-        self._bench: Bench = CpuBench(target) if target.kind == "llvm" else CudaBench(target)
+        self._bench = bench_of(target.kind)(target)
 
     def __enter__(self) -> Comparer:
         return self

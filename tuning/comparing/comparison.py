@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...database.durable import changing, write_atomically
+from ..backends import backend_of
 from ..errors import InvalidComparisonError
 
 SCHEMA_VERSION = 2
@@ -117,7 +118,8 @@ class Comparison:
     @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
-        return not self.target.startswith("llvm")
+        kind, _, _ = self.target.partition("-")
+        return not backend_of(kind).is_cpu
 
     @property
     def share_of_limit(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import ClassVar
 
 from ...database import Match
 from ...workloads import Case, masked_baseline
@@ -47,6 +48,8 @@ class CudaBench(Bench):
     EnvironmentMismatchError
         Without PyTorch, which times everything here.
     """
+
+    needs_torch: ClassVar[bool] = True
 
     def __init__(self, target: ResolvedTarget) -> None:
         _require_torch()

@@ -16,6 +16,7 @@ from ...workloads import (
     load_presets,
     parse_lengths,
 )
+from ..backends import USUAL_KIND
 from ..devices.address import Address, check_key
 from ..duration import parse_duration
 from ..errors import InvalidPlanError
@@ -140,7 +141,7 @@ def _plan(name: str, fields: dict[str, Any]) -> Plan:
         name=name,
         workloads=tuple(_workloads(fields)),
         has_dtypes="dtypes" in fields,
-        targets=tuple(_target(each) for each in _texts_or_tables(fields, "targets", ["llvm"])),
+        targets=tuple(_target(each) for each in _texts_or_tables(fields, "targets", [USUAL_KIND])),
         lens=fields.get("lens", "full"),
         seconds=parse_duration(fields["budget"]),
         trials=_positive(fields, "trials", None),
