@@ -119,7 +119,7 @@ class Enumerated(LlvmFused):
         return [{"first": 2 + 8 * number} for number in range(256)]
 
     def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Any, kind: str) -> Any:
-        return plain_attention(spec, shape, kind)
+        return plain_attention(spec, shape)
 
     def generator(self, spec: PrefillSpec, variant: Any) -> Any:
         from tvm.s_tir.meta_schedule.space_generator import ScheduleFn

@@ -57,7 +57,7 @@ class SplitScores(DesignSpace):
         other = PrefillSpec(
             spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.dtype, spec.mask_mode, scale
         )
-        return plain_attention(other, shape, kind)
+        return plain_attention(other, shape)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.space_generator import ScheduleFn

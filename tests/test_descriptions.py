@@ -25,6 +25,7 @@ from prefilltune.workloads import (
     reference_attention,
     regimes,
 )
+from prefilltune.workloads.elementary import POLYNOMIALS, PTX
 from prefilltune.workloads.errors import InvalidShapeError
 from prefilltune.workloads.pipelined import PipelinedTiles, pipelined_attention
 
@@ -33,12 +34,12 @@ DESCRIPTIONS = {
     "plain": plain_attention,
     "online": partial(online_attention, tiles=Tiles(q_tile=4, kv_tile=3)),
     "pipelined": partial(
-        pipelined_attention, tiles=PipelinedTiles(q_tile=4, kv_tile=8), target_kind="llvm"
+        pipelined_attention, tiles=PipelinedTiles(q_tile=4, kv_tile=8), elementary=POLYNOMIALS
     ),
     "staged": partial(
         pipelined_attention,
         tiles=PipelinedTiles(q_tile=4, kv_tile=8, staged_output=True),
-        target_kind="llvm",
+        elementary=POLYNOMIALS,
     ),
 }
 
@@ -109,10 +110,10 @@ def test_scores_far_apart(name):
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
-@pytest.mark.parametrize("target_kind", ["llvm", "cuda"])
-def test_one_function_with_the_common_signature(name, target_kind):
+@pytest.mark.parametrize("elementary", [POLYNOMIALS, PTX])
+def test_one_function_with_the_common_signature(name, elementary):
     spec, shape = PrefillSpec(4, 2, 6, "bfloat16"), PrefillShape(3, 7, 9)
-    module = DESCRIPTIONS[name](spec, shape, target_kind=target_kind)
+    module = DESCRIPTIONS[name](spec, shape, elementary=elementary)
     assert [var.name_hint for var in module.get_global_vars()] == ["main"]
     function = module["main"]
     assert [(p.name, tuple(p.shape), str(p.dtype)) for p in function.params] == [

@@ -24,7 +24,7 @@ from prefilltune.tuning.search.proposals import (
 )
 from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
 
-MODULE = plain_attention(PrefillSpec(2, 2, 16, "float32"), PrefillShape(2, 24), "llvm")
+MODULE = plain_attention(PrefillSpec(2, 2, 16, "float32"), PrefillShape(2, 24))
 
 
 def _proposer(schedule: Callable[[Any], object], threads: int = 2) -> Proposer:

@@ -39,7 +39,7 @@ def worker() -> Iterator[Worker]:
 
 
 def _built(spec: PrefillSpec, shape: PrefillShape, folder: Path) -> str:
-    module = plain_attention(spec, shape, "llvm")
+    module = plain_attention(spec, shape)
     return build_library(module, resolve_target("llvm", 1).target, str(folder / "kernel.so"))
 
 

@@ -50,17 +50,8 @@ class Elementary:
     log2: Callable[[Any], Any]
 
 
-def elementary_for(target_kind: str) -> Elementary:
-    """Polynomials on ``llvm``; elsewhere the target's own instructions."""
-    if target_kind == "llvm":
-        return Elementary(polynomial_exp2, polynomial_log2)
-    if target_kind == "cuda":
-        return Elementary(_cuda_exp2, tirx.log2)
-    return Elementary(tirx.exp2, tirx.log2)
-
-
 # `exp2f` adds four instructions for subnormal results, which no weight of a softmax needs.
-_CUDA_EXP2 = """
+_PTX_EXP2 = """
 __device__ __forceinline__ float prefill_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -69,11 +60,11 @@ __device__ __forceinline__ float prefill_exp2(float x) {
 """
 
 
-def _cuda_exp2(x: Any) -> Any:
+def _ptx_exp2(x: Any) -> Any:
     """2^x in one instruction, relative error 2^-22; below 2^-126 it is 0."""
     from tvm.backend.cuda.op import cuda_func_call
 
-    return cuda_func_call("prefill_exp2", x, source_code=_CUDA_EXP2, return_type="float32")
+    return cuda_func_call("prefill_exp2", x, source_code=_PTX_EXP2, return_type="float32")
 
 
 def polynomial_exp2(x: Any) -> Any:
@@ -110,3 +101,13 @@ def _float32(value: float) -> Any:
 
 def _int32(value: int) -> Any:
     return tirx.const(value, "int32")
+
+
+#: Vectorises on any CPU.
+POLYNOMIALS = Elementary(polynomial_exp2, polynomial_log2)
+
+#: Of NVIDIA's GPUs.
+PTX = Elementary(_ptx_exp2, tirx.log2)
+
+#: TVM's own, which every target lowers in its way.
+BUILT_IN = Elementary(tirx.exp2, tirx.log2)

@@ -17,7 +17,7 @@ import tvm
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
-from .elementary import elementary_for
+from .elementary import POLYNOMIALS, Elementary
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score, value
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
@@ -42,7 +42,10 @@ class Tiles:
 
 
 def online_attention(
-    spec: PrefillSpec, shape: PrefillShape | SymbolicShape, tiles: Tiles, target_kind: str = "llvm"
+    spec: PrefillSpec,
+    shape: PrefillShape | SymbolicShape,
+    tiles: Tiles,
+    elementary: Elementary = POLYNOMIALS,
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape`` tile by tile.
 
@@ -53,7 +56,6 @@ def online_attention(
         :func:`~prefilltune.workloads.plain.plain_attention`.
     """
     require_indexable(spec, shape)
-    elementary = elementary_for(target_kind)
     dtype, operand = spec.dtype, tiles.operand_dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size

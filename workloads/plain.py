@@ -13,13 +13,13 @@ import tvm
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
-from .elementary import elementary_for
+from .elementary import POLYNOMIALS, Elementary
 from .expressions import MASKED_SCORE, MASKS, LengthMask, keep, score, value
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
 
 def plain_attention(
-    spec: PrefillSpec, shape: PrefillShape | SymbolicShape, target_kind: str = "llvm"
+    spec: PrefillSpec, shape: PrefillShape | SymbolicShape, elementary: Elementary = POLYNOMIALS
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape``, one sblock a stage.
 
@@ -27,9 +27,8 @@ def plain_attention(
     ----------
     spec, shape
         The workload.
-    target_kind : str
-        Chooses the form of 2^x and log2, see
-        :func:`~prefilltune.workloads.elementary.elementary_for`.
+    elementary : Elementary
+        2^x and log2 in a form that the target computes fast.
 
     Returns
     -------
@@ -45,7 +44,6 @@ def plain_attention(
         :data:`~prefilltune.workloads.constants.PADDED_LSE`; padding is never let through.
     """
     require_indexable(spec, shape)
-    elementary = elementary_for(target_kind)
     dtype = spec.dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size

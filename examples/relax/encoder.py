@@ -195,7 +195,7 @@ def their_kernel(spec: PrefillSpec, target):
     """TVM's own kernel on a GPU; the description compiled as it is on a CPU."""
     if target.kind == "cuda":
         return masked_baseline(spec, target.target)["main"].with_attr("global_symbol", SYMBOL)
-    described = plain_attention(spec, SymbolicShape.fresh(), "llvm")["main"]
+    described = plain_attention(spec, SymbolicShape.fresh())["main"]
     return described.with_attr("global_symbol", SYMBOL)
 
 

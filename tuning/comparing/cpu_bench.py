@@ -79,7 +79,7 @@ class CpuBench(Bench):
         kernels = {
             "tuned": self._libraries.of_record(tuned),
             "unscheduled": self._libraries.of(
-                f"unscheduled-{spec}-{shape}", lambda: plain_attention(spec, shape, target.kind)
+                f"unscheduled-{spec}-{shape}", lambda: plain_attention(spec, shape)
             ),
         }
         if stock is not None:

@@ -130,7 +130,7 @@ class CudaSimt(DesignSpace):
         variant: Variant,
         kind: str,
     ) -> Any:
-        return pipelined_attention(spec, shape, structure_of(spec, variant).tiles, kind)
+        return pipelined_attention(spec, shape, structure_of(spec, variant).tiles)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         s = structure_of(spec, variant)

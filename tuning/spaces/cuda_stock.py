@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, plain_attention
+from ...workloads.elementary import BUILT_IN
 from .space import Variant
 from .stock import StockRules
 
@@ -36,4 +37,4 @@ class CudaStock(StockRules):
         """
         from tvm.s_tir.transform import RewriteUnsafeSelect
 
-        return RewriteUnsafeSelect()(plain_attention(spec, shape, "generic"))
+        return RewriteUnsafeSelect()(plain_attention(spec, shape, BUILT_IN))

@@ -49,7 +49,7 @@ class LlvmFused(DesignSpace):
         kind: str,
     ) -> Any:
         tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]))
-        return online_attention(spec, shape, tiles, kind)
+        return online_attention(spec, shape, tiles)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.mutator import MutateTileSize

@@ -30,7 +30,7 @@ class StockRules(DesignSpace):
         variant: Variant,
         kind: str,
     ) -> Any:
-        return plain_attention(spec, shape, kind)
+        return plain_attention(spec, shape)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.space_generator import PostOrderApply

@@ -229,8 +229,8 @@ class TensorCoreSpace(DesignSpace):
         s = self._structure(spec, variant)
         _register(s)
         if isinstance(shape, SymbolicShape):
-            return pipelined_attention(spec, shape, s.tiles, kind)
-        return _described(spec, shape, s.tiles, kind)
+            return pipelined_attention(spec, shape, s.tiles)
+        return _described(spec, shape, s.tiles)
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         s = self._structure(spec, variant)
@@ -247,17 +247,17 @@ class TensorCoreSpace(DesignSpace):
         )
 
 
-def _described(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, kind: str) -> Any:
+def _described(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles) -> Any:
     """A description with variables of its own."""
     import tvm
     from tvm.s_tir import renew_defs
 
-    return tvm.IRModule({"main": renew_defs(_parsed(spec, shape, tiles, kind)["main"])})
+    return tvm.IRModule({"main": renew_defs(_parsed(spec, shape, tiles)["main"])})
 
 
 @lru_cache(maxsize=8)  # variants with the same tiles and slots come soon after one another
-def _parsed(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles, kind: str) -> Any:
-    return pipelined_attention(spec, shape, tiles, kind)
+def _parsed(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles) -> Any:
+    return pipelined_attention(spec, shape, tiles)
 
 
 def _register(s: TensorCoreStructure) -> tuple[str, str, str]:
