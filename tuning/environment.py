@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
-import subprocess
 
 from .errors import EnvironmentMismatchError
 
@@ -47,19 +45,6 @@ def check_compiler() -> None:
             f"no C++ compiler found (looked for {', '.join(_COMPILERS)} on the PATH), and kernels "
             "are linked with one; install it, for example: apt-get install g++"
         )
-
-
-def nvidia_smi(*fields: str) -> list[str]:
-    """Fields of the first visible GPU; empty without the driver's tool."""
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
-    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(
-            [*query, "--id", gpu], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [field.strip() for field in done.stdout.strip().split(",")]
 
 
 def _release(version: str) -> tuple[int, ...]:

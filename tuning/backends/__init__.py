@@ -25,7 +25,7 @@ BACKENDS: dict[str, Backend] = {backend.kind: backend for backend in (LLVM, CUDA
 #: Of the target that is meant when none is named: every machine has it.
 USUAL_KIND = LLVM.kind
 
-__all__ = ["BACKENDS", "USUAL_KIND", "Backend", "backend_of"]
+__all__ = ["BACKENDS", "USUAL_KIND", "Backend", "backend_of", "seeing"]
 
 
 def backend_of(kind: str) -> Backend:
@@ -42,3 +42,13 @@ def backend_of(kind: str) -> Backend:
             f"{' and '.join(BACKENDS)}: choose one of these"
         )
     return BACKENDS[kind]
+
+
+def seeing(device: str) -> dict[str, str]:
+    """Environment of a process that sees one of a machine's devices alone, whatever its kind.
+
+    >>> seeing("3")
+    {'CUDA_VISIBLE_DEVICES': '3'}
+    """
+    variables = (backend.visible_devices for backend in BACKENDS.values())
+    return {variable: device for variable in variables if variable}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ from typing import Any
 
 from ...database import TargetKey
 from ...workloads import PrefillShape, PrefillSpec, masked_baseline
-from ..environment import nvidia_smi
 from ..errors import InvalidOptionError, UnsupportedTargetError
 from ..measuring import cuda
 from ..measuring.engine import Engine
@@ -241,6 +242,19 @@ def _limits() -> dict[str, int]:
     found = nvidia_smi("clocks.max.sm", "clocks.max.memory", "power.limit")
     pairs = zip(names, found, strict=False)
     return {name: round(float(text)) for name, text in pairs if _is_number(text)}
+
+
+def nvidia_smi(*fields: str) -> list[str]:
+    """Fields of the first visible GPU; empty without the driver's tool."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            [*query, "--id", gpu], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [field.strip() for field in done.stdout.strip().split(",")]
 
 
 def _is_number(text: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..backends import seeing
 from ..devices import __name__ as devices_package
 from ..devices.address import LOOPBACK, Address, check_key, is_loopback, parse_devices
 from ..devices.supervision import Command, supervise
@@ -76,7 +77,7 @@ def worker(
                 f"worker {key}" + (f" of device {device}" if device else ""),
                 f"{devices_package}.rpc_server",
                 [host, str(port), str(address), key, advertise],
-                {"CUDA_VISIBLE_DEVICES": device} if device else {},
+                seeing(device) if device else {},
             )
             for device in parse_devices(devices) or [""]
         ]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
-from ..environment import nvidia_smi
+from ..backends.cuda import nvidia_smi
 from .torch_peers import matrix_product
 
 _CLOCKS = {"sm": "clocks.sm", "memory": "clocks.mem", "sm_max": "clocks.max.sm"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..backends import backend_of
+from ..backends import backend_of, seeing
 from ..errors import NoDeviceError, WorkerFailedError
 from ..measuring.cpu import tvm_environment
 from ..measuring.worker import Worker
@@ -36,7 +36,7 @@ def pool_of_gpus(devices: Sequence[str], wanted: Wanted) -> Pool:
     NoDeviceError
         If the first does not say what it is.
     """
-    runners = [Worker({**tvm_environment(1), "CUDA_VISIBLE_DEVICES": device}) for device in devices]
+    runners = [Worker({**tvm_environment(1), **seeing(device)}) for device in devices]
     machine = _describe_first(runners[0], wanted)
     slots = [Slot(f"GPU {device}", runner) for device, runner in zip(devices, runners, strict=True)]
     return Pool(slots, wanted=wanted, machine=machine)
