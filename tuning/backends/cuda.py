@@ -80,7 +80,8 @@ class Cuda(Backend):
     def device_name(self) -> str:
         import tvm
 
-        return str(tvm.cuda(0).device_name)
+        device: Any = tvm.cuda(0)
+        return str(device.device_name)
 
     def device_facts(self, target: ResolvedTarget) -> Mapping[str, str | float | bool | None]:
         """Its highest clocks in MHz and its power limit in W, where the driver tells."""
