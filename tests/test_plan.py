@@ -21,9 +21,11 @@ from small_spaces import SplitScores
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.errors import DiskFullError, InvalidPlanError, PlanRunningError
-from prefilltune.tuning.plans.job import PlannedCase, plan_lock, run_plan
+from prefilltune.tuning.plans.agenda import PlannedCase
+from prefilltune.tuning.plans.job import run_plan
+from prefilltune.tuning.plans.ledger import Ledger, ledger_path, plan_lock, read_ledger
 from prefilltune.tuning.plans.plan import PlannedTarget, read_plan
-from prefilltune.tuning.plans.progress import Ledger, Progress, Slice, ledger_path, read_ledger
+from prefilltune.tuning.plans.progress import Progress, Slice
 from prefilltune.tuning.plans.sharing import HERE, Devices
 from prefilltune.tuning.plans.status import plan_tables
 from prefilltune.tuning.search.progress import PlanDisplay
@@ -209,7 +211,7 @@ def _trials(log: Path) -> list[str]:
 def test_only_one_process_runs_a_plan(tmp_path: Path) -> None:
     with plan_lock(tmp_path, "night"):
         script = (
-            "import sys; from pathlib import Path; from prefilltune.tuning.plans.job import *\n"
+            "import sys; from pathlib import Path; from prefilltune.tuning.plans.ledger import *\n"
         )
         script += "with plan_lock(Path(sys.argv[1]), 'night'): pass"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

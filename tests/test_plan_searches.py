@@ -18,9 +18,10 @@ from prefilltune.database import RecordStore
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.errors import NoDeviceError
-from prefilltune.tuning.plans.job import PlannedCase, run_plan
+from prefilltune.tuning.plans.agenda import PlannedCase
+from prefilltune.tuning.plans.job import run_plan
+from prefilltune.tuning.plans.ledger import ledger_path, read_ledger
 from prefilltune.tuning.plans.plan import Plan
-from prefilltune.tuning.plans.progress import ledger_path, read_ledger
 from prefilltune.tuning.plans.sharing import HERE, Device, Devices, most_at_once, share
 from prefilltune.tuning.plans.status import plan_tables
 from prefilltune.tuning.search.search import Listener, SearchState

@@ -184,7 +184,8 @@ def _tune_plan(path: Path, root: Path) -> None:
 
     plan = read_plan(path)
     from ..devices.machine import Wanted
-    from ..plans.job import PlannedCase, run_plan
+    from ..plans.agenda import PlannedCase
+    from ..plans.job import run_plan
     from ..plans.sharing import target_devices
     from ..search.progress import PlanDisplay
 

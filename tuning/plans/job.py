@@ -4,62 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from ...workloads import Case, PrefilltuneError
-from ..backends import backend_of
-from ..devices.machine import Wanted
-from ..duration import format_duration
-from ..errors import NothingFoundError, PlanRunningError, SearchDiedError
+from ...workloads import PrefilltuneError
+from ..errors import NothingFoundError, SearchDiedError
 from ..search.search import Limit, Listener
 from ..search.tune import TuneResult
-from ..target import ResolvedTarget, usable_cores
+from .agenda import Agenda, PlannedCase
+from .ledger import Ledger, ledger_path, plan_lock, planned, read_ledger
 from .plan import Plan
-from .progress import Ledger, Slice, ledger_path, planned, read_ledger
-from .searcher import Allotment, Assignment, Searcher, Searchers
-from .sharing import HERE, Devices, most_at_once, share
-
-
-@dataclass(frozen=True)
-class PlannedCase:
-    """A workload of a plan on one of its targets.
-
-    Parameters
-    ----------
-    case : Case
-        What to tune.
-    target : ResolvedTarget
-        What for.
-    spaces : tuple[str, ...]
-        Names of design spaces.
-    wanted : Wanted
-        The target, as its devices are asked for it.
-    devices : Devices
-        Of the target.
-    """
-
-    case: Case
-    target: ResolvedTarget
-    spaces: tuple[str, ...]
-    wanted: Wanted
-    devices: Devices
-
-    @property
-    def name(self) -> str:
-        """By which people and the plan's ledger know it."""
-        return self.case.on(self.target.key)
-
-    @property
-    def alone(self) -> bool:
-        """Whether any other search would disturb what it measures."""
-        return self.devices == HERE and backend_of(self.target.kind).engine.alone
-
+from .progress import Slice
+from .searcher import Assignment, Searcher, Searchers
 
 #: Shows a search with the given title to people.
 Display = Callable[[str], AbstractContextManager[Listener]]
@@ -112,31 +71,6 @@ def run_plan(
         return ended
 
 
-@contextmanager
-def plan_lock(root: Path, name: str) -> Iterator[None]:
-    """Keep other processes from running the same plan; freed whenever this one ends.
-
-    Raises
-    ------
-    PlanRunningError
-        If one does already.
-    """
-    path = ledger_path(root, name).with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise PlanRunningError(
-            f"another process runs the plan {name} on {root}; wait for its end, or see how it "
-            "stands with: prefilltune status"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 @dataclass(frozen=True)
 class _Begun:
     """A slice under way."""
@@ -169,25 +103,18 @@ class _Run:
         tell: Callable[[str], None],
     ) -> None:
         self._plan = plan
-        self._cases = {each.name: each for each in cases}
         self._ledger = ledger
         self._root = root
         self._display = display
         self._tell = tell
-        cores = usable_cores()
-        beside = list(dict.fromkeys(each.devices for each in cases if not each.alone))
-        most = most_at_once(beside, plan.searches, cores)
-        self._at_once = max(1, min(plan.searches or cores, sum(most.values())))
-        self._most = {HERE: 1, **most}
-        self._builders = max(1, cores // self._at_once)
+        self._agenda = Agenda(plan, cases, ledger)
         self._running: dict[Future[TuneResult | None], _Begun] = {}
-        self._given_up: set[str] = set()
         self.error: PrefilltuneError | None = None
         self._noted = time.monotonic()
         self._stack = ExitStack()
 
     def __enter__(self) -> _Run:
-        self._threads = self._stack.enter_context(ThreadPoolExecutor(self._at_once))
+        self._threads = self._stack.enter_context(ThreadPoolExecutor(self._agenda.at_once))
         self._searchers = self._stack.enter_context(Searchers())
         return self
 
@@ -213,33 +140,11 @@ class _Run:
         return True
 
     def _begin_all(self) -> None:
-        while (chosen := self._next()) is not None:
+        while self._seconds_left() > 0:
+            chosen = self._agenda.next_case(self._searchers.taken)
+            if chosen is None:
+                return
             self._begin(chosen)
-
-    def _next(self) -> PlannedCase | None:
-        """What to search for next, if it can be begun now."""
-        if len(self._running) == self._at_once or self._seconds_left() <= 0:
-            return None
-        barred = {name for name, each in self._cases.items() if not self._has_room(each)}
-        name = self._ledger.next_case(barred | self._given_up | set(self._ledger.searching))
-        if name is None:
-            return None
-        chosen = self._cases[name]
-        beside = [each.chosen for each in self._running.values()]
-        if beside and any(each.alone for each in (chosen, *beside)):
-            return None  # it waits for those before it, and those after it wait for it
-        return chosen
-
-    def _has_room(self, chosen: PlannedCase) -> bool:
-        devices = chosen.devices
-        return self._to_begin(devices) > 0 and not self._searchers.taken.issuperset(devices)
-
-    def _to_begin(self, devices: Devices) -> int:
-        """How many searches may be begun on a group of devices, and have something to do."""
-        of_group = [name for name, each in self._cases.items() if each.devices == devices]
-        wanting = set(of_group) & set(self._ledger.undone) - self._given_up
-        running = len(wanting & set(self._ledger.searching))
-        return min(self._most[devices], len(wanting)) - running
 
     def _seconds_left(self) -> float:
         return self._plan.seconds - self._ledger.spent - (time.monotonic() - self._noted)
@@ -249,9 +154,7 @@ class _Run:
         done = self._ledger.progress[name].trials
         trials = plan.slice if plan.trials is None else min(plan.slice, plan.trials - done)
         limit = Limit(trials, self._seconds_left())
-        devices = share(chosen.devices, self._searchers.taken, self._to_begin(chosen.devices))
-        builders = usable_cores() if chosen.alone else self._builders
-        searcher = self._searchers.take(Allotment(devices, chosen.wanted, builders))
+        searcher = self._searchers.take(self._agenda.allotment(chosen, self._searchers.taken))
         self._ledger.searching.append(name)
         self._ledger.write()
         begun = _Begun(chosen, searcher, limit, trials, time.monotonic())
@@ -279,8 +182,9 @@ class _Run:
             self._searchers.end(begun.searcher)
             self._add(begun, Slice(done.trials, done.best, begun.seconds), {"search died": 1})
             self._tell(str(error))
-        except PrefilltuneError as error:  # its process keeps the devices: none is of use
-            self._given_up.add(begun.name)
+        except PrefilltuneError as error:
+            # Its process is not given back: it keeps the devices, none of which is of use.
+            self._agenda.give_up(begun.name)
             self._ledger.searching.remove(begun.name)
             self._tell(f"{begun.name} is given up until the plan is run again: {error}")
             self.error = self.error or error
@@ -289,7 +193,7 @@ class _Run:
                 raise KeyboardInterrupt
             self._searchers.give_back(begun.searcher)
             self._add(begun, _slice(begun, result), result.state.faults)
-            self._tell(self._line(begun.name))
+            self._tell(self._ledger.line(begun.name))
 
     def _add(self, begun: _Begun, found: Slice, faults: Mapping[str, int]) -> None:
         now, ledger = time.monotonic(), self._ledger
@@ -297,15 +201,6 @@ class _Run:
         self._noted = now
         ledger.searching.remove(begun.name)
         ledger.add(begun.name, found, faults)
-
-    def _line(self, name: str) -> str:
-        now = self._ledger.progress[name]
-        best = "none" if now.best is None else f"{now.best * 1e3:.4g} ms"
-        return (
-            f"{name}: {now.trials} trials, best {best}, "
-            f"{now.ended(self._plan.trials) or 'to be gone on with'}; "
-            f"{format_duration(self._ledger.spent)} of {format_duration(self._plan.seconds)}"
-        )
 
 
 def _slice(begun: _Begun, result: TuneResult) -> Slice:

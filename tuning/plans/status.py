@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.table import Column, Table
 
 from ..duration import format_duration
 from ..errors import NothingFoundError
-from .progress import Ledger, read_ledger
+from .ledger import Ledger, is_running, read_ledger
 
 
 def plan_tables(root: Path, name: str = "") -> list[Table]:
@@ -31,8 +30,8 @@ def plan_tables(root: Path, name: str = "") -> list[Table]:
 
 def _table(ledger: Ledger) -> Table:
     spent = f"{format_duration(ledger.spent)} of {format_duration(ledger.seconds)} spent"
-    is_running = _is_running(ledger)
-    running = "running" if is_running else "not running"
+    runs = is_running(ledger)
+    running = "running" if runs else "not running"
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(ledger.faults.items()))
     table = Table(
         Column("workload", overflow="fold"),
@@ -48,12 +47,12 @@ def _table(ledger: Ledger) -> Table:
     for name, done in ledger.progress.items():
         best = "" if done.best is None else f"{done.best * 1e3:.4g}"
         gain = f"{done.gain():.1%}" if len(done.slices) > 1 else ""
-        table.add_row(name, str(done.trials), best, gain, _state(ledger, name, is_running))
+        table.add_row(name, str(done.trials), best, gain, _state(ledger, name, runs))
     return table
 
 
-def _state(ledger: Ledger, name: str, is_running: bool) -> str:
-    if is_running and name in ledger.searching:
+def _state(ledger: Ledger, name: str, runs: bool) -> str:
+    if runs and name in ledger.searching:
         return "searching"
     done = ledger.progress[name]
     ended = done.ended(ledger.most_trials)
@@ -62,14 +61,3 @@ def _state(ledger: Ledger, name: str, is_running: bool) -> str:
     if ledger.spent >= ledger.seconds:
         return "budget spent"
     return "goes on" if done.slices else "waits"
-
-
-def _is_running(ledger: Ledger) -> bool:
-    path = ledger.path.with_suffix(".lock")
-    if not path.exists():
-        return False
-    try:
-        FileLock(path, timeout=0).acquire().lock.release()
-    except Timeout:
-        return True
-    return False
