@@ -17,7 +17,7 @@ from .messages import RESTART, Request, UploadedLibrary, decode_outcome
 
 _CONNECT_TIMEOUT = 40.0
 _ANSWER_TIMEOUT = 20.0
-# What the way and the start of a process there may take beyond the call itself.
+# What the network and the start of a process on the device may take beyond the call itself.
 _MARGIN = 30.0
 
 
@@ -47,7 +47,7 @@ class RemoteWorker:
         Raises
         ------
         WorkerFailedError
-            If none is free in time, or if it is another than expected.
+            If none is free in time.
         """
         if self._connected:
             return

@@ -14,7 +14,7 @@ from .address import Address
 #: Of the packed function that the process of a device registers.
 CALL = "prefilltune.call"
 
-# More than a search's finalists: an older library is removed from the device's disk.
+# Libraries that stay on the device's disk: a search comes back to its finalists, which are fewer.
 _LIBRARIES_KEPT = 32
 
 _session: Any = None

@@ -18,9 +18,10 @@ from ..errors import ServingError
 
 _START_TIMEOUT = 120.0
 _POLL = 0.2
-# A server that lived this long is started again at once; others after pauses that double.
-_SOUND = 60.0
+# A server that dies is started again after a pause, twice as long each time, up to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+# The pause is short again after a server that lived longer than this.
+_SOUND = 60.0
 
 
 @dataclass(frozen=True)

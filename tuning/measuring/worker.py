@@ -38,7 +38,8 @@ class Outcome:
     Parameters
     ----------
     status : str
-        ``ok``, ``error`` (the function raised), ``crash`` (the process died) or ``timeout``.
+        ``ok``, ``error`` (the function raised), ``crash`` (the process died) or ``timeout``; where
+        the process may be out of reach also ``lost``, and ``cancelled`` for a call never made.
     value : object
         What the function returned; ``None`` unless ``ok``.
     detail : str
@@ -138,7 +139,7 @@ class Worker:
         if self._frozen_when_idle:
             self._process.send_signal(signal.SIGSTOP)
             ended = os.WSTOPPED | os.WEXITED | os.WNOWAIT
-            os.waitid(os.P_PID, self._process.pid, ended)  # the signal takes effect later
+            os.waitid(os.P_PID, self._process.pid, ended)  # it stops some time after the signal
         return reply
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:

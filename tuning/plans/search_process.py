@@ -36,7 +36,8 @@ class Interrupts:
     def __init__(self) -> None:
         self._came = self._heard = False
         signal.signal(signal.SIGINT, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back from the start on
+        # The parent starts this process with SIGINT blocked, so that none comes before this line.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def _note(self, *_: object) -> None:
         self._came = True
@@ -138,7 +139,8 @@ def main() -> None:
     die_with_parent()
     interrupts = Interrupts()
     import_tvm_without_torch()
-    for allotment in asked:  # which comes first, and once
+    allotment = next(asked, None)  # the first message; all others are assignments
+    if allotment is not None:
         with AllottedSearches(allotment, reports, interrupts) as searches:
             for assignment in asked:
                 reports(searches.result(assignment))

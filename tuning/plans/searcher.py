@@ -69,7 +69,7 @@ class Searcher:
 
     def __init__(self, allotment: Allotment) -> None:
         self.allotment = allotment
-        # What a search that dies had built goes with this folder.
+        # Where the process puts what it builds: what it leaves there when it dies is removed too.
         self._folder = tempfile.TemporaryDirectory(
             prefix="prefilltune-plan-", ignore_cleanup_errors=True
         )

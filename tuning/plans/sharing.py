@@ -11,7 +11,8 @@ from ..devices.opening import pool_of_gpus, pool_of_tracker
 from ..devices.pool import Pool
 from .plan import PlannedTarget
 
-# A device alone has no sibling that tells whether it is slow, or where harm is looked at again.
+# Devices of a search, unless a number of searches is asked for: the first is compared with the
+# second, which also measures candidates again that came to harm on the first.
 _SIBLINGS = 2
 
 
