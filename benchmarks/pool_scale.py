@@ -40,7 +40,8 @@ from prefilltune.tuning.devices.slot import Slot
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measuring.cpu import Measurement, tvm_environment
 from prefilltune.tuning.measuring.worker import Outcome, Worker
-from prefilltune.tuning.search.search import Limit, Search, SearchState
+from prefilltune.tuning.search.search import Search
+from prefilltune.tuning.search.state import Limit, SearchState
 from prefilltune.tuning.search.trial_log import TrialLog
 from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.search.search import Limit, Search
+from prefilltune.tuning.search.search import Search
+from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.trial_log import TrialLog
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths

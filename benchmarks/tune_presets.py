@@ -20,7 +20,8 @@ from prefilltune.database import RecordStore
 from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.opening import local_pool
-from prefilltune.tuning.search.search import Limit, local_builders
+from prefilltune.tuning.search.builders import local_builders
+from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, parse_lengths, preset

@@ -10,7 +10,7 @@ from tvm.s_tir.schedule import Trace
 from prefilltune.tuning.deployment import Leaf, Lengths, Split, dispatching_kernel
 from prefilltune.tuning.pipeline import pipeline
 from prefilltune.tuning.search.arms import Arm
-from prefilltune.tuning.search.proposals import Proposal
+from prefilltune.tuning.search.strategies import Proposal
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, SymbolicShape, parse_lengths

@@ -52,7 +52,7 @@ def test_a_sample_and_the_rest_are_the_points_of_the_space_in_its_order(earlier:
         sampled.restore([Trial(SPACE.name, VARIANT, trace, run_secs=(1.0,))])
         assert sampled.best == 1.0
     with Worker(tvm_environment(1)) as worker:
-        asked = (CASE, TARGET, SPACE.name, VARIANT, sampled.label, 3)
+        asked = (CASE, TARGET, SPACE.name, VARIANT, 3)
         outcome = worker.call(sample_arm, *asked, timeout=60.0)
     assert outcome.status == "ok", outcome.detail
     sampled.begin(outcome.value)
@@ -68,4 +68,4 @@ def test_spaces_that_are_evolved_are_not_sampled() -> None:
     case = Case(PrefillSpec(2, 1, 64, "float32"), shape, CASE.lens)
     space = SPACES["llvm_fused"]
     variant, *_ = space.variants(case.spec, case.shape, target)
-    assert sample_arm(case, target, space.name, variant, "fused", 2) is None
+    assert sample_arm(case, target, space.name, variant, 2) is None

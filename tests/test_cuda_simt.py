@@ -16,7 +16,8 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.search.proposals import make_proposer, tune_context
+from prefilltune.tuning.search.strategies import make_strategy
+from prefilltune.tuning.search.strategies.context import tune_context
 from prefilltune.tuning.spaces import SPACES, Variant
 from prefilltune.tuning.spaces.cuda_simt import schedule, structure_of
 from prefilltune.tuning.target import ResolvedTarget
@@ -149,7 +150,7 @@ def test_every_decision_replays_from_json() -> None:
     variant = {"rows": 2, "warps": 4, "kv_tile": 32, "exchange": True}
     module, generator = SIMT.describe(spec, shape, variant, "cuda"), SIMT.generator(spec, variant)
     context = tune_context(module, _target("sm_80").target, generator, "simt", 1, 1)
-    proposals = make_proposer(context, None, 8, 1, "simt").propose(1000)
+    proposals = make_strategy(context, None, 8, 1, "simt").propose(1000)
     assert len(proposals) == 3**3
     assert len({each.module.script() for each in proposals}) == len(proposals)
     for proposal in proposals[:3]:

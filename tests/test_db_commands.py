@@ -32,7 +32,7 @@ from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.cli import main
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
-from prefilltune.tuning.search.search import Limit
+from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.search.verification import Rebuilt, _remeasure
 from prefilltune.tuning.spaces import SPACES, llvm_fused

@@ -13,7 +13,7 @@ from kernel_checks import kernel_error
 from tvm.s_tir import Schedule
 
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.search.proposals import tune_context
+from prefilltune.tuning.search.strategies.context import tune_context
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.spaces.llvm_fused import schedule
 from prefilltune.tuning.target import ResolvedTarget

@@ -29,7 +29,7 @@ from prefilltune.tuning.plans.progress import Progress, Slice
 from prefilltune.tuning.plans.sharing import HERE, Devices
 from prefilltune.tuning.plans.status import plan_tables
 from prefilltune.tuning.search.progress import PlanDisplay
-from prefilltune.tuning.search.search import Limit, Listener, SearchState
+from prefilltune.tuning.search.state import Limit, Listener, SearchState
 from prefilltune.tuning.search.tune import log_path
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 

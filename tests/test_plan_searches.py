@@ -24,7 +24,7 @@ from prefilltune.tuning.plans.ledger import ledger_path, read_ledger
 from prefilltune.tuning.plans.plan import Plan
 from prefilltune.tuning.plans.sharing import HERE, Device, Devices, most_at_once, share
 from prefilltune.tuning.plans.status import plan_tables
-from prefilltune.tuning.search.search import Listener, SearchState
+from prefilltune.tuning.search.state import Listener, SearchState
 from prefilltune.tuning.search.tune import log_path
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 

@@ -26,7 +26,8 @@ from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Outcome, Worker
 from prefilltune.tuning.search.device_job import device_job
-from prefilltune.tuning.search.search import Limit, Search, SearchState
+from prefilltune.tuning.search.search import Search
+from prefilltune.tuning.search.state import Limit, SearchState
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
@@ -215,7 +216,7 @@ def _killed_while_building(
 def test_a_builder_that_leaks_is_replaced(
     tmp_path: Path, sound: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefilltune.tuning.search.search._BUILDER_BYTES", 1 << 20)
+    monkeypatch.setattr("prefilltune.tuning.search.builders._MOST_BYTES", 1 << 20)
     with Worker() as builder:
         state, trials = _search([device()], tmp_path / "log", [builder], trials=3)
     assert _times(trials).items() <= sound.items()

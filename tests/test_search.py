@@ -19,7 +19,9 @@ from prefilltune.tuning.backends import BACKENDS
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
 from prefilltune.tuning.measuring.worker import Outcome
-from prefilltune.tuning.search.search import Limit, Search, SearchState, _next_arm
+from prefilltune.tuning.search.choice import next_arm
+from prefilltune.tuning.search.search import Search
+from prefilltune.tuning.search.state import Limit, SearchState
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
 from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.spaces import SPACES
@@ -186,21 +188,21 @@ def test_a_wrong_kernel_is_refused_by_the_runner(tmp_path: Path) -> None:
 
 
 class _Arm:
-    def __init__(self, best: float, batches: int, exhausted: bool = False) -> None:
-        self.best, self.batches, self.exhausted = best, batches, exhausted
+    def __init__(self, best: float, turns: int, exhausted: bool = False) -> None:
+        self.best, self.turns, self.exhausted = best, turns, exhausted
 
 
 def test_budget_goes_to_what_wins() -> None:
     untried, good, bad = _Arm(math.inf, 0), _Arm(1.0, 3), _Arm(5.0, 1)
-    assert _next_arm([bad, good, untried]) is untried  # pyright: ignore[reportArgumentType]
-    assert _next_arm([bad, good]) is good  # pyright: ignore[reportArgumentType]
+    assert next_arm([bad, good, untried]) is untried
+    assert next_arm([bad, good]) is good
     arms = [untried, bad, good]
-    assert _next_arm(arms, refine=True) is good  # pyright: ignore[reportArgumentType]
+    assert next_arm(arms, refine=True) is good
     failed = _Arm(math.inf, 1)
-    assert _next_arm([failed, untried], refine=True) is untried  # pyright: ignore[reportArgumentType]
+    assert next_arm([failed, untried], refine=True) is untried
     close = _Arm(1.05, 1)
-    assert _next_arm([_Arm(1.0, 9), close]) is close  # pyright: ignore[reportArgumentType]
-    assert _next_arm([_Arm(1.0, 9, exhausted=True)]) is None  # pyright: ignore[reportArgumentType]
+    assert next_arm([_Arm(1.0, 9), close]) is close
+    assert next_arm([_Arm(1.0, 9, exhausted=True)]) is None
 
 
 def test_trial_log_survives_torn_and_foreign_lines(tmp_path: Path) -> None:

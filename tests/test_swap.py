@@ -23,7 +23,7 @@ from prefilltune.tuning import swap_prefill_kernels, swap_prefill_pass
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.deployment import Point, Sweep, candidates, make_plan, write_sweep
 from prefilltune.tuning.errors import NotSwappedError
-from prefilltune.tuning.search.search import Limit
+from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.tune import tune_case
 from prefilltune.workloads import (
     Case,

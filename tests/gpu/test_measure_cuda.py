@@ -18,7 +18,8 @@ from prefilltune.tuning.devices.opening import pool_of_gpus
 from prefilltune.tuning.measuring import cuda as measure_cuda
 from prefilltune.tuning.measuring.cpu import Measurement, tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
-from prefilltune.tuning.search.search import Limit, Search
+from prefilltune.tuning.search.search import Search
+from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.trial_log import TrialLog
 from prefilltune.tuning.search.verification import batches_to_verify, largest_error
 from prefilltune.tuning.spaces import DesignSpace

@@ -13,7 +13,8 @@ from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.measuring import cuda as measure_cuda
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
-from prefilltune.tuning.search.proposals import make_proposer, tune_context
+from prefilltune.tuning.search.strategies import make_strategy
+from prefilltune.tuning.search.strategies.context import tune_context
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec, regimes
@@ -64,7 +65,7 @@ def test_kernels_compute_attention(
         module = SIMT.describe(spec, shape, variant, "cuda")
         generator = SIMT.generator(spec, variant)
         context = tune_context(module, target.target, generator, "simt", 1, 1)
-        proposal, *_ = make_proposer(context, None, 1, index, "simt").propose(1)
+        proposal, *_ = make_strategy(context, None, 1, index, "simt").propose(1)
         path = build_library(proposal.module, target.target, str(tmp_path / f"{index}.so"))
         arguments = (path, spec, shape, lens, index)
         outcome = runner.call(measure_cuda.check_kernel, *arguments, timeout=120)

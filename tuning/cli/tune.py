@@ -110,8 +110,9 @@ def tune(
         resolved, pool = stack.enter_context(places)
         spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
         from ..devices.opening import local_pool
+        from ..search.builders import local_builders
         from ..search.progress import SearchDisplay
-        from ..search.search import Limit, local_builders
+        from ..search.state import Limit
         from ..search.tune import tune_case
 
         spaces = choose_spaces(space, spec, shapes, resolved)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...workloads import PrefilltuneError
 from ..errors import NothingFoundError, SearchDiedError
-from ..search.search import Limit, Listener
+from ..search.state import Limit, Listener
 from ..search.tune import TuneResult
 from .agenda import Agenda, PlannedCase
 from .ledger import Ledger, ledger_path, plan_lock, planned, read_ledger

@@ -16,7 +16,7 @@ from ...workloads import Case, PrefilltuneError
 from ..devices.machine import Wanted
 from ..errors import SearchDiedError
 from ..measuring.pickles import read_pickle, write_pickle
-from ..search.search import Limit, Listener, SearchState
+from ..search.state import Limit, Listener, SearchState
 from ..search.tune import TuneResult
 from ..target import ResolvedTarget
 from .sharing import Device, Devices

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ...database import trace_to_json
 from ...workloads import Case
 from ..spaces import SPACES, DesignSpace, Variant
 from ..target import ResolvedTarget
-from .proposals import Proposal, Proposer, Sample, first_points, make_proposer, tune_context
-from .trial_log import Trial
+from .strategies import Proposal, Strategy, make_strategy
+from .strategies.context import tune_context
+from .strategies.sample import Sample, first_points
+from .trial_log import ArmKey, Trial, arm_key
 
 
 class Arm:
@@ -20,7 +23,7 @@ class Arm:
     ----------
     cost_model : meta_schedule.CostModel
         Shared by the arms of a search.
-    batch : int
+    generation : int
         Candidates that evolution proposes at once.
     threads : int
         That schedules are sampled with.
@@ -33,7 +36,7 @@ class Arm:
         space: DesignSpace,
         variant: Variant,
         cost_model: Any,
-        batch: int,
+        generation: int,
         threads: int,
     ) -> None:
         self.case = case
@@ -41,13 +44,13 @@ class Arm:
         self.space = space
         self.variant = variant
         self.best = float("inf")
-        self.batches = 0
+        self.turns = 0
         self.exhausted = False
         self._cost_model = cost_model
-        self._batch = batch
+        self._generation = generation
         self._threads = threads
-        self._made: Proposer | None = None
-        self._first: list[Proposal] | None = None
+        self._made: Strategy | None = None
+        self._sample: Sample | None = None
         self._taken = 0
         self._earlier: list[Trial] = []
 
@@ -56,6 +59,16 @@ class Arm:
         """Space and variant, for people."""
         parameters = ",".join(f"{name}={value}" for name, value in self.variant.items())
         return f"{self.space.name}[{parameters}]" if parameters else self.space.name
+
+    @property
+    def key(self) -> ArmKey:
+        """Equal to that of the trials of its candidates."""
+        return arm_key(self.space.name, self.variant)
+
+    def describe(self) -> Any:
+        """The variant's description of the case, an IRModule without a schedule."""
+        case = self.case
+        return self.space.describe(case.spec, case.shape, self.variant, self.target.kind)
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Take over successful trials of an earlier search."""
@@ -70,9 +83,7 @@ class Arm:
         from tvm.s_tir import Schedule
         from tvm.s_tir.schedule import Trace
 
-        case = self.case
-        module = self.space.describe(case.spec, case.shape, self.variant, self.target.kind)
-        schedule = Schedule(module)
+        schedule = Schedule(self.describe())
         try:
             Trace.apply_json_to_schedule(trial.trace, schedule)
         except Exception:  # TVM raises any Python class, by the name its C++ gives
@@ -82,33 +93,37 @@ class Arm:
 
     def begin(self, sample: Sample) -> None:
         """Propose first what :func:`sample_arm` found in another process."""
-        self._first, self._taken = sample.proposals, sample.taken
+        self._sample, self._taken = sample, sample.taken
 
     def propose(self, count: int) -> list[Proposal]:
         """The next candidates, about ``count``; empty once the arm is exhausted."""
-        self.batches += 1
-        first, self._first = self._first, None
-        proposals = self._proposer.propose(count) if first is None else first
+        self.turns += 1
+        sample, self._sample = self._sample, None
+        proposals = self._strategy.propose(count) if sample is None else sample.proposals
         self.exhausted = not proposals
         return proposals
 
     def learn(self, proposals: Sequence[Proposal], run_secs: Sequence[tuple[float, ...]]) -> None:
         """Tell the arm how its candidates did; no times for a failure."""
         self.best = min([self.best, *(min(secs) for secs in run_secs if secs)])
-        if (
-            self._made is not None
-        ):  # points that were sampled elsewhere teach an enumeration nothing
+        if self._made is not None:  # else all are of a sample, thus of a space that is enumerated
             self._made.learn(proposals, run_secs)
 
+    def trial(self, proposal: Proposal, **outcome: Any) -> Trial:
+        """What came of a candidate of this arm; without an outcome, to be compared with others."""
+        return Trial(self.space.name, dict(self.variant), proposal.trace, **outcome)
+
+    def sample(self, count: int) -> Sample | None:
+        """The first candidates, about ``count``; ``None`` for a space that is evolved."""
+        return first_points(self._context(), self.case.seed, self.label, count)
+
     @property
-    def _proposer(self) -> Proposer:
+    def _strategy(self) -> Strategy:
         if self._made is None:
-            self._made = make_proposer(
-                _context(
-                    self.case, self.target, self.space, self.variant, self.label, self._threads
-                ),
+            self._made = make_strategy(
+                self._context(),
                 self._cost_model,
-                self._batch,
+                self._generation,
                 self.case.seed,
                 self.label,
                 self._taken,
@@ -116,35 +131,52 @@ class Arm:
             self._made.restore(self._earlier)
         return self._made
 
+    def _context(self) -> Any:
+        return tune_context(
+            self.describe(),
+            self.target.target,
+            self.space.generator(self.case.spec, self.variant),
+            self.label,
+            self._threads,
+            self.case.seed + 1,
+            self.space.patience,
+        )
+
 
 def sample_arm(
-    case: Case, target: ResolvedTarget, space: str, variant: Variant, label: str, count: int
+    case: Case, target: ResolvedTarget, space: str, variant: Variant, count: int
 ) -> Sample | None:
-    """The first candidates of an arm that nothing is known of, about ``count``; runs in a worker.
-
-    Returns
-    -------
-    Sample, optional
-        ``None`` for a space that is evolved.
-    """
-    context = _context(case, target, SPACES[space], variant, label, threads=1)
-    return first_points(context, case.seed, label, count)
+    """:meth:`Arm.sample` of an arm that nothing is known of; runs in a worker."""
+    return Arm(case, target, SPACES[space], variant, None, 0, threads=1).sample(count)
 
 
-def _context(
+def arms_of(
     case: Case,
     target: ResolvedTarget,
-    space: DesignSpace,
-    variant: Variant,
-    label: str,
+    spaces: Sequence[DesignSpace],
+    generation: int,
     threads: int,
-) -> Any:
-    return tune_context(
-        space.describe(case.spec, case.shape, variant, target.kind),
-        target.target,
-        space.generator(case.spec, variant),
-        label,
-        threads,
-        case.seed + 1,
-        space.patience,
-    )
+    first: Collection[ArmKey],
+) -> list[Arm]:
+    """Every variant an arm, the spaces taking turns; those with a key in ``first`` before others.
+
+    Parameters
+    ----------
+    generation : int
+        Candidates that evolution proposes at once.
+    threads : int
+        That schedules are sampled with.
+    """
+    from tvm.s_tir.meta_schedule.cost_model import XGBModel
+
+    # Threads of its own would wait for one another, spinning, on the cores that builders have.
+    cost_model = XGBModel(num_warmup_samples=32, num_tuning_cores=1, verbose_eval=0)
+    per_space = [
+        [
+            Arm(case, target, space, variant, cost_model, generation, threads)
+            for variant in space.variants(case.spec, case.shape, target)
+        ]
+        for space in spaces
+    ]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*per_space))
+    return sorted((arm for arm in turns if arm is not None), key=lambda arm: arm.key not in first)

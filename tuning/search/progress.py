@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 
 from ..duration import format_duration
-from .search import Listener, SearchState
+from .state import Listener, SearchState
 
 _PLAIN_SECONDS = 10.0
 

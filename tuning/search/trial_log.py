@@ -11,6 +11,9 @@ from typing import Any
 
 from ..errors import DiskFullError
 
+#: A design space by name and a variant of it, hashable.
+ArmKey = tuple[str, tuple[tuple[str, "int | bool | str"], ...]]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -48,6 +51,11 @@ class Trial:
     def seconds(self) -> float:
         """Fastest repeat, for what else runs only ever adds; infinite for a failure."""
         return min(self.run_secs, default=float("inf"))
+
+    @property
+    def arm(self) -> ArmKey:
+        """Equal for two trials exactly if one arm proposed them."""
+        return arm_key(self.space, self.variant)
 
     @property
     def identity(self) -> str:
@@ -114,6 +122,11 @@ class TrialLog:
             return Trial(**fields)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
+
+
+def arm_key(space: str, variant: Mapping[str, int | bool | str]) -> ArmKey:
+    """Space and variant, hashable."""
+    return space, tuple(sorted(variant.items()))
 
 
 def _ends_in_newline(path: Path) -> bool:

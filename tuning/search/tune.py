@@ -22,7 +22,9 @@ from ..measuring.timing import interleave, interquartile_range
 from ..measuring.worker import Outcome
 from ..spaces import SPACES
 from ..target import ResolvedTarget
-from .search import Builder, Limit, Listener, Search, SearchState
+from .builders import BuilderProcess
+from .search import Search
+from .state import Limit, Listener, SearchState
 from .trial_log import Trial, TrialLog
 from .verification import batches_to_verify, largest_error
 from .warm_start import nearest_trials
@@ -63,7 +65,7 @@ def tune_case(
     keep: int,
     listener: Listener,
     pool: Pool | None = None,
-    builders: Sequence[Builder] | None = None,
+    builders: Sequence[BuilderProcess] | None = None,
 ) -> TuneResult:
     """Search, verify and keep.
 
@@ -83,7 +85,7 @@ def tune_case(
         Told how the search stands.
     pool : Pool, optional
         Of devices; the machine at hand when absent.
-    builders : Sequence[Builder], optional
+    builders : Sequence[BuilderProcess], optional
         Started and closed by the caller; one worker for each core when absent.
 
     Raises

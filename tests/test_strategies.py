@@ -15,62 +15,57 @@ from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 from tvm.s_tir.schedule import Trace
 from tvm.target import Target
 
-from prefilltune.tuning.search.proposals import (
-    Enumeration,
-    Evolution,
-    Proposer,
-    make_proposer,
-    tune_context,
-)
+from prefilltune.tuning.search.strategies import Enumeration, Evolution, Strategy, make_strategy
+from prefilltune.tuning.search.strategies.context import tune_context
 from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
 
 MODULE = plain_attention(PrefillSpec(2, 2, 16, "float32"), PrefillShape(2, 24))
 
 
-def _proposer(schedule: Callable[[Any], object], threads: int = 2) -> Proposer:
+def _strategy(schedule: Callable[[Any], object], threads: int = 2) -> Strategy:
     mutators = {MutateTileSize(): 1.0}
     generator = ScheduleFn(schedule, sch_rules=[], postprocs=[], mutator_probs=mutators)
     target = Target({"kind": "llvm", "num-cores": 2})
     context = tune_context(MODULE, target, generator, "test", threads, 1)
-    return make_proposer(context, RandomModel(), 8, 0, "test")
+    return make_strategy(context, RandomModel(), 8, 0, "test")
 
 
 def test_every_point_of_a_small_space_comes_once() -> None:
-    proposer = _proposer(lambda sch: split_scores(sch, [2, 4, 8], ["dot", "scores"]))
-    assert isinstance(proposer, Enumeration)
-    proposals = [*proposer.propose(4), *proposer.propose(4), *proposer.propose(4)]
+    strategy = _strategy(lambda sch: split_scores(sch, [2, 4, 8], ["dot", "scores"]))
+    assert isinstance(strategy, Enumeration)
+    proposals = [*strategy.propose(4), *strategy.propose(4), *strategy.propose(4)]
     assert len(proposals) == 9
-    assert proposer.propose(1) == []
+    assert strategy.propose(1) == []
     assert len({json.dumps(each.trace) for each in proposals}) == 9
     assert len({tvm_ffi.structural_hash(each.module) for each in proposals}) == 9
 
 
 def test_threads_change_neither_points_nor_their_order() -> None:
     def traces(threads: int) -> list[Any]:
-        proposer = _proposer(lambda sch: split_scores(sch, [2, 1, 4, 8], ["dot"]), threads)
-        return [each.trace for count in (2, 9) for each in proposer.propose(count)]
+        strategy = _strategy(lambda sch: split_scores(sch, [2, 1, 4, 8], ["dot"]), threads)
+        return [each.trace for count in (2, 9) for each in strategy.propose(count)]
 
     assert traces(1) == traces(3)
     assert len(traces(1)) == 3
 
 
 def test_a_point_without_a_schedule_is_passed_over() -> None:
-    proposer = _proposer(lambda sch: split_scores(sch, [2, 1, 4], ["dot"]))
-    assert len(proposer.propose(9)) == 2
+    strategy = _strategy(lambda sch: split_scores(sch, [2, 1, 4], ["dot"]))
+    assert len(strategy.propose(9)) == 2
 
 
 def test_proposals_replay_from_their_json() -> None:
-    proposer = _proposer(lambda sch: split_scores(sch, [2, 4], ["dot"]))
-    for proposal in proposer.propose(2):
+    strategy = _strategy(lambda sch: split_scores(sch, [2, 4], ["dot"]))
+    for proposal in strategy.propose(2):
         schedule = Schedule(MODULE)
         Trace.apply_json_to_schedule(json.loads(json.dumps(proposal.trace)), schedule)
         assert tvm_ffi.structural_equal(schedule.mod, proposal.module)
 
 
 def test_a_space_without_decisions_has_one_point() -> None:
-    proposer = _proposer(lambda sch: sch.parallel(sch.get_loops(sch.get_sblock("dot"))[0]))
-    assert len(proposer.propose(8)) == 1
-    assert proposer.propose(8) == []
+    strategy = _strategy(lambda sch: sch.parallel(sch.get_loops(sch.get_sblock("dot"))[0]))
+    assert len(strategy.propose(8)) == 1
+    assert strategy.propose(8) == []
 
 
 def test_other_spaces_evolve() -> None:
@@ -82,6 +77,6 @@ def test_other_spaces_evolve() -> None:
         split_scores(sch, [2, 3, 4, 5, 6, 7, 8], ["dot", "scores", "weights"])
 
     for schedule in (tiled, too_many):
-        proposer = _proposer(schedule)
-        assert isinstance(proposer, Evolution)
-        assert proposer.propose(8)
+        strategy = _strategy(schedule)
+        assert isinstance(strategy, Evolution)
+        assert strategy.propose(8)

@@ -1,0 +1,68 @@
+"""TVM's hand-written kernel, shown beside the best of a search; no comparison rests on it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from concurrent.futures import Future
+
+from ...workloads import Case
+from ..backends import backend_of
+from ..devices.pool import Pool
+from ..errors import WorkerFailedError
+from ..spaces import DesignSpace
+from ..target import ResolvedTarget
+from .builders import Builders
+
+_TIMEOUT = 60.0
+_SECONDS = 0.05
+
+
+class Baseline:
+    """TVM's hand-written kernel for a case, built in the background from here on.
+
+    Parameters
+    ----------
+    case : Case
+        Its sizes.
+    target : ResolvedTarget
+        What it is built for.
+    builders : Builders
+        Build it.
+    pool : Pool
+        Times it.
+    """
+
+    def __init__(self, case: Case, target: ResolvedTarget, builders: Builders, pool: Pool) -> None:
+        self._case = case
+        self._pool = pool
+        self._engine = backend_of(target.kind).engine
+        # TVMScript is parsed by one thread only: the caller's.
+        module = self._engine.baseline(case.spec, target.target)
+
+        def build() -> str | None:
+            path, outcome = builders.build(module, DesignSpace.build_timeout)
+            return path if outcome.status == "ok" else None
+
+        self._path = builders.submit(build)
+
+    @property
+    def calibration(self) -> Future[str | None] | None:
+        """Path of its library, where several devices time it to be compared with one another."""
+        return self._path if len(self._pool.slots) > 1 else None
+
+    def time(self) -> float:
+        """Seconds a call; nan if it cannot be built or fails."""
+        if self.calibration is not None:
+            self._pool.wait_until_ready()
+            return self._pool.baseline_seconds
+        path, case = self._path.result(), self._case
+        if path is None:
+            return math.nan
+        arguments = (path, case.spec, case.shape, case.batches(), case.seed, _SECONDS)
+        with contextlib.suppress(WorkerFailedError), self._pool.lease() as runner:
+            timed = runner.call(self._engine.time_baseline, *arguments, timeout=_TIMEOUT)
+            if timed.status != "ok":
+                raise WorkerFailedError(timed.detail)  # its process may be of no more use
+            return timed.value
+        return math.nan

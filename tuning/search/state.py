@@ -1,0 +1,101 @@
+"""How a search stands, and when it ends."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .trial_log import Trial
+
+
+@dataclass(frozen=True)
+class Limit:
+    """When a search ends, whichever comes first; at least one must be given.
+
+    Parameters
+    ----------
+    trials : int, optional
+        Candidates measured by this call.
+    seconds : float, optional
+        Wall-clock time of this call.
+    """
+
+    trials: int | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class SearchState:
+    """How a search stands; given to the listener after every trial.
+
+    Parameters
+    ----------
+    limit : Limit
+        When it ends.
+    started, ended : float
+        By the monotonic clock; no end while it runs.
+    trials, restored : int
+        Candidates that it measured, and those that the log held before.
+    failures, faults : Counter[str]
+        By kind: of candidates, and of the devices and the builders.
+    notes : list[str]
+        On devices that were set aside.
+    best_seconds, best_label : float, str
+        Of the fastest candidate, also of earlier searches, and its design space.
+    baseline_seconds : float
+        Of TVM's hand-written kernel; nan until it has been timed.
+    activity : str
+        What is being done, for people.
+    first_measured : float
+        Seconds from the start to the first success; infinite before.
+    """
+
+    limit: Limit
+    started: float
+    ended: float | None = None
+    trials: int = 0
+    restored: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    best_seconds: float = math.inf
+    best_label: str = ""
+    baseline_seconds: float = math.nan
+    activity: str = ""
+    first_measured: float = math.inf
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start, or of the whole search once it has ended."""
+        return (time.monotonic() if self.ended is None else self.ended) - self.started
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the limit's seconds are over."""
+        return self.limit.seconds is not None and self.elapsed >= self.limit.seconds
+
+    def restore(self, trials: Sequence[Trial]) -> None:
+        """Begin with the trials of earlier searches."""
+        self.restored = len(trials)
+        for trial in trials:
+            self._note_best(trial)
+
+    def count(self, trial: Trial) -> None:
+        """One more candidate was measured."""
+        self.trials += 1
+        if trial.failure:
+            self.failures[trial.failure] += 1
+        else:
+            self.first_measured = min(self.first_measured, trial.elapsed)
+        self._note_best(trial)
+
+    def _note_best(self, trial: Trial) -> None:
+        if trial.seconds < self.best_seconds:
+            self.best_seconds, self.best_label = trial.seconds, trial.space
+
+
+#: Is told how a search stands, by several of its threads.
+Listener = Callable[[SearchState], None]
