@@ -54,7 +54,7 @@ GPU_REPEATS = 50
 def replays(kind: str, count: int) -> dict[str, float]:
     """Look up and replay ``count`` times, over every workload with a record for a target kind."""
     import_tvm_without_torch()
-    from prefilltune.tuning.building.apply import apply_record
+    from prefilltune.tuning.building.replaying import replay_record
 
     folders = [path.name for path in committed_root().iterdir() if path.name.startswith(kind)]
     keys = [TargetKey.parse(name) for name in sorted(folders)]
@@ -71,7 +71,7 @@ def replays(kind: str, count: int) -> dict[str, float]:
     start, cpu_start = time.perf_counter(), time.process_time()
     finder = Finder([committed_root()])
     for key, spec, shape in itertools.islice(itertools.cycle(cases), count):
-        apply_record(finder.find(key, spec, shape), kind)
+        replay_record(finder.find(key, spec, shape).entry, kind)
     return {
         "workloads": len(cases),
         "replays": count,
@@ -138,16 +138,16 @@ def built_for_gpu(path: Path, target: ResolvedTarget) -> None:
     import tvm
 
     from prefilltune.tuning.building.alignment import refuse_misaligned
-    from prefilltune.tuning.building.apply import apply_record
     from prefilltune.tuning.building.build import build_library
+    from prefilltune.tuning.building.replaying import replay_record
     from prefilltune.tuning.deployment import Leaf, Split, dispatching_kernel
 
     finder, sizes = Finder([committed_root()]), SymbolicShape.fresh()
     functions, for_every_shape = {"nothing": _nothing()}, {}
     for name, lens in GPU_LENS.items():
         match = finder.find(target.key, GPU_SPEC, GPU_SHAPE, lens=lens, accept=Tier.FAMILY)
-        functions[name] = refuse_misaligned(apply_record(match, "cuda")["main"], "cuda")
-        for_every_shape[name] = apply_record(match, "cuda", sizes)["main"]
+        functions[name] = refuse_misaligned(replay_record(match.entry, "cuda")["main"], "cuda")
+        for_every_shape[name] = replay_record(match.entry, "cuda", sizes)["main"]
     tree = Split("kv_len", GPU_SHAPE.num_kv, Leaf("no_tensor_maps"), Leaf("tensor_maps"))
     functions["any_shape"] = dispatching_kernel(
         GPU_SPEC, tree, for_every_shape, sizes, target.target

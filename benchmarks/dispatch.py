@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,10 @@ ROUNDS = 9
 def timed(case: Any, kind: str, paths: Mapping[str, str], worker: Any) -> dict[str, float]:
     """Median seconds a call of libraries, in turns."""
     from prefilltune.tuning.backends import backend_of
-    from prefilltune.tuning.comparing.bench import call
-    from prefilltune.tuning.measuring.timing import interleave
+    from prefilltune.tuning.measuring.kernels import time_in_turns
 
-    time_kernel = backend_of(kind).engine.time_kernel
-    arguments = (case.spec, case.shape, case.batches(), case.seed)
-    timers: list[Callable[[float], float]] = [
-        lambda seconds, path=path: call(worker, time_kernel, path, *arguments, seconds)
-        for path in paths.values()
-    ]
-    medians = map(statistics.median, interleave(timers, ROUNDS))
-    return dict(zip(paths, medians, strict=True))
+    times = time_in_turns(backend_of(kind).engine, case, [*paths.values()], worker)
+    return dict(zip(paths, map(statistics.median, times), strict=True))
 
 
 def lengths_between(tuned: list[int], count: int) -> list[int]:
@@ -83,14 +76,14 @@ def main() -> None:
     import tvm
 
     from prefilltune.tuning.backends.resolving import resolve_target
-    from prefilltune.tuning.building.apply import apply_record
+    from prefilltune.tuning.building.replaying import replay_record
     from prefilltune.tuning.comparing.bench import Libraries
     from prefilltune.tuning.deployment import (
         Leaf,
-        Plan,
+        Serving,
         candidates,
-        make_plan,
-        planned_kernel,
+        choose_serving,
+        serving_kernel,
     )
     from prefilltune.tuning.measuring.cpu import tvm_environment
     from prefilltune.tuning.measuring.worker import Worker
@@ -102,25 +95,27 @@ def main() -> None:
     roots = [*(options.database or ()), committed_root()]
     finder = Finder(roots)
     found = candidates(finder, target.key, spec)
-    plan = make_plan(spec, target, roots)
+    serving = choose_serving(spec, target, finder)
     lens = parse_lengths(options.lens)
 
     def module(kernel: Any) -> Any:
         return tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
 
     def alone(record: str) -> Any:
-        serving = Plan(spec, target.key, {record: found[record]}, Leaf(record))
-        return module(planned_kernel(serving, target))
+        only = Serving(spec, target.key, {record: found[record]}, Leaf(record))
+        return module(serving_kernel(only, target))
 
     with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
         libraries = Libraries(worker, target)
-        dispatched = libraries.of("dispatched", lambda: module(planned_kernel(plan, target)))
+        dispatched = libraries.of("dispatched", lambda: module(serving_kernel(serving, target)))
         every = {record: libraries.of(record, partial(alone, record)) for record in found}
         shapes = {PrefillShape.parse(each.entry.provenance.shape) for each in found.values()}
         at_tuned = []
         for shape in sorted(shapes, key=str):
             best = finder.find(target.key, spec, shape, accept=Tier.EXACT)
-            static = libraries.of(f"static-{shape}", partial(apply_record, best, target.kind))
+            static = libraries.of(
+                f"static-{shape}", partial(replay_record, best.entry, target.kind)
+            )
             case = Case(spec, shape, lens)
             ms = timed(case, target.kind, {"static": static, "dispatched": dispatched}, worker)
             at_tuned.append(
@@ -151,7 +146,7 @@ def main() -> None:
                 "lens": lens.text,
                 "device": backend_of(target.kind).device(target),
                 "versions": backend_of(target.kind).versions(),
-                "plan": plan.as_data(),
+                "plan": serving.as_data(),
                 "worst_over_static": max(each["over_static"] for each in at_tuned),
                 "worst_over_best": max(each["over_best"] for each in between),
                 "mean_over_best": geometric("over_best"),

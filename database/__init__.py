@@ -26,7 +26,7 @@ from .lookup import Finder, Match, Tier, lookup, nearly_fastest, shape_distance
 from .merging import Merge, merge, union
 from .migration import OtherVersion, read_other_version
 from .provenance import Provenance, record_id
-from .replay import entry_from, schedule, trace_to_json
+from .replay import apply_trace, entry_from, schedule, trace_to_json
 from .store import RecordStore
 from .target_key import TargetKey
 from .transfer import export, unpack
@@ -54,6 +54,7 @@ __all__ = [
     "Tier",
     "UnmergeableError",
     "VersionMismatchError",
+    "apply_trace",
     "committed_root",
     "diff",
     "diff_best",

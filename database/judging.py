@@ -22,6 +22,7 @@ from typing import Any
 
 from .entry import Entry
 from .plausibility import MAX_SIZE, contradiction
+from .replay import apply_trace
 
 REPLAY_TIMEOUT_SECS = 60.0
 START_TIMEOUT_SECS = 180.0
@@ -273,7 +274,6 @@ def _limit_resources() -> None:
 
 def _replay(request: dict[str, Any], register: Callable[[dict[str, Any]], None]) -> str:
     """Why TVM refuses a record; empty if it does not."""
-    from tvm import s_tir
     from tvm.s_tir import meta_schedule as ms
 
     try:
@@ -282,8 +282,7 @@ def _replay(request: dict[str, Any], register: Callable[[dict[str, Any]], None])
         return f"its design space has no such variant: {type(error).__name__}: {error}"
     try:
         workload = ms.database.Workload.from_json(request["workload"])
-        schedule = s_tir.Schedule(workload.mod)
-        s_tir.schedule.Trace.apply_json_to_schedule(request["payload"][0], schedule)
+        apply_trace(request["payload"][0], workload.mod)
         ms.database.TuningRecord.from_json(request["payload"], workload)
     except Exception as error:  # TVM raises any Python class, by the name its C++ gives
         return f"TVM refuses it: {str(error).strip()[-400:] or type(error).__name__}"

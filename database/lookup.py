@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..workloads.errors import PrefilltuneError
 from ..workloads.spec import PrefillShape, PrefillSpec
-from .entry import Entry, Head
+from .entry import BadLine, Entry, Head
 from .errors import DatabaseNotFoundError, InvalidTargetKeyError, NoRecordError
 from .folders import target_keys
 from .provenance import FULL
@@ -118,13 +118,13 @@ class Finder:
 
     Parameters
     ----------
-    roots : sequence of Path
+    roots : Sequence[Path]
         Databases; a missing one counts as empty and is never made. What is written to them after
         their first look-up is not seen.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
-        self._roots = [Path(root) for root in roots]
+        self.roots = [Path(root) for root in roots]
         self._stores: dict[tuple[Path, TargetKey], RecordStore] = {}
 
     def find(
@@ -180,7 +180,31 @@ class Finder:
         if match is not None:
             return match
         notes += _problems(self._stores.values())
-        raise NoRecordError(_miss(query, accept, self._roots, found, notes))
+        raise NoRecordError(_miss(query, accept, self.roots, found, notes))
+
+    def bad_lines(self, key: TargetKey) -> list[tuple[Path, BadLine]]:
+        """What is no record in the folders of a target, with its file; parses every line.
+
+        Raises
+        ------
+        VersionMismatchError, MalformedProvenanceError
+            As :meth:`find`.
+        """
+        return [
+            (store.folder / bad.file, bad)
+            for _, store in self._own_stores(key, [])
+            for bad in store.problems
+        ]
+
+    def workloads(self, key: TargetKey) -> set[tuple[str, str]]:
+        """Spec and shape of every record of a target, as text.
+
+        Raises
+        ------
+        VersionMismatchError, MalformedProvenanceError
+            As :meth:`find`.
+        """
+        return {each for _, store in self._own_stores(key, []) for each in store.workloads}
 
     def groups(self, key: TargetKey, spec: PrefillSpec) -> list[tuple[PrefillShape, str, str]]:
         """Shape, length distribution and design space of every record of a spec, once each.
@@ -215,11 +239,11 @@ class Finder:
 
     def family(self, key: TargetKey) -> list[TargetKey]:
         """The other devices of an architecture that some database has records of, by name."""
-        keys = {each for root in self._roots if root.is_dir() for each in target_keys(root)} - {key}
+        keys = {each for root in self.roots if root.is_dir() for each in target_keys(root)} - {key}
         return sorted((each for each in keys if each.family == key.family), key=str)
 
     def _own_stores(self, key: TargetKey, notes: list[str]) -> Iterator[tuple[Path, RecordStore]]:
-        for root in self._roots:
+        for root in self.roots:
             try:
                 yield root, self._store(root, key)
             except DatabaseNotFoundError:
@@ -227,7 +251,7 @@ class Finder:
                     notes.append(f"{root} does not exist")
 
     def _other_stores(self, key: TargetKey, notes: list[str]) -> Iterator[tuple[Path, RecordStore]]:
-        for root in self._roots:
+        for root in self.roots:
             for folder in sorted(root.iterdir()) if root.is_dir() else ():
                 try:
                     other = TargetKey.parse(folder.name)

@@ -65,6 +65,18 @@ def entry_from(
     )
 
 
+def apply_trace(trace: Any, module: tvm.IRModule) -> s_tir.Schedule:
+    """Schedule a copy of ``module`` with a trace of MetaSchedule's JSON, in this process.
+
+    TVM raises any Python class, by the name that its C++ gives, and dies of some traces.
+    """
+    from tvm import s_tir
+
+    scheduled = s_tir.Schedule(module)
+    s_tir.schedule.Trace.apply_json_to_schedule(trace, scheduled)
+    return scheduled
+
+
 def schedule(
     entry: Entry, module: tvm.IRModule, onto: tvm.IRModule | None = None
 ) -> s_tir.Schedule:
@@ -93,7 +105,6 @@ def schedule(
         If the entry was measured on another description, or TVM refuses its trace.
     """
     import tvm_ffi
-    from tvm import s_tir
     from tvm.s_tir import meta_schedule as ms
 
     where = f"{entry.place}: record {entry.record_id}"
@@ -101,15 +112,13 @@ def schedule(
         workload = ms.database.Workload.from_json(list(entry.workload_line))
         # The stored hash is no proof of a difference: TVM says hashes depend on the environment.
         same = tvm_ffi.structural_equal(workload.mod, module)
-        scheduled = s_tir.Schedule(module if onto is None else onto)
-        if same:
-            s_tir.schedule.Trace.apply_json_to_schedule(entry.trace, scheduled)
+        scheduled = apply_trace(entry.trace, module if onto is None else onto) if same else None
     except Exception as error:  # TVM raises any Python class, by the name its C++ gives
         raise StaleRecordError(
             f"{where} of {entry.provenance.spec} at {entry.provenance.shape}: TVM refuses it: "
             f"{str(error).strip()[-400:]}; {entry.mend}"
         ) from error
-    if not same:
+    if scheduled is None:
         raise StaleRecordError(
             f"{where} was measured on another description than the one built today for "
             f"{entry.provenance.spec} at {entry.provenance.shape} with variant "

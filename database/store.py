@@ -96,6 +96,11 @@ class RecordStore:
         """The problems found so far: those that show without parsing intact lines."""
         return sorted(self._contents.problems, key=lambda bad: (FILES.index(bad.file), bad.line))
 
+    @property
+    def workloads(self) -> set[tuple[str, str]]:
+        """Spec and shape of every record; parses nothing."""
+        return {(line.head.spec, line.head.shape) for line in self._contents.records.values()}
+
     def entry(self, record_id: str) -> Entry | None:
         """The record of this id; ``None`` if there is none, or its line turns out bad."""
         contents = self._contents

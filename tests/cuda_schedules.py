@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import Trace
-
+from prefilltune.tuning.building.finishing import finished
+from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.deployment import Leaf, Lengths, Split, dispatching_kernel
-from prefilltune.tuning.pipeline import pipeline
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.search.strategies import Proposal
 from prefilltune.tuning.spaces import SPACES
@@ -54,9 +52,8 @@ def for_every_shape(
 
     def kernel(variant: dict[str, Any], sizes: SymbolicShape) -> Any:
         proposal = proposals(space, variant, spec, tuned, target)[0]
-        schedule = Schedule(SPACES[space].describe(spec, sizes, variant, target.kind))
-        Trace.apply_json_to_schedule(proposal.trace, schedule)
-        return pipeline(schedule.mod)["main"]
+        found = replay(SPACES[space], spec, sizes, variant, proposal.trace, target.kind)
+        return finished(found.module)["main"]
 
     kernels = {str(number): kernel(variant, sizes) for number, variant in enumerate(variants)}
     own = {

@@ -11,9 +11,9 @@ from typing import Any
 from database_fixtures import PROVENANCE, trace_of
 from tvm import s_tir
 
-from prefilltune.database import Entry, Match, RecordStore, TargetKey, Tier, entry_from
+from prefilltune.database import Entry, RecordStore, TargetKey, entry_from
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.building.apply import apply_record
+from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.deployment import Point, Sweep, write_sweep
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused, schedule
 from prefilltune.tuning.target import ResolvedTarget
@@ -45,8 +45,7 @@ def record(
 
 def scheduled(spec: PrefillSpec, shape: PrefillShape, sizes: SymbolicShape) -> Any:
     """The kernel of a record of ``spec`` at ``shape``, for every size."""
-    match = Match(record(spec, shape), Tier.EXACT, 0.0, target().key, Path())
-    return apply_record(match, "llvm", sizes)["main"]
+    return replay_record(record(spec, shape), "llvm", sizes)["main"]
 
 
 def database(root: Path, *entries: Entry) -> Path:

@@ -10,14 +10,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from database_fixtures import PROVENANCE, trace_of
-from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import Trace
+from database_fixtures import PROVENANCE
 
-from prefilltune.database import Match, Tier, entry_from
+from prefilltune.database import Match, Tier
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.deployment import Leaf, Plan
-from prefilltune.tuning.deployment.library import Library, build_kernels
+from prefilltune.tuning.building.replaying import replay
+from prefilltune.tuning.deployment import Leaf, Serving
+from prefilltune.tuning.deployment.library import Built, build_kernels
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget
@@ -27,20 +26,18 @@ from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 SHAPE = PrefillShape(2, 24)
 
 
-def build_small(folder: Path, spec: PrefillSpec, target: ResolvedTarget, space: str) -> Library:
+def build_small(folder: Path, spec: PrefillSpec, target: ResolvedTarget, space: str) -> Built:
     """Build a library with the first candidate of a design space."""
     variant = dict(SPACES[space].variants(spec, SHAPE, target)[0])
     case = Case(spec, SHAPE, parse_lengths("full"))
     proposal, *_ = Arm(case, target, SPACES[space], variant, None, 1, 1).propose(1)
-    description = SPACES[space].describe(spec, SHAPE, variant, target.kind)
-    schedule = Schedule(description)
-    Trace.apply_json_to_schedule(proposal.trace, schedule)
+    replayed = replay(SPACES[space], spec, SHAPE, variant, proposal.trace, target.kind)
     fields = {"spec": str(spec), "shape": str(SHAPE), "space": space, "variant": variant}
     provenance = replace(PROVENANCE, **fields)
-    entry = entry_from(description, trace_of(schedule), [1e-3], target.target, provenance)
+    entry = replayed.entry([1e-3], target.target, provenance)
     match = Match(entry, Tier.EXACT, 0.0, target.key, folder)
-    plan = Plan(spec, target.key, {entry.record_id: match}, Leaf(entry.record_id))
-    return build_kernels([match], [plan], target, folder)
+    serving = Serving(spec, target.key, {entry.record_id: match}, Leaf(entry.record_id))
+    return build_kernels([match], [serving], target, folder)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import pytest
 from dispatch_fixtures import LONG, SHORT, SPEC
 from typer.testing import CliRunner
 
-from prefilltune.database import committed_root
+from prefilltune.database import committed_root, store
+from prefilltune.database.reading import read_folder
 from prefilltune.tuning.cli import app
-from prefilltune.tuning.deployment import read_sweeps
+from prefilltune.tuning.deployment import library, read_sweeps
 from prefilltune.tuning.deployment.metadata import read_metadata
 
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
@@ -305,6 +306,35 @@ def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
     done = run("explain", *options, COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert "boundaries from 2 measurements on" in " ".join(done.stdout.split())
+
+
+def test_a_build_reads_each_folder_of_records_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And neither of several tuned shapes nor the kernel for every shape makes it read again."""
+    root, key = tmp_path / "database", fixtures.target().key
+    entries = [fixtures.record(SPEC, SHORT), fixtures.record(SPEC, LONG, packed=True)]
+    fixtures.database(root, *entries)
+    ids = [entry.record_id for entry in entries]
+    fixtures.swept(root, SPEC, {"1x16": dict.fromkeys(ids, 1.0), "2x64": dict.fromkeys(ids, 1.0)})
+    folders: list[Path] = []
+
+    def noted(folder: Path, *arguments: Any, **options: Any) -> Any:
+        folders.append(folder)
+        return read_folder(folder, *arguments, **options)
+
+    def nothing_built(module: Any, target: Any, path: str, addons: Any) -> None:
+        Path(path).parent.mkdir()
+        Path(path).write_bytes(b"")
+
+    monkeypatch.setattr(store, "read_folder", noted)
+    monkeypatch.setattr(library, "build_library", nothing_built)
+    options = ["--heads", "2/1x16", "--database", str(root), "--threads", "1"]
+    done = CliRunner().invoke(app, ["build", *options, "--output", str(tmp_path / "dist")])
+    assert done.exit_code == 0, done.output
+    kernels = json.loads((tmp_path / "dist" / "manifest.json").read_text())["kernels"]
+    assert [kernel["shape"] for kernel in kernels] == [str(SHORT), str(LONG), None]
+    assert folders == [root / str(key)]
 
 
 def test_a_sweep_without_a_model_is_of_what_is_not_swept(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from cuda_schedules import proposals
 
 from prefilltune.database import RecordStore, TargetKey, committed_root, judge
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.rebuilding import rebuild_records
 from prefilltune.tuning.pipeline import AHEAD
-from prefilltune.tuning.search.verification import rebuild_records
 from prefilltune.workloads import PrefillShape, PrefillSpec
 
 TARGETS = sorted(path.name for path in committed_root().iterdir() if path.is_dir())

@@ -13,8 +13,8 @@ from cuda_on_cpu import ORDERS, kernel_on_cpu
 from kernel_checks import kernel_error
 from machine_code import compile_device
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import Trace
 
+from prefilltune.database import apply_trace
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.search.strategies import make_strategy
 from prefilltune.tuning.search.strategies.context import tune_context
@@ -154,6 +154,5 @@ def test_every_decision_replays_from_json() -> None:
     assert len(proposals) == 3**3
     assert len({each.module.script() for each in proposals}) == len(proposals)
     for proposal in proposals[:3]:
-        fresh = Schedule(module)
-        Trace.apply_json_to_schedule(json.loads(json.dumps(proposal.trace)), fresh)
+        fresh = apply_trace(json.loads(json.dumps(proposal.trace)), module)
         tvm.ir.assert_structural_equal(fresh.mod, proposal.module)

@@ -11,10 +11,10 @@ import tvm_ffi
 from cuda_schedules import WGMMA_PIPELINES, proposals
 from machine_code import compile_device, instructions
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import Trace
 
 from prefilltune.tuning.backends.cuda import CUDA
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.pipeline import AHEAD, pipeline
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget
@@ -166,9 +166,8 @@ def test_traces_replay_from_their_json(space: str) -> None:
     found = proposals(space, variant, spec, SHAPE, target)
     assert len({str(proposal.trace[1]) for proposal in found}) == len(found) > 1
     for proposal in found[:2]:
-        schedule = Schedule(SPACES[space].describe(spec, SHAPE, variant, "cuda"))
-        Trace.apply_json_to_schedule(proposal.trace, schedule)
-        assert tvm_ffi.structural_equal(schedule.mod, proposal.module)
+        found = replay(SPACES[space], spec, SHAPE, variant, proposal.trace, "cuda")
+        assert tvm_ffi.structural_equal(found.module, proposal.module)
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,20 @@ def test_groups_name_every_shape_lens_and_space_of_a_spec_once(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_finder_tells_the_workloads_of_a_target_and_what_is_no_record(tmp_path):
+    own, committed = tmp_path / "own", tmp_path / "committed"
+    filled(own, [small_entry(0), small_entry(1, lens="uniform")])
+    store = filled(committed, [small_entry(2, shape="b2_q32_kv32")])
+    filled(committed, [small_entry(3, shape="b9_q9_kv9")], SIBLING)
+    with (store.folder / "records.json").open("a") as file:
+        file.write("no record\n")
+    finder = Finder([own, tmp_path / "none", committed])
+    ((path, bad),) = finder.bad_lines(KEY)
+    assert (path, bad.line, bad.text) == (store.folder / "records.json", 2, "no record")
+    assert finder.workloads(KEY) == {(str(SPEC), str(SHAPE)), (str(SPEC), "b2_q32_kv32")}
+    assert finder.workloads(COUSIN) == set()
+
+
 def test_groups_of_another_tvm_are_refused(tmp_path):
     edit_provenance(filled(tmp_path, [small_entry(0)]), tvm="0.26.0")
     with pytest.raises(VersionMismatchError, match=r"0\.26\.0"):

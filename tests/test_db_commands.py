@@ -29,12 +29,13 @@ from tvm.s_tir import Schedule
 from prefilltune.database import RecordStore, TargetKey, entry_from, record_id, target_keys
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
+from prefilltune.tuning.building.rebuilding import Rebuilt
 from prefilltune.tuning.cli import main
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.search.remeasuring import _remeasure
 from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.tune import tune_case
-from prefilltune.tuning.search.verification import Rebuilt, _remeasure
 from prefilltune.tuning.spaces import SPACES, llvm_fused
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths, plain_attention
 

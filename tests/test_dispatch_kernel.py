@@ -23,23 +23,23 @@ from machine_code import compile_device
 from tvm.runtime import tensor
 from tvm_ffi import from_dlpack
 
-from prefilltune.database import Finder, Match, StaleRecordError, TargetKey, Tier, committed_root
+from prefilltune.database import Finder, StaleRecordError, TargetKey, committed_root
 from prefilltune.tuning.backends.cuda_code import device_source
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.building.apply import apply_record
+from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.deployment import (
     Leaf,
     Lengths,
-    Plan,
+    Serving,
     Split,
     Tree,
     candidates,
     choose,
+    choose_serving,
     dispatching_kernel,
     leaves,
-    make_plan,
-    planned_kernel,
     sequence_prefill_with_mask,
+    serving_kernel,
 )
 from prefilltune.workloads import (
     PADDED_LSE,
@@ -91,13 +91,13 @@ def drop_in(request, tmp_path_factory) -> tuple[PrefillSpec, Any]:
     names = [each.record_id for each in (short, long, crossed)]
     times = {"1x16": (1.0, 2.0, 3.0), "2x64": (2.0, 1.0, 3.0), "2x24x40": (3.0, 2.0, 1.0)}
     swept(root, spec, {shape: dict(zip(names, each, strict=True)) for shape, each in times.items()})
-    plan = make_plan(spec, target(), [root])
-    assert {**plan.lengths} == {
+    chosen = choose_serving(spec, target(), Finder([root]))
+    assert {**chosen.lengths} == {
         (each.qo_len, each.num_kv): Leaf(name)
         for name, each in zip(names, (SHORT, LONG, CROSSED), strict=True)
     }
-    assert plan.tree is not None
-    assert {*leaves(plan.tree)} == {*names}
+    assert chosen.tree is not None
+    assert {*leaves(chosen.tree)} == {*names}
     function = sequence_prefill_with_mask(
         spec.num_kv_heads,
         spec.num_qo_heads,
@@ -354,14 +354,16 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str
     found = {name: everything[name] for name in variants.values()}
     assert len(found) > 1
     sizes = SymbolicShape.fresh()
-    kernels = {name: apply_record(match, "cuda", sizes)["main"] for name, match in found.items()}
+    kernels = {
+        name: replay_record(match.entry, "cuda", sizes)["main"] for name, match in found.items()
+    }
     tree: Tree = Leaf(next(iter(kernels)))
     for number, name in enumerate(list(kernels)[1:], 1):
         tree = Split("kv_len", 1024 >> number, Leaf(name), tree)
     name = next(iter(kernels))
     shape = PrefillShape.parse(found[name].entry.provenance.shape)
     fixed = SymbolicShape(sizes.batch, shape.qo_len, shape.num_kv)
-    own = {name: apply_record(found[name], "cuda", fixed)["main"]}
+    own = {name: replay_record(found[name].entry, "cuda", fixed)["main"]}
     lengths = {(shape.qo_len, shape.num_kv): (Leaf(name), own)}
     function = dispatching_kernel(spec, tree, kernels, sizes, resolved.target, lengths)
     return function, resolved.target, {**kernels, f"{name} on its lengths": own[name]}
@@ -436,10 +438,10 @@ def test_on_its_lengths_a_kernel_is_that_of_its_shape_but_for_the_batch(spec: Pr
     name, match = next(iter(candidates(Finder([committed_root()]), key, spec).items()))
     shape = PrefillShape.parse(match.entry.provenance.shape)
     lengths = {(shape.qo_len, shape.num_kv): Leaf(name)}
-    plan = Plan(spec, key, {name: match}, Leaf(name), lengths)
-    module = tvm.IRModule({"main": planned_kernel(plan, resolved)})
+    serving = Serving(spec, key, {name: match}, Leaf(name), lengths)
+    module = tvm.IRModule({"main": serving_kernel(serving, resolved)})
     source, _ = compile_device(module, resolved.target)
-    alone, _ = compile_device(apply_record(match, "cuda"), resolved.target)
+    alone, _ = compile_device(replay_record(match.entry, "cuda"), resolved.target)
     (expected,) = device_kernels(alone)
     every, fixed = sorted(device_kernels(source), key=lambda text: "kv_len" not in text)
     assert re.search(r"\bkv_len\b", every)
@@ -465,9 +467,8 @@ def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
 def test_a_trace_for_one_shape_alone_is_not_put_on_others() -> None:
     stock = replace(record(SPEC, SHORT).provenance, space="llvm_stock", variant={})
     entry = replace(record(SPEC, SHORT), provenance=stock)
-    match = Match(entry, Tier.EXACT, 0.0, target().key, Path())
     with pytest.raises(ValueError, match="fit the shape alone that they were tuned on"):
-        apply_record(match, "llvm", SymbolicShape.fresh())
+        replay_record(entry, "llvm", SymbolicShape.fresh())
 
 
 def test_a_record_of_another_description_is_refused_by_file(tmp_path: Path) -> None:

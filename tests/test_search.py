@@ -275,14 +275,14 @@ from pathlib import Path
 import tvm
 from kernel_checks import kernel_error
 from prefilltune.database import lookup
-from prefilltune.tuning.building.apply import apply_record
+from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.workloads import PrefillShape, PrefillSpec, regimes
 
 target = resolve_target("llvm", 2)
 spec, shape = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)
-module = apply_record(lookup([Path(sys.argv[1])], target.key, spec, shape), "llvm")
+module = replay_record(lookup([Path(sys.argv[1])], target.key, spec, shape).entry, "llvm")
 assert module["main"].attrs["tirx.is_scheduled"]
 assert "T.parallel" in module.script() and "T.vectorized" in module.script()
 kernel = tvm.compile(module, target=target.target)["main"]

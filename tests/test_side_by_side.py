@@ -11,10 +11,10 @@ import pytest
 
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
-from prefilltune.tuning.comparing.bench import call
 from prefilltune.tuning.comparing.side_by_side import largest_kernel_error, measure_side_by_side
 from prefilltune.tuning.comparing.torch_peers import PEERS
 from prefilltune.tuning.errors import WorkerFailedError
+from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.workloads import (
     MASK_MODES,

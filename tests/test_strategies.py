@@ -8,13 +8,12 @@ from typing import Any
 
 import tvm_ffi
 from small_spaces import split_scores
-from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.cost_model import RandomModel
 from tvm.s_tir.meta_schedule.mutator import MutateTileSize
 from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
-from tvm.s_tir.schedule import Trace
 from tvm.target import Target
 
+from prefilltune.database import apply_trace
 from prefilltune.tuning.search.strategies import Enumeration, Evolution, Strategy, make_strategy
 from prefilltune.tuning.search.strategies.context import tune_context
 from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
@@ -57,8 +56,7 @@ def test_a_point_without_a_schedule_is_passed_over() -> None:
 def test_proposals_replay_from_their_json() -> None:
     strategy = _strategy(lambda sch: split_scores(sch, [2, 4], ["dot"]))
     for proposal in strategy.propose(2):
-        schedule = Schedule(MODULE)
-        Trace.apply_json_to_schedule(json.loads(json.dumps(proposal.trace)), schedule)
+        schedule = apply_trace(json.loads(json.dumps(proposal.trace)), MODULE)
         assert tvm_ffi.structural_equal(schedule.mod, proposal.module)
 
 

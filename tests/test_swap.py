@@ -21,7 +21,7 @@ from tvm.target import Target
 from prefilltune.database import TargetKey, committed_root
 from prefilltune.tuning import swap_prefill_kernels, swap_prefill_pass
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.deployment import Point, Sweep, candidates, make_plan, write_sweep
+from prefilltune.tuning.deployment import Point, Sweep, candidates, choose_serving, write_sweep
 from prefilltune.tuning.errors import NotSwappedError
 from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.tune import tune_case
@@ -155,7 +155,7 @@ def test_a_relax_model_for_a_gpu_compiles_with_tuned_kernels(
     swapped, report = swap_prefill_kernels(
         _module(spec), target.target, database=[tmp_path, committed_root()]
     )
-    assert report[0].plan == make_plan(spec, target, [tmp_path, committed_root()])
+    assert report[0].plan == choose_serving(spec, target, Finder([tmp_path, committed_root()]))
     with target.target:
         built = relax.build(swapped, target.target)
     (host,) = built.mod.imports

@@ -11,7 +11,6 @@ import pytest
 
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
-from prefilltune.tuning.comparing.bench import call
 from prefilltune.tuning.comparing.device_facts import device_facts
 from prefilltune.tuning.comparing.side_by_side import (
     PEER_TOLERANCE,
@@ -20,6 +19,7 @@ from prefilltune.tuning.comparing.side_by_side import (
 )
 from prefilltune.tuning.comparing.torch_peers import PEERS
 from prefilltune.tuning.errors import UnsupportedTargetError
+from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import MASK_MODES, PrefillShape, PrefillSpec, masked_baseline

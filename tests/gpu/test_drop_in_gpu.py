@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tvm
 from cuda_schedules import proposals
-from database_fixtures import PROVENANCE, trace_of
+from database_fixtures import PROVENANCE
 from kernel_checks import kernel_error
-from tvm import s_tir
 from tvm_cases import CASES, database_of_cases
 
-from prefilltune.database import Entry, entry_from
+from prefilltune.database import Entry
 from prefilltune.tuning.backends.cuda import cuda_device
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.deployment import sequence_prefill_with_mask
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
@@ -32,12 +32,10 @@ def _record(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> Entry:
     space = "cuda_wgmma" if target.key.arch == "sm_90a" else "cuda_mma"
     variants = map(dict, SPACES[space].variants(spec, shape, target))
     variant = next(each for each in variants if each["q_tile"] == q_tile)
-    description = SPACES[space].describe(spec, shape, variant, "cuda")
-    sch = s_tir.Schedule(description)
     proposal = proposals(space, variant, spec, shape, target)[0]
-    s_tir.schedule.Trace.apply_json_to_schedule(proposal.trace, sch)
+    replayed = replay(SPACES[space], spec, shape, variant, proposal.trace, "cuda")
     provenance = replace(PROVENANCE, spec=str(spec), shape=str(shape), space=space, variant=variant)
-    return entry_from(description, trace_of(sch), [2e-3], target.target, provenance)
+    return replayed.entry([2e-3], target.target, provenance)
 
 
 @pytest.fixture(scope="module")

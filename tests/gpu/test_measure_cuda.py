@@ -17,11 +17,11 @@ from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.devices.opening import pool_of_gpus
 from prefilltune.tuning.measuring import cuda as measure_cuda
 from prefilltune.tuning.measuring.cpu import Measurement, tvm_environment
+from prefilltune.tuning.measuring.kernels import KEPT_SEED, check, fresh_inputs
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.search.search import Search
 from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.trial_log import TrialLog
-from prefilltune.tuning.search.verification import batches_to_verify, largest_error
 from prefilltune.tuning.spaces import DesignSpace
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, masked_baseline, parse_lengths
@@ -65,7 +65,9 @@ def test_a_right_kernel_is_timed(case: Case, runner: Worker, tmp_path: Path) -> 
     assert len(found.run_secs) >= 5
     assert all(0 < seconds < 1 for seconds in found.run_secs)
     path = str(tmp_path / "kernel.so")
-    assert largest_error(case, "cuda", path, runner, batches_to_verify(case)) <= 2e-5
+    fresh = fresh_inputs(case, KEPT_SEED)
+    checked = check(measure_cuda.check_kernel, case, [path], runner, *fresh)
+    assert checked[path].value <= 2e-5
     arguments = (path, case.spec, case.shape, case.batches(), case.seed, 0.01)
     assert runner.call(measure_cuda.time_kernel, *arguments, timeout=60).value > 0
 

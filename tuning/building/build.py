@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backends import backend_of
 from ..errors import EnvironmentMismatchError
-from ..pipeline import pipeline
+from .finishing import finished
 
 
 def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = ()) -> str:
@@ -61,6 +61,6 @@ def generate(module: Any, target: Any) -> Any:
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
     backend = backend_of(target.kind.name)
-    module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(pipeline(module))
+    module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(finished(module))
     with PassContext(config=dict(backend.pass_config)), backend.generating():
         return build(module, target=target)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Column, Table
 
-from ...database import Finder, NoRecordError, Tier, committed_root
+from ...database import Finder, NoRecordError, Tier
 from ...workloads import PrefillSpec
 from ..backends import USUAL_KIND
 from .console import console
@@ -28,11 +27,18 @@ from .options import (
     tier_of,
     workload_of,
 )
-from .records import SEE_NEAR, nothing_tuned, tuned_shapes, warn_of_bad_lines, work_root
+from .records import (
+    SEE_NEAR,
+    nothing_tuned,
+    open_databases,
+    tuned_shapes,
+    warn_of_bad_lines,
+    work_root,
+)
 from .targets import prepare
 
 if TYPE_CHECKING:
-    from ..deployment import Plan
+    from ..deployment import Serving
     from ..target import ResolvedTarget
 
 
@@ -65,33 +71,30 @@ def build(
     spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
     if not resolved.is_here:
         tier = max(tier, Tier.FAMILY)
-    from ..building.apply import database_roots
     from ..deployment.library import build_kernels
 
-    root = database or work_root()
-    warn_of_bad_lines(resolved, root)
+    databases = open_databases(database or work_root())
+    warn_of_bad_lines(databases, resolved)
     if not shape:
-        shapes = tuned_shapes(spec, resolved, root) or shapes
+        shapes = tuned_shapes(databases, resolved, spec) or shapes
     if not shapes:
-        raise nothing_tuned(spec, resolved, root, SEE_NEAR)
-    roots = database_roots(root, committed_root())
-    finder = Finder(roots)
-    matches = [finder.find(resolved.key, spec, each, accept=tier) for each in shapes]
+        raise nothing_tuned(databases, resolved, spec, SEE_NEAR)
+    matches = [databases.find(resolved.key, spec, each, accept=tier) for each in shapes]
     for each, match in zip(shapes, matches, strict=True):
         if match.distance:
             raise NoRecordError(
                 f"the nearest record of {spec} is for {match.entry.provenance.shape}, not {each}; "
                 f"run: prefilltune tune --shape {each}"
             )
-    plans, notes = _plans(spec, resolved, roots, tier)
-    built = build_kernels(matches, plans, resolved, output)
+    servings, notes = _servings(spec, resolved, databases, tier)
+    built = build_kernels(matches, servings, resolved, output)
     symbols = Column("symbol", overflow="fold")  # which are alike but for their ends
     table = Table(symbols, "record", "tier", title=f"{built.library}", title_justify="left")
     for symbol, match in zip(built.symbols, matches, strict=False):
         table.add_row(symbol, match.entry.record_id, str(match.tier))
-    for symbol, plan in zip(built.symbols[len(matches) :], plans, strict=True):
-        tiers = {str(match.tier) for match in plan.matches.values()}
-        table.add_row(symbol, f"any of {len(plan.matches)}", ", ".join(sorted(tiers)))
+    for symbol, serving in zip(built.symbols[len(matches) :], servings, strict=True):
+        tiers = {str(match.tier) for match in serving.matches.values()}
+        table.add_row(symbol, f"any of {len(serving.matches)}", ", ".join(sorted(tiers)))
     console.print(table)
     for note in notes:
         console.print(note, soft_wrap=True)
@@ -129,14 +132,13 @@ def explain(
     if library is not None:
         found = read_metadata(library)["kernels"]
     else:
-        from ..building.apply import database_roots
-        from ..deployment import make_plan
+        from ..deployment import choose_serving
 
         spec, _ = workload_of(model, heads, mask_mode, dtype, None, any_tuned=True)
         resolved = prepare(target, threads, arch, compiler=False)
         spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
-        roots = database_roots(database or work_root(), committed_root())
-        found = [make_plan(spec, resolved, roots, on_missing=on_missing).as_data()]
+        databases = open_databases(database or work_root())
+        found = [choose_serving(spec, resolved, databases, on_missing=on_missing).as_data()]
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -146,16 +148,16 @@ def explain(
         console.print(note, soft_wrap=True)
 
 
-def _plans(
-    spec: PrefillSpec, target: ResolvedTarget, roots: Sequence[Path], tier: Tier
-) -> tuple[list[Plan], list[str]]:
-    """The plan for a kernel that serves every shape, where there can be one, and what to say."""
-    from ..deployment import make_plan
+def _servings(
+    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, tier: Tier
+) -> tuple[list[Serving], list[str]]:
+    """What a kernel for every shape is made of, where there can be one, and what to say."""
+    from ..deployment import choose_serving
     from ..errors import NotSweptError
 
     on_missing = "nearest" if tier >= Tier.FAMILY else "error"
     try:
-        plan = make_plan(spec, target, roots, on_missing=on_missing)
+        serving = choose_serving(spec, target, databases, on_missing=on_missing)
     except (NotSweptError, NoRecordError) as error:
         return [], [f"no kernel for every shape is in it: {error}"]
-    return [plan], list(plan.notes)
+    return [serving], list(serving.notes)

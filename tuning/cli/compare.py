@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...database import StaleRecordError, Tier, committed_root
+from ...database import Finder, StaleRecordError, Tier
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..backends import USUAL_KIND
 from ..errors import KernelCheckError, NothingFoundError, WorkerFailedError
@@ -30,6 +30,7 @@ from .options import (
 from .records import (
     SEE_NEAR,
     nothing_tuned,
+    open_databases,
     tuned_shapes,
     tuned_workloads,
     warn_of_bad_lines,
@@ -82,17 +83,18 @@ def compare(
         parse_lengths(text)
     resolved = prepare(target, threads, arch, runs=True)
     root = database or work_root()
-    warn_of_bad_lines(resolved, root)
+    databases = open_databases(root)
+    warn_of_bad_lines(databases, resolved)
     if wanted is None:
-        workloads = tuned_workloads(resolved, root, dtype, sizes)
+        workloads = tuned_workloads(databases, resolved, dtype, sizes)
     else:
         spec, shapes = wanted
         spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
-        tuned = [] if shape else tuned_shapes(spec, resolved, root)
+        tuned = [] if shape else tuned_shapes(databases, resolved, spec)
         workloads = [(spec, each) for each in tuned or shapes]
         if not workloads:
-            raise nothing_tuned(spec, resolved, root, SEE_NEAR)
-    compare_all(workloads, resolved, chosen, root, tier, output)
+            raise nothing_tuned(databases, resolved, spec, SEE_NEAR)
+    compare_all(workloads, resolved, chosen, databases, tier, output or root / str(resolved.key))
 
 
 def report(
@@ -134,23 +136,21 @@ def compare_all(
     workloads: Sequence[tuple[PrefillSpec, PrefillShape]],
     target: ResolvedTarget,
     lens: Sequence[str],
-    root: Path,
+    databases: Finder,
     accept: Tier,
-    output: Path | None,
+    folder: Path,
 ) -> None:
-    """Measure workloads on length distributions; show, keep and draw what comes of it.
+    """Measure workloads on length distributions; show, keep and draw what comes of it in a folder.
 
     Ends with exit code 2 if one could not be compared, once all others are.
     """
-    from ..building.apply import database_roots
     from ..comparing.comparer import Comparer
     from ..comparing.comparison import write_comparisons
     from ..comparing.report import summary_table, table
 
-    folder = output or root / str(target.key)
     comparisons: list[Comparison] = []
     failures = 0
-    with Comparer(target, database_roots(root, committed_root()), accept) as comparer:
+    with Comparer(target, databases, accept) as comparer:
         for case in (
             Case(spec, shape, parse_lengths(text)) for spec, shape in workloads for text in lens
         ):

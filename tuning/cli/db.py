@@ -337,7 +337,8 @@ def migrate(
             f"{source} is the source, which stays as it is; name another --database"
         )
     import_tvm_without_torch()
-    from ..search.verification import measure_records, replay_on_today
+    from ..building.rebuilding import rebuild_on_today
+    from ..search.remeasuring import measure_records
 
     keys = _keys(target)
     read = [
@@ -348,7 +349,7 @@ def migrate(
     # Opened before hours are spent on what it might not take.
     stores = {each.key: RecordStore.open(root, each.key, create=True) for each in read}
     records = [(each.key, entry) for each in read for entry in each.entries]
-    measured, others = measure_records(replay_on_today, records)
+    measured, others = measure_records(rebuild_on_today, records)
     moved = [each for each in measured if each.after]
     for key in dict.fromkeys(each.key for each in moved):
         new = [each.after for each in moved if each.after and each.key == key]
@@ -488,8 +489,8 @@ def _is_wanted(entry: Entry, wanted: dict[str, str]) -> bool:
 def _python(entry: Entry) -> tuple[list[str], str]:
     """The trace as Python, or why TVM refuses it; in a child, for it may kill the process."""
     import_tvm_without_torch()
+    from ..building.rebuilding import trace_as_python
     from ..measuring.worker import Worker
-    from ..search.verification import trace_as_python
 
     with Worker() as worker:
         outcome = worker.call(trace_as_python, entry, timeout=_TRACE_TIMEOUT)
@@ -514,7 +515,7 @@ def _check_lines(opened: Sequence[_Opened], as_json: bool) -> dict[str, Any]:
 
 def _check_replay(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> dict[str, Any]:
     import_tvm_without_torch()
-    from ..search.verification import rebuild_records
+    from ..building.rebuilding import rebuild_records
 
     rebuilt = rebuild_records(records)
     failed = [report.failure_json(each) for each in rebuilt if each.failure]
@@ -528,7 +529,8 @@ def _check_replay(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> 
 
 def _check_times(records: Sequence[tuple[TargetKey, Entry]], as_json: bool) -> dict[str, Any]:
     import_tvm_without_torch()
-    from ..search.verification import measure_records, rebuild
+    from ..building.rebuilding import rebuild
+    from ..search.remeasuring import measure_records
 
     measured, others = measure_records(rebuild, records)
     failed = [report.failure_json(each) for each in measured if each.failure]

@@ -16,7 +16,8 @@ from rich.table import Table
 from ...database import BadLine, Change, Entry, Merge, TargetKey
 
 if TYPE_CHECKING:
-    from ..search.verification import Rebuilt, Remeasured
+    from ..building.rebuilding import Rebuilt
+    from ..search.remeasuring import Remeasured
 
 _WIDTH_OF_A_PIPE = 200
 _TIMES = ("median ms", "spread", "error")

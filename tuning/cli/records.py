@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...database import NoRecordError, RecordStore, TargetKey, committed_root, target_keys
+from ...database import Finder, NoRecordError, TargetKey, committed_root
 from ...workloads import PrefillShape, PrefillSpec
 
 if TYPE_CHECKING:
@@ -27,28 +27,33 @@ def work_root() -> Path:
     return Path("prefilltune-work")
 
 
-def warn_of_bad_lines(target: ResolvedTarget, root: Path) -> None:
+def open_databases(root: Path) -> Finder:
+    """The user's database before the committed records; each folder of them is read once."""
+    committed = committed_root()
+    return Finder([root] if root.resolve() == committed.resolve() else [root, committed])
+
+
+def warn_of_bad_lines(databases: Finder, target: ResolvedTarget) -> None:
     """Say which lines of the databases were skipped: a record is never dropped silently."""
-    for store in _stores(target, root):
-        for problem in store.problems:
-            where = store.folder / problem.file
-            print(
-                f"prefilltune: {where}:{problem.line}: skipped: {problem.reason}", file=sys.stderr
-            )
+    for key in _keys(databases, target):
+        for path, line in databases.bad_lines(key):
+            print(f"prefilltune: {path}:{line.line}: skipped: {line.reason}", file=sys.stderr)
 
 
-def tuned_shapes(spec: PrefillSpec, target: ResolvedTarget, root: Path) -> list[PrefillShape]:
-    """Every shape of ``spec`` that has a record for exactly this target."""
-    return [shape for each, shape in _recorded(target, root) if each == spec]
+def tuned_shapes(
+    databases: Finder, target: ResolvedTarget, spec: PrefillSpec
+) -> list[PrefillShape]:
+    """Every shape of ``spec`` that has a record which serves the target."""
+    return [shape for each, shape in _recorded(databases, target) if each == spec]
 
 
 def tuned_workloads(
-    target: ResolvedTarget, root: Path, dtype: str, shapes: Sequence[PrefillShape]
+    databases: Finder, target: ResolvedTarget, dtype: str, shapes: Sequence[PrefillShape]
 ) -> list[tuple[PrefillSpec, PrefillShape]]:
     """Every workload that has a record, of the given dtype and shapes if any are given."""
     found = [
         (spec, shape)
-        for spec, shape in _recorded(target, root)
+        for spec, shape in _recorded(databases, target)
         if dtype in ("", spec.dtype) and (not shapes or shape in shapes)
     ]
     if not found:
@@ -60,37 +65,22 @@ def tuned_workloads(
 
 
 def nothing_tuned(
-    spec: PrefillSpec, target: ResolvedTarget, root: Path, or_else: str = ""
+    databases: Finder, target: ResolvedTarget, spec: PrefillSpec, or_else: str = ""
 ) -> NoRecordError:
     return NoRecordError(
-        f"no record for {spec} on {target.key} in {root} or among the committed ones; tune it "
-        f"first{or_else}"
+        f"no record for {spec} on {target.key} in {databases.roots[0]} or among the committed "
+        f"ones; tune it first{or_else}"
     )
 
 
-def _recorded(target: ResolvedTarget, root: Path) -> list[tuple[PrefillSpec, PrefillShape]]:
+def _recorded(databases: Finder, target: ResolvedTarget) -> list[tuple[PrefillSpec, PrefillShape]]:
     """Every workload with a record that serves a target, in a lasting order."""
-    texts = {
-        (entry.provenance.spec, entry.provenance.shape)
-        for store in _stores(target, root)
-        for entry in store.entries
-    }
+    texts = {each for key in _keys(databases, target) for each in databases.workloads(key)}
     found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
     return sorted(found, key=lambda each: (str(each[0]), each[1].batch, each[1].qo_len,
                                            each[1].num_kv))  # fmt: skip
 
 
-def _stores(target: ResolvedTarget, root: Path) -> list[RecordStore]:
-    """The records that serve a target: its own, or its family's for a GPU that is elsewhere."""
-    from ..building.apply import database_roots
-
-    return [
-        RecordStore.open(each, key, create=True)
-        for each in database_roots(root, committed_root())
-        for key in ([target.key] if target.is_here else _family(target.key, each))
-    ]
-
-
-def _family(key: TargetKey, root: Path) -> list[TargetKey]:
-    keys = target_keys(root) if root.is_dir() else []
-    return [each for each in keys if each.family == key.family]
+def _keys(databases: Finder, target: ResolvedTarget) -> list[TargetKey]:
+    """Whose records serve a target: its own, and its family's for a GPU that is elsewhere."""
+    return [target.key, *(() if target.is_here else databases.family(target.key))]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...database import Finder, committed_root
+from ...database import Finder
 from ...workloads import PrefillShape, PrefillSpec, parse_lengths
 from ..backends import USUAL_KIND
 from .console import console
@@ -24,7 +24,7 @@ from .options import (
     in_usual_dtype,
     workload_of,
 )
-from .records import nothing_tuned, tuned_workloads, warn_of_bad_lines, work_root
+from .records import nothing_tuned, open_databases, tuned_workloads, warn_of_bad_lines, work_root
 from .targets import prepare
 
 if TYPE_CHECKING:
@@ -60,49 +60,47 @@ def sweep(
         parse_lengths(text)
     resolved = prepare(target, threads, runs=True)
     root = database or work_root()
-    warn_of_bad_lines(resolved, root)
+    databases = open_databases(root)
+    warn_of_bad_lines(databases, resolved)
     if wanted is None:
-        specs = _unswept(resolved, root, dtype)
+        specs = _unswept(databases, resolved, dtype)
     else:
         specs = [wanted if dtype else in_usual_dtype(wanted, resolved.kind)]
     for spec in specs:
-        _sweep(spec, resolved, root, shapes, chosen)
+        _sweep(spec, resolved, databases, root, shapes, chosen)
     if not specs:
         console.print("nothing to do: every record is swept, or the only one of its workload")
 
 
-def _unswept(target: ResolvedTarget, root: Path, dtype: str) -> list[PrefillSpec]:
+def _unswept(databases: Finder, target: ResolvedTarget, dtype: str) -> list[PrefillSpec]:
     """The specs that several records could serve, not all of which a sweep knows."""
-    from ..building.apply import database_roots
     from ..deployment import candidates, read_sweeps
 
-    roots = database_roots(root, committed_root())
-    finder, sweeps = Finder(roots), [read_sweeps(each / str(target.key)) for each in roots]
+    sweeps = [read_sweeps(root / str(target.key)) for root in databases.roots]
 
     def is_swept(spec: PrefillSpec) -> bool:
-        found = candidates(finder, target.key, spec).keys()
+        found = candidates(databases, target.key, spec).keys()
         known = [each[str(spec)].records for each in sweeps if str(spec) in each]
         return len(found) < 2 or any(found <= set(records) for records in known)
 
-    tuned = dict.fromkeys(spec for spec, _ in tuned_workloads(target, root, dtype, []))
+    tuned = dict.fromkeys(spec for spec, _ in tuned_workloads(databases, target, dtype, []))
     return [spec for spec in tuned if not is_swept(spec)]
 
 
 def _sweep(
     spec: PrefillSpec,
     target: ResolvedTarget,
+    databases: Finder,
     root: Path,
     shapes: Sequence[PrefillShape],
     lens: Sequence[str],
 ) -> None:
-    from ..building.apply import database_roots
-    from ..deployment import candidates, make_plan, measure_sweep, sample, write_sweep
+    from ..deployment import candidates, choose_serving, measure_sweep, sample, write_sweep
     from ..deployment.explanation import explanation_tables
 
-    roots = database_roots(root, committed_root())
-    found = candidates(Finder(roots), target.key, spec)
+    found = candidates(databases, target.key, spec)
     if not found:
-        raise nothing_tuned(spec, target, root)
+        raise nothing_tuned(databases, target, spec)
     tuned = [PrefillShape.parse(match.entry.provenance.shape) for match in found.values()]
     with console.status("building") as status:
         measured = measure_sweep(
@@ -114,6 +112,6 @@ def _sweep(
             listener=lambda case: status.update(f"measuring {len(found)} kernels on {case.shape}"),
         )
     path = write_sweep(root / str(target.key), measured)
-    for table in explanation_tables([make_plan(spec, target, roots).as_data()]):
+    for table in explanation_tables([choose_serving(spec, target, databases).as_data()]):
         console.print(table)
     console.print(f"wrote {path}", soft_wrap=True)

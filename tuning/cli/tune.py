@@ -30,7 +30,7 @@ from .options import (
     in_usual_dtype,
     workload_of,
 )
-from .records import warn_of_bad_lines, work_root
+from .records import open_databases, warn_of_bad_lines, work_root
 from .targets import choose_spaces, open_devices
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def tune(
 
         spaces = choose_spaces(space, spec, shapes, resolved)
         root = database or work_root()
-        warn_of_bad_lines(resolved, root)
+        warn_of_bad_lines(open_databases(root), resolved)
         builders = None
         if len(shapes) > 1:  # whose processes need not start for each
             pool = pool or stack.enter_context(local_pool(resolved))
@@ -155,7 +155,8 @@ def tune(
         console.print(TORCH_HINT, soft_wrap=True)
     else:
         workloads = [(spec, each) for each in shapes]
-        compare_all(workloads, resolved, [lens], root, Tier.EXACT, None)
+        folder = root / str(resolved.key)
+        compare_all(workloads, resolved, [lens], open_databases(root), Tier.EXACT, folder)
 
 
 def status(
@@ -196,7 +197,7 @@ def _tune_plan(path: Path, root: Path) -> None:
         places = (each.tracker, each.key, each.devices)
         with open_devices(each.target, each.threads, each.arch, *places) as (resolved, pool):
             devices = target_devices(each, len(pool.slots) if pool is not None else 1)
-        warn_of_bad_lines(resolved, root)
+        warn_of_bad_lines(open_databases(root), resolved)
         for spec, shape in plan.workloads:
             spec = spec if plan.has_dtypes else in_usual_dtype(spec, resolved.kind)
             case = Case(spec, shape, parse_lengths(plan.lens), plan.seed)

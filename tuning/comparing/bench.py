@@ -10,15 +10,13 @@ from typing import Any, ClassVar
 
 from ...database import Match
 from ...workloads import TOLERANCE, Case
-from ..building.apply import apply_record
 from ..building.build import build_library
-from ..errors import KernelCheckError, WorkerFailedError
+from ..building.replaying import replay_record
+from ..errors import KernelCheckError
+from ..measuring.kernels import COMPARED_SEED, call, check, fresh_inputs, value_of
 from ..measuring.timing import Result
-from ..measuring.worker import Outcome, Worker
+from ..measuring.worker import Worker
 from ..target import ResolvedTarget
-
-FRESH_SEED = 2_000_003
-TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Libraries:
 
     def of_record(self, match: Match) -> str:
         """Path of the library of a record."""
-        return self.of(match.entry.record_id, lambda: apply_record(match, self._target.kind))
+        return self.of(match.entry.record_id, lambda: replay_record(match.entry, self._target.kind))
 
     def of(self, name: str, module: Callable[[], Any]) -> str:
         """Path of the library ``name``, which is built from ``module()``."""
@@ -107,31 +105,31 @@ class Libraries:
         self._folder.cleanup()
 
 
-def call(worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``function`` returns in ``worker``.
+def errors_of(
+    check_kernel: Callable[..., float], case: Case, kernels: Mapping[str, str], worker: Worker
+) -> dict[str, float]:
+    """Largest errors of kernels of ours on inputs that no search has seen, by name.
+
+    Parameters
+    ----------
+    check_kernel : Callable[..., float]
+        As :func:`~prefilltune.tuning.measuring.kernels.check` takes it.
+    kernels : Mapping[str, str]
+        Paths of their libraries, by name.
 
     Raises
     ------
     WorkerFailedError
-        If it does not.
+        If one crashes, hangs or raises.
+    KernelCheckError
+        If one computes something wrong.
     """
-    return value_of(worker.call(function, *arguments, timeout=TIMEOUT), function)
-
-
-def value_of(outcome: Outcome, function: Callable[..., Any]) -> Any:
-    """The value of a call that ended well.
-
-    Raises
-    ------
-    WorkerFailedError
-        If it did not.
-    """
-    if outcome.status != "ok":
-        raise WorkerFailedError(
-            f"{function.__name__} ended with {outcome.status}: {outcome.detail}; run again, and "
-            "report it if it happens again"
-        )
-    return outcome.value
+    fresh = fresh_inputs(case, COMPARED_SEED)
+    checked = check(check_kernel, case, kernels.values(), worker, *fresh)
+    errors = {name: value_of(checked[path], check_kernel) for name, path in kernels.items()}
+    for name, error in errors.items():
+        refuse_wrong(name, case, error)
+    return errors
 
 
 def refuse_wrong(name: str, case: Case, error: float) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -42,14 +40,14 @@ def bench_of(kind: str) -> type[Bench]:
 class Comparer:
     """A context manager that compares case after case.
 
-    Databases are read once, and child processes live on from case to case.
+    Child processes live on from case to case.
 
     Parameters
     ----------
     target : ResolvedTarget
         The machine at hand.
-    roots : Sequence[Path]
-        Databases to look in.
+    databases : Finder
+        To look in.
     accept : Tier
         The furthest record that may stand for a case; only records of the same shape run.
 
@@ -62,10 +60,10 @@ class Comparer:
     """
 
     def __init__(
-        self, target: ResolvedTarget, roots: Sequence[Path], accept: Tier = Tier.EXACT
+        self, target: ResolvedTarget, databases: Finder, accept: Tier = Tier.EXACT
     ) -> None:
         self._target = target
-        self._finder = Finder(roots)
+        self._databases = databases
         self._accept = accept
         self._bench = bench_of(target.kind)(target)
 
@@ -94,7 +92,7 @@ class Comparer:
 
     def _best(self, case: Case) -> Match:
         spec, shape = case.spec, case.shape
-        match = self._finder.find(
+        match = self._databases.find(
             self._target.key, spec, shape, lens=case.lens.text, accept=self._accept
         )
         if match.distance:
@@ -108,7 +106,7 @@ class Comparer:
     def _stock(self, case: Case) -> Match | None:
         space = f"{self._target.kind}_stock"
         try:
-            return self._finder.find(
+            return self._databases.find(
                 self._target.key, case.spec, case.shape, lens=case.lens.text, space=space
             )
         except NoRecordError:

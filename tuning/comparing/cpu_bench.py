@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 from ...database import Match
 from ...workloads import TOLERANCE, Case, PrefillSpec, plain_attention, ragged_cpu_baseline
 from ..backends import backend_of
 from ..errors import KernelCheckError
 from ..measuring import cpu as measure
-from ..measuring.timing import Result, interleave
+from ..measuring.kernels import call
+from ..measuring.timing import Result, Timer, interleave
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget, vector_lanes
-from .bench import FRESH_SEED, Bench, Libraries, Measured, call, refuse_wrong
+from .bench import Bench, Libraries, Measured, errors_of
 from .comparison import MASKED
 
 TORCH_SDPA = "torch_sdpa_mask"
@@ -27,20 +27,6 @@ _GEMMS = _NUMPY_GEMM, _AVX512_GEMM, _TORCH_GEMM = "numpy_gemm", "numpy_avx512_ge
 _AVX512_BLAS = {"OPENBLAS_CORETYPE": "SkylakeX"}
 _AVX512_LANES = 16
 _PEER_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class _Contestant:
-    """Something to time: a function of :mod:`.measure`, in the process of its engine."""
-
-    name: str
-    worker: Worker
-    function: Callable[..., float]
-    arguments: tuple[Any, ...]
-
-    def time(self, seconds: float) -> float:
-        """Seconds a call."""
-        return call(self.worker, self.function, *self.arguments, seconds)
 
 
 class CpuBench(Bench):
@@ -85,45 +71,35 @@ class CpuBench(Bench):
         if stock is not None:
             kernels["stock"] = self._libraries.of_record(stock)
         baseline = self._libraries.of(f"baseline-{spec}", lambda: ragged_cpu_baseline(spec))
-        fresh = (case.regime_batches(FRESH_SEED), seed + FRESH_SEED)
-        errors = {
-            name: call(self._tvm, measure.check_kernel, path, spec, shape, *fresh)
-            for name, path in kernels.items()
-        }
-        for name, error in errors.items():
-            refuse_wrong(name, case, error)
+        errors = errors_of(measure.check_kernel, case, kernels, self._tvm)
         timed = (spec, shape, case.batches(), seed)
         checked = (spec, shape, case.batches()[0], seed)
         errors["baseline"] = call(self._tvm, measure.check_ragged_baseline, baseline, *checked)
         _refuse_wrong_peer("TVM's ragged CPU prefill", spec, errors["baseline"])
-        contestants = [
-            *(
-                _Contestant(name, self._tvm, measure.time_kernel, (path, *timed))
+        timers: dict[str, Timer] = {
+            **{
+                name: partial(call, self._tvm, measure.time_kernel, path, *timed)
                 for name, path in kernels.items()
-            ),
-            _Contestant("baseline", self._tvm, measure.time_ragged_baseline, (baseline, *timed)),
-            *(
-                _Contestant(name, worker, measure.time_gemm, (_GEMM_SIZE,))
+            },
+            "baseline": partial(call, self._tvm, measure.time_ragged_baseline, baseline, *timed),
+            **{
+                name: partial(call, worker, measure.time_gemm, _GEMM_SIZE)
                 for name, worker in self._blas.items()
-            ),
-        ]
+            },
+        }
         found, peers = backend_of(target.kind).versions(), {}
         if self._torch is not None:
-            threads = target.threads
-            errors[TORCH_SDPA] = call(self._torch, measure.check_torch, *checked, threads)
+            on_torch, threads = partial(call, self._torch), target.threads
+            errors[TORCH_SDPA] = on_torch(measure.check_torch, *checked, threads)
             _refuse_wrong_peer("PyTorch", spec, errors[TORCH_SDPA])
-            found["torch"] = call(self._torch, measure.torch_version)
+            found["torch"] = on_torch(measure.torch_version)
             peers[TORCH_SDPA] = MASKED
-            contestants += [
-                _Contestant(TORCH_SDPA, self._torch, measure.time_torch, (*timed, threads)),
-                _Contestant(
-                    _TORCH_GEMM, self._torch, measure.time_torch_gemm, (_GEMM_SIZE, threads)
-                ),
-            ]
-        times = interleave([each.time for each in contestants])
+            timers[TORCH_SDPA] = partial(on_torch, measure.time_torch, *timed, threads)
+            timers[_TORCH_GEMM] = partial(on_torch, measure.time_torch_gemm, _GEMM_SIZE, threads)
+        times = interleave([*timers.values()])
         results = {
-            each.name: Result(seconds, errors.get(each.name))
-            for each, seconds in zip(contestants, times, strict=True)
+            name: Result(seconds, errors.get(name))
+            for name, seconds in zip(timers, times, strict=True)
         }
         return Measured(with_one_product(results), peers, _GEMM_SIZE, errors["tuned"], found)
 

@@ -9,19 +9,11 @@ from ...database import Match
 from ...workloads import Case, masked_baseline
 from ..backends import backend_of
 from ..errors import EnvironmentMismatchError, WorkerFailedError
+from ..measuring.kernels import TIMEOUT, call, value_of
 from ..measuring.timing import Result
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget
-from .bench import (
-    FRESH_SEED,
-    TIMEOUT,
-    Bench,
-    Libraries,
-    Measured,
-    call,
-    refuse_wrong,
-    value_of,
-)
+from .bench import Bench, Libraries, Measured, errors_of
 from .device_facts import device_facts
 from .side_by_side import (
     first_line,
@@ -97,16 +89,9 @@ class CudaBench(Bench):
         baseline: dict[str, str],
         failures: dict[str, Result],
     ) -> Measured:
-        workload = (case.spec, case.shape)
-        fresh = (case.regime_batches(FRESH_SEED), case.seed + FRESH_SEED)
-        errors = {
-            name: call(self._device, largest_kernel_error, path, *workload, *fresh, _DEVICE)
-            for name, path in kernels.items()
-        }
-        for name, error in errors.items():
-            refuse_wrong(name, case, error)
+        errors = errors_of(largest_kernel_error, case, kernels, self._device)
         results = call(
-            self._device, measure_side_by_side, {**kernels, **baseline}, *workload,
+            self._device, measure_side_by_side, {**kernels, **baseline}, case.spec, case.shape,
             case.batches(), case.seed, _GEMM_SIZE, _DEVICE,
         )  # fmt: skip
         for name in kernels:

@@ -48,7 +48,7 @@ def largest_kernel_error(
     shape: PrefillShape,
     batches: Sequence[Sequence[int]],
     seed: int,
-    device: str,
+    device: str = "cuda",
 ) -> float:
     """Largest error of a kernel of ours, output and LSE, where padding holds NaN and Inf."""
     errors = []

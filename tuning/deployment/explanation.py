@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 
 def explanation_tables(kernels: Iterable[Mapping[str, Any]]) -> list[Table]:
-    """Kernels as a manifest or :meth:`~.dispatch.Plan.as_data` describes them.
+    """Kernels as a manifest or :meth:`~.serving.Serving.as_data` describes them.
 
     Those that serve one shape each stand in one table for each spec.
     """

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...database import committed_root
+from ...database import Finder, committed_root
 from ...workloads import PrefillSpec, SymbolicShape, masked_baseline
 from ..backends.resolving import resolve_target
-from ..building.apply import apply_record
+from ..building.replaying import replay_record
 from ..target import ResolvedTarget
 from .boundaries import Tree, leaves
 from .kernel import SYMBOL, dispatching_kernel
-from .plan import Plan, make_plan
+from .serving import Serving, choose_serving
 
 
 def sequence_prefill_with_mask(
@@ -59,55 +59,58 @@ def sequence_prefill_with_mask(
     InvalidSpecError, InvalidOptionError, UnknownTargetError
         For an argument out of its range.
     NoRecordError, NotSweptError
-        As :func:`~.plan.make_plan`.
+        As :func:`~.serving.choose_serving`.
     StaleRecordError
         If a record no longer replays.
 
     Warns
     -----
     UserWarning
-        For each of the plan's notes: records that serve nothing, or the baseline that serves all.
+        For each note of the serving: records that serve nothing, or the baseline that serves all.
     """
     spec = PrefillSpec(h_q, h_kv, d, dtype, mask_mode, sm_scale)
     resolved = resolve_target(target)
-    plan = make_plan(spec, resolved, database_folders(database), on_missing=on_missing)
-    for note in plan.notes:
+    serving = choose_serving(spec, resolved, open_databases(database), on_missing=on_missing)
+    for note in serving.notes:
         warnings.warn(note, stacklevel=2)
-    return planned_kernel(plan, resolved)
+    return serving_kernel(serving, resolved)
 
 
-def planned_kernel(plan: Plan, target: ResolvedTarget) -> Any:
-    """The PrimFunc of a plan.
+def serving_kernel(serving: Serving, target: ResolvedTarget) -> Any:
+    """The PrimFunc that serves every shape.
 
-    On the plan's lengths it has kernels that were scheduled on these, the batch alone symbolic.
+    On the lengths that the serving names it has kernels that were scheduled on these, the batch
+    alone symbolic.
 
     Raises
     ------
     StaleRecordError
         If a record no longer replays.
     """
-    if plan.tree is None:
-        return masked_baseline(plan.spec, target.target)["main"].with_attr("global_symbol", SYMBOL)
+    if serving.tree is None:
+        return masked_baseline(serving.spec, target.target)["main"].with_attr(
+            "global_symbol", SYMBOL
+        )
     sizes = SymbolicShape.fresh()
 
     def scheduled(tree: Tree, sizes: SymbolicShape) -> dict[str, Any]:
         return {
-            record: apply_record(plan.matches[record], target.kind, sizes)["main"]
+            record: replay_record(serving.matches[record].entry, target.kind, sizes)["main"]
             for record in leaves(tree)
         }
 
     lengths = {
         (qo_len, kv_len): (tree, scheduled(tree, SymbolicShape(sizes.batch, qo_len, kv_len)))
-        for (qo_len, kv_len), tree in plan.lengths.items()
+        for (qo_len, kv_len), tree in serving.lengths.items()
     }
-    every = scheduled(plan.tree, sizes)
-    return dispatching_kernel(plan.spec, plan.tree, every, sizes, target.target, lengths)
+    every = scheduled(serving.tree, sizes)
+    return dispatching_kernel(serving.spec, serving.tree, every, sizes, target.target, lengths)
 
 
-def database_folders(database: Path | str | Sequence[Path | str] | None) -> list[Path]:
+def open_databases(database: Path | str | Sequence[Path | str] | None) -> Finder:
     """Where to look for records: the folders that are named, or the committed ones."""
     if database is None:
-        return [committed_root()]
+        return Finder([committed_root()])
     if isinstance(database, (str, Path)):
-        return [Path(database)]
-    return [Path(each) for each in database]
+        return Finder([Path(database)])
+    return Finder([Path(each) for each in database])

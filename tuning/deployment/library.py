@@ -13,12 +13,13 @@ from typing import Any
 from ...database import Match
 from ..backends import backend_of
 from ..building.alignment import refuse_misaligned
-from ..building.apply import apply_record
 from ..building.build import build_library
+from ..building.replaying import replay_record
 from ..target import ResolvedTarget
-from . import Plan, planned_kernel
 from .c_header import c_header
+from .factory import serving_kernel
 from .metadata import metadata_source
+from .serving import Serving
 
 LIBRARY = "libprefill.so"
 MANIFEST = "manifest.json"
@@ -27,7 +28,7 @@ _MANIFEST_SCHEMA = 2
 
 
 @dataclass(frozen=True)
-class Library:
+class Built:
     """What was built.
 
     Parameters
@@ -36,7 +37,7 @@ class Library:
         The files.
     symbols : tuple[str, ...]
         Of the kernels, each ``symbol(query, key, value, valid_lens, output, lse)``: those for one
-        shape in the order of their records, then those for any shape in the order of their plans.
+        shape in the order of their records, then those for any shape in theirs.
     """
 
     library: Path
@@ -46,15 +47,15 @@ class Library:
 
 
 def build_kernels(
-    matches: Sequence[Match], plans: Sequence[Plan], target: ResolvedTarget, folder: Path
-) -> Library:
+    matches: Sequence[Match], servings: Sequence[Serving], target: ResolvedTarget, folder: Path
+) -> Built:
     """Build the kernels of records into one library.
 
     Parameters
     ----------
     matches : Sequence[Match]
         One for each kernel that serves the shape alone that it was tuned for.
-    plans : Sequence[Plan]
+    servings : Sequence[Serving]
         One for each kernel that serves every shape.
     folder : Path
         Takes ``libprefill.so``, ``manifest.json`` and ``prefill.h``; made if missing.
@@ -71,7 +72,9 @@ def build_kernels(
     for match in matches:
         provenance = match.entry.provenance
         symbol = symbol_of(provenance.spec, provenance.shape)
-        functions[symbol] = refuse_misaligned(apply_record(match, target.kind)["main"], target.kind)
+        functions[symbol] = refuse_misaligned(
+            replay_record(match.entry, target.kind)["main"], target.kind
+        )
         kernels.append(
             {
                 "symbol": symbol,
@@ -83,10 +86,10 @@ def build_kernels(
                 "space": provenance.space,
             }
         )
-    for plan in plans:
-        symbol = symbol_of(str(plan.spec))
-        functions[symbol] = planned_kernel(plan, target)
-        kernels.append({"symbol": symbol, "shape": None, **plan.as_data()})
+    for serving in servings:
+        symbol = symbol_of(str(serving.spec))
+        functions[symbol] = serving_kernel(serving, target)
+        kernels.append({"symbol": symbol, "shape": None, **serving.as_data()})
     library, manifest, header = folder / LIBRARY, folder / MANIFEST, folder / HEADER
     data = {
         "schema": _MANIFEST_SCHEMA,
@@ -104,7 +107,7 @@ def build_kernels(
     manifest.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     rows = [(kernel["symbol"], kernel["spec"], kernel["shape"]) for kernel in kernels]
     header.write_text(c_header(LIBRARY, target.kind, rows), encoding="utf-8")
-    return Library(library, manifest, header, tuple(functions))
+    return Built(library, manifest, header, tuple(functions))
 
 
 def symbol_of(spec: str, shape: str = "any") -> str:

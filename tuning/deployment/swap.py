@@ -13,8 +13,8 @@ from ...workloads import DTYPES, MASK_MODES, PrefillSpec, PrefilltuneError, mask
 from ..backends import backend_of
 from ..backends.resolving import resolve_target
 from ..errors import NotSwappedError
-from .factory import database_folders, planned_kernel
-from .plan import Plan, make_plan
+from .factory import open_databases, serving_kernel
+from .serving import Serving, choose_serving
 
 #: What TVM calls its kernel, and what names of it begin with after Relax made them unique.
 _NAME = "batch_sequence_prefill_kv_masked"
@@ -31,14 +31,14 @@ class Swap:
     ----------
     name : str
         Of the function.
-    plan : Plan, optional
+    plan : Serving, optional
         What serves now in its place; None if it was left.
     reason : str
         Why it was left; empty if it was not.
     """
 
     name: str
-    plan: Plan | None = None
+    plan: Serving | None = None
     reason: str = ""
 
     @property
@@ -94,20 +94,20 @@ def swap_prefill_kernels(
     import tvm
 
     resolved = resolve_target(target)
-    roots = database_folders(database)
+    databases = open_databases(database)
     functions, swaps = dict(module.functions_items()), []
     for variable, function in module.functions_items():
         if not _looks_alike(variable.name_hint, function):
             continue
         try:
-            plan = make_plan(_recognise(function, resolved.target), resolved, roots,
-                             on_missing=on_missing)  # fmt: skip
-            kernel = planned_kernel(plan, resolved)
+            spec = _recognise(function, resolved.target)
+            serving = choose_serving(spec, resolved, databases, on_missing=on_missing)
+            kernel = serving_kernel(serving, resolved)
         except PrefilltuneError as error:
             swaps.append(Swap(variable.name_hint, reason=str(error)))
             continue
-        swaps.append(Swap(variable.name_hint, plan))
-        if plan.tree is not None:
+        swaps.append(Swap(variable.name_hint, serving))
+        if serving.tree is not None:
             symbol = function.attrs.get("global_symbol")
             functions[variable] = (
                 kernel.with_attr("global_symbol", symbol)

@@ -14,15 +14,16 @@ from ...database import Match
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..backends import backend_of
 from ..building.build import build_library
-from ..comparing.bench import TIMEOUT, call, refuse_wrong, value_of
+from ..comparing.bench import refuse_wrong
 from ..measuring.cpu import tvm_environment
-from ..measuring.timing import interleave, interquartile_range
+from ..measuring.kernels import TIMEOUT, check, time_in_turns, value_of
+from ..measuring.timing import interquartile_range
 from ..measuring.worker import Worker
 from ..measuring.workers import call_all
 from ..target import ResolvedTarget
 from .boundaries import Leaf, Point
-from .factory import planned_kernel
-from .plan import Plan
+from .factory import serving_kernel
+from .serving import Serving
 from .sweep_file import Sweep
 
 _ROUNDS = 5
@@ -139,36 +140,23 @@ def build_alone(
     import tvm
 
     # Without lengths of its own: on these, too, it is the kernel for every shape that is timed.
-    kernel = planned_kernel(Plan(spec, target.key, {record: match}, Leaf(record)), target)
+    kernel = serving_kernel(Serving(spec, target.key, {record: match}, Leaf(record)), target)
     module = tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
     build_library(module, target.target, path)
 
 
 def _check(cases: Sequence[Case], kind: str, paths: Mapping[str, str], worker: Worker) -> None:
-    """Check kernels on an irregular batch and on those that they are timed on.
-
-    Batch by batch: inputs and references are made for all kernels at once.
-    """
-    case = cases[0]
-    check_kernel = backend_of(kind).engine.check_kernel
-    for lens in dict.fromkeys([case.check_lens(), *(each.batches()[0] for each in cases)]):
-        for path in dict.fromkeys(paths.values()):
-            arguments = (path, case.spec, case.shape, [lens], case.seed)
-            refuse_wrong(Path(path).stem, case, call(worker, check_kernel, *arguments))
+    """Check kernels on an irregular batch and on those that they are timed on."""
+    case, check_kernel = cases[0], backend_of(kind).engine.check_kernel
+    batches = dict.fromkeys([case.check_lens(), *(each.batches()[0] for each in cases)])
+    checked = check(check_kernel, case, paths.values(), worker, batches, case.seed)
+    for path, outcome in checked.items():
+        refuse_wrong(Path(path).stem, case, value_of(outcome, check_kernel))
 
 
 def _measure(case: Case, kind: str, paths: Mapping[str, str], worker: Worker) -> Point:
-    engine = backend_of(kind).engine
-    arguments = (case.spec, case.shape, case.batches(), case.seed)
     kernels = list(dict.fromkeys(paths.values()))
-    times = interleave(
-        [
-            lambda seconds, path=path: call(worker, engine.time_kernel, path, *arguments, seconds)
-            for path in kernels
-        ],
-        _ROUNDS,
-        engine.round_seconds,
-    )
+    times = time_in_turns(backend_of(kind).engine, case, kernels, worker, _ROUNDS)
     medians = {path: statistics.median(each) for path, each in zip(kernels, times, strict=True)}
     spreads = [
         interquartile_range(each) / median

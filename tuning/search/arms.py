@@ -8,6 +8,7 @@ from typing import Any
 
 from ...database import trace_to_json
 from ...workloads import Case
+from ..building.replaying import replay
 from ..spaces import SPACES, DesignSpace, Variant
 from ..target import ResolvedTarget
 from .strategies import Proposal, Strategy, make_strategy
@@ -80,16 +81,12 @@ class Arm:
 
     def replay(self, trial: Trial) -> Proposal | None:
         """A trial of another shape's on this description; ``None`` if it does not fit."""
-        from tvm.s_tir import Schedule
-        from tvm.s_tir.schedule import Trace
-
-        schedule = Schedule(self.describe())
+        case, kind = self.case, self.target.kind
         try:
-            Trace.apply_json_to_schedule(trial.trace, schedule)
+            found = replay(self.space, case.spec, case.shape, self.variant, trial.trace, kind)
         except Exception:  # TVM raises any Python class, by the name its C++ gives
             return None
-        assert schedule.trace is not None
-        return Proposal(schedule.mod, trace_to_json(schedule.trace))
+        return Proposal(found.module, trace_to_json(found.trace))
 
     def begin(self, sample: Sample) -> None:
         """Propose first what :func:`sample_arm` found in another process."""

@@ -6,19 +6,22 @@ import contextlib
 import datetime
 import math
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...database import Entry, Provenance, RecordStore, TargetKey, entry_from
+from ...database import Entry, Provenance, RecordStore, TargetKey
 from ...workloads import TOLERANCE, Case
 from ..backends import backend_of
+from ..building.replaying import Replayed, replay
 from ..devices.machine import Machine, machine_here
 from ..devices.pool import Pool
-from ..devices.slot import Runner
 from ..errors import NothingFoundError, WorkerFailedError
-from ..measuring.timing import interleave, interquartile_range
+from ..measuring.engine import Engine
+from ..measuring.kernels import KEPT_SEED, check, fresh_inputs, time_in_turns, value_of
+from ..measuring.timing import interquartile_range
 from ..measuring.worker import Outcome
 from ..spaces import SPACES
 from ..target import ResolvedTarget
@@ -26,11 +29,11 @@ from .builders import BuilderProcess
 from .search import Search
 from .state import Limit, Listener, SearchState
 from .trial_log import Trial, TrialLog
-from .verification import batches_to_verify, largest_error
 from .warm_start import nearest_trials
 
+# Verified beside those that are kept, for some may turn out wrong, or slower than they seemed.
 _SPARE_FINALISTS = 2
-_CHECK_TIMEOUT = 300.0
+# Of checking or timing a finalist: a device may fail once without the kernel being blamed.
 _TRIES = 2
 
 
@@ -146,126 +149,81 @@ def _best(trials: Sequence[Trial], space: str, keep: int) -> list[Trial]:
 
 def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: int) -> list[Entry]:
     """Verify finalists and time them side by side: single timings favour the lucky."""
-    case = search.case
+    case, target, pool = search.case, search.target, search.pool
+    engine = backend_of(target.kind).engine
+    replayed = [_replayed(case, trial, target.kind) for trial in finalists]
     timeout = max((SPACES[trial.space].build_timeout for trial in finalists), default=0.0)
-    built = search.build(
-        (_scheduled(case, trial, search.target.kind).mod for trial in finalists), timeout
-    )
+    built = search.build((each.module for each in replayed), timeout)
     paths = [path for path, outcome in built if outcome.status == "ok"]
-    errors = _largest_errors(case, search.target.kind, paths, search.pool)
+    fresh = fresh_inputs(case, KEPT_SEED)
+    checked = check(engine.check_kernel, case, paths, _SecondDevice(pool), *fresh)
+    errors = {path: found.value for path, found in checked.items() if found.status == "ok"}
     verified = [
-        (trial, path, errors[path])
-        for trial, (path, _) in zip(finalists, built, strict=True)
+        (trial, each, path)
+        for trial, each, (path, _) in zip(finalists, replayed, built, strict=True)
         if errors.get(path, math.inf) <= TOLERANCE[case.spec.dtype]
     ]
-    tried = sum(trial.space == finalists[0].space for trial in search.trials) if finalists else 0
-    times = _time_all(case, search.target.kind, [path for _, path, _ in verified], search.pool)
+    times = _times(engine, case, [path for _, _, path in verified], pool)
+    tried = Counter(trial.space for trial in search.trials)
     ranked = sorted(zip(verified, times, strict=True), key=lambda each: statistics.median(each[1]))
     return [
-        _entry(case, search.target, machine, trial, seconds, error, tried)
-        for (trial, _, error), seconds in ranked[:keep]
+        each.entry(
+            seconds,
+            target.target,
+            Provenance(
+                spec=str(case.spec),
+                shape=str(case.shape),
+                space=trial.space,
+                variant=dict(trial.variant),
+                lens=case.lens.text,
+                median_secs=statistics.median(seconds),
+                spread_secs=interquartile_range(seconds),
+                max_abs_error=errors[path],
+                trials=tried[trial.space],
+                seed=case.seed,
+                versions=_versions(machine),
+                device=dict(machine.device),
+                date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            ),
+        )
+        for (trial, each, path), seconds in ranked[:keep]
     ]
 
 
-def _largest_errors(case: Case, kind: str, paths: Sequence[str], pool: Pool) -> dict[str, float]:
-    """Largest errors of kernels on inputs not seen before; infinite for one that cannot be run.
-
-    Batch by batch: inputs and references are made for all kernels at once.
-    """
-    errors = dict.fromkeys(paths, 0.0)
-    for batch in batches_to_verify(case):
-        for path, error in errors.items():
-            if error <= TOLERANCE[case.spec.dtype]:
-                errors[path] = max(error, _verify(case, kind, path, batch, pool))
-    return errors
+def _replayed(case: Case, trial: Trial, kind: str) -> Replayed:
+    space = SPACES[trial.space]
+    return replay(space, case.spec, case.shape, trial.variant, trial.trace, kind)
 
 
-def _verify(case: Case, kind: str, path: str, batch: tuple[int, ...], pool: Pool) -> float:
-    for _ in range(_TRIES):  # the first time, the device may be to blame
-        with contextlib.suppress(WorkerFailedError), pool.lease() as runner:
-            return largest_error(case, kind, path, runner, [batch])
-    return math.inf
+class _SecondDevice:
+    """Devices of a pool, each for one call: where one fails, another says whose fault it was."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:
+        """Call a function of an engine, and once more if that fails."""
+        outcome = Outcome("lost")
+        for _ in range(_TRIES):
+            with contextlib.suppress(WorkerFailedError), self._pool.lease() as runner:
+                outcome = runner.call(function, *args, timeout=timeout)
+                value_of(outcome, function)
+                break
+        return outcome
+
+    def restart(self) -> None:
+        """Nothing is left to do: the pool restarts what fails while it is leased."""
 
 
-def _time_all(case: Case, kind: str, paths: Sequence[str], pool: Pool) -> list[tuple[float, ...]]:
-    """Times of several kernels in turns, all on one device."""
+def _times(engine: Engine, case: Case, paths: Sequence[str], pool: Pool) -> list[tuple[float, ...]]:
+    """Times of kernels in turns, all on one device; on another one if that fails."""
     if not paths:
         return []
     for _ in range(_TRIES - 1):
         with contextlib.suppress(WorkerFailedError), pool.lease() as runner:
-            return _interleaved(case, kind, paths, runner)
+            return time_in_turns(engine, case, paths, runner)
     with pool.lease() as runner:
-        return _interleaved(case, kind, paths, runner)
-
-
-def _interleaved(
-    case: Case, kind: str, paths: Sequence[str], runner: Runner
-) -> list[tuple[float, ...]]:
-    arguments = (case.spec, case.shape, case.batches(), case.seed)
-    engine = backend_of(kind).engine
-    return interleave(
-        [
-            lambda seconds, path=path: _value(
-                runner.call(engine.time_kernel, path, *arguments, seconds, timeout=_CHECK_TIMEOUT)
-            )
-            for path in paths
-        ],
-        seconds=engine.round_seconds,
-    )
-
-
-def _scheduled(case: Case, trial: Trial, kind: str) -> Any:
-    from tvm.s_tir import Schedule
-    from tvm.s_tir.schedule import Trace
-
-    space = SPACES[trial.space]
-    schedule = Schedule(space.describe(case.spec, case.shape, trial.variant, kind))
-    Trace.apply_json_to_schedule(trial.trace, schedule)
-    return schedule
-
-
-def _entry(
-    case: Case,
-    target: ResolvedTarget,
-    machine: Machine,
-    trial: Trial,
-    seconds: Sequence[float],
-    error: float,
-    trials: int,
-) -> Entry:
-    schedule = _scheduled(case, trial, target.kind)
-    space = SPACES[trial.space]
-    provenance = Provenance(
-        spec=str(case.spec),
-        shape=str(case.shape),
-        space=trial.space,
-        variant=dict(trial.variant),
-        lens=case.lens.text,
-        median_secs=statistics.median(seconds),
-        spread_secs=interquartile_range(seconds),
-        max_abs_error=error,
-        trials=trials,
-        seed=case.seed,
-        versions=_versions(machine),
-        device=dict(machine.device),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )
-    return entry_from(
-        space.describe(case.spec, case.shape, trial.variant, target.kind),
-        schedule.trace,
-        seconds,
-        target.target,
-        provenance,
-    )
-
-
-def _value(outcome: Outcome) -> float:
-    if outcome.status != "ok":
-        raise WorkerFailedError(
-            f"a kernel that had been verified could not be timed ({outcome.status}: "
-            f"{outcome.detail}); run again, and report it if it happens again"
-        )
-    return outcome.value
+        return time_in_turns(engine, case, paths, runner)
 
 
 def _slug(case: Case) -> str:

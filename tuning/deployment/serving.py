@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ...database import Finder, Match, NoRecordError, TargetKey, Tier
@@ -23,8 +22,8 @@ ON_MISSING = ("error", "nearest", "baseline")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a dispatching kernel does.
+class Serving:
+    """The records that a kernel for every shape is made of, and which of them serves which shapes.
 
     Parameters
     ----------
@@ -65,7 +64,7 @@ class Plan:
             "target": str(self.key),
             "kernels": [
                 {"serves": serves, **_described(self.matches[record])}
-                for serves, record in self._serving()
+                for serves, record in self._served()
             ]
             or [{"serves": "every shape", "record": None, "tier": "baseline"}],
             "boundaries": None
@@ -78,7 +77,7 @@ class Plan:
             "notes": list(self.notes),
         }
 
-    def _serving(self) -> Iterator[tuple[str, str]]:
+    def _served(self) -> Iterator[tuple[str, str]]:
         """What each record serves, in words."""
         for lengths, tree in self.lengths.items():
             yield from _in_words(tree, in_words(lengths))
@@ -86,15 +85,15 @@ class Plan:
             yield from _in_words(self.tree, "other lengths" if self.lengths else "")
 
 
-def make_plan(
-    spec: PrefillSpec, target: ResolvedTarget, roots: Sequence[Path], *, on_missing: str = "error"
-) -> Plan:
+def choose_serving(
+    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, *, on_missing: str = "error"
+) -> Serving:
     """Choose the records that serve a spec, and the boundaries between them.
 
     Parameters
     ----------
-    roots : Sequence[Path]
-        Databases, the first before the others.
+    databases : Finder
+        Where records are looked for.
     on_missing : str
         One of :data:`ON_MISSING`. For a GPU that is elsewhere and was named by its architecture
         alone, records of any device of that architecture are what is asked for.
@@ -110,39 +109,39 @@ def make_plan(
     """
     if on_missing not in ON_MISSING:
         raise InvalidOptionError(f"on_missing is {on_missing!r}; choose {', '.join(ON_MISSING)}")
-    finder = Finder(roots)
     keys = [target.key]
     if on_missing == "nearest" or not target.is_here:
-        keys += finder.family(target.key)
+        keys += databases.family(target.key)
     for key in keys:
-        found = candidates(finder, key, spec)
+        found = candidates(databases, key, spec)
         if found:
-            plan = _plan(spec, target.key, key, found, finder, roots)
-            return replace(plan, notes=(*plan.notes, *_unknown_spaces(finder, key, spec)))
+            serving = _serving(spec, target.key, key, found, databases)
+            unknown = _unknown_spaces(databases, key, spec)
+            return replace(serving, notes=(*serving.notes, *unknown))
     if on_missing == "baseline" and backend_of(target.kind).masked_baseline:
         note = (
             f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; run: "
             "prefilltune tune"
         )
-        return Plan(spec, target.key, notes=(note,))
-    raise NoRecordError(_miss(spec, target, finder, roots, on_missing))
+        return Serving(spec, target.key, notes=(note,))
+    raise NoRecordError(_miss(spec, target, databases, on_missing))
 
 
-def candidates(finder: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str, Match]:
+def candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str, Match]:
     """The best record of every shape and length distribution whose trace fits any shape, by id."""
     found = {}
-    for shape, lens, space in finder.groups(key, spec):
+    for shape, lens, space in databases.groups(key, spec):
         if space in SPACES and SPACES[space].any_shape:
-            match = finder.find(key, spec, shape, lens=lens, space=space)
+            match = databases.find(key, spec, shape, lens=lens, space=space)
             known = found.get((shape, lens))
             if known is None or match.entry.speed < known.entry.speed:
                 found[shape, lens] = match
     return {match.entry.record_id: match for match in found.values()}
 
 
-def _unknown_spaces(finder: Finder, key: TargetKey, spec: PrefillSpec) -> list[str]:
+def _unknown_spaces(databases: Finder, key: TargetKey, spec: PrefillSpec) -> list[str]:
     """A note on records that this version cannot replay."""
-    unknown = sorted({space for _, _, space in finder.groups(key, spec) if space not in SPACES})
+    unknown = sorted({space for _, _, space in databases.groups(key, spec) if space not in SPACES})
     return [
         f"records of {space} serve nothing: this version has no design space of that name; use the "
         "version that made them, or tune again"
@@ -150,47 +149,48 @@ def _unknown_spaces(finder: Finder, key: TargetKey, spec: PrefillSpec) -> list[s
     ]
 
 
-def _has_candidates(finder: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
+def _has_candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
     """Whether another device's records would do; not those that cannot be read."""
     try:
-        return bool(candidates(finder, key, spec))
+        return bool(candidates(databases, key, spec))
     except PrefilltuneError:
         return False
 
 
-def _plan(
+def _serving(
     spec: PrefillSpec,
     asked: TargetKey,
     key: TargetKey,
     found: Mapping[str, Match],
-    finder: Finder,
-    roots: Sequence[Path],
-) -> Plan:
+    databases: Finder,
+) -> Serving:
     if len(found) == 1:
         (record,) = found
         lengths = dict.fromkeys(own_trees(found), Leaf(record))
-        return Plan(spec, asked, _seen_from(asked, found), Leaf(record), lengths)
+        return Serving(spec, asked, _seen_from(asked, found), Leaf(record), lengths)
     heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}x{spec.head_dim}"
     command = (
         f"prefilltune sweep --target {key.kind} --heads {heads} --mask-mode {spec.mask_mode} "
         f"--dtype {spec.dtype}, on a machine of {key}"
     )
-    sweeps = [each for root in roots if (each := read_sweeps(root / str(key)).get(str(spec)))]
-    sweep = next((each for each in sweeps if finder.by_id(key, each.records)), None)
+    sweeps = [
+        each for root in databases.roots if (each := read_sweeps(root / str(key)).get(str(spec)))
+    ]
+    sweep = next((each for each in sweeps if databases.by_id(key, each.records)), None)
     if sweep is None:
         raise NotSweptError(
             f"{len(found)} records of {spec} on {key} could serve any shape, and nothing was "
             f"measured that says which is best where; run: {command}"
         )
     # What was measured goes on serving when a faster record comes, of which nothing is known yet.
-    known = {**finder.by_id(key, sweep.records), **found}
+    known = {**databases.by_id(key, sweep.records), **found}
     measured = [record for record in sweep.records if record in known]
     tree = grow([point.among(measured) for point in sweep.points])
     own = own_trees(found, sweep.points)
     lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
     used = {record: known[record] for each in (*lengths.values(), tree) for record in leaves(each)}
     notes = tuple(f"{note}; run: {command}" for note in _notes(sweep, known, used, own))
-    return Plan(spec, asked, _seen_from(asked, used), tree, lengths, sweep, notes)
+    return Serving(spec, asked, _seen_from(asked, used), tree, lengths, sweep, notes)
 
 
 def _notes(
@@ -250,12 +250,11 @@ def _described(match: Match) -> dict[str, Any]:
 def _miss(
     spec: PrefillSpec,
     target: ResolvedTarget,
-    finder: Finder,
-    roots: Sequence[Path],
+    databases: Finder,
     on_missing: str,
 ) -> str:
-    family = [key for key in finder.family(target.key) if _has_candidates(finder, key, spec)]
-    hints = _unknown_spaces(finder, target.key, spec)
+    family = [key for key in databases.family(target.key) if _has_candidates(databases, key, spec)]
+    hints = _unknown_spaces(databases, target.key, spec)
     if family:
         hints.append(f"take those of {', '.join(map(str, family))} with on_missing='nearest'")
     backend = backend_of(target.kind)
@@ -267,6 +266,6 @@ def _miss(
         hints.append(f"TVM has no masked prefill kernel for {target.kind} to fall back to")
     return (
         f"no record that fits any shape serves {spec} on {target.key}; searched "
-        f"{', '.join(map(str, roots))}; run `prefilltune tune` for it"
+        f"{', '.join(map(str, databases.roots))}; run `prefilltune tune` for it"
         + "".join(f"; {hint}" for hint in hints)
     )

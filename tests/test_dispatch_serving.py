@@ -14,14 +14,14 @@ from dispatch_fixtures import SPEC, swept
 from prefilltune.database import Entry, Finder, NoRecordError, TargetKey, Tier, VersionMismatchError
 from prefilltune.tuning.deployment import (
     Leaf,
-    Plan,
     Point,
+    Serving,
     Split,
     Sweep,
     candidates,
     choose,
+    choose_serving,
     lengths,
-    make_plan,
     write_sweep,
 )
 from prefilltune.tuning.errors import InvalidOptionError, NotSweptError
@@ -55,13 +55,13 @@ TREE = Split("kv_len", 32, Leaf(SHORT.record_id), Leaf(LONG.record_id))
 COMMAND = "prefilltune sweep --target llvm --heads 2/1x16 --mask-mode padded --dtype float32"
 
 
-def plan(root: Path, target: ResolvedTarget = CPU, **options: Any) -> Plan:
-    return make_plan(SPEC, target, [root], **options)
+def serving(root: Path, target: ResolvedTarget = CPU, **options: Any) -> Serving:
+    return choose_serving(SPEC, target, Finder([root]), **options)
 
 
 def test_a_single_record_serves_everything_without_a_sweep(tmp_path: Path) -> None:
     filled(tmp_path, [SHORT])
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert (found.tree, found.sweep, found.notes) == (Leaf(SHORT.record_id), None, ())
     match = found.choose(PrefillShape(9, 999, 7))
     assert match is not None
@@ -89,7 +89,7 @@ def test_a_single_record_serves_everything_without_a_sweep(tmp_path: Path) -> No
 def test_several_records_serve_what_was_measured(tmp_path: Path) -> None:
     filled(tmp_path, [SHORT, LONG])
     swept(tmp_path, SPEC, TIMES, KEY)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert (found.tree, found.notes) == (TREE, ())
     for shape in (PrefillShape(1, 8), PrefillShape(99, 31), PrefillShape(1, 1, 32)):
         match = found.choose(shape)
@@ -107,7 +107,7 @@ def test_several_records_serve_what_was_measured(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def chosen(found: Plan, shape: PrefillShape) -> str:
+def chosen(found: Serving, shape: PrefillShape) -> str:
     match = found.choose(shape)
     assert match is not None
     return match.entry.record_id
@@ -117,7 +117,7 @@ def test_a_record_that_is_nowhere_else_the_best_serves_its_own_lengths(tmp_path:
     filled(tmp_path, [SHORT, LONG])
     slower = {shape: {SHORT.record_id: 2.0, LONG.record_id: 1.0} for shape in TIMES}
     swept(tmp_path, SPEC, slower, KEY)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert (found.tree, found.notes) == (Leaf(LONG.record_id), ())
     assert found.lengths == {(16, 16): Leaf(SHORT.record_id), (64, 64): Leaf(LONG.record_id)}
     assert set(found.matches) == {SHORT.record_id, LONG.record_id}
@@ -127,18 +127,18 @@ def test_a_record_that_is_nowhere_else_the_best_serves_its_own_lengths(tmp_path:
             assert chosen(found, PrefillShape(batch, qo_len, kv_len)) == LONG.record_id
 
 
-def test_a_record_that_is_nowhere_the_best_is_not_in_the_plan(tmp_path: Path) -> None:
+def test_a_record_that_is_nowhere_the_best_serves_nothing(tmp_path: Path) -> None:
     uniform = entry(5, "b2_q64_kv64", lens="uniform", secs=1e-4)
     filled(tmp_path, [LONG, uniform])
     swept(tmp_path, SPEC, {"2x64": {LONG.record_id: 1.0, uniform.record_id: 2.0}}, KEY)
-    assert list(plan(tmp_path).matches) == [LONG.record_id]
+    assert list(serving(tmp_path).matches) == [LONG.record_id]
 
 
 def test_lengths_of_the_queries_and_of_the_keys_may_differ(tmp_path: Path) -> None:
     crossed = entry(5, "b1_q16_kv64")
     filled(tmp_path, [SHORT, crossed])
     swept(tmp_path, SPEC, {"1x16": {SHORT.record_id: 1.0, crossed.record_id: 2.0}}, KEY)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert chosen(found, PrefillShape(3, 16, 64)) == crossed.record_id
     assert chosen(found, PrefillShape(3, 64, 16)) == SHORT.record_id
     assert [each["serves"] for each in found.as_data()["kernels"]] == [
@@ -154,7 +154,7 @@ def test_the_record_without_padding_serves_its_lengths(tmp_path: Path) -> None:
     filled(tmp_path, [SHORT, uniform, fixed, slower])
     times = {each.record_id: 2.0 for each in (SHORT, fixed, slower)} | {uniform.record_id: 1.0}
     swept(tmp_path, SPEC, {"1x16": times, "2x64": times}, KEY)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert found.tree == Leaf(uniform.record_id)
     assert found.lengths == {(16, 16): Leaf(SHORT.record_id), (64, 64): Leaf(fixed.record_id)}
     for shape, tree in ((PrefillShape(1, 16), SHORT), (PrefillShape(2, 64), fixed)):
@@ -177,7 +177,7 @@ def test_of_several_batches_the_sweep_says_which_record_serves_their_lengths(
         {shape: dict(zip(names, each, strict=True)) for shape, each in times.items()},
         KEY,
     )
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert (found.tree, found.notes) == (Leaf(LONG.record_id), ())
     batches = Split("batch", 6, Leaf(SHORT.record_id), Leaf(WIDE.record_id))
     assert found.lengths == {(16, 16): batches, (64, 64): Leaf(LONG.record_id)}
@@ -198,10 +198,10 @@ def test_of_several_batches_times_without_padding_decide(tmp_path: Path) -> None
     )
     sweep = Sweep(str(SPEC), 0, {"name": "test"}, "2026-11-23", {}, (one, other), points)
     write_sweep(tmp_path / str(KEY), sweep)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert (found.tree, found.lengths) == (Leaf(other), {(16, 16): Leaf(one)})
     write_sweep(tmp_path / str(KEY), replace(sweep, points=points[1:]))
-    assert plan(tmp_path).lengths == {(16, 16): Leaf(other)}
+    assert serving(tmp_path).lengths == {(16, 16): Leaf(other)}
 
 
 def test_several_batches_that_nothing_tells_apart_have_no_kernel_of_their_own(
@@ -210,25 +210,25 @@ def test_several_batches_that_nothing_tells_apart_have_no_kernel_of_their_own(
     filled(tmp_path, [SHORT, WIDE])
     times = {SHORT.record_id: 1.0, WIDE.record_id: 2.0}
     swept(tmp_path, SPEC, {"1x32": times}, KEY)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert (found.tree, found.lengths) == (Leaf(SHORT.record_id), {})
     (note,) = found.notes
     assert note.startswith("qo_len = kv_len = 16: tuned on several batches, and the sweep")
     assert COMMAND in note
     assert [each["serves"] for each in found.as_data()["kernels"]] == ["every shape"]
     swept(tmp_path, SPEC, {"1x16": times}, KEY)
-    assert (plan(tmp_path).notes, list(plan(tmp_path).lengths)) == ((), [(16, 16)])
+    assert (serving(tmp_path).notes, list(serving(tmp_path).lengths)) == ((), [(16, 16)])
 
 
 def test_several_records_that_nothing_tells_apart(tmp_path: Path) -> None:
     filled(tmp_path, [SHORT, LONG])
     with pytest.raises(NotSweptError) as caught:
-        plan(tmp_path)
+        serving(tmp_path)
     words = ["2 records", str(SPEC), "llvm-znver4-2c", COMMAND, "on a machine of"]
     assert [word for word in words if word not in str(caught.value)] == []
     swept(tmp_path, SPEC, {"1x16": {"gone": 1.0}}, KEY)
     with pytest.raises(NotSweptError, match="nothing was measured"):
-        plan(tmp_path)
+        serving(tmp_path)
 
 
 def test_records_that_came_after_the_sweep_serve_their_lengths_at_most_and_are_named(
@@ -237,7 +237,7 @@ def test_records_that_came_after_the_sweep_serve_their_lengths_at_most_and_are_n
     new, wide = entry(4, "b4_q32_kv32"), WIDE
     filled(tmp_path, [SHORT, LONG, new, wide])
     swept(tmp_path, SPEC, TIMES, KEY)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert found.tree == TREE
     assert found.lengths == {
         (16, 16): Leaf(SHORT.record_id),
@@ -256,7 +256,7 @@ def test_a_faster_record_of_a_shape_leaves_the_boundaries_alone(tmp_path: Path) 
     faster = entry(8, "b1_q16_kv16", secs=1e-6)
     filled(tmp_path, [SHORT, LONG, faster])
     swept(tmp_path, SPEC, TIMES, KEY)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert found.tree == TREE
     assert found.lengths == {(16, 16): Leaf(faster.record_id), (64, 64): Leaf(LONG.record_id)}
     assert set(found.matches) == {SHORT.record_id, LONG.record_id, faster.record_id}
@@ -268,11 +268,11 @@ def test_a_record_that_is_gone_since_the_sweep_is_named(tmp_path: Path) -> None:
     filled(tmp_path, [SHORT])
     single = {shape: {SHORT.record_id: 3.0, "gone": 1.0} for shape in TIMES}
     swept(tmp_path, SPEC, single, KEY)
-    assert plan(tmp_path).notes == ()  # one is left, which needs no sweep
+    assert serving(tmp_path).notes == ()  # one is left, which needs no sweep
     filled(tmp_path, [LONG])
     times = {shape: {**each, "gone": 0.1} for shape, each in TIMES.items()}
     swept(tmp_path, SPEC, times, KEY)
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert found.tree == TREE
     (note,) = found.notes
     assert note.startswith("gone of the sweep of 2026-11-23")
@@ -282,18 +282,18 @@ def test_a_record_that_is_gone_since_the_sweep_is_named(tmp_path: Path) -> None:
 def test_the_stock_rules_serve_nothing(tmp_path: Path) -> None:
     filled(tmp_path, [STOCK])
     with pytest.raises(NoRecordError, match="no record that fits any shape"):
-        plan(tmp_path)
+        serving(tmp_path)
     filled(tmp_path, [SHORT])
-    assert plan(tmp_path).tree == Leaf(SHORT.record_id)
+    assert serving(tmp_path).tree == Leaf(SHORT.record_id)
 
 
 def test_records_of_an_unknown_space_are_named(tmp_path: Path) -> None:
     unknown = entry(4, "b4_q128_kv128", "llvm_other")
     filled(tmp_path, [unknown])
     with pytest.raises(NoRecordError, match="records of llvm_other serve nothing"):
-        plan(tmp_path)
+        serving(tmp_path)
     filled(tmp_path, [SHORT])
-    found = plan(tmp_path)
+    found = serving(tmp_path)
     assert set(found.matches) == {SHORT.record_id}
     (note,) = found.notes
     assert note.startswith("records of llvm_other serve nothing")
@@ -304,7 +304,7 @@ def test_a_sweep_of_other_records_gives_way_to_a_later_databases(tmp_path: Path)
     filled(theirs, [SHORT, LONG])
     swept(theirs, SPEC, TIMES, KEY)
     swept(mine, SPEC, {"1x16": {"0" * 16: 1.0}}, KEY)
-    found = make_plan(SPEC, CPU, [mine, theirs])
+    found = choose_serving(SPEC, CPU, Finder([mine, theirs]))
     assert found.tree == TREE
 
 
@@ -322,11 +322,11 @@ def test_the_earlier_database_has_the_say(tmp_path: Path) -> None:
         filled(root, [SHORT, LONG])
     swept(committed, SPEC, TIMES, KEY, date="2026-01-01")
     roots = [own, committed]
-    sweep = make_plan(SPEC, CPU, roots).sweep
+    sweep = choose_serving(SPEC, CPU, Finder(roots)).sweep
     assert sweep is not None
     assert sweep.date == "2026-01-01"
     swept(own, SPEC, TIMES, KEY)
-    sweep = make_plan(SPEC, CPU, roots).sweep
+    sweep = choose_serving(SPEC, CPU, Finder(roots)).sweep
     assert sweep is not None
     assert sweep.date == "2026-11-23"
 
@@ -341,7 +341,7 @@ def test_no_record_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     root = tmp_path / "database"
     for on_missing in ("error", "nearest", "baseline"):
         with pytest.raises(NoRecordError) as caught:
-            plan(root, on_missing=on_missing)
+            serving(root, on_missing=on_missing)
         words = [str(SPEC), "llvm-znver4-2c", str(root), "prefilltune tune"]
         assert [word for word in words if word not in str(caught.value)] == []
     assert "TVM has no masked prefill kernel for llvm" in str(caught.value)
@@ -350,7 +350,7 @@ def test_no_record_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
 
 def test_an_unknown_answer_to_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="'ignore'; choose error, nearest, baseline"):
-        plan(tmp_path, on_missing="ignore")
+        serving(tmp_path, on_missing="ignore")
 
 
 WGMMA = entry(7, "b8_q128_kv128", "cuda_wgmma")
@@ -359,10 +359,10 @@ WGMMA = entry(7, "b8_q128_kv128", "cuda_wgmma")
 def test_records_of_another_device_serve_where_they_are_asked_for(tmp_path: Path) -> None:
     filled(tmp_path, [WGMMA], H100)
     with pytest.raises(NoRecordError) as caught:
-        plan(tmp_path, gpu(H200))
+        serving(tmp_path, gpu(H200))
     assert "take those of cuda-sm_90a-h100 with on_missing='nearest'" in str(caught.value)
     assert "on_missing='baseline'" in str(caught.value)
-    found = plan(tmp_path, gpu(H200), on_missing="nearest")
+    found = serving(tmp_path, gpu(H200), on_missing="nearest")
     assert (found.key, found.tree) == (H200, Leaf(WGMMA.record_id))
     assert found.lengths == {(128, 128): Leaf(WGMMA.record_id)}
     for described in found.as_data()["kernels"]:
@@ -373,7 +373,7 @@ def test_own_records_come_before_those_of_another_device(tmp_path: Path) -> None
     filled(tmp_path, [WGMMA], H100)
     own = entry(8, "b1_q128_kv128", "cuda_wgmma")
     filled(tmp_path, [own], H200)
-    (match,) = plan(tmp_path, gpu(H200), on_missing="nearest").matches.values()
+    (match,) = serving(tmp_path, gpu(H200), on_missing="nearest").matches.values()
     assert (match.entry, match.tier) == (own, Tier.EXACT)
 
 
@@ -381,24 +381,24 @@ def test_an_architecture_takes_the_records_and_the_sweep_of_a_device(tmp_path: P
     other = entry(8, "b1_q512_kv512", "cuda_wgmma")
     filled(tmp_path, [WGMMA, other], H100)
     with pytest.raises(NotSweptError, match=r"--target cuda .* on a machine of cuda-sm_90a-h100"):
-        plan(tmp_path, gpu(ANY))
+        serving(tmp_path, gpu(ANY))
     times = {
         "8x128": {WGMMA.record_id: 1.0, other.record_id: 2.0},
         "1x512": {WGMMA.record_id: 2.0, other.record_id: 1.0},
     }
     swept(tmp_path, SPEC, times, H100)
-    found = plan(tmp_path, gpu(ANY))
+    found = serving(tmp_path, gpu(ANY))
     assert found.tree == Split("kv_len", 256, Leaf(WGMMA.record_id), Leaf(other.record_id))
     assert {match.tier for match in found.matches.values()} == {Tier.FAMILY}
 
 
 def test_an_architecture_without_its_suffix(tmp_path: Path) -> None:
     with pytest.raises(NoRecordError, match="name the target's arch sm_90a"):
-        plan(tmp_path, gpu(TargetKey("cuda", "sm_90")))
+        serving(tmp_path, gpu(TargetKey("cuda", "sm_90")))
 
 
 def test_the_baseline_serves_on_a_gpu_where_it_is_asked_for(tmp_path: Path) -> None:
-    found = plan(tmp_path, gpu(H100), on_missing="baseline")
+    found = serving(tmp_path, gpu(H100), on_missing="baseline")
     assert (found.tree, found.choose(PrefillShape(1, 1))) == (None, None)
     (note,) = found.notes
     assert "TVM's hand-written kernel" in note
@@ -406,14 +406,14 @@ def test_the_baseline_serves_on_a_gpu_where_it_is_asked_for(tmp_path: Path) -> N
     data = found.as_data()
     assert data["kernels"] == [{"serves": "every shape", "record": None, "tier": "baseline"}]
     filled(tmp_path, [WGMMA], H100)
-    assert plan(tmp_path, gpu(H100), on_missing="baseline").tree == Leaf(WGMMA.record_id)
+    assert serving(tmp_path, gpu(H100), on_missing="baseline").tree == Leaf(WGMMA.record_id)
 
 
 def test_records_of_another_tvm_are_refused(tmp_path: Path) -> None:
     edit_provenance(filled(tmp_path, [WGMMA], H100), tvm="0.26.0")
     with pytest.raises(VersionMismatchError, match=r"0\.26\.0"):
-        plan(tmp_path, gpu(H100), on_missing="baseline")
+        serving(tmp_path, gpu(H100), on_missing="baseline")
     with pytest.raises(VersionMismatchError, match=r"0\.26\.0"):
-        plan(tmp_path, gpu(H200), on_missing="nearest")
+        serving(tmp_path, gpu(H200), on_missing="nearest")
     with pytest.raises(NoRecordError, match="on cuda-sm_90a-h200"):  # which were not asked for
-        plan(tmp_path, gpu(H200))
+        serving(tmp_path, gpu(H200))

@@ -1,0 +1,135 @@
+"""Building the kernels of records again, many at once, in worker processes that may die of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...database import Entry, StaleRecordError, TargetKey, apply_trace
+from ...database.judging import malformation
+from ..measuring.worker import Outcome
+from ..measuring.workers import call_all
+from .build import build_library
+from .replaying import origin_of, replay, replay_record
+
+_TIMEOUT = 240.0
+# Linking knows the machine at hand alone; an archive of objects can be made for any target.
+_LIBRARY, _ARCHIVE = ".so", ".tar"
+
+#: A record and whose it is.
+Record = tuple[TargetKey, Entry]
+#: Runs in a worker: builds a record's kernel at a path, and returns the record as built.
+Rebuild = Callable[[TargetKey, Entry, str], Entry]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """How the rebuild of a record ended.
+
+    Parameters
+    ----------
+    key : TargetKey
+        Whose record it is.
+    before, entry : Entry
+        The record as it was, and as it was built.
+    path : str
+        Of the library, if there is one.
+    failure : str
+        What went wrong; empty for a success.
+    """
+
+    key: TargetKey
+    before: Entry
+    entry: Entry
+    path: str
+    failure: str = ""
+
+
+def rebuild_records(records: Sequence[Record]) -> list[Rebuilt]:
+    """Rebuild records in parallel, each for its own target, which may be another machine's."""
+    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
+        return _rebuild_all(rebuild, records, Path(folder), _ARCHIVE)
+
+
+def rebuild_here(how: Rebuild, records: Sequence[Record], folder: Path) -> list[Rebuilt]:
+    """Rebuild records of this machine in parallel, as libraries in ``folder`` that can be run.
+
+    Parameters
+    ----------
+    how : Callable
+        :func:`rebuild`, or :func:`rebuild_on_today` for records of another TVM version.
+    """
+    return _rebuild_all(how, records, folder, _LIBRARY)
+
+
+def rebuild(key: TargetKey, entry: Entry, path: str) -> Entry:
+    """Replay a record as a build does, and compile it; runs in a worker.
+
+    Raises
+    ------
+    StaleRecordError
+        If it no longer replays.
+    """
+    from tvm.target import Target
+
+    _refuse_malformed(entry)
+    build_library(replay_record(entry, key.kind), Target(entry.target_json), path)
+    return entry
+
+
+def rebuild_on_today(key: TargetKey, entry: Entry, path: str) -> Entry:
+    """Put a record's trace on the description of today, and compile it; runs in a worker.
+
+    Returns
+    -------
+    Entry
+        As this version of TVM writes it, with its old times.
+
+    Raises
+    ------
+    StaleRecordError
+        If its design space is unknown. What TVM raises is passed on.
+    """
+    from tvm.target import Target
+
+    target = Target(entry.target_json)
+    replayed = replay(*origin_of(entry), entry.trace, key.kind)
+    build_library(replayed.module, target, path)
+    return replayed.entry(entry.run_secs, target, entry.provenance)
+
+
+def trace_as_python(entry: Entry) -> list[str]:
+    """The trace of a record on its own description, one statement each; runs in a worker."""
+    from tvm.s_tir import meta_schedule as ms
+
+    _refuse_malformed(entry)
+    workload = ms.database.Workload.from_json(list(entry.workload_line))
+    trace = apply_trace(entry.trace, workload.mod).trace
+    assert trace is not None
+    return [str(line) for line in trace.as_python()]
+
+
+def _refuse_malformed(entry: Entry) -> None:
+    """A folder may have come through git: a description that holds machine code is never loaded."""
+    if reason := malformation(entry):
+        raise StaleRecordError(f"{entry.place}: record {entry.record_id}: {reason}; {entry.mend}")
+
+
+def _rebuild_all(
+    how: Rebuild, records: Sequence[Record], folder: Path, suffix: str
+) -> list[Rebuilt]:
+    calls = [
+        (key, entry, str(folder / f"{number}{suffix}"))
+        for number, (key, entry) in enumerate(records)
+    ]
+    outcomes = call_all(how, calls, _TIMEOUT)
+    return [
+        Rebuilt(key, entry, outcome.value or entry, path, _failure(outcome))
+        for (key, entry, path), outcome in zip(calls, outcomes, strict=True)
+    ]
+
+
+def _failure(outcome: Outcome) -> str:
+    return "" if outcome.status == "ok" else f"{outcome.status}: {outcome.detail}"

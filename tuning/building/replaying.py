@@ -1,0 +1,115 @@
+"""From a trace to a scheduled kernel: the one way, whether a search or a record has the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...database import Entry, Provenance, StaleRecordError, apply_trace, entry_from, schedule
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
+from ..spaces import SPACES, DesignSpace, Variant
+from .describing import describe
+from .finishing import finished
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A trace on the description of its workload.
+
+    Parameters
+    ----------
+    description : tvm.IRModule
+        Unscheduled.
+    module : tvm.IRModule
+        Scheduled; :func:`~.finishing.finished` is yet to pipeline its loops.
+    trace : tvm.s_tir.schedule.Trace
+        As this version of TVM has it.
+    """
+
+    description: Any
+    module: Any
+    trace: Any
+
+    def entry(self, run_secs: Sequence[float], target: Any, provenance: Provenance) -> Entry:
+        """The record of it: :func:`~prefilltune.database.entry_from`."""
+        return entry_from(self.description, self.trace, run_secs, target, provenance)
+
+
+def replay(
+    space: DesignSpace,
+    spec: PrefillSpec,
+    shape: PrefillShape | SymbolicShape,
+    variant: Variant,
+    trace: Any,
+    kind: str,
+) -> Replayed:
+    """Apply a trace to the description that a design space has of a workload today.
+
+    Parameters
+    ----------
+    trace : list
+        MetaSchedule's JSON.
+    kind : str
+        Target kind, such as ``llvm``.
+
+    Raises
+    ------
+    Exception
+        Of any class, by the name that TVM's C++ gives it, if the trace does not fit.
+    """
+    description = space.describe(spec, shape, variant, kind)
+    scheduled = apply_trace(trace, description)
+    return Replayed(description, scheduled.mod, scheduled.trace)
+
+
+def replay_record(entry: Entry, kind: str, sizes: SymbolicShape | None = None) -> Any:
+    """Apply the trace of a record to the description that it was tuned on.
+
+    Parameters
+    ----------
+    entry : Entry
+        The record.
+    kind : str
+        Target kind, such as ``llvm``.
+    sizes : SymbolicShape, optional
+        The kernel's sizes, in the place of the shape that the record was tuned on.
+
+    Returns
+    -------
+    tvm.IRModule
+        The finished kernel ``main(query, key, value, valid_lens, output, lse)``.
+
+    Raises
+    ------
+    StaleRecordError
+        If the record's design space is unknown, its description has changed since, or its trace
+        does not replay.
+    ValueError
+        If ``sizes`` are given and the design space is one whose traces fit one shape alone.
+    """
+    space, spec, shape, variant = origin_of(entry)
+    if sizes is not None and not space.any_shape:
+        raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
+    description = describe(space.name, spec, shape, variant, kind)
+    onto = None if sizes is None else describe(space.name, spec, sizes, variant, kind)
+    return finished(schedule(entry, description, onto).mod)
+
+
+def origin_of(entry: Entry) -> tuple[DesignSpace, PrefillSpec, PrefillShape, Variant]:
+    """Design space, spec, shape and variant of a record.
+
+    Raises
+    ------
+    StaleRecordError
+        If the design space is unknown.
+    """
+    provenance = entry.provenance
+    if provenance.space not in SPACES:
+        raise StaleRecordError(
+            f"{entry.place}: record {entry.record_id} is of the design space "
+            f"{provenance.space!r}, which this version does not have (it has "
+            f"{', '.join(sorted(SPACES))}); use the version that made it, or {entry.mend}"
+        )
+    spec, shape = PrefillSpec.parse(provenance.spec), PrefillShape.parse(provenance.shape)
+    return SPACES[provenance.space], spec, shape, provenance.variant

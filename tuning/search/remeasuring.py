@@ -1,0 +1,132 @@
+"""Are records still good: check what their kernels compute today, and time them again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...database import Entry, Provenance, TargetKey
+from ...workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
+from ..backends import backend_of
+from ..backends.resolving import machine_for
+from ..building.rebuilding import Rebuild, Rebuilt, Record, rebuild_here
+from ..errors import KernelCheckError, WorkerFailedError
+from ..measuring.cpu import tvm_environment
+from ..measuring.kernels import KEPT_SEED, check, fresh_inputs, time_in_turns, value_of
+from ..measuring.timing import interquartile_range
+from ..measuring.worker import Worker
+from ..target import ResolvedTarget
+
+
+@dataclass(frozen=True)
+class Remeasured:
+    """A record and its times on this machine today.
+
+    Parameters
+    ----------
+    key : TargetKey
+        Whose record it is.
+    before : Entry
+        The record as it was.
+    after : Entry, optional
+        With today's times, error, versions and date; ``None`` for a failure.
+    failure : str
+        Why there are none; empty for a success.
+    """
+
+    key: TargetKey
+    before: Entry
+    after: Entry | None
+    failure: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Today's median time over the recorded one."""
+        if self.after is None:
+            return None
+        return self.after.provenance.median_secs / self.before.provenance.median_secs
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the medians are further apart than both spreads together."""
+        if self.after is None:
+            return False
+        old, new = self.before.provenance, self.after.provenance
+        return abs(new.median_secs - old.median_secs) > old.spread_secs + new.spread_secs
+
+
+def measure_records(
+    how: Rebuild, records: Sequence[Record]
+) -> tuple[list[Remeasured], list[Record]]:
+    """Build records in parallel, then check and time them one after another.
+
+    Parameters
+    ----------
+    how : Callable
+        As :func:`~prefilltune.tuning.building.rebuilding.rebuild_here` takes it.
+    records : Sequence[tuple[TargetKey, Entry]]
+        Of any targets.
+
+    Returns
+    -------
+    tuple[list[Remeasured], list[tuple[TargetKey, Entry]]]
+        What came of the records of this machine, and the records of other machines.
+    """
+    machines = {key: machine_for(key) for key in dict.fromkeys(key for key, _ in records)}
+    own = [(key, entry) for key, entry in records if machines[key]]
+    others = [(key, entry) for key, entry in records if not machines[key]]
+    measured: list[Remeasured] = []
+    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
+        built = rebuild_here(how, own, Path(folder))
+        for key, machine in machines.items():
+            here = [each for each in built if each.key == key]
+            if machine is not None and here:
+                # A kernel takes its number of threads from its process.
+                with Worker(tvm_environment(machine.threads)) as runner:
+                    measured += [_remeasure(each, machine, runner) for each in here]
+    return measured, others
+
+
+def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remeasured:
+    if built.failure:
+        return Remeasured(built.key, built.before, None, built.failure)
+    entry, backend = built.entry, backend_of(machine.kind)
+    try:
+        case = _case(entry.provenance)
+        fresh = fresh_inputs(case, KEPT_SEED)
+        checked = check(backend.engine.check_kernel, case, [built.path], runner, *fresh)
+        error = value_of(checked[built.path], backend.engine.check_kernel)
+        tolerance = TOLERANCE[case.spec.dtype]
+        if not error <= tolerance:
+            raise KernelCheckError(
+                f"wrong result: error {error:g} above {tolerance:g}; prune the record"
+            )
+        (seconds,) = time_in_turns(backend.engine, case, [built.path], runner)
+    except (ValueError, OSError, KernelCheckError, WorkerFailedError) as failure:
+        runner.close(kill=True)  # a fault may have left it unable to run anything else
+        return Remeasured(built.key, built.before, None, str(failure))
+    provenance = dataclasses.replace(
+        entry.provenance,
+        median_secs=statistics.median(seconds),
+        spread_secs=interquartile_range(seconds),
+        max_abs_error=error,
+        versions=backend.versions(),
+        device=backend.device(machine),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    after = dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
+    return Remeasured(built.key, built.before, after)
+
+
+def _case(provenance: Provenance) -> Case:
+    return Case(
+        PrefillSpec.parse(provenance.spec),
+        PrefillShape.parse(provenance.shape),
+        parse_lengths(provenance.lens),
+        provenance.seed,
+    )
