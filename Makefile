@@ -22,6 +22,8 @@ DATABASE ?=
 OUTPUT ?= dist
 # Optional parts to install besides those that a target needs, such as EXTRAS=torch.
 EXTRAS ?=
+# Any text: test runs the tests marked slow too.
+SLOW ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -84,9 +86,9 @@ report: ## the page and the chart of what compare has measured (TARGET, DATABASE
 	$(call install,report)
 	@$(PREFILLTUNE) report --target '$(TARGET)' $(if $(DATABASE),--database '$(DATABASE)')
 
-test: ## everything that needs no GPU
+test: ## everything that needs no GPU and is quick (SLOW=1: what is slow too)
 	$(call install,dev report cuda)
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(if $(SLOW),--slow)
 
 lint: ## ruff and pyright
 	$(call install,dev report cuda)

@@ -1,16 +1,53 @@
-"""Options of the test suite."""
+"""Options of the test suite: which tests run, in which order, and how long properties are tried."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+from prefilltune.tuning.measuring.cpu import tvm_environment
+from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
+from prefilltune.tuning.measuring.worker import Worker
 
 # pytest-xdist sets it, and commands would take their output for a terminal of that width.
 os.environ.pop("COLUMNS", None)
+# As in worker processes: where PyTorch is installed, TVM imports and parses several times slower.
+import_tvm_without_torch()
+
+#: Examples of a property that compiles kernels or starts processes, and of one that only computes.
+settings.register_profile("fast", deadline=None, max_examples=30)
+settings.register_profile("slow", deadline=None, max_examples=100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="accept what is generated now as golden"
     )
+    parser.addoption(
+        "--slow", action="store_true", help="run the tests marked slow too, and try more examples"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("slow" if config.getoption("--slow") else "fast")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with slow tests begin, so that no worker is left alone with one at the end."""
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    if config.getoption("--slow"):
+        first = {item.path for item in slow}
+        items.sort(key=lambda item: item.path not in first)
+        return
+    for item in slow:
+        item.add_marker(pytest.mark.skip(reason="slow: run with --slow, or make test SLOW=1"))
+
+
+@pytest.fixture(scope="session")
+def builders() -> Iterator[list[Worker]]:
+    """Two builders for all searches that need none of their own."""
+    with Worker(tvm_environment(1)) as first, Worker(tvm_environment(1)) as second:
+        yield [first, second]

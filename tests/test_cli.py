@@ -1,11 +1,14 @@
-"""The command line as a user runs it, in processes of its own."""
+"""The command line as a user runs it, in processes of its own where it does more than refuse."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +22,10 @@ from typer.testing import CliRunner
 
 from prefilltune.database import committed_root, store
 from prefilltune.database.reading import read_folder
-from prefilltune.tuning.cli import app
+from prefilltune.tuning.cli import app, main
 from prefilltune.tuning.deployment import library, read_sweeps
 from prefilltune.tuning.deployment.metadata import read_metadata
+from prefilltune.workloads import PrefillSpec
 
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
 
@@ -31,6 +35,29 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         [sys.executable, "-m", "prefilltune.tuning", *arguments],
         capture_output=True, text=True, env={**os.environ, **environment}, check=False,
     )  # fmt: skip
+
+
+def said(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As :func:`run`, in this process: for what ends before anything is measured."""
+    command = ["prefilltune", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", command)
+        patch.setattr(signal, "signal", lambda *_: None)
+        code = _exit_code_of_main()
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def _exit_code_of_main() -> int:
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +93,22 @@ def test_compare_prints_a_table_and_writes_the_numbers(database: Path) -> None:
         assert "| tuned |" in (folder / "report.md").read_text()
 
 
-def test_compare_without_a_model_takes_every_tuned_workload_that_the_options_leave(
+def test_compare_without_a_model_takes_the_tuned_workloads_that_the_options_leave(
     database: Path, tmp_path: Path
 ) -> None:
     options = ("--lens", "full", "--database", str(database), "--threads", "1")
-    done = run("compare", *options, "--output", str(tmp_path / "all"))
-    assert done.returncode == 0, done.stderr
-    (case,) = json.loads((tmp_path / "all" / "comparison.json").read_text())["cases"]
-    assert (case["spec"], case["shape"]) == ("padded_hq2_hkv1_d16_float32_s0.25", "b2_q24_kv24")
     for left_out in (("--dtype", "float16"), ("--shape", "2x25")):
-        done = run("compare", *options, *left_out, "--output", str(tmp_path / "none"))
+        done = said("compare", *options, *left_out, "--output", str(tmp_path / "none"))
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "prefilltune tune" in done.stderr
     assert not (tmp_path / "none").exists()
 
 
 def test_a_case_that_fails_is_named_and_the_others_are_kept(database: Path, tmp_path: Path) -> None:
+    """Without a model: of every workload that has a record."""
     copy = _copied(database, tmp_path)
     common = ("--database", str(tmp_path), "--threads", "1")
-    other = ("--heads", "1x16", "--shape", "1x16", "--trials", "4", "--no-compare")
-    assert run("tune", *other, *common).returncode == 0
+    fixtures.database(tmp_path, fixtures.record(PrefillSpec(1, 1, 16, "float32"), SHORT))
     provenance = json.loads((copy / "provenance.json").read_text())
     for record in provenance["records"].values():
         if record["shape"] == "b1_q16_kv16":
@@ -95,7 +118,7 @@ def test_a_case_that_fails_is_named_and_the_others_are_kept(database: Path, tmp_
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "'llvm_gone'" in done.stderr
     (case,) = json.loads((tmp_path / "output" / "comparison.json").read_text())["cases"]
-    assert case["shape"] == "b2_q24_kv24"
+    assert (case["spec"], case["shape"]) == ("padded_hq2_hkv1_d16_float32_s0.25", "b2_q24_kv24")
 
 
 def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> None:
@@ -112,13 +135,20 @@ def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def dist(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `prefilltune build` makes of it: a kernel for the tuned shape, and one for every."""
-    folder = tmp_path_factory.mktemp("built") / "dist"
-    options = ("--database", str(database), "--threads", "1", "--output", str(folder))
+    """What `prefilltune build` makes of it: a kernel for the tuned shape, and one for every.
+
+    The database has a bad line besides.
+    """
+    root = tmp_path_factory.mktemp("built")
+    copy, folder = _copied(database, root), root / "dist"
+    with (copy / "records.json").open("a") as file:
+        file.write("{}\n")
+    options = ("--database", str(root), "--threads", "1", "--output", str(folder))
     done = run("build", *SMALL, *options, COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert "any of 1" in done.stdout
     assert "wrote " in done.stdout
+    (root / "stderr").write_text(done.stderr)
     return folder
 
 
@@ -251,7 +281,7 @@ def test_explain_of_a_file_that_is_no_such_library(
     path = tmp_path / "library.so"
     if content is not None:
         path.write_bytes(content)
-    done = run("explain", "--library", str(path))
+    done = said("explain", "--library", str(path))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"{path} {message}" in done.stderr
     assert "name a libprefill.so that `prefilltune build` wrote" in done.stderr
@@ -260,11 +290,11 @@ def test_explain_of_a_file_that_is_no_such_library(
 def test_explain_of_what_has_no_record(tmp_path: Path) -> None:
     root = tmp_path / "database"
     heads = ("explain", "--heads", "13x48", "--database", str(root))
-    done = run(*heads, "--threads", "1")
+    done = said(*heads, "--threads", "1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "no record that fits any shape serves padded_hq13_hkv13_d48" in done.stderr
     gpu = ("--target", "cuda", "--arch", "sm_80", "--on-missing", "baseline")
-    done = run(*heads, *gpu, COLUMNS="200")
+    done = said(*heads, *gpu)
     assert done.returncode == 0, done.stderr
     assert "TVM's hand-written" in done.stdout
     assert "prefilltune tune" in done.stdout
@@ -297,6 +327,15 @@ def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
         ("b1_q9_kv9", "uniform"), ("b2_q40_kv65", "uniform"),
     ]  # fmt: skip
     assert sweep.device["threads"] == 1
+    written = (root / str(fixtures.target().key) / "dispatch.json").read_bytes()
+    everything = ("sweep", *options[2:], "--shape", "1x9")
+    done = said(*everything, "--dtype", "float16")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "no database has a record for" in done.stderr
+    done = said(*everything)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" in done.stdout
+    assert (root / str(fixtures.target().key) / "dispatch.json").read_bytes() == written
     done = run("build", *options, "--output", str(dist))
     assert done.returncode == 0, done.stderr
     *_, every = json.loads((dist / "manifest.json").read_text())["kernels"]
@@ -337,22 +376,14 @@ def test_a_build_reads_each_folder_of_records_once(
     assert folders == [root / str(key)]
 
 
+@pytest.mark.slow
 def test_a_sweep_without_a_model_is_of_what_is_not_swept(tmp_path: Path) -> None:
     root = tmp_path / "database"
     fixtures.database(root, fixtures.record(SPEC, SHORT), fixtures.record(SPEC, LONG, packed=True))
     options = ("--database", str(root), "--threads", "1")
-    done = run("sweep", *options, "--dtype", "float16")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "no database has a record for" in done.stderr
     done = run("sweep", *options, "--shape", "1x9", "--lens", "full")
     assert done.returncode == 0, done.stderr
-    folder = root / str(fixtures.target().key)
-    assert [*read_sweeps(folder)] == [str(SPEC)]
-    before = (folder / "dispatch.json").read_bytes()
-    done = run("sweep", *options, "--shape", "1x9")
-    assert done.returncode == 0, done.stderr
-    assert "nothing to do" in done.stdout
-    assert (folder / "dispatch.json").read_bytes() == before
+    assert [*read_sweeps(root / str(fixtures.target().key))] == [str(SPEC)]
 
 
 @pytest.mark.parametrize(
@@ -368,7 +399,7 @@ def test_a_sweep_without_a_model_is_of_what_is_not_swept(tmp_path: Path) -> None
 def test_a_sweep_of_what_cannot_be(arguments: list[str], message: str, tmp_path: Path) -> None:
     if "--target" in arguments and Path("/proc/driver/nvidia").exists():
         pytest.skip("this machine has a GPU")
-    done = run("sweep", *arguments, "--database", str(tmp_path / "database"))
+    done = said("sweep", *arguments, "--database", str(tmp_path / "database"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert message in done.stderr
     assert not (tmp_path / "database").exists()
@@ -423,7 +454,7 @@ def test_presets_are_listed() -> None:
 def test_heads_alone_mean_the_shapes_that_have_a_record(
     command: str, message: str, tmp_path: Path
 ) -> None:
-    done = run(command, "--heads", "13x48", "--database", str(tmp_path / "database"))
+    done = said(command, "--heads", "13x48", "--database", str(tmp_path / "database"))
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -457,7 +488,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     if message.startswith("no ") and "cuda" in arguments and Path("/proc/driver/nvidia").exists():
         pytest.skip("this machine has a GPU")
     root = tmp_path / "database"
-    done = run(command, *arguments, "--database", str(root))
+    done = said(command, *arguments, "--database", str(root))
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.startswith("prefilltune: ")
@@ -478,20 +509,20 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ],
 )
 def test_bad_options_of_a_search(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = run("tune", *SMALL, *arguments, "--database", str(tmp_path / "database"))
+    done = said("tune", *SMALL, *arguments, "--database", str(tmp_path / "database"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
     assert not (tmp_path / "database").exists()
 
 
 def test_tune_needs_a_workload(tmp_path: Path) -> None:
-    done = run("tune", "--database", str(tmp_path / "database"))
+    done = said("tune", "--database", str(tmp_path / "database"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "give either --model" in done.stderr
 
 
 def test_without_a_record_compare_says_which_command_makes_one(tmp_path: Path) -> None:
-    done = run("compare", *SMALL, "--database", str(tmp_path), "--threads", "1")
+    done = said("compare", *SMALL, "--database", str(tmp_path), "--threads", "1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "prefilltune tune" in done.stderr
     assert not list(tmp_path.iterdir())
@@ -520,22 +551,18 @@ def test_records_of_another_tvm_are_refused_by_name(database: Path, tmp_path: Pa
     (copy / "provenance.json").write_text(json.dumps(provenance))
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     for command in ("tune", "compare", "build"):
-        done = run(command, *SMALL, "--database", str(tmp_path), "--threads", "1")
+        done = said(command, *SMALL, "--database", str(tmp_path), "--threads", "1")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert "0.26.0" in done.stderr
         assert "0.27" in done.stderr
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
-def test_a_bad_line_is_named_and_skipped(database: Path, tmp_path: Path) -> None:
-    copy = _copied(database, tmp_path)
-    with (copy / "records.json").open("a") as file:
-        file.write("{}\n")
-    lines = (copy / "records.json").read_text().count("\n")
-    output = ("--database", str(tmp_path), "--threads", "1", "--output", str(tmp_path / "dist"))
-    done = run("build", *SMALL, *output)
-    assert done.returncode == 0, done.stderr
-    assert f"records.json:{lines}: skipped: not a record" in done.stderr
+def test_a_bad_line_is_named_and_skipped(dist: Path) -> None:
+    (records,) = dist.parent.glob("*/records.json")
+    lines = records.read_text().count("\n")
+    stderr = (dist.parent / "stderr").read_text()
+    assert f"records.json:{lines}: skipped: not a record" in stderr
 
 
 def test_a_database_that_cannot_be_written(tmp_path: Path) -> None:

@@ -333,7 +333,6 @@ def best_or_none(root: Path) -> Entry | None:
         return None
 
 
-@settings(deadline=None, max_examples=100)
 @given(damage=damages(), names=st.sets(st.sampled_from(FILES), min_size=1))
 def test_rotten_files_yield_no_wrong_record(pristine, damage, names):
     with tempfile.TemporaryDirectory() as folder:
@@ -521,7 +520,7 @@ def test_rot_behind_an_index_is_found_when_the_record_is_asked_for(tmp_path):
     ]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=settings().max_examples // 4)
 @given(damage=damages())
 @example(damage=lambda content: b"")
 @example(damage=lambda content: content[:-1])

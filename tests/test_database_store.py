@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from database_fixtures import FILES, KEY, PROVENANCE, edit_provenance, filled, small_entry
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefilltune.database import (
@@ -296,7 +296,6 @@ def test_an_edited_copy_never_hides_the_intact_record(tmp_path):
     assert [bad.line for bad in store.problems] == [1]
 
 
-@settings(deadline=None, max_examples=80)
 @given(corrupt=corruptions())
 def test_corrupt_records(pristine, corrupt):
     with tempfile.TemporaryDirectory() as root:
@@ -314,7 +313,6 @@ def test_corrupt_records(pristine, corrupt):
         assert store.problems == []
 
 
-@settings(deadline=None, max_examples=80)
 @given(corrupt=corruptions())
 def test_corrupt_workloads(pristine, corrupt):
     with tempfile.TemporaryDirectory() as root:
@@ -337,7 +335,6 @@ def open_or_refusal(root: Path) -> tuple[RecordStore | None, str]:
         return None, str(refusal)
 
 
-@settings(deadline=None, max_examples=80)
 @given(corrupt=corruptions())
 def test_corrupt_provenance(pristine, corrupt):
     with tempfile.TemporaryDirectory() as root:

@@ -78,7 +78,7 @@ def test_union_is_commutative_associative_and_idempotent(one, other, third):
     assert {*both} == {entry.record_id for entry in [*one, *other]}
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=settings().max_examples // 8)
 @given(DATABASES, DATABASES)
 def test_merges_in_either_order_are_equal_to_the_byte(one, other):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from database_fixtures import KEY, real_entry, small_entry
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefilltune.database import (
@@ -84,7 +84,6 @@ def test_a_missing_file_is_named(tmp_path):
         unpack(tmp_path / "none.json", tmp_path)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(ENDINGS[:2]), st.data())
 def test_a_damaged_file_is_refused_or_its_damage_found(ending, data):
     with tempfile.TemporaryDirectory() as folder:

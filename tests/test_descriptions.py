@@ -145,7 +145,7 @@ def workloads(draw):
     return spec, shape, tiles, np.array(lens)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=settings().max_examples // 8)
 @given(workload=workloads(), seed=st.integers(0, 2**16))
 def test_descriptions_agree_on_any_workload(workload, seed):
     spec, shape, tiles, lens = workload

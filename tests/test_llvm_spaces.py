@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tvm
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import kernel_error
 from tvm.s_tir import Schedule
@@ -44,9 +44,7 @@ def _worst_error(module, spec: PrefillSpec, shape: PrefillShape, target: Resolve
     )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings().max_examples // 4)
 @given(data=st.data())
 def test_random_decisions_on_random_workloads(data: st.DataObject, target: ResolvedTarget) -> None:
     group = data.draw(st.sampled_from([1, 2, 4]), "group size")

@@ -222,6 +222,7 @@ def test_only_one_process_runs_a_plan(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_killed_plan_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
     text = LEAST + 'slice = 8\ntrials = 8\ntargets = [{target = "llvm", threads = 1}]\n'
     path, root = _written(tmp_path, text), tmp_path / "database"

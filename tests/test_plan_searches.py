@@ -49,11 +49,14 @@ BACKENDS["llvm"] = simulated(BACKENDS["llvm"])
 """
 
 
-@pytest.fixture(autouse=True)
-def _site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SITE)
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+@pytest.fixture(scope="module", autouse=True)
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text(SITE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONWARNINGS", "ignore")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
+        yield
 
 
 def _planned(devices: Devices, *batches: int, space: str = SplitScores.name) -> list[PlannedCase]:
@@ -113,29 +116,46 @@ def _names(cases: list[PlannedCase]) -> list[str]:
     return [each.name for each in cases]
 
 
-def test_searches_side_by_side_find_what_they_find_alone(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[PlannedCase], Path]:
+    """Two cases, searched at the same time, and where."""
+
     def look(_: Watch) -> None:
-        (table,) = plan_tables(tmp_path / "both")
+        (table,) = plan_tables(root)
         seen.add(tuple(table.columns[-1].cells))
 
     seen: set[tuple[object, ...]] = set()
-    cases, watch, alone = _planned(TWO, 2, 3), Watch(look), Watch()
-    assert _run(cases, tmp_path / "both", watch)
+    cases, watch, root = _planned(TWO, 2, 3), Watch(look), tmp_path_factory.mktemp("both")
+    assert _run(cases, root, watch)
     assert frozenset(_names(cases)) in watch.together
     assert ("searching", "searching") in seen
+    return cases, root
+
+
+def test_two_are_searched_side_by_side(both: tuple[list[PlannedCase], Path]) -> None:
+    cases, root = both
     for each in cases:
-        assert _run([each], tmp_path / "alone", alone)
-        found = _measured(each, tmp_path / "both")
+        found = _measured(each, root)
         assert len(found) == len(dict(found)) == POINTS
-        assert found == _measured(each, tmp_path / "alone")
-    entries = RecordStore.open(tmp_path / "both", cases[0].target.key).entries
+    entries = RecordStore.open(root, cases[0].target.key).entries
     assert {each.provenance.shape for each in entries} == {"b2_q24_kv24", "b3_q24_kv24"}
-    ledger = read_ledger(ledger_path(tmp_path / "both", "night"))
+    ledger = read_ledger(ledger_path(root, "night"))
     slices = [each for done in ledger.progress.values() for each in done.slices]
     assert 0 < ledger.spent < sum(each.seconds for each in slices)  # two at once count once
     assert ledger.searching == []
 
 
+@pytest.mark.slow
+def test_searches_side_by_side_find_what_they_find_alone(
+    both: tuple[list[PlannedCase], Path], tmp_path: Path
+) -> None:
+    cases, root = both
+    for each in cases:
+        assert _run([each], tmp_path, Watch())
+        assert _measured(each, root) == _measured(each, tmp_path)
+
+
+@pytest.mark.slow
 def test_an_interrupt_ends_all_searches_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +180,7 @@ def test_an_interrupt_ends_all_searches_and_loses_nothing(
         assert set(cut[each]) <= set(found)
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_nothing_or_dies_does_not_stop_the_others(tmp_path: Path) -> None:
     sound = _planned(TWO, 2, 3)
     wrong = _planned(TWO, 4, space=WrongScores.name)
@@ -174,6 +195,7 @@ def test_a_search_that_finds_nothing_or_dies_does_not_stop_the_others(tmp_path: 
     assert [len(_measured(each, tmp_path)) for each in sound] == [POINTS, POINTS]
 
 
+@pytest.mark.slow
 def test_a_device_that_is_lost_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +212,7 @@ def test_a_device_that_is_lost_costs_the_others_nothing(
         assert len(_measured(each, tmp_path)) == POINTS
 
 
+@pytest.mark.slow
 def test_nothing_is_searched_beside_a_search_that_times_on_this_cpu(tmp_path: Path) -> None:
     here, there = _planned(HERE, 2, 3), _planned(TWO, 4, 5)
     watch = Watch()

@@ -23,7 +23,6 @@ from prefilltune.tuning.devices.machine import Wanted, machine_here
 from prefilltune.tuning.devices.pool import Pool
 from prefilltune.tuning.devices.slot import Slot
 from prefilltune.tuning.errors import NoDeviceError
-from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Outcome, Worker
 from prefilltune.tuning.search.device_job import device_job
 from prefilltune.tuning.search.search import Search
@@ -75,13 +74,6 @@ def _search(
 
 
 @pytest.fixture(scope="module")
-def builders() -> Iterator[list[Worker]]:
-    """Two builders for all searches, as most of these need no more of their own."""
-    with Worker(tvm_environment(1)) as first, Worker(tvm_environment(1)) as second:
-        yield [first, second]
-
-
-@pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory, builders: Sequence[Worker]) -> dict[str, float]:
     """Times of all candidates, by identity, on sound devices."""
     with pytest.MonkeyPatch.context() as patch:
@@ -99,7 +91,11 @@ def _times(trials: Sequence[Trial]) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("faults", "counted"),
-    [(["kill:2"], "crash"), (["raise"], "error"), (["nan:2", "negative", "zero"], "garbage")],
+    [
+        (["kill:2"], "crash"),
+        pytest.param(["raise"], "error", marks=pytest.mark.slow),
+        pytest.param(["nan:2", "negative", "zero"], "garbage", marks=pytest.mark.slow),
+    ],
 )
 def test_devices_that_go_on_failing_cost_no_candidate(
     tmp_path: Path,
@@ -116,7 +112,7 @@ def test_devices_that_go_on_failing_cost_no_candidate(
     assert not any("device 0" in note for note in state.notes)
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_device_much_slower_than_its_siblings_is_set_aside(
     builders: Sequence[Worker], tmp_path: Path, sound: dict[str, float], devices: int
 ) -> None:
@@ -129,7 +125,10 @@ def test_a_device_much_slower_than_its_siblings_is_set_aside(
     assert state.baseline_seconds == 1e-3
 
 
-@pytest.mark.parametrize("fault", ["kill", "nan", "hang"])
+@pytest.mark.parametrize(
+    "fault",
+    ["nan", *(pytest.param(each, marks=pytest.mark.slow) for each in ("kill", "hang"))],
+)
 def test_a_device_that_fails_once_goes_on(
     builders: Sequence[Worker],
     tmp_path: Path,
@@ -213,6 +212,7 @@ def _killed_while_building(
         yield kills
 
 
+@pytest.mark.slow
 def test_a_builder_that_leaks_is_replaced(
     tmp_path: Path, sound: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +253,7 @@ except DiskFullError as error:
     assert sound.items() <= _times(trials).items()
 
 
+@pytest.mark.slow
 def test_what_is_measured_depends_on_no_race(
     builders: Sequence[Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

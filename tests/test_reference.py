@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefilltune.workloads import (
@@ -62,7 +62,6 @@ def attend(spec, inputs):
     return reference_attention(spec, inputs.query, inputs.key, inputs.value, inputs.valid_lens)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     mask_mode=st.sampled_from(MASK_MODES),
     dtype=st.sampled_from(DTYPES),

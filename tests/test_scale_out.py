@@ -153,6 +153,7 @@ def test_a_device_runs_no_other_function(service: Service) -> None:
             assert decode_outcome(reply.value).status == "error"
 
 
+@pytest.mark.slow
 def test_a_search_survives_the_death_of_a_server_and_of_the_tracker(
     service: Service, tmp_path: Path
 ) -> None:
@@ -193,6 +194,7 @@ key = "cpu"
 """
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_killed_and_interrupted_goes_on(service: Service, tmp_path: Path) -> None:
     """Two searches at a time, on a worker each."""
     path, root = tmp_path / "night.toml", tmp_path / "database"
@@ -252,6 +254,7 @@ def test_each_gpu_has_a_process_that_sees_no_other() -> None:
     assert [each.value for each in seen] == ["3", "5"]
 
 
+@pytest.mark.slow
 def test_interrupted_workers_leave_nothing_behind(tmp_path: Path) -> None:
     """In the middle of a session, whose process and whose worker's process go too."""
     service = Service(tmp_path)

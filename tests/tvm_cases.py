@@ -18,7 +18,7 @@ CASES = pytest.mark.parametrize(
         pytest.param(4, 2, 16, 16, [0, 0], MASK_MODES, id="zero"),
         pytest.param(4, 2, 32, 32, [32, 32], MASK_MODES, id="full"),
         pytest.param(4, 4, 64, 64, [10, 64, 5, 33], MASK_MODES, id="mixed"),
-        pytest.param(2, 3, 32, 32, [8, 32, 17], MASK_MODES, id="mixed_gqa"),
+        pytest.param(2, 3, 32, 32, [8, 32, 17], MASK_MODES, id="mixed_gqa", marks=pytest.mark.slow),
         pytest.param(2, 3, 32, 48, [8, 32, 17], MASK_MODES[1:], id="qo_len_differs_from_kv_len"),
     ],
 )
