@@ -1,0 +1,142 @@
+"""The databases that a command looks into or changes, and their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ....database import (
+    BadLine,
+    Entry,
+    InvalidTargetKeyError,
+    RecordStore,
+    TargetKey,
+    committed_root,
+    target_keys,
+)
+from ....workloads import PrefilltuneError
+from ...errors import NothingFoundError
+from ...measuring.tvm_import import import_tvm_without_torch
+from ..records import work_root
+
+TargetOption = Annotated[
+    str, typer.Option("--target", help="A target's folder, or llvm for this CPU; all when absent.")
+]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A target of a database, or why it cannot be opened."""
+
+    root: Path
+    key: TargetKey
+    entries: tuple[Entry, ...] = ()
+    problems: tuple[BadLine, ...] = ()
+    error: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.root / str(self.key)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Of a command that only looks at records."""
+
+    database: Annotated[
+        Path | None,
+        typer.Option(
+            "--database",
+            help="Folder of records; the work database and the committed one if absent.",
+        ),
+    ] = None
+    target: TargetOption = ""
+
+    def open_all(self) -> Iterator[Opened]:
+        """Each target that is asked for; one that cannot be opened says why."""
+        if self.database is not None:
+            roots = [self.database]
+        else:
+            roots = [root for root in (work_root(), committed_root()) if root.is_dir()]
+        return open_all(roots, self.target)
+
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """Of a command that changes records."""
+
+    database: Annotated[
+        Path | None,
+        typer.Option("--database", help="Folder of records; the work database when absent."),
+    ] = None
+    target: TargetOption = ""
+
+    @property
+    def root(self) -> Path:
+        return self.database or work_root()
+
+    @property
+    def keys(self) -> list[TargetKey] | None:
+        return keys_of(self.target)
+
+    def open_all(self) -> Iterator[Opened]:
+        """Each target that is asked for; one that cannot be opened says why."""
+        return open_all([self.root], self.target)
+
+
+def open_all(roots: Sequence[Path], target: str) -> Iterator[Opened]:
+    """A target of each database, or all of them; one that cannot be opened says why.
+
+    Raises
+    ------
+    NothingFoundError
+        If no database has the target.
+    """
+    keys = keys_of(target)
+    found = [
+        (root, key) for root in roots for key in target_keys(root) if keys is None or key in keys
+    ]
+    if keys and not found:
+        raise NothingFoundError(
+            f"{', '.join(map(str, roots))}: no records of {keys[0]}; `prefilltune db list` shows "
+            "what there is"
+        )
+    for root, key in found:
+        try:
+            store = RecordStore.open(root, key)
+            yield Opened(root, key, tuple(store.entries), tuple(store.noticed))
+        except PrefilltuneError as error:
+            yield Opened(root, key, error=str(error))
+
+
+def all_usable(opened: Iterable[Opened]) -> list[Opened]:
+    """For a command that would do half of its work if it passed over a folder.
+
+    Raises
+    ------
+    NothingFoundError
+        If one cannot be opened.
+    """
+    found: list[Opened] = []
+    for each in opened:
+        if each.error:
+            raise NothingFoundError(each.error)
+        found.append(each)
+    return found
+
+
+def keys_of(target: str) -> list[TargetKey] | None:
+    """The one of a folder's name, or of a target as `tune` takes it; ``None`` for all."""
+    if not target:
+        return None
+    try:
+        return [TargetKey.parse(target)]
+    except InvalidTargetKeyError:
+        import_tvm_without_torch()
+        from ...backends.resolving import resolve_target
+
+        return [resolve_target(target).key]
