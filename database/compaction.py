@@ -45,8 +45,8 @@ def compact_workload(text: str) -> str:
     Returns
     -------
     str
-        The same form. TVM loads it to a structurally equal module; compacting it again changes
-        nothing.
+        In the form of ``text``. TVM loads it to a structurally equal module; compacting it again
+        changes nothing.
 
     Raises
     ------

@@ -99,12 +99,12 @@ class Source:
         return os.pread(self._descriptor, size, offset)
 
     def line_number(self, offset: int) -> int:
-        """From 1, of the line that begins at ``offset``."""
+        """The number, from 1, of the line that begins at ``offset``."""
         return 1 + self.read(0, offset).count(b"\n")
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Of the file that has this name now."""
+    """The stamp of the file that has this name now."""
     try:
         return _stamp(os.stat(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -230,7 +230,7 @@ class Contents:
         if b"\\u" in payload:
             json.dumps([trace, target, args], ensure_ascii=False).encode()  # no lone surrogates
         provenance = Provenance.from_json(self.provenance[id_], f"record {id_}")
-        # Ids of old are without lengths.
+        # The ids of the first records were made without their lengths, whatever those were.
         if id_ not in {record_id(line.workload, trace, lens) for lens in (provenance.lens, FULL)}:
             raise ValueError(f"it is not record {id_}")
         workload = (line.workload, self.workload_text(line.workload))

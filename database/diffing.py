@@ -53,7 +53,7 @@ def diff(before: Iterable[Entry], after: Iterable[Entry]) -> list[Change]:
 
 
 def diff_best(before: Iterable[Entry], after: Iterable[Entry]) -> list[Change]:
-    """The same of the fastest record of each (spec, shape, space, lens)."""
+    """What changed of the fastest record of each (spec, shape, space, lens)."""
     old, new = _fastest(before), _fastest(after)
     changes = [
         Change(old.get(group), new.get(group))

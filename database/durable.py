@@ -57,7 +57,7 @@ def write_atomically(path: Path, lines: Iterable[bytes]) -> None:
     OSError
         If they cannot be written; the file is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # one name will do under the lock
+    temporary = path.with_name(f".{path.name}.tmp")  # under a lock, nobody else writes it
     try:
         with temporary.open("wb") as file:
             file.writelines(line + b"\n" for line in lines)

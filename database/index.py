@@ -34,9 +34,10 @@ from .target_key import TargetKey
 
 INDEX = ".index"
 VERSION = 1
-# Below, reading everything takes no longer than a blink.
+# A smaller records.json has no index: it is read in a blink.
 MIN_RECORDS_BYTES = 1 << 20
-# Files that changed just now may change again without a new time: clocks of file systems tick.
+# Files younger than this get no index: within one tick of the file system's clock they may change
+# again, and their times and sizes would not show it.
 MIN_AGE_NS = 2_000_000_000
 
 
@@ -113,7 +114,7 @@ def _identity(key: TargetKey, sources: Mapping[str, Source]) -> list[Any]:
 
 
 def _packed(contents: Contents, spans: list[tuple[int, int]]) -> dict[str, Any]:
-    """As columns, each text once."""
+    """What the file holds: a column for each field of the records, with numbers for texts."""
     texts: dict[str, int] = {}
 
     def number(text: str) -> int:

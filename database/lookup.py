@@ -223,7 +223,7 @@ class Finder:
         return sorted(found, key=str)
 
     def by_id(self, key: TargetKey, records: Iterable[str]) -> dict[str, Match]:
-        """Those of some records that are there, the best of their shape or not, by id.
+        """The records of these ids that there are, by id; also those that others outdo.
 
         Raises
         ------

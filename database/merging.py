@@ -103,7 +103,7 @@ def _merge_target(key: TargetKey, others: Sequence[Path], output: Path) -> Merge
 
 
 def _batches(entries: Iterable[Entry]) -> list[dict[str, Entry]]:
-    """Every entry once, in as few groups as have no id twice: a verdict is of an id."""
+    """Every entry once, in groups without an id twice: a judge names its verdicts by ids."""
     batches: list[dict[str, Entry]] = []
     for entry in entries:
         id_ = entry.record_id
@@ -118,7 +118,7 @@ def _batches(entries: Iterable[Entry]) -> list[dict[str, Entry]]:
 
 
 def _by_id(entries: Mapping[str, Entry]) -> list[Entry]:
-    """In an order that tells nothing of where they come from."""
+    """In the order of their ids, which is the same whichever database they come from."""
     return [entries[id_] for id_ in sorted(entries)]
 
 

@@ -95,7 +95,7 @@ def shortest_secs(entry: Entry, key: TargetKey) -> float:
 
 @functools.cache
 def _least_flops(spec: str, shape: str, lens: str) -> int:
-    """Of the shortest sequences that ``lens`` allows; 0 for unknown texts."""
+    """Useful work on the shortest sequences that ``lens`` allows; 0 for unknown texts."""
     try:
         lengths = parse_lengths(lens) if not lens.startswith("histogram:") else None
         sizes = PrefillShape.parse(shape)
@@ -106,7 +106,8 @@ def _least_flops(spec: str, shape: str, lens: str) -> int:
             shortest = lengths
         else:
             return 0
-        # One sequence stands for all where all are equal: a batch may be absurdly large.
+        # Where all sequences of a batch are equal, the work of one is counted and multiplied: a
+        # record may claim an absurdly large batch.
         batch = len(shortest.lengths) if isinstance(shortest, FixedLengths) else 1
         batch = min(batch, sizes.batch)
         valid = np.asarray(shortest.sample(batch, longest, 0))

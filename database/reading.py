@@ -95,9 +95,10 @@ def _read(folder: Path, key: TargetKey, indexed: bool) -> Contents:
 
 @contextmanager
 def _collection_paused() -> Iterator[None]:
-    """A million new objects, all of which stay, are not to be searched for garbage time and again.
+    """Keep Python from searching for garbage while a folder is read.
 
-    It saves a quarter of the time.
+    Reading makes up to a million objects and drops none: each search visits all of them in vain,
+    which takes a quarter of the time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -137,7 +138,7 @@ def _scan_workloads(contents: Contents) -> None:
 
 
 def _heads(contents: Contents) -> dict[str, Head]:
-    """Of each record whose provenance is sound."""
+    """What provenance says of each record, by id; unsound provenance is reported."""
     heads: dict[str, Head] = {}
     bad: dict[str, str] = {}
     for id_, data in contents.provenance.items():
@@ -160,7 +161,7 @@ def _heads(contents: Contents) -> dict[str, Head]:
 
 
 def _lines_of(contents: Contents, ids: Iterable[str]) -> Iterator[int]:
-    """Where the provenance of each record begins; ``ids`` are in the order of the file."""
+    """Line numbers at which the provenance of records begins; ``ids`` in the order of the file."""
     content = contents.sources[PROVENANCE].content()
     position, line = 0, 1
     for id_ in ids:
@@ -198,7 +199,10 @@ def _scan_records(contents: Contents, heads: dict[str, Head]) -> None:
 
 
 def _of_these_times(raw: bytes, heads: Sequence[Head]) -> str:
-    """The id of the record that a line holds, of those of one schedule on several lengths."""
+    """The id of the record that a line holds, where one schedule was measured on several lengths.
+
+    The lines differ in their times alone, and provenance knows the median of each.
+    """
     _, payload = loads(raw)
     median = statistics.median(fields(payload)[1])
     return min(heads, key=lambda head: abs(head.median_secs - median)).record_id
@@ -227,12 +231,13 @@ class _WorkloadFinder:
             return ids, guess
         for hash_ in self._prefixes:
             if ids := self._ids(hash_, trace):
-                self._guesses[at] = hash_  # lines of one index go astray together
+                # Other lines of this index are most likely of the same workload.
+                self._guesses[at] = hash_
                 return ids, hash_
         return [], ""
 
     def _ids(self, hash_: str, trace: bytes) -> list[str]:
-        """Of :func:`~.provenance.record_id` for all lengths, those that there are."""
+        """Ids of the records of a workload with this trace, one for each length distribution."""
         begun = hashlib.sha256(self._prefixes[hash_] + trace)
         found = []
         for end in self._ends:

@@ -92,7 +92,8 @@ def schedule(
     module : IRModule
         The description of the entry's spec, shape and variant as the code builds it today.
     onto : IRModule, optional
-        The same description of other sizes, which is scheduled in the place of ``module``.
+        The description that the trace is applied to, such as one for other sizes; ``module`` when
+        absent.
 
     Returns
     -------

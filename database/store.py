@@ -304,7 +304,7 @@ class RecordStore:
         write_atomically(self.folder / PROVENANCE, self._provenance(provenance, digests))
 
     def _checked(self, entries: Mapping[str, Entry]) -> dict[str, Any]:
-        """Provenance of plausible entries."""
+        """The provenance of entries as JSON, by id; an implausible one is refused."""
         checked = {id_: entry.provenance.to_json() for id_, entry in entries.items()}
         for entry in entries.values():
             if reason := doubt(entry, self.key):
@@ -326,12 +326,13 @@ class RecordStore:
 
 
 def _digests(texts: Mapping[str, str], entries: Iterable[Entry]) -> set[str]:
-    """Of the lines of workloads and records."""
+    """What a provenance file must list, so that the lines of these workloads and records count."""
     return {*map(digest, map(list, texts.items())), *(digest(e.payload) for e in entries)}
 
 
 def _dumps(value: Any) -> bytes:
-    # TVM's reader knows no \u escapes and no NaN; sorted, the text is what its digest is of.
+    # TVM's reader knows no \u escapes and no NaN. Sorted as for its digest, the text need not be
+    # parsed when the digest is checked.
     text = json.dumps(
         value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, sort_keys=True
     )
