@@ -133,7 +133,7 @@ def run_plan(tracker: Address, searches: int, trials: int) -> dict[str, Any]:
             f"trials = {trials}\nslice = {trials}\nsearches = {searches}\n"
             f'[[targets]]\ntarget = "llvm"\nthreads = 1\ntracker = "{tracker}"\nkey = "{KEY}"\n'
         )
-        command = [sys.executable, "-m", "prefilltune.tuning", "tune", "--plan", str(path)]
+        command = [sys.executable, "-m", "prefilltune.tuning", "plan", "run", str(path)]
         start = time.monotonic()
         done = subprocess.run(
             [*command, "--database", str(root)], stdout=subprocess.PIPE, text=True, check=True

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,10 +18,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from small_spaces import SplitScores
+from typer.testing import CliRunner
 
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.cli import app
 from prefilltune.tuning.devices.machine import Wanted
-from prefilltune.tuning.errors import DiskFullError, InvalidPlanError, PlanRunningError
+from prefilltune.tuning.errors import (
+    DiskFullError,
+    InvalidOptionError,
+    InvalidPlanError,
+    PlanRunningError,
+)
 from prefilltune.tuning.plans.agenda import PlannedCase
 from prefilltune.tuning.plans.job import run_plan
 from prefilltune.tuning.plans.ledger import Ledger, ledger_path, plan_lock, read_ledger
@@ -227,10 +235,10 @@ def test_a_killed_plan_goes_on_and_measures_nothing_twice(tmp_path: Path) -> Non
     text = LEAST + 'slice = 8\ntrials = 8\ntargets = [{target = "llvm", threads = 1}]\n'
     path, root = _written(tmp_path, text), tmp_path / "database"
     command = [sys.executable, "-m", "prefilltune.tuning"]
-    tune = [*command, "tune", "--plan", str(path), "--database", str(root)]
+    run = [*command, "plan", "run", str(path), "--database", str(root)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment["PREFILLTUNE_TEST"] = str(tmp_path)
-    with subprocess.Popen(tune, env=environment, stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         next(line for line in first.stdout if "1 of 8 trials" in line)
         first.send_signal(signal.SIGKILL)
@@ -238,17 +246,36 @@ def test_a_killed_plan_goes_on_and_measures_nothing_twice(tmp_path: Path) -> Non
     while _processes_with(f"PREFILLTUNE_TEST={tmp_path}"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    again = subprocess.run(tune, env=environment, capture_output=True, text=True)
+    again = subprocess.run(run, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     (log,) = root.glob("*/trials/*.jsonl")
     trials = _trials(log)
     assert len(trials) == len(set(trials)) >= 8
-    status = [*command, "status", "night", "--database", str(root)]
+    status = [*command, "plan", "status", "night", "--database", str(root)]
     shown = subprocess.run(status, env=environment, capture_output=True, text=True)
     assert "all trials made" in " ".join(shown.stdout.split()), shown
     missing = subprocess.run([*status[:-3], "day", *status[-2:]], env=environment, text=True,
                              capture_output=True)  # fmt: skip
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("place", [[], ["--database", "a database"]])
+def test_the_former_commands_name_the_ones_that_do_their_work(
+    place: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prefilltune.tuning.cli.plan.work_root", lambda: tmp_path)
+    Ledger(ledger_path(tmp_path / place[-1] if place else tmp_path, "one night")).write()
+    ran = []
+    for former in (["tune", "--plan", "a day.toml"], ["status"], ["status", "one night"]):
+        refused = CliRunner().invoke(app, [*former, *place]).exception
+        assert isinstance(refused, InvalidOptionError)
+        program, *arguments = shlex.split(str(refused).partition("; run: ")[2])
+        assert program == "prefilltune"
+        ran.append(CliRunner().invoke(app, arguments))
+    assert "a day.toml is no plan" in str(ran[0].exception)
+    for shown in ran[1:]:
+        assert "one night: not running" in shown.output
 
 
 def _processes_with(mark: str) -> list[str]:

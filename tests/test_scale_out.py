@@ -199,7 +199,7 @@ def test_a_plan_that_is_killed_and_interrupted_goes_on(service: Service, tmp_pat
     """Two searches at a time, on a worker each."""
     path, root = tmp_path / "night.toml", tmp_path / "database"
     path.write_text(f'{PLAN}tracker = "{service.address}"\n')
-    command = ("tune", "--plan", str(path), "--database", str(root))
+    command = ("plan", "run", str(path), "--database", str(root))
     before = set(service.processes())
     for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         plan = service.start(*command)
@@ -289,8 +289,9 @@ def test_a_port_in_use_is_one_clear_line(service: Service) -> None:
         (["tune", "--model", "bge-base", "--tracker", "127.0.0.1:1"], "go together"),
         (["tune", "--model", "bge-base", "--tracker", "nowhere", "--key", "a"], "is no address"),
         (["tune", "--model", "bge-base", "--devices", "0"], "--devices are GPUs"),
-        (["tune", "--plan", "night.toml", "--keep", "1"], "leave out every other option"),
-        (["tune", "--plan", "night.toml"], "night.toml is no plan"),
+        (["plan", "run", "night.toml"], "night.toml is no plan"),
+        (["tune", "--plan", "night.toml"], "run: prefilltune plan run night.toml"),
+        (["status"], "run: prefilltune plan status"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``prefilltune tune | status | compare | build | report | presets | ...``.
+"""The command line: ``prefilltune tune | plan | compare | build | report | presets | db | ...``.
 
 One module for each command or two that belong together; beside them ``options``, ``targets`` and
 ``records``, which they share.
@@ -12,8 +12,9 @@ import sys
 import typer
 
 from ...workloads import PrefilltuneError
-from . import build, compare, db, presets, serve, sweep, tune
+from . import build, compare, db, moved, plan, presets, report, serve, sweep, tune
 from .console import print_error
+from .signature import ungrouped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,9 +24,8 @@ app = typer.Typer(
 )
 for _command in (
     tune.tune,
-    tune.status,
     compare.compare,
-    compare.report,
+    report.report,
     sweep.sweep,
     build.build,
     build.explain,
@@ -33,7 +33,9 @@ for _command in (
     serve.tracker,
     serve.worker,
 ):
-    app.command()(_command)
+    app.command()(ungrouped(_command))
+app.command(hidden=True)(moved.status)
+app.add_typer(plan.app, name="plan")
 app.add_typer(db.app, name="db")
 
 

@@ -11,30 +11,9 @@ from rich.table import Column, Table
 
 from ...database import Finder, NoRecordError, Tier
 from ...workloads import PrefillSpec
-from ..backends import USUAL_KIND
 from .console import console
-from .options import (
-    ArchOption,
-    DatabaseOption,
-    DtypeOption,
-    HeadsOption,
-    MaskOption,
-    ModelOption,
-    ShapeOption,
-    TargetOption,
-    ThreadsOption,
-    in_usual_dtype,
-    tier_of,
-    workload_of,
-)
-from .records import (
-    SEE_NEAR,
-    nothing_tuned,
-    open_databases,
-    tuned_shapes,
-    warn_of_bad_lines,
-    work_root,
-)
+from .options import DatabaseOption, ShapeOption, TargetOptions, WorkloadOptions, tier_of
+from .records import open_databases, tuned_shapes, warn_of_bad_lines, work_root
 from .targets import prepare
 
 if TYPE_CHECKING:
@@ -43,13 +22,10 @@ if TYPE_CHECKING:
 
 
 def build(
-    target: TargetOption = USUAL_KIND,
-    model: ModelOption = "",
-    heads: HeadsOption = "",
-    mask_mode: MaskOption = "padded",
-    dtype: DtypeOption = "",
-    arch: ArchOption = None,
+    *,
+    workload: WorkloadOptions,
     shape: ShapeOption = None,
+    target: TargetOptions,
     accept: Annotated[
         str,
         typer.Option(
@@ -58,17 +34,16 @@ def build(
             "by --arch alone, family at least.",
         ),
     ] = "exact",
-    threads: ThreadsOption = None,
     database: DatabaseOption = None,
     output: Annotated[Path, typer.Option("--output", help="Folder for the library.")] = Path(
         "dist"
     ),
 ) -> None:
     """Build the tuned kernels of a model into one shared library; never tunes."""
-    spec, shapes = workload_of(model, heads, mask_mode, dtype, shape, any_tuned=True)
+    spec, shapes = workload.parse(shape, any_tuned=True)
     tier = tier_of(accept)
-    resolved = prepare(target, threads, arch)
-    spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
+    resolved = prepare(target)
+    spec = workload.in_dtype_for(spec, resolved.kind)
     if not resolved.is_here:
         tier = max(tier, Tier.FAMILY)
     from ..deployment.library import build_kernels
@@ -76,9 +51,7 @@ def build(
     databases = open_databases(database or work_root())
     warn_of_bad_lines(databases, resolved)
     if not shape:
-        shapes = tuned_shapes(databases, resolved, spec) or shapes
-    if not shapes:
-        raise nothing_tuned(databases, resolved, spec, SEE_NEAR)
+        shapes = tuned_shapes(databases, resolved, spec, usual=shapes)
     matches = [databases.find(resolved.key, spec, each, accept=tier) for each in shapes]
     for each, match in zip(shapes, matches, strict=True):
         if match.distance:
@@ -104,12 +77,8 @@ def build(
 
 
 def explain(
-    target: TargetOption = USUAL_KIND,
-    model: ModelOption = "",
-    heads: HeadsOption = "",
-    mask_mode: MaskOption = "padded",
-    dtype: DtypeOption = "",
-    arch: ArchOption = None,
+    workload: WorkloadOptions,
+    target: TargetOptions,
     on_missing: Annotated[
         str,
         typer.Option(
@@ -118,7 +87,6 @@ def explain(
             "architecture) or baseline (TVM's hand-written kernel).",
         ),
     ] = "error",
-    threads: ThreadsOption = None,
     database: DatabaseOption = None,
     library: Annotated[
         Path | None, typer.Option("--library", help="What a built library says of itself instead.")
@@ -134,9 +102,9 @@ def explain(
     else:
         from ..deployment import choose_serving
 
-        spec, _ = workload_of(model, heads, mask_mode, dtype, None, any_tuned=True)
-        resolved = prepare(target, threads, arch, compiler=False)
-        spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
+        spec, _ = workload.parse(None, any_tuned=True)
+        resolved = prepare(target, compiler=False)
+        spec = workload.in_dtype_for(spec, resolved.kind)
         databases = open_databases(database or work_root())
         found = [choose_serving(spec, resolved, databases, on_missing=on_missing).as_data()]
     if as_json:

@@ -1,4 +1,4 @@
-"""``prefilltune compare`` and ``prefilltune report``."""
+"""``prefilltune compare``."""
 
 from __future__ import annotations
 
@@ -10,26 +10,19 @@ import typer
 
 from ...database import Finder, StaleRecordError, Tier
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
-from ..backends import USUAL_KIND
-from ..errors import KernelCheckError, NothingFoundError, WorkerFailedError
+from ..errors import KernelCheckError, WorkerFailedError
 from .console import console, print_error
 from .options import (
-    ArchOption,
     DatabaseOption,
-    DtypeOption,
-    HeadsOption,
-    MaskOption,
-    ModelOption,
+    LensOption,
     ShapeOption,
-    TargetOption,
-    ThreadsOption,
-    in_usual_dtype,
+    TargetOptions,
+    WorkloadOptions,
+    checked_lens,
+    parse_shapes,
     tier_of,
-    workload_of,
 )
 from .records import (
-    SEE_NEAR,
-    nothing_tuned,
     open_databases,
     tuned_shapes,
     tuned_workloads,
@@ -42,27 +35,19 @@ if TYPE_CHECKING:
     from ..comparing.comparison import Comparison
     from ..target import ResolvedTarget
 
-_COMPARISON_FILE = "comparison.json"
-_CHART_FILE = "comparison.png"
-_REPORT_FILE = "report.md"
+COMPARISON_FILE = "comparison.json"
+CHART_FILE = "comparison.png"
 
 
 def compare(
-    target: TargetOption = USUAL_KIND,
-    model: ModelOption = "",
-    heads: HeadsOption = "",
-    mask_mode: MaskOption = "padded",
-    dtype: DtypeOption = "",
-    arch: ArchOption = None,
+    *,
+    workload: WorkloadOptions,
     shape: ShapeOption = None,
-    lens: Annotated[
-        list[str] | None,
-        typer.Option("--lens", help="Repeat for more; full and uniform if absent."),
-    ] = None,
+    lens: LensOption = None,
+    target: TargetOptions,
     accept: Annotated[
         str, typer.Option("--accept", help="Furthest record to take: exact, family, other-target.")
     ] = "exact",
-    threads: ThreadsOption = None,
     database: DatabaseOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for comparison.json and the chart.")
@@ -70,66 +55,25 @@ def compare(
 ) -> None:
     """Measure tuned kernels side by side with TVM's own, the stock rules' and PyTorch's.
 
-    Without --model and --heads: every workload that has a record for the target, or those of them
-    that --dtype and --shape leave.
+    Without --model and --heads: every workload that has a record for the target,
+    or those of them that --dtype and --shape leave.
     """
-    wanted = None
-    if model or heads:
-        wanted = workload_of(model, heads, mask_mode, dtype, shape, any_tuned=True)
-    sizes = [PrefillShape.parse(text) for text in shape or ()]
+    wanted = workload.parse(shape, any_tuned=True) if workload.are_given else None
+    given = parse_shapes(shape)
     tier = tier_of(accept)
-    chosen = lens or ["full", "uniform"]
-    for text in chosen:
-        parse_lengths(text)
-    resolved = prepare(target, threads, arch, runs=True)
+    chosen = checked_lens(lens)
+    resolved = prepare(target, runs=True)
     root = database or work_root()
     databases = open_databases(root)
     warn_of_bad_lines(databases, resolved)
     if wanted is None:
-        workloads = tuned_workloads(databases, resolved, dtype, sizes)
+        workloads = tuned_workloads(databases, resolved, workload.dtype, given)
     else:
-        spec, shapes = wanted
-        spec = spec if dtype else in_usual_dtype(spec, resolved.kind)
-        tuned = [] if shape else tuned_shapes(databases, resolved, spec)
-        workloads = [(spec, each) for each in tuned or shapes]
-        if not workloads:
-            raise nothing_tuned(databases, resolved, spec, SEE_NEAR)
+        spec, usual = wanted
+        spec = workload.in_dtype_for(spec, resolved.kind)
+        shapes = given or tuned_shapes(databases, resolved, spec, usual)
+        workloads = [(spec, each) for each in shapes]
     compare_all(workloads, resolved, chosen, databases, tier, output or root / str(resolved.key))
-
-
-def report(
-    target: TargetOption = USUAL_KIND,
-    threads: ThreadsOption = None,
-    database: DatabaseOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", help="Folder for the page; beside the records if absent."),
-    ] = None,
-) -> None:
-    """Write the page and the chart of what `compare` has measured.
-
-    --target may also be the name of a folder of records, such as cuda-sm_90a-h100: a page needs
-    no GPU.
-    """
-    from ..comparing.chart import draw_chart
-    from ..comparing.comparison import read_comparisons
-    from ..comparing.report import markdown
-
-    root = database or work_root()
-    folder = root / target
-    if not (folder / _COMPARISON_FILE).is_file():
-        folder = root / str(prepare(target, threads, compiler=False).key)
-    comparisons = read_comparisons(folder / _COMPARISON_FILE)
-    if not comparisons:
-        raise NothingFoundError(
-            f"{folder / _COMPARISON_FILE} has no comparison yet; run: prefilltune compare --target "
-            f"{target} --database {root}"
-        )
-    destination = output or folder
-    destination.mkdir(parents=True, exist_ok=True)
-    draw_chart(comparisons, destination / _CHART_FILE)
-    (destination / _REPORT_FILE).write_text(markdown(comparisons, _CHART_FILE), encoding="utf-8")
-    console.print(f"wrote {destination / _REPORT_FILE} and {_CHART_FILE}", soft_wrap=True)
 
 
 def compare_all(
@@ -163,7 +107,7 @@ def compare_all(
                 continue
             comparisons.append(found)
             console.print(table(found))
-            write_comparisons(folder / _COMPARISON_FILE, [found])
+            write_comparisons(folder / COMPARISON_FILE, [found])
     if len(comparisons) > 1:
         console.print(summary_table(comparisons))
     if comparisons:
@@ -178,10 +122,10 @@ def _draw_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:
     from ..comparing.report import TORCH_HINT
     from ..errors import EnvironmentMismatchError
 
-    written = [_COMPARISON_FILE]
+    written = [COMPARISON_FILE]
     try:
-        draw_chart(read_comparisons(folder / _COMPARISON_FILE), folder / _CHART_FILE)
-        written.append(_CHART_FILE)
+        draw_chart(read_comparisons(folder / COMPARISON_FILE), folder / CHART_FILE)
+        written.append(CHART_FILE)
     except EnvironmentMismatchError as error:
         console.print(str(error), soft_wrap=True)
     if not any(each.peers for each in comparisons):

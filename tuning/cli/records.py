@@ -13,8 +13,6 @@ from ...workloads import PrefillShape, PrefillSpec
 if TYPE_CHECKING:
     from ..target import ResolvedTarget
 
-SEE_NEAR = ", or name a --shape to see what is near"
-
 
 def work_root() -> Path:
     """Where records go when nothing is said: beside the committed ones in a checkout.
@@ -41,10 +39,19 @@ def warn_of_bad_lines(databases: Finder, target: ResolvedTarget) -> None:
 
 
 def tuned_shapes(
-    databases: Finder, target: ResolvedTarget, spec: PrefillSpec
+    databases: Finder, target: ResolvedTarget, spec: PrefillSpec, usual: list[PrefillShape]
 ) -> list[PrefillShape]:
-    """Every shape of ``spec`` that has a record which serves the target."""
-    return [shape for each, shape in _recorded(databases, target) if each == spec]
+    """Every shape of ``spec`` that has a record which serves the target, else the usual ones.
+
+    Raises
+    ------
+    NoRecordError
+        If there are none of either.
+    """
+    shapes = [shape for each, shape in _recorded(databases, target) if each == spec]
+    if not shapes and not usual:
+        raise nothing_tuned(databases, target, spec, ", or name a --shape to see what is near")
+    return shapes or usual
 
 
 def tuned_workloads(

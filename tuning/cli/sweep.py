@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ...database import Finder
-from ...workloads import PrefillShape, PrefillSpec, parse_lengths
-from ..backends import USUAL_KIND
+from ...workloads import PrefillShape, PrefillSpec
 from .console import console
 from .options import (
     DatabaseOption,
-    DtypeOption,
-    HeadsOption,
-    MaskOption,
-    ModelOption,
+    LensOption,
     ShapeOption,
-    TargetOption,
-    ThreadsOption,
-    in_usual_dtype,
-    workload_of,
+    TargetOptions,
+    WorkloadOptions,
+    checked_lens,
+    parse_shapes,
 )
-from .records import nothing_tuned, open_databases, tuned_workloads, warn_of_bad_lines, work_root
+from .records import (
+    nothing_tuned,
+    open_databases,
+    tuned_workloads,
+    warn_of_bad_lines,
+    work_root,
+)
 from .targets import prepare
 
 if TYPE_CHECKING:
@@ -32,40 +32,34 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    target: TargetOption = USUAL_KIND,
-    model: ModelOption = "",
-    heads: HeadsOption = "",
-    mask_mode: MaskOption = "padded",
-    dtype: DtypeOption = "",
+    *,
+    workload: WorkloadOptions,
     shape: ShapeOption = None,
-    lens: Annotated[
-        list[str] | None,
-        typer.Option("--lens", help="Repeat for more; full and uniform if absent."),
-    ] = None,
-    threads: ThreadsOption = None,
+    lens: LensOption = None,
+    target: TargetOptions,
     database: DatabaseOption = None,
 ) -> None:
     """Time the tuned kernels of a model against one another on many shapes.
 
-    So a kernel for every shape knows which of them serves which: `build` and the drop-in for TVM's
-    kernel ask for it where a model has several. Shapes that are absent are chosen around those that
-    were tuned. Without --model and --heads, all workloads with records that have not been swept.
+    So a kernel for every shape knows which of them serves which: `build` and the
+    drop-in for TVM's kernel ask for it where a model has several.
+
+    Without --shape: shapes around those that were tuned.
+
+    Without --model and --heads: all workloads with records that have not been
+    swept.
     """
-    wanted = None
-    if model or heads:
-        wanted, _ = workload_of(model, heads, mask_mode, dtype, shape, any_tuned=True)
-    shapes = [PrefillShape.parse(text) for text in shape or ()]
-    chosen = lens or ["full", "uniform"]
-    for text in chosen:
-        parse_lengths(text)
-    resolved = prepare(target, threads, runs=True)
+    wanted = workload.parse(shape, any_tuned=True) if workload.are_given else None
+    shapes = parse_shapes(shape)
+    chosen = checked_lens(lens)
+    resolved = prepare(target, runs=True)
     root = database or work_root()
     databases = open_databases(root)
     warn_of_bad_lines(databases, resolved)
     if wanted is None:
-        specs = _unswept(databases, resolved, dtype)
+        specs = _unswept(databases, resolved, workload.dtype)
     else:
-        specs = [wanted if dtype else in_usual_dtype(wanted, resolved.kind)]
+        specs = [workload.in_dtype_for(wanted[0], resolved.kind)]
     for spec in specs:
         _sweep(spec, resolved, databases, root, shapes, chosen)
     if not specs:

@@ -11,20 +11,14 @@ from ..devices.address import Address, check_key, parse_devices
 from ..environment import check_compiler, check_packages
 from ..errors import InvalidOptionError, UnsupportedTargetError
 from ..measuring.tvm_import import import_tvm_without_torch
+from .options import DeviceOptions, TargetOptions
 
 if TYPE_CHECKING:
     from ..devices.pool import Pool
     from ..target import ResolvedTarget
 
 
-def prepare(
-    target: str,
-    threads: int | None,
-    arch: str | None = None,
-    *,
-    compiler: bool = True,
-    runs: bool = False,
-) -> ResolvedTarget:
+def prepare(wanted: TargetOptions, *, compiler: bool = True, runs: bool = False) -> ResolvedTarget:
     """Check the machine, import TVM the fast way and resolve the target.
 
     Parameters
@@ -41,7 +35,7 @@ def prepare(
     from ..backends import backend_of
     from ..backends.resolving import resolve_target
 
-    resolved = resolve_target(target, threads, arch)
+    resolved = resolve_target(wanted.target, wanted.threads, wanted.arch)
     if runs and not resolved.is_here:
         raise UnsupportedTargetError(
             f"this machine has no GPU that runs code for {resolved.key}; leave --arch out on a "
@@ -55,38 +49,39 @@ def prepare(
 
 @contextmanager
 def open_devices(
-    target: str, threads: int | None, arch: str | None, tracker: str, key: str, devices: str
+    target: TargetOptions, devices: DeviceOptions
 ) -> Iterator[tuple[ResolvedTarget, Pool | None]]:
     """The target, and the devices to measure on if they are more than this machine's first."""
-    if bool(tracker) != bool(key) or (tracker and devices):
+    tracker, key, gpus = devices.tracker, devices.key, devices.devices
+    if bool(tracker) != bool(key) or (tracker and gpus):
         raise InvalidOptionError(
             "--tracker HOST:PORT and --key NAME go together, and without --devices, which are GPUs "
             "of this machine"
         )
-    if not tracker and not devices:
-        yield prepare(target, threads, arch, runs=True), None
+    if not tracker and not gpus:
+        yield prepare(target, runs=True), None
         return
     from ..backends import backend_of
     from ..devices.machine import Wanted
     from ..devices.opening import pool_of_gpus, pool_of_tracker
 
     address = Address.parse(tracker) if tracker else None
-    gpus = parse_devices(devices)
+    numbers = parse_devices(gpus)
     check_packages()
     check_compiler()
     import_tvm_without_torch()
-    wanted = Wanted(target, threads, arch)
+    wanted = Wanted(target.target, target.threads, target.arch)
     if address is not None:
         pool = pool_of_tracker(address, check_key(key), wanted)
     else:
-        pool = pool_of_gpus(gpus, wanted)
+        pool = pool_of_gpus(numbers, wanted)
     with pool:
         assert pool.machine is not None
         resolved = pool.machine.target
         backend = backend_of(resolved.kind)
-        if devices and not backend.visible_devices:
+        if gpus and not backend.visible_devices:
             raise InvalidOptionError(
-                f"--devices are GPUs, and the target is {target}; add --target cuda"
+                f"--devices are GPUs, and the target is {target.target}; add --target cuda"
             )
         if not resolved.is_here:
             raise UnsupportedTargetError(

@@ -166,7 +166,7 @@ def plan_lock(root: Path, name: str) -> Iterator[None]:
     except Timeout:
         raise PlanRunningError(
             f"another process runs the plan {name} on {root}; wait for its end, or see how it "
-            "stands with: prefilltune status"
+            "stands with: prefilltune plan status"
         ) from None
     try:
         yield

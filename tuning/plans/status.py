@@ -23,7 +23,7 @@ def plan_tables(root: Path, name: str = "") -> list[Table]:
     if not paths:
         raise NothingFoundError(
             f"no plan{f' {name!r}' if name else ''} has been run on {root}; start one: prefilltune "
-            "tune --plan FILE"
+            "plan run FILE"
         )
     return [_table(read_ledger(path)) for path in paths]
 

@@ -1,0 +1,72 @@
+"""``prefilltune plan run | status``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...workloads import Case, parse_lengths
+from .console import console
+from .options import DatabaseOption, DeviceOptions, TargetOptions, in_usual_dtype
+from .records import open_databases, warn_of_bad_lines, work_root
+from .targets import choose_spaces, open_devices
+
+app = typer.Typer(
+    no_args_is_help=True, help="Tune many workloads as one job, which can be gone on with."
+)
+
+
+@app.command()
+def run(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="TOML: what to tune, where and how long.")
+    ],
+    database: DatabaseOption = None,
+) -> None:
+    """Begin a plan, or go on with it; its searches share the targets' devices."""
+    from ..plans.plan import read_plan
+
+    plan = read_plan(file)
+    root = database or work_root()
+    from ..devices.machine import Wanted
+    from ..plans.agenda import PlannedCase
+    from ..plans.job import run_plan
+    from ..plans.sharing import target_devices
+    from ..search.progress import PlanDisplay
+
+    cases: list[PlannedCase] = []
+    for each in plan.targets:
+        places = DeviceOptions(each.tracker, each.key, each.devices)
+        with open_devices(TargetOptions(each.target, each.arch, each.threads), places) as opened:
+            resolved, pool = opened
+            devices = target_devices(each, len(pool.slots) if pool is not None else 1)
+        warn_of_bad_lines(open_databases(root), resolved)
+        wanted = Wanted(each.target, each.threads, each.arch)
+        for spec, shape in plan.workloads:
+            spec = spec if plan.has_dtypes else in_usual_dtype(spec, resolved.kind)
+            case = Case(spec, shape, parse_lengths(plan.lens), plan.seed)
+            spaces = tuple(choose_spaces(None, spec, [shape], resolved))
+            cases.append(PlannedCase(case, resolved, spaces, wanted, devices))
+    with PlanDisplay(console) as display:
+        ended = run_plan(
+            plan, cases, root, display.search, lambda line: console.print(line, soft_wrap=True)
+        )
+    if not ended:
+        console.print("interrupted; run the same command again to go on from there")
+        raise typer.Exit(130)
+
+
+@app.command()
+def status(
+    plan: Annotated[
+        str, typer.Argument(metavar="PLAN", help="A plan's file or its name; every plan if absent.")
+    ] = "",
+    database: DatabaseOption = None,
+) -> None:
+    """Show how far tuning plans are; needs no device and no TVM."""
+    from ..plans.status import plan_tables
+
+    for table in plan_tables(database or work_root(), Path(plan).stem):
+        console.print(table)
