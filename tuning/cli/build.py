@@ -61,7 +61,7 @@ def build(
             )
     servings, notes = _servings(spec, resolved, databases, tier)
     built = build_kernels(matches, servings, resolved, output)
-    symbols = Column("symbol", overflow="fold")  # which are alike but for their ends
+    symbols = Column("symbol", overflow="fold")  # they differ in their ends, so none is cut off
     table = Table(symbols, "record", "tier", title=f"{built.library}", title_justify="left")
     for symbol, match in zip(built.symbols, matches, strict=False):
         table.add_row(symbol, match.entry.record_id, str(match.tier))

@@ -108,7 +108,7 @@ def tune(
         spaces = choose_spaces(search.space, spec, shapes, resolved)
         warn_of_bad_lines(open_databases(root), resolved)
         builders = None
-        if len(shapes) > 1:  # whose processes need not start for each
+        if len(shapes) > 1:  # the processes of one pool and its builders serve all of them
             pool = pool or stack.enter_context(local_pool(resolved))
             builders = stack.enter_context(local_builders())
         for each in shapes:
