@@ -44,7 +44,7 @@ def test_a_record_is_pipelined_once_on_its_way_to_the_compiler(pipelined: list[s
     entry = fixtures.record(fixtures.SPEC, fixtures.SHORT)
     module = replay_record(entry, "llvm", SymbolicShape.fresh())
     assert pipelined == ["main"]
-    build._generate(module, fixtures.target().target)
+    build.generate(module, fixtures.target().target)
     assert pipelined == ["main"]
 
 
@@ -53,5 +53,5 @@ def test_whatever_is_compiled_was_pipelined(pipelined: list[str]) -> None:
     module = replay_record(entry, "llvm")
     bare = tvm.IRModule({"main": module["main"].without_attr("tirx.is_scheduled")})
     pipelined.clear()
-    build._generate(bare, fixtures.target().target)
+    build.generate(bare, fixtures.target().target)
     assert pipelined == ["main"]
