@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from prefilltune.workloads import PrefillSpec
+
 NEAR = (1.05, 1.02, 1.01)
 SEEDS = range(5)
 # Trials of the search that the model begins with, and those of a batch of its own: the most
@@ -48,8 +50,10 @@ def title(log: Path) -> str:
     """The space of a log and its case, on two lines."""
     with log.open(encoding="utf-8") as lines:
         space = json.loads(next(lines))["space"]
-    spec, shape, lens = log.stem.split("__")
-    return f"{space}, {shape}, {lens}\n{spec}"
+    text, shape, lens = log.stem.split("__")
+    spec = PrefillSpec.parse(text)
+    heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}x{spec.head_dim}"
+    return f"{space}, {shape}, {lens}\n{heads}, {spec.dtype}, {spec.mask_mode}"
 
 
 def point(trial: dict[str, Any]) -> dict[str, float]:
@@ -113,7 +117,7 @@ def draw(found: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
                 where="post",
                 label=order,
             )
-        axes.set(title=case, xlim=(1, MOST), ylim=(1, 1.3), xscale="log")
+        axes.set(title=case, xlim=(1, MOST), ylim=(0.99, 1.3), xscale="log")
         axes.title.set_fontsize(7)
     figure.supxlabel("trials")
     figure.supylabel("best so far, over the best of the space")
