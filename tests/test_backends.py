@@ -22,7 +22,7 @@ from prefilltune.tuning.backends.resolving import machine_for, resolve_target
 from prefilltune.tuning.building.alignment import refuse_misaligned
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.cli import app
-from prefilltune.tuning.cli.options import in_usual_dtype
+from prefilltune.tuning.cli.options import TargetOptions, in_usual_dtype
 from prefilltune.tuning.cli.targets import choose_spaces, prepare
 from prefilltune.tuning.comparing.comparer import bench_of
 from prefilltune.tuning.deployment.c_header import c_header
@@ -106,9 +106,9 @@ def test_an_entry_is_all_that_targets_need(plain: Backend) -> None:
 
 def test_commands_ask_the_backend(plain: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_usual_dtype(SPEC, "c").dtype == "bfloat16"
-    assert prepare("c", None, compiler=False).kind == "c"
+    assert prepare(TargetOptions("c"), compiler=False).kind == "c"
     with pytest.raises(UnsupportedTargetError, match="no C compiler"):
-        prepare("c", None)
+        prepare(TargetOptions("c"))
     monkeypatch.setitem(SPACES, _Space.name, _Space())
     assert choose_spaces(None, SPEC, [SHAPE], resolve_target("c")) == [_Space.name]
     assert _Space.name not in usable_spaces("llvm")

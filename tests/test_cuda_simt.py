@@ -31,6 +31,8 @@ from prefilltune.workloads import (
     reference_attention,
     regimes,
 )
+from prefilltune.workloads.elementary import POLYNOMIALS
+from prefilltune.workloads.pipelined import pipelined_attention
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
 
@@ -75,7 +77,8 @@ def test_tiles_fit_the_lengths() -> None:
 def test_description_computes_attention(mask_mode: str) -> None:
     spec, shape = PrefillSpec(4, 2, 32, "float32", mask_mode), PrefillShape(3, 45, 70)
     variant = {"rows": 1, "warps": 2, "kv_tile": 16, "exchange": True}
-    kernel = tvm.compile(SIMT.describe(spec, shape, variant, "llvm"), target="llvm")["main"]
+    described = pipelined_attention(spec, shape, structure_of(spec, variant).tiles, POLYNOMIALS)
+    kernel = tvm.compile(described, target="llvm")["main"]
     for seed, lens in enumerate(regimes(shape.batch, 70)):
         assert kernel_error(kernel, spec, shape, lens, seed) <= TOLERANCE["float32"]
 
