@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Annotated
 
 import pytest
@@ -14,8 +12,6 @@ import typer
 from rich.table import Table
 from typer.testing import CliRunner
 
-from prefilltune.tuning.cli import signature
-from prefilltune.tuning.cli.db import text
 from prefilltune.tuning.cli.db.answer import Answer, answering
 from prefilltune.tuning.cli.signature import ungrouped
 from prefilltune.tuning.errors import NothingFoundError
@@ -84,10 +80,3 @@ def test_text_is_printed_as_it_is_known_and_json_only_as_a_whole() -> None:
     done = CliRunner().invoke(app, ["--width", "3", "--json"])
     assert isinstance(done.exception, NothingFoundError)
     assert done.output == ""
-
-
-@pytest.mark.parametrize("module", [signature, text])
-def test_examples_in_docstrings(module: ModuleType) -> None:
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -145,7 +145,7 @@ def test_loads_no_further_ahead_than_a_ring_has_slots() -> None:
         pipeline(schedule.mod)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize(("space", "arch"), [("cuda_wgmma", "sm_90a"), ("cuda_mma", "sm_80")])
 def test_nothing_spills(space: str, arch: str, head_dim: int, dtype: str) -> None:

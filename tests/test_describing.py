@@ -15,7 +15,7 @@ from prefilltune.workloads import MASK_MODES, PrefillShape, PrefillSpec, Symboli
 from prefilltune.workloads.errors import InvalidShapeError
 
 DTYPES = {"cuda_mma": "float16", "cuda_wgmma": "float16"}
-SHAPES = [PrefillShape(32, 128), PrefillShape(1, 1), PrefillShape(3, 17, 300)]
+SHAPES = [PrefillShape(1, 1), PrefillShape(3, 17, 300)]
 
 
 def variants(space: str, spec: PrefillSpec) -> tuple[str, list[Variant]]:

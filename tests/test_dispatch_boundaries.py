@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +17,9 @@ from prefilltune.tuning.deployment import (
     Range,
     Split,
     Tree,
-    boundaries,
     choose,
     grow,
     ranges,
-    sweeping,
 )
 from prefilltune.tuning.deployment.boundaries import SIZES, TOLERANCE, size_of
 from prefilltune.workloads import PrefillShape
@@ -181,13 +178,6 @@ def test_a_sample_has_the_tuned_shapes_and_those_around_them() -> None:
         assert (min(lengths), max(lengths)) == (shortest, longest)
         assert any(length % 2 for length in lengths)
     assert [shape for shape in found if shape.qo_len != shape.num_kv] == [tuned[2]]
-
-
-@pytest.mark.parametrize("module", [boundaries, sweeping])
-def test_examples_in_the_documentation(module) -> None:
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_what_may_be_noise_makes_no_boundary() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from prefilltune.tuning.deployment import (
     candidates,
     choose,
     choose_serving,
-    lengths,
     write_sweep,
 )
 from prefilltune.tuning.errors import InvalidOptionError, NotSweptError
@@ -329,12 +327,6 @@ def test_the_earlier_database_has_the_say(tmp_path: Path) -> None:
     sweep = choose_serving(SPEC, CPU, Finder(roots)).sweep
     assert sweep is not None
     assert sweep.date == "2026-11-23"
-
-
-def test_examples_in_the_documentation() -> None:
-    result = doctest.testmod(lengths)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_no_record_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

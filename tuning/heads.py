@@ -1,8 +1,8 @@
-"""Heads as people write them."""
+"""Workloads as people write them on the command line."""
 
 from __future__ import annotations
 
-from ..workloads import PrefillSpec
+from ..workloads import PrefillShape, PrefillSpec
 from .errors import InvalidOptionError
 
 
@@ -32,3 +32,20 @@ def parse_heads(text: str, mask_mode: str, dtype: str) -> PrefillSpec:
             f"--heads is {text!r}; write QOxDIM or QO/KVxDIM, such as 12x64 or 32/8x128"
         ) from None
     return PrefillSpec(num_qo_heads, num_kv_heads, dim, dtype, mask_mode)
+
+
+def workload_options(spec: PrefillSpec, *shapes: PrefillShape) -> str:
+    """The options by which commands take a workload: what is printed can be run as it is.
+
+    Examples
+    --------
+    >>> spec = PrefillSpec(32, 8, 128, "float16")
+    >>> workload_options(spec, PrefillShape(4, 2048), PrefillShape(2, 5, 7))
+    '--heads 32/8x128 --mask-mode padded --dtype float16 --shape 4x2048 --shape 2x5x7'
+    """
+    heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}x{spec.head_dim}"
+    options = [f"--heads {heads} --mask-mode {spec.mask_mode} --dtype {spec.dtype}"]
+    for shape in shapes:
+        lengths = dict.fromkeys((shape.qo_len, shape.num_kv))
+        options.append("--shape " + "x".join(map(str, (shape.batch, *lengths))))
+    return " ".join(options)

@@ -46,6 +46,6 @@ class Case:
         >>> from .lengths import parse_lengths
         >>> case = Case(PrefillSpec(4, 2, 64), PrefillShape(1, 8), parse_lengths("full"))
         >>> case.on("llvm-znver4-2c")
-        'padded_hq4_hkv2_d64_float32_s0.125 b1_q8_kv8 on llvm-znver4-2c (full lengths)'
+        'padded_hq4_hkv2_d64_float16_s0.125 b1_q8_kv8 on llvm-znver4-2c (full lengths)'
         """
         return f"{self.spec} {self.shape} on {target} ({self.lens.text} lengths)"

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from ...database import Finder, NoRecordError, Tier
 from ...workloads import PrefillSpec
+from ..heads import workload_options
 from .console import console
 from .options import DatabaseOption, ShapeOption, TargetOptions, WorkloadOptions, tier_of
 from .records import open_databases, tuned_shapes, warn_of_bad_lines, work_root
@@ -57,7 +58,7 @@ def build(
         if match.distance:
             raise NoRecordError(
                 f"the nearest record of {spec} is for {match.entry.provenance.shape}, not {each}; "
-                f"run: prefilltune tune --shape {each}"
+                f"run: prefilltune tune --target {resolved.kind} {workload_options(spec, each)}"
             )
     servings, notes = _servings(spec, resolved, databases, tier)
     built = build_kernels(matches, servings, resolved, output)

@@ -10,6 +10,7 @@ from ...database import Finder, Match, NoRecordError, Tier
 from ...workloads import Case, useful_flops
 from ..backends import backend_of
 from ..errors import UnsupportedTargetError
+from ..heads import workload_options
 from ..measuring.timing import Result
 from ..target import ResolvedTarget
 from .bench import Bench, Measured
@@ -98,8 +99,8 @@ class Comparer:
         if match.distance:
             raise NoRecordError(
                 f"the nearest record of {spec} is for {match.entry.provenance.shape}, not {shape}, "
-                f"and a kernel runs on the shape it was tuned for; run: prefilltune tune --shape "
-                f"{shape}"
+                "and a kernel runs on the shape it was tuned for; run: prefilltune tune --target "
+                f"{self._target.kind} {workload_options(spec, shape)}"
             )
         return match
 

@@ -10,6 +10,7 @@ from ...database import Finder, Match, NoRecordError, TargetKey, Tier
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
 from ..backends import backend_of
 from ..errors import InvalidOptionError, NotSweptError
+from ..heads import workload_options
 from ..spaces import SPACES
 from ..target import ResolvedTarget
 from .boundaries import Leaf, Range, Tree, choose, grow, leaves, ranges
@@ -168,10 +169,8 @@ def _serving(
         (record,) = found
         lengths = dict.fromkeys(own_trees(found), Leaf(record))
         return Serving(spec, asked, _seen_from(asked, found), Leaf(record), lengths)
-    heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}x{spec.head_dim}"
     command = (
-        f"prefilltune sweep --target {key.kind} --heads {heads} --mask-mode {spec.mask_mode} "
-        f"--dtype {spec.dtype}, on a machine of {key}"
+        f"prefilltune sweep --target {key.kind} {workload_options(spec)}, on a machine of {key}"
     )
     sweeps = [
         each for root in databases.roots if (each := read_sweeps(root / str(key)).get(str(spec)))
