@@ -18,7 +18,7 @@ _DESCRIBE_TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """A target as :func:`~prefilltune.tuning.target.resolve_target` takes it, for any machine.
+    """A target as :func:`~..backends.resolving.resolve_target` takes it, for any machine.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def describe_machine(wanted: str, threads: int | None, arch: str | None) -> dict
     Parameters
     ----------
     wanted, threads, arch
-        As :func:`~prefilltune.tuning.target.resolve_target` takes them.
+        As :func:`~prefilltune.tuning.backends.resolving.resolve_target` takes them.
     """
     machine = machine_here(resolve_target(wanted, threads, arch))
     return {

@@ -40,7 +40,7 @@ class Answer:
     data : Mapping[str, Any]
         For machines; of several parts, the fields of all make one JSON document.
     text : Sequence[str or Table]
-        The same for people, top to bottom.
+        For people: what is printed without --json, top to bottom.
     is_bad : bool
         Whether it names something bad that was found.
     """
