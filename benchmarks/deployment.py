@@ -71,7 +71,7 @@ def replays(kind: str, count: int) -> dict[str, float]:
     start, cpu_start = time.perf_counter(), time.process_time()
     finder = Finder([committed_root()])
     for key, spec, shape in itertools.islice(itertools.cycle(cases), count):
-        replay_record(finder.find(key, spec, shape).entry, kind)
+        replay_record(finder.find(key, spec, shape).entry)
     return {
         "workloads": len(cases),
         "replays": count,
@@ -146,8 +146,8 @@ def built_for_gpu(path: Path, target: ResolvedTarget) -> None:
     functions, for_every_shape = {"nothing": _nothing()}, {}
     for name, lens in GPU_LENS.items():
         match = finder.find(target.key, GPU_SPEC, GPU_SHAPE, lens=lens, accept=Tier.FAMILY)
-        functions[name] = refuse_misaligned(replay_record(match.entry, "cuda")["main"], "cuda")
-        for_every_shape[name] = replay_record(match.entry, "cuda", sizes)["main"]
+        functions[name] = refuse_misaligned(replay_record(match.entry)["main"], "cuda")
+        for_every_shape[name] = replay_record(match.entry, sizes)["main"]
     tree = Split("kv_len", GPU_SHAPE.num_kv, Leaf("no_tensor_maps"), Leaf("tensor_maps"))
     functions["any_shape"] = dispatching_kernel(
         GPU_SPEC, tree, for_every_shape, sizes, target.target

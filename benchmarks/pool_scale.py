@@ -119,7 +119,7 @@ class Enumerated(LlvmFused):
     def variants(self, *_: object) -> list[dict[str, int]]:
         return [{"first": 2 + 8 * number} for number in range(256)]
 
-    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Any, kind: str) -> Any:
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Any) -> Any:
         return plain_attention(spec, shape)
 
     def generator(self, spec: PrefillSpec, variant: Any) -> Any:

@@ -52,7 +52,7 @@ def tune_tir(trials: int) -> dict[str, float]:
     from tvm.s_tir import meta_schedule as ms
 
     space = LlvmFused()
-    module = space.describe(SPEC, SHAPE, VARIANT, "llvm")
+    module = space.describe(SPEC, SHAPE, VARIANT)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         database = ms.tir_integration.tune_tir(

@@ -52,7 +52,7 @@ def for_every_shape(
 
     def kernel(variant: dict[str, Any], sizes: SymbolicShape) -> Any:
         proposal = proposals(space, variant, spec, tuned, target)[0]
-        found = replay(SPACES[space], spec, sizes, variant, proposal.trace, target.kind)
+        found = replay(SPACES[space], spec, sizes, variant, proposal.trace)
         return finished(found.module)["main"]
 
     kernels = {str(number): kernel(variant, sizes) for number, variant in enumerate(variants)}

@@ -34,7 +34,7 @@ def record(
 ) -> Entry:
     """A record with decisions drawn at random."""
     variant = {"q_tile": q_tile, "kv_tile": 32, "packed": packed}
-    description = LlvmFused().describe(spec, shape, variant, "llvm")
+    description = LlvmFused().describe(spec, shape, variant)
     sch = s_tir.Schedule(description, seed=seed)
     schedule(sch, packed=packed)
     provenance = replace(
@@ -45,7 +45,7 @@ def record(
 
 def scheduled(spec: PrefillSpec, shape: PrefillShape, sizes: SymbolicShape) -> Any:
     """The kernel of a record of ``spec`` at ``shape``, for every size."""
-    return replay_record(record(spec, shape), "llvm", sizes)["main"]
+    return replay_record(record(spec, shape), sizes)["main"]
 
 
 def database(root: Path, *entries: Entry) -> Path:

@@ -31,7 +31,7 @@ def build_small(folder: Path, spec: PrefillSpec, target: ResolvedTarget, space: 
     variant = dict(SPACES[space].variants(spec, SHAPE, target)[0])
     case = Case(spec, SHAPE, parse_lengths("full"))
     proposal, *_ = Arm(case, target, SPACES[space], variant, None, 1, 1).propose(1)
-    replayed = replay(SPACES[space], spec, SHAPE, variant, proposal.trace, target.kind)
+    replayed = replay(SPACES[space], spec, SHAPE, variant, proposal.trace)
     fields = {"spec": str(spec), "shape": str(SHAPE), "space": space, "variant": variant}
     provenance = replace(PROVENANCE, **fields)
     entry = replayed.entry([1e-3], target.target, provenance)

@@ -52,7 +52,7 @@ class SplitScores(DesignSpace):
             for index in range(len(self.widths))
         ]
 
-    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant) -> Any:
         scale = spec.scale * float(variant["scale"])
         other = PrefillSpec(
             spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.dtype, spec.mask_mode, scale

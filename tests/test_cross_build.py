@@ -40,7 +40,7 @@ class _Rows(DesignSpace):
     ) -> Sequence[Variant]:
         return ({},)
 
-    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant, kind: str) -> Any:
+    def describe(self, spec: PrefillSpec, shape: PrefillShape, variant: Variant) -> Any:
         return row_kernel()
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:

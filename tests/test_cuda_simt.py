@@ -42,7 +42,7 @@ HEAD_DIMS = (32, 64, 80, 96, 128, 192, 256)
 
 
 def _scheduled(spec: PrefillSpec, shape: PrefillShape, variant: Variant, seed: int) -> Schedule:
-    sch = Schedule(SIMT.describe(spec, shape, variant, "cuda"), seed=seed)
+    sch = Schedule(SIMT.describe(spec, shape, variant), seed=seed)
     schedule(sch, structure_of(spec, variant))
     return sch
 
@@ -151,7 +151,7 @@ def test_scheduled_kernels_compute_attention(
 def test_every_decision_replays_from_json() -> None:
     spec, shape = PrefillSpec(4, 2, 64, "float32"), PrefillShape(2, 301)
     variant = {"rows": 2, "warps": 4, "kv_tile": 32, "exchange": True}
-    module, generator = SIMT.describe(spec, shape, variant, "cuda"), SIMT.generator(spec, variant)
+    module, generator = SIMT.describe(spec, shape, variant), SIMT.generator(spec, variant)
     context = tune_context(module, _target("sm_80").target, generator, "simt", 1, 1)
     proposals = make_strategy(context, None, 8, 1, "simt").propose(1000)
     assert len(proposals) == 3**3

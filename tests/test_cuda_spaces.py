@@ -166,7 +166,7 @@ def test_traces_replay_from_their_json(space: str) -> None:
     found = proposals(space, variant, spec, SHAPE, target)
     assert len({str(proposal.trace[1]) for proposal in found}) == len(found) > 1
     for proposal in found[:2]:
-        found = replay(SPACES[space], spec, SHAPE, variant, proposal.trace, "cuda")
+        found = replay(SPACES[space], spec, SHAPE, variant, proposal.trace)
         assert tvm_ffi.structural_equal(found.module, proposal.module)
 
 

@@ -118,9 +118,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shape="b2_q32_kv32",
         variant={"q_tile": 16, "kv_tile": 32, "packed": False},
     )
-    description = SPACES["llvm_fused"].describe(
-        SPEC, PrefillShape(2, 32), provenance.variant, "llvm"
-    )
+    description = SPACES["llvm_fused"].describe(SPEC, PrefillShape(2, 32), provenance.variant)
     schedule = Schedule(description, seed=1)
     llvm_fused.schedule(schedule, packed=False)
     second = entry_from(description, trace_of(schedule), found.run_secs, target.target, provenance)

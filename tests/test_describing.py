@@ -18,33 +18,32 @@ DTYPES = {"cuda_mma": "float16", "cuda_wgmma": "float16"}
 SHAPES = [PrefillShape(1, 1), PrefillShape(3, 17, 300)]
 
 
-def variants(space: str, spec: PrefillSpec) -> tuple[str, list[Variant]]:
-    """The target kind of a space, and its first and last variant."""
+def variants(space: str, spec: PrefillSpec) -> list[Variant]:
+    """The first and the last variant of a space."""
     (kind,) = SPACES[space].kinds
     target = resolve_target(kind, arch="sm_90a") if kind == "cuda" else resolve_target(kind, 2)
     found = SPACES[space].variants(spec, PrefillShape(2, 256), target)
-    return kind, [found[0], found[-1]]
+    return [found[0], found[-1]]
 
 
 @pytest.mark.parametrize("mask_mode", MASK_MODES)
 @pytest.mark.parametrize("space", SPACES)
 def test_a_description_is_the_one_that_the_space_parses(space: str, mask_mode: str) -> None:
     spec = PrefillSpec(4, 2, 64, DTYPES.get(space, "float32"), mask_mode)
-    kind, chosen = variants(space, spec)
-    for variant, shape in itertools.product(chosen, SHAPES):
-        found = describe(space, spec, shape, variant, kind)
-        parsed = SPACES[space].describe(spec, shape, variant, kind)
+    for variant, shape in itertools.product(variants(space, spec), SHAPES):
+        found = describe(space, spec, shape, variant)
+        parsed = SPACES[space].describe(spec, shape, variant)
         assert structural_equal(found, parsed), (variant, shape)
         assert structural_hash(found) == structural_hash(parsed), (variant, shape)
 
 
 SPACE, SPEC = "cuda_simt", PrefillSpec(4, 2, 64, "float32")
-KIND, (VARIANT, _) = variants(SPACE, SPEC)
+VARIANT, _ = variants(SPACE, SPEC)
 
 
 def test_sizes_that_are_learned_at_the_call_stay_the_callers() -> None:
     sizes = SymbolicShape.fresh()
-    function = describe(SPACE, SPEC, sizes, VARIANT, KIND)["main"]
+    function = describe(SPACE, SPEC, sizes, VARIANT)["main"]
     query, key, *_ = function.params
     found = (query.shape[0], query.shape[1], key.shape[1])
     wanted = (sizes.batch, sizes.qo_len, sizes.num_kv)
@@ -54,7 +53,7 @@ def test_sizes_that_are_learned_at_the_call_stay_the_callers() -> None:
 
 def test_lengths_may_be_known_where_the_batch_is_not() -> None:
     sizes = SymbolicShape.fresh()
-    found = describe(SPACE, SPEC, SymbolicShape(sizes.batch, 17, 300), VARIANT, KIND)["main"]
+    found = describe(SPACE, SPEC, SymbolicShape(sizes.batch, 17, 300), VARIANT)["main"]
     query, key, *_ = found.params
     assert query.shape[0].same_as(sizes.batch)
     assert ([*map(int, query.shape[1:])], int(key.shape[1])) == ([17, 4, 64], 300)
@@ -62,18 +61,18 @@ def test_lengths_may_be_known_where_the_batch_is_not() -> None:
         [*found.params, sizes.batch], found.body, found.ret_type, found.attrs
     )
     shape = PrefillShape(3, 17, 300)
-    static = SPACES[SPACE].describe(SPEC, shape, VARIANT, KIND)["main"]
+    static = SPACES[SPACE].describe(SPEC, shape, VARIANT)["main"]
     assert structural_equal(with_batch.specialize({sizes.batch: 3}), static)
 
 
 def test_two_descriptions_share_no_variables() -> None:
     sizes = SymbolicShape.fresh()
-    one, other = (describe(SPACE, SPEC, sizes, VARIANT, KIND)["main"] for _ in range(2))
+    one, other = (describe(SPACE, SPEC, sizes, VARIANT)["main"] for _ in range(2))
     assert not any(a.same_as(b) for a, b in zip(one.params, other.params, strict=True))
     assert not one.body.same_as(other.body)
 
 
 def test_a_shape_too_large_is_refused() -> None:
-    describe(SPACE, SPEC, PrefillShape(1, 64), VARIANT, KIND)
+    describe(SPACE, SPEC, PrefillShape(1, 64), VARIANT)
     with pytest.raises(InvalidShapeError, match="split the batch"):
-        describe(SPACE, SPEC, PrefillShape(1 << 20, 1 << 11), VARIANT, KIND)
+        describe(SPACE, SPEC, PrefillShape(1 << 20, 1 << 11), VARIANT)

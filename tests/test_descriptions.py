@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ from prefilltune.workloads import (
     reference_attention,
     regimes,
 )
-from prefilltune.workloads.elementary import POLYNOMIALS, PTX
+from prefilltune.workloads.elementary import BUILT_IN, POLYNOMIALS, PTX
 from prefilltune.workloads.errors import InvalidShapeError
 from prefilltune.workloads.pipelined import PipelinedTiles, pipelined_attention
 
@@ -170,3 +171,10 @@ def test_tensors_beyond_32_bit_indices_are_refused(name):
     spec, shape = PrefillSpec(64, 8, 128, "float16"), PrefillShape(64, 4096)
     with pytest.raises(InvalidShapeError, match=r"2147483648 elements.*split the batch"):
         DESCRIPTIONS[name](spec, shape)
+
+
+@pytest.mark.parametrize(("kind", "form"), [("llvm", POLYNOMIALS), ("cuda", PTX), ("c", BUILT_IN)])
+def test_a_kind_of_target_may_be_named_for_its_form(kind, form):
+    spec, shape = PrefillSpec(4, 2, 6), PrefillShape(3, 7)
+    named, given = plain_attention(spec, shape, kind), plain_attention(spec, shape, form)
+    assert tvm_ffi.structural_equal(named, given)

@@ -362,16 +362,14 @@ def hopper(request: pytest.FixtureRequest) -> tuple[Any, Any, dict[str, Any]]:
     found = {name: everything[name] for name in [*variants.values()][: request.param]}
     assert len(found) > 1
     sizes = SymbolicShape.fresh()
-    kernels = {
-        name: replay_record(match.entry, "cuda", sizes)["main"] for name, match in found.items()
-    }
+    kernels = {name: replay_record(match.entry, sizes)["main"] for name, match in found.items()}
     tree: Tree = Leaf(next(iter(kernels)))
     for number, name in enumerate(list(kernels)[1:], 1):
         tree = Split("kv_len", 1024 >> number, Leaf(name), tree)
     name = next(iter(kernels))
     shape = PrefillShape.parse(found[name].entry.provenance.shape)
     fixed = SymbolicShape(sizes.batch, shape.qo_len, shape.num_kv)
-    own = {name: replay_record(found[name].entry, "cuda", fixed)["main"]}
+    own = {name: replay_record(found[name].entry, fixed)["main"]}
     lengths = {(shape.qo_len, shape.num_kv): (Leaf(name), own)}
     function = dispatching_kernel(spec, tree, kernels, sizes, resolved.target, lengths)
     return function, resolved.target, {**kernels, f"{name} on its lengths": own[name]}
@@ -449,7 +447,7 @@ def test_on_its_lengths_a_kernel_is_that_of_its_shape_but_for_the_batch(spec: Pr
     serving = Serving(spec, key, {name: match}, Leaf(name), lengths)
     module = tvm.IRModule({"main": serving_kernel(serving, resolved)})
     source, _ = compile_device(module, resolved.target)
-    alone, _ = compile_device(replay_record(match.entry, "cuda"), resolved.target)
+    alone, _ = compile_device(replay_record(match.entry), resolved.target)
     (expected,) = device_kernels(alone)
     every, fixed = sorted(device_kernels(source), key=lambda text: "kv_len" not in text)
     assert re.search(r"\bkv_len\b", every)
@@ -476,7 +474,7 @@ def test_a_trace_for_one_shape_alone_is_not_put_on_others() -> None:
     stock = replace(record(SPEC, SHORT).provenance, space="llvm_stock", variant={})
     entry = replace(record(SPEC, SHORT), provenance=stock)
     with pytest.raises(ValueError, match="fit the shape alone that they were tuned on"):
-        replay_record(entry, "llvm", SymbolicShape.fresh())
+        replay_record(entry, SymbolicShape.fresh())
 
 
 def test_a_record_of_another_description_is_refused_by_file(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def pipelined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_record_is_pipelined_once_on_its_way_to_the_compiler(pipelined: list[str]) -> None:
     entry = fixtures.record(fixtures.SPEC, fixtures.SHORT)
-    module = replay_record(entry, "llvm", SymbolicShape.fresh())
+    module = replay_record(entry, SymbolicShape.fresh())
     assert pipelined == ["main"]
     build.generate(module, fixtures.target().target)
     assert pipelined == ["main"]
@@ -50,7 +50,7 @@ def test_a_record_is_pipelined_once_on_its_way_to_the_compiler(pipelined: list[s
 
 def test_whatever_is_compiled_was_pipelined(pipelined: list[str]) -> None:
     entry = fixtures.record(fixtures.SPEC, fixtures.SHORT)
-    module = replay_record(entry, "llvm")
+    module = replay_record(entry)
     bare = tvm.IRModule({"main": module["main"].without_attr("tirx.is_scheduled")})
     pipelined.clear()
     build.generate(bare, fixtures.target().target)

@@ -63,7 +63,7 @@ def test_random_decisions_on_random_workloads(data: st.DataObject, target: Resol
     )
     variant = data.draw(st.sampled_from(list(FUSED.variants(spec, shape, target))), "variant")
     sch = Schedule(
-        FUSED.describe(spec, shape, variant, "llvm"), seed=data.draw(st.integers(1, 1000), "seed")
+        FUSED.describe(spec, shape, variant), seed=data.draw(st.integers(1, 1000), "seed")
     )
     schedule(sch, packed=bool(variant["packed"]))
     assert _worst_error(sch.mod, spec, shape, target) <= TOLERANCE[spec.dtype]
@@ -115,7 +115,7 @@ def test_scheduled_kernel_is_the_golden_one(request: pytest.FixtureRequest) -> N
 def test_stock_space_computes_the_same(target: ResolvedTarget) -> None:
     space = SPACES["llvm_stock"]
     spec, shape = PrefillSpec(2, 2, 16, "float32"), PrefillShape(3, 24)
-    module = space.describe(spec, shape, {}, "llvm")
+    module = space.describe(spec, shape, {})
     context = tune_context(module, target.target, space.generator(spec, {}), "stock", 2, 0)
     schedules = context.generate_design_space()
     assert schedules

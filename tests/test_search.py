@@ -299,7 +299,7 @@ from prefilltune.workloads import PrefillShape, PrefillSpec, regimes
 
 target = resolve_target("llvm", 2)
 spec, shape = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)
-module = replay_record(lookup([Path(sys.argv[1])], target.key, spec, shape).entry, "llvm")
+module = replay_record(lookup([Path(sys.argv[1])], target.key, spec, shape).entry)
 assert module["main"].attrs["tirx.is_scheduled"]
 assert "T.parallel" in module.script() and "T.vectorized" in module.script()
 kernel = tvm.compile(module, target=target.target)["main"]

@@ -111,3 +111,10 @@ PTX = Elementary(_ptx_exp2, tirx.log2)
 
 #: TVM's own, which every target lowers in its way.
 BUILT_IN = Elementary(tirx.exp2, tirx.log2)
+
+_OF_KINDS = {"llvm": POLYNOMIALS, "cuda": PTX}
+
+
+def elementary_of(form: Elementary | str) -> Elementary:
+    """The form itself, or the one that a kind of target, by TVM's name for it, computes fast."""
+    return form if isinstance(form, Elementary) else _OF_KINDS.get(form, BUILT_IN)

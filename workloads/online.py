@@ -17,7 +17,7 @@ import tvm
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
-from .elementary import POLYNOMIALS, Elementary
+from .elementary import POLYNOMIALS, Elementary, elementary_of
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score, value
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
@@ -45,7 +45,7 @@ def online_attention(
     spec: PrefillSpec,
     shape: PrefillShape | SymbolicShape,
     tiles: Tiles,
-    elementary: Elementary = POLYNOMIALS,
+    elementary: Elementary | str = POLYNOMIALS,
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape`` tile by tile.
 
@@ -56,6 +56,7 @@ def online_attention(
         :func:`~prefilltune.workloads.plain.plain_attention`.
     """
     require_indexable(spec, shape)
+    elementary = elementary_of(elementary)
     dtype, operand = spec.dtype, tiles.operand_dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size

@@ -18,7 +18,7 @@ import tvm
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
-from .elementary import PTX, Elementary
+from .elementary import PTX, Elementary, elementary_of
 from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score
 from .online import Tiles
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
@@ -52,7 +52,7 @@ def pipelined_attention(
     spec: PrefillSpec,
     shape: PrefillShape | SymbolicShape,
     tiles: PipelinedTiles,
-    elementary: Elementary = PTX,
+    elementary: Elementary | str = PTX,
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape`` tile by tile, every step of a kv tile side by side.
 
@@ -63,6 +63,7 @@ def pipelined_attention(
         :func:`~prefilltune.workloads.plain.plain_attention`.
     """
     require_indexable(spec, shape)
+    elementary = elementary_of(elementary)
     dtype, operand = spec.dtype, tiles.operand_dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size

@@ -13,13 +13,15 @@ import tvm
 from tvm.script import tirx as T
 
 from .constants import PADDED_LSE
-from .elementary import POLYNOMIALS, Elementary
+from .elementary import POLYNOMIALS, Elementary, elementary_of
 from .expressions import MASKED_SCORE, MASKS, LengthMask, keep, score, value
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
 
 def plain_attention(
-    spec: PrefillSpec, shape: PrefillShape | SymbolicShape, elementary: Elementary = POLYNOMIALS
+    spec: PrefillSpec,
+    shape: PrefillShape | SymbolicShape,
+    elementary: Elementary | str = POLYNOMIALS,
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape``, one sblock a stage.
 
@@ -27,8 +29,8 @@ def plain_attention(
     ----------
     spec, shape
         The workload.
-    elementary : Elementary
-        2^x and log2 in a form that the target computes fast.
+    elementary : Elementary or str
+        2^x and log2 in a form that the target computes fast, or the name of its kind.
 
     Returns
     -------
@@ -44,6 +46,7 @@ def plain_attention(
         :data:`~prefilltune.workloads.constants.PADDED_LSE`; padding is never let through.
     """
     require_indexable(spec, shape)
+    elementary = elementary_of(elementary)
     dtype = spec.dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size

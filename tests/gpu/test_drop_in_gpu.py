@@ -33,7 +33,7 @@ def _record(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> Entry:
     variants = map(dict, SPACES[space].variants(spec, shape, target))
     variant = next(each for each in variants if each["q_tile"] == q_tile)
     proposal = proposals(space, variant, spec, shape, target)[0]
-    replayed = replay(SPACES[space], spec, shape, variant, proposal.trace, "cuda")
+    replayed = replay(SPACES[space], spec, shape, variant, proposal.trace)
     provenance = replace(PROVENANCE, spec=str(spec), shape=str(shape), space=space, variant=variant)
     return replayed.entry([2e-3], target.target, provenance)
 

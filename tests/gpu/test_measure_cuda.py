@@ -110,7 +110,7 @@ class _Harmful(DesignSpace):
     def variants(self, spec: Any, shape: Any, target: Any) -> list[dict[str, str]]:
         return [{"harm": harm} for harm in ("wild", "", "wide", "trap", "wrong")]
 
-    def describe(self, spec: Any, shape: Any, variant: Any, kind: str) -> Any:
+    def describe(self, spec: Any, shape: Any, variant: Any) -> Any:
         return row_kernel(str(variant["harm"]))
 
     def generator(self, spec: Any, variant: Any) -> Any:

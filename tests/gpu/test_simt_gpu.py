@@ -62,7 +62,7 @@ def test_kernels_compute_attention(
     length = max(shape.qo_len, shape.num_kv)
     lens = tuple(tuple(map(int, each)) for each in regimes(BATCH, length))
     for index, variant in enumerate(SIMT.variants(spec, shape, target)[:VARIANTS]):
-        module = SIMT.describe(spec, shape, variant, "cuda")
+        module = SIMT.describe(spec, shape, variant)
         generator = SIMT.generator(spec, variant)
         context = tune_context(module, target.target, generator, "simt", 1, 1)
         proposal, *_ = make_strategy(context, None, 1, index, "simt").propose(1)

@@ -17,7 +17,7 @@ _KEPT = 64
 
 
 def describe(
-    space: str, spec: PrefillSpec, shape: PrefillShape | SymbolicShape, variant: Variant, kind: str
+    space: str, spec: PrefillSpec, shape: PrefillShape | SymbolicShape, variant: Variant
 ) -> Any:
     """What :meth:`~.spaces.DesignSpace.describe` of a space returns, in less time.
 
@@ -32,21 +32,17 @@ def describe(
         With variables of its own, but for those of ``shape``.
     """
     if not SPACES[space].any_shape:
-        return SPACES[space].describe(spec, shape, variant, kind)
-    return _specialized(
-        _for_every_shape(space, spec, tuple(sorted(variant.items())), kind), spec, shape
-    )
+        return SPACES[space].describe(spec, shape, variant)
+    return _specialized(_for_every_shape(space, spec, tuple(sorted(variant.items()))), spec, shape)
 
 
 @lru_cache(maxsize=_KEPT)
-def _for_every_shape(
-    space: str, spec: PrefillSpec, variant: tuple[tuple[str, Any], ...], kind: str
-) -> Any:
+def _for_every_shape(space: str, spec: PrefillSpec, variant: tuple[tuple[str, Any], ...]) -> Any:
     """A description as a PrimFunc whose last parameters are batch, qo_len and num_kv."""
     from tvm.tirx import PrimFunc
 
     sizes = SymbolicShape.fresh()
-    function = SPACES[space].describe(spec, sizes, dict(variant), kind)["main"]
+    function = SPACES[space].describe(spec, sizes, dict(variant))["main"]
     parameters = [*function.params, sizes.batch, sizes.qo_len, sizes.num_kv]
     return PrimFunc(parameters, function.body, function.ret_type, function.attrs)
 

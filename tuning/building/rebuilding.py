@@ -75,7 +75,7 @@ def rebuild(key: TargetKey, entry: Entry, path: str) -> Entry:
     from tvm.target import Target
 
     _refuse_malformed(entry)
-    build_library(replay_record(entry, key.kind), Target(entry.target_json), path)
+    build_library(replay_record(entry), Target(entry.target_json), path)
     return entry
 
 
@@ -95,7 +95,7 @@ def rebuild_on_today(key: TargetKey, entry: Entry, path: str) -> Entry:
     from tvm.target import Target
 
     target = Target(entry.target_json)
-    replayed = replay(*origin_of(entry), entry.trace, key.kind)
+    replayed = replay(*origin_of(entry), entry.trace)
     build_library(replayed.module, target, path)
     return replayed.entry(entry.run_secs, target, entry.provenance)
 

@@ -42,7 +42,6 @@ def replay(
     shape: PrefillShape | SymbolicShape,
     variant: Variant,
     trace: Any,
-    kind: str,
 ) -> Replayed:
     """Apply a trace to the description that a design space has of a workload today.
 
@@ -50,28 +49,24 @@ def replay(
     ----------
     trace : list
         MetaSchedule's JSON.
-    kind : str
-        Target kind, such as ``llvm``.
 
     Raises
     ------
     Exception
         Of any class, by the name that TVM's C++ gives it, if the trace does not fit.
     """
-    description = space.describe(spec, shape, variant, kind)
+    description = space.describe(spec, shape, variant)
     scheduled = apply_trace(trace, description)
     return Replayed(description, scheduled.mod, scheduled.trace)
 
 
-def replay_record(entry: Entry, kind: str, sizes: SymbolicShape | None = None) -> Any:
+def replay_record(entry: Entry, sizes: SymbolicShape | None = None) -> Any:
     """Apply the trace of a record to the description that it was tuned on.
 
     Parameters
     ----------
     entry : Entry
         The record.
-    kind : str
-        Target kind, such as ``llvm``.
     sizes : SymbolicShape, optional
         The kernel's sizes, in the place of the shape that the record was tuned on.
 
@@ -91,8 +86,8 @@ def replay_record(entry: Entry, kind: str, sizes: SymbolicShape | None = None) -
     space, spec, shape, variant = origin_of(entry)
     if sizes is not None and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
-    description = describe(space.name, spec, shape, variant, kind)
-    onto = None if sizes is None else describe(space.name, spec, sizes, variant, kind)
+    description = describe(space.name, spec, shape, variant)
+    onto = None if sizes is None else describe(space.name, spec, sizes, variant)
     return finished(schedule(entry, description, onto).mod)
 
 

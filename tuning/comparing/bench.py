@@ -89,7 +89,7 @@ class Libraries:
 
     def of_record(self, match: Match) -> str:
         """Path of the library of a record."""
-        return self.of(match.entry.record_id, lambda: replay_record(match.entry, self._target.kind))
+        return self.of(match.entry.record_id, lambda: replay_record(match.entry))
 
     def of(self, name: str, module: Callable[[], Any]) -> str:
         """Path of the library ``name``, which is built from ``module()``."""

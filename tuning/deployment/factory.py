@@ -95,7 +95,7 @@ def serving_kernel(serving: Serving, target: ResolvedTarget) -> Any:
 
     def scheduled(tree: Tree, sizes: SymbolicShape) -> dict[str, Any]:
         return {
-            record: replay_record(serving.matches[record].entry, target.kind, sizes)["main"]
+            record: replay_record(serving.matches[record].entry, sizes)["main"]
             for record in leaves(tree)
         }
 

@@ -72,9 +72,7 @@ def build_kernels(
     for match in matches:
         provenance = match.entry.provenance
         symbol = symbol_of(provenance.spec, provenance.shape)
-        functions[symbol] = refuse_misaligned(
-            replay_record(match.entry, target.kind)["main"], target.kind
-        )
+        functions[symbol] = refuse_misaligned(replay_record(match.entry)["main"], target.kind)
         kernels.append(
             {
                 "symbol": symbol,

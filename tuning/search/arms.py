@@ -69,7 +69,7 @@ class Arm:
     def describe(self) -> Any:
         """The variant's description of the case, an IRModule without a schedule."""
         case = self.case
-        return self.space.describe(case.spec, case.shape, self.variant, self.target.kind)
+        return self.space.describe(case.spec, case.shape, self.variant)
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Take over successful trials of an earlier search."""
@@ -81,9 +81,9 @@ class Arm:
 
     def replay(self, trial: Trial) -> Proposal | None:
         """A trial of another shape's on this description; ``None`` if it does not fit."""
-        case, kind = self.case, self.target.kind
+        case = self.case
         try:
-            found = replay(self.space, case.spec, case.shape, self.variant, trial.trace, kind)
+            found = replay(self.space, case.spec, case.shape, self.variant, trial.trace)
         except Exception:  # TVM raises any Python class, by the name its C++ gives
             return None
         return Proposal(found.module, trace_to_json(found.trace))

@@ -151,7 +151,7 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
     """Verify finalists and time them side by side: single timings favour the lucky."""
     case, target, pool = search.case, search.target, search.pool
     engine = backend_of(target.kind).engine
-    replayed = [_replayed(case, trial, target.kind) for trial in finalists]
+    replayed = [_replayed(case, trial) for trial in finalists]
     timeout = max((SPACES[trial.space].build_timeout for trial in finalists), default=0.0)
     built = search.build((each.module for each in replayed), timeout)
     paths = [path for path, outcome in built if outcome.status == "ok"]
@@ -190,9 +190,9 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
     ]
 
 
-def _replayed(case: Case, trial: Trial, kind: str) -> Replayed:
+def _replayed(case: Case, trial: Trial) -> Replayed:
     space = SPACES[trial.space]
-    return replay(space, case.spec, case.shape, trial.variant, trial.trace, kind)
+    return replay(space, case.spec, case.shape, trial.variant, trial.trace)
 
 
 class _SecondDevice:

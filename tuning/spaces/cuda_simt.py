@@ -128,7 +128,6 @@ class CudaSimt(DesignSpace):
         spec: PrefillSpec,
         shape: PrefillShape | SymbolicShape,
         variant: Variant,
-        kind: str,
     ) -> Any:
         return pipelined_attention(spec, shape, structure_of(spec, variant).tiles)
 

@@ -29,7 +29,6 @@ class CudaStock(StockRules):
         spec: PrefillSpec,
         shape: PrefillShape | SymbolicShape,
         variant: Variant,
-        kind: str,
     ) -> Any:
         """The plain description in terms that TVM can vectorise for CUDA, as its rules ask for.
 

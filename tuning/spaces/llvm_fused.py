@@ -46,7 +46,6 @@ class LlvmFused(DesignSpace):
         spec: PrefillSpec,
         shape: PrefillShape | SymbolicShape,
         variant: Variant,
-        kind: str,
     ) -> Any:
         tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]))
         return online_attention(spec, shape, tiles)

@@ -50,7 +50,6 @@ class DesignSpace(ABC):
         spec: PrefillSpec,
         shape: PrefillShape | SymbolicShape,
         variant: Variant,
-        kind: str,
     ) -> Any:
         """The unscheduled IRModule of a variant: the workload that its records hang on."""
 

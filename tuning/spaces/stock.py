@@ -28,7 +28,6 @@ class StockRules(DesignSpace):
         spec: PrefillSpec,
         shape: PrefillShape | SymbolicShape,
         variant: Variant,
-        kind: str,
     ) -> Any:
         return plain_attention(spec, shape)
 

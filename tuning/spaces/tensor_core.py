@@ -224,7 +224,6 @@ class TensorCoreSpace(DesignSpace):
         spec: PrefillSpec,
         shape: PrefillShape | SymbolicShape,
         variant: Variant,
-        kind: str,
     ) -> Any:
         s = self._structure(spec, variant)
         _register(s)
