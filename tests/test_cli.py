@@ -308,7 +308,7 @@ def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
     entries = [fixtures.record(SPEC, SHORT), fixtures.record(SPEC, LONG, packed=True)]
     fixtures.database(root, *entries)
     options = ("--heads", "2/1x16", "--database", str(root), "--threads", "1")
-    done = run("explain", *options)
+    done = said("explain", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "prefilltune sweep --target llvm --heads 2/1x16" in done.stderr
     dist = tmp_path / "dist"

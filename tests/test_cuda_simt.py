@@ -126,7 +126,7 @@ def test_kernels_compile_to_registers(arch: str, dtype: str, mask_mode: str, hea
     ],
     ids=str,
 )
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_scheduled_kernels_compute_attention(
     spec: PrefillSpec, shape: PrefillShape, variant: Variant, seed: int, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
 
 
+@pytest.mark.slow
 def test_some_candidates_compile() -> None:
     target = resolve_target("cuda", arch="sm_80")
     case = Case(PrefillSpec(1, 1, 64, "float16"), PrefillShape(1, 128), parse_lengths("full"))

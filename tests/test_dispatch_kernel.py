@@ -180,6 +180,7 @@ def test_the_kernel_that_the_tree_names_is_called(marked) -> None:
     assert [called(kernel, each) for each in shapes] == [choose(tree, each) for each in shapes]
 
 
+@pytest.mark.slow
 def test_lengths_with_kernels_of_their_own_take_these_on_every_batch(marked) -> None:
     tree = Split("kv_len", 17, Leaf("s1"), Split("batch", 3, Leaf("s2"), Leaf("s3")))
     kernel = marked(

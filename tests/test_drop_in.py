@@ -50,9 +50,13 @@ def drop_in(tuned) -> Make:
     return make
 
 
+@pytest.mark.parametrize(
+    "mask_mode", ["causal_padded_left", pytest.param("padded", marks=pytest.mark.slow)]
+)
 @CASES
 def test_cases_of_tvm(
     drop_in: Make,
+    mask_mode: str,
     h_kv: int,
     batch: int,
     qo_len: int,
@@ -60,11 +64,12 @@ def test_cases_of_tvm(
     valid_lens: list[int],
     mask_modes: tuple[str, ...],
 ) -> None:
-    for mask_mode in mask_modes:
-        spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
-        shape = PrefillShape(batch, qo_len, kv_len)
-        error = kernel_error(drop_in(h_kv, mask_mode), spec, shape, np.array(valid_lens), seed=0)
-        assert error <= TOLERANCE["float16"], mask_mode
+    if mask_mode not in mask_modes:
+        pytest.skip("TVM has the case for another mask alone")
+    spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
+    shape = PrefillShape(batch, qo_len, kv_len)
+    error = kernel_error(drop_in(h_kv, mask_mode), spec, shape, np.array(valid_lens), seed=0)
+    assert error <= TOLERANCE["float16"]
 
 
 def test_names_shapes_and_dtypes_are_those_of_tvm(tuned) -> None:

@@ -132,6 +132,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[PlannedCase], P
     return cases, root
 
 
+@pytest.mark.slow
 def test_two_are_searched_side_by_side(both: tuple[list[PlannedCase], Path]) -> None:
     cases, root = both
     for each in cases:

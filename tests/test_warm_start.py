@@ -69,7 +69,10 @@ def test_other_spaces_are_left_alone(tmp_path: Path, target: ResolvedTarget) -> 
     assert nearest_trials(store, case, [SPACE]) == []
 
 
-@pytest.mark.parametrize(("dtype", "other"), [("float16", "bfloat16"), ("bfloat16", "float16")])
+@pytest.mark.parametrize(
+    ("dtype", "other"),
+    [("float16", "bfloat16"), pytest.param("bfloat16", "float16", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("more", [{}, {"ring": 2}], ids=["cp.async", "ring"])
 def test_a_trace_of_another_dtype_replays(
     dtype: str, other: str, more: dict[str, int], tmp_path: Path
