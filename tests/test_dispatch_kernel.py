@@ -196,6 +196,7 @@ def test_lengths_with_kernels_of_their_own_take_these_on_every_batch(marked) -> 
     assert [called(kernel, each) for each in others] == [choose(tree, each) for each in others]
 
 
+@pytest.mark.slow
 def test_a_single_kernel_serves_everything(marked) -> None:
     kernel = marked(Leaf("s3"))
     assert {called(kernel, PrefillShape(1, n)) for n in (5, 50)} == {"s3"}

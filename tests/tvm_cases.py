@@ -19,7 +19,16 @@ CASES = pytest.mark.parametrize(
         pytest.param(4, 2, 32, 32, [32, 32], MASK_MODES, id="full"),
         pytest.param(4, 4, 64, 64, [10, 64, 5, 33], MASK_MODES, id="mixed"),
         pytest.param(2, 3, 32, 32, [8, 32, 17], MASK_MODES, id="mixed_gqa", marks=pytest.mark.slow),
-        pytest.param(2, 3, 32, 48, [8, 32, 17], MASK_MODES[1:], id="qo_len_differs_from_kv_len"),
+        pytest.param(
+            2,
+            3,
+            32,
+            48,
+            [8, 32, 17],
+            MASK_MODES[1:],
+            id="qo_len_differs_from_kv_len",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 
