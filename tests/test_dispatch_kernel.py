@@ -457,7 +457,7 @@ def test_on_its_lengths_a_kernel_is_that_of_its_shape_but_for_the_batch(spec: Pr
     assert fixed.replace(", int batch_size", "") == expected
 
 
-@pytest.mark.parametrize("space", ["cuda_mma", "cuda_simt"])
+@pytest.mark.parametrize("space", [pytest.param("cuda_mma", marks=pytest.mark.slow), "cuda_simt"])
 def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
     """TVM places barriers under no condition that threads might see differently."""
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
