@@ -13,9 +13,7 @@ from ..errors import WorkerFailedError
 from ..spaces import DesignSpace
 from ..target import ResolvedTarget
 from .builders import Builders
-
-_TIMEOUT = 60.0
-_SECONDS = 0.05
+from .device_job import baseline_call
 
 
 class Baseline:
@@ -36,9 +34,9 @@ class Baseline:
     def __init__(self, case: Case, target: ResolvedTarget, builders: Builders, pool: Pool) -> None:
         self._case = case
         self._pool = pool
-        self._engine = backend_of(target.kind).engine
+        self._target = target
         # TVMScript is parsed by one thread only: the caller's.
-        module = self._engine.baseline(case.spec, target.target)
+        module = backend_of(target.kind).engine.baseline(case.spec, target.target)
 
         def build() -> str | None:
             path, outcome = builders.build(module, DesignSpace.build_timeout)
@@ -56,12 +54,12 @@ class Baseline:
         if self.calibration is not None:
             self._pool.wait_until_ready()
             return self._pool.baseline_seconds
-        path, case = self._path.result(), self._case
+        path = self._path.result()
         if path is None:
             return math.nan
-        arguments = (path, case.spec, case.shape, case.batches(), case.seed, _SECONDS)
+        call = baseline_call(self._case, self._target, path)
         with contextlib.suppress(WorkerFailedError), self._pool.lease() as runner:
-            timed = runner.call(self._engine.time_baseline, *arguments, timeout=_TIMEOUT)
+            timed = call.on(runner)
             if timed.status != "ok":
                 raise WorkerFailedError(timed.detail)  # its process may be of no more use
             return timed.value

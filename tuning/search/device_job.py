@@ -14,7 +14,7 @@ from ..target import ResolvedTarget
 
 _PREPARE_TIMEOUT = 300.0
 _BASELINE_TIMEOUT = 60.0
-_CALIBRATION_SECONDS = 0.05
+_BASELINE_SECONDS = 0.05
 
 # No device makes as many floating-point operations a second, and none can be called as fast.
 _FASTEST_FLOPS, _FASTEST_CALL = 1e17, 1e-7
@@ -45,10 +45,7 @@ def device_job(
 
     def calibration() -> Call | None:
         path = _path_of(baseline)
-        if path is None:
-            return None
-        arguments = (path, case.spec, case.shape, lens, case.seed, _CALIBRATION_SECONDS)
-        return Call(engine.time_baseline, arguments, _BASELINE_TIMEOUT)
+        return None if path is None else baseline_call(case, target, path)
 
     return Job(
         prepare=Call(engine.prepare, inputs, _PREPARE_TIMEOUT),
@@ -57,6 +54,12 @@ def device_job(
         likeness=engine.likeness,
         stopping=stopping,
     )
+
+
+def baseline_call(case: Case, target: ResolvedTarget, path: str) -> Call:
+    """How a library of a case's baseline is timed: seconds a call."""
+    arguments = (path, case.spec, case.shape, case.batches(), case.seed, _BASELINE_SECONDS)
+    return Call(backend_of(target.kind).engine.time_baseline, arguments, _BASELINE_TIMEOUT)
 
 
 def _path_of(baseline: Future[str | None] | None) -> str | None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ....database import trace_to_json
+from ....database import apply_trace, trace_to_json
 from ..trial_log import Trial
 from .strategy import Proposal
 
@@ -58,14 +58,10 @@ class Evolution:
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Replay trials, for the population and the cost model to start from."""
-        from tvm.s_tir import Schedule
-        from tvm.s_tir.schedule import Trace
-
         proposals, secs = [], []
         for trial in trials:
-            schedule = Schedule(self._context.mod)
             try:
-                Trace.apply_json_to_schedule(trial.trace, schedule)
+                schedule = apply_trace(trial.trace, self._context.mod)
             except Exception as error:  # TVM raises any Python class, by the name its C++ gives
                 _LOGGER.warning("a logged trial of %s replays no more: %s", self._name, error)
                 continue
