@@ -109,8 +109,24 @@ def test_a_slot_that_is_avoided_is_handed_out_only_where_there_is_no_other() -> 
         assert turn.take() is second
     with queue.turn(first) as turn:
         second.aside = "faulty"
-        queue.hand_out()
+        queue.remove(second)
         assert turn.take() is first
+
+
+def test_a_slot_that_is_set_aside_is_handed_out_no_more() -> None:
+    first, second, third = _slots(1.0, 1.0, 1.0)
+    queue = SlotQueue([first, second, third])
+    queue.put(first)
+    first.aside = "faulty"  # while it lies ready
+    queue.remove(first)
+    with queue.turn(None) as turn:
+        assert turn.take() is None
+        queue.put(second)
+        second.aside = "faulty"  # handed out, and not taken yet
+        queue.remove(second)
+        assert turn.take() is None
+        queue.put(third)
+        assert turn.take() is third
 
 
 def test_a_slot_that_is_handed_out_and_not_taken_is_the_next_again() -> None:

@@ -257,7 +257,7 @@ class Pool:
                 return
             self._health.set_aside(slot, reason, kind)
             self._let_in()  # others may have waited for it
-            self._queue.hand_out()  # or for another than one that is now the only one
+            self._queue.remove(slot)  # or for another than one that is now the only one
 
     def _blame(self, suspects: Sequence[Suspect]) -> None:
         """Count faults of slots, and set aside those that have too many."""

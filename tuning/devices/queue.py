@@ -42,7 +42,7 @@ class SlotQueue:
     lock : threading.RLock
         Held while slots are handed out. What decides on it elsewhere holds it too.
     turns : deque[Turn]
-        Of those who wait.
+        Of those who wait, or have been handed a slot that they are yet to take.
     """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
@@ -67,6 +67,16 @@ class SlotQueue:
                 self._ready.append(slot)
             self.hand_out()
 
+    def remove(self, slot: Slot) -> None:
+        """Have a slot ready no more, nor handed to someone who is yet to take it; once aside."""
+        with self.lock:
+            if slot in self._ready:
+                self._ready.remove(slot)
+            for turn in self.turns:
+                if turn.slot is slot:
+                    turn.slot = None
+            self.hand_out()
+
     @contextmanager
     def turn(self, avoided: Slot | None) -> Iterator[Turn]:
         """Wait for a slot, under the lock; what was handed out and not taken is given back."""
@@ -77,8 +87,7 @@ class SlotQueue:
             try:
                 yield turn
             finally:
-                if turn in self.turns:
-                    self.turns.remove(turn)
+                self.turns.remove(turn)
                 if turn.slot is not None:
                     self.put(turn.slot, first=True)
 
@@ -92,10 +101,9 @@ class SlotQueue:
             for turn in list(self.turns):
                 if not self._ready:
                     return
-                slot = self._slot_for(turn)
+                slot = self._slot_for(turn) if turn.slot is None else None
                 if slot is not None:
                     self._ready.remove(slot)
-                    self.turns.remove(turn)
                     turn.slot = slot
                     turn.came.notify()
 
