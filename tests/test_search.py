@@ -18,6 +18,7 @@ from small_spaces import SplitScores
 from prefilltune.database import RecordStore, Tier, lookup
 from prefilltune.tuning.backends import BACKENDS
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.errors import WorkerFailedError
 from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
 from prefilltune.tuning.measuring.worker import Outcome, Worker
 from prefilltune.tuning.search.choice import next_arm
@@ -25,6 +26,7 @@ from prefilltune.tuning.search.search import Search
 from prefilltune.tuning.search.state import Limit, SearchState
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
 from prefilltune.tuning.search.tune import tune_case
+from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SPEC, SHAPE = PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24)
@@ -156,6 +158,33 @@ def test_trials_are_no_more_than_asked_for(
         _case(), TARGET, [space], TrialLog(tmp_path / "log", {}), _ignore, builders=builders
     ) as search:
         assert search.run(Limit(trials=7)).trials == 7
+
+
+class _NoProcess:
+    """A builder whose process cannot start."""
+
+    def call(self, *_: object, timeout: float) -> Outcome:
+        raise WorkerFailedError("a worker process did not start")
+
+    def resident_bytes(self) -> int:
+        return 0
+
+    def restart(self) -> None:
+        pass
+
+
+def test_a_builder_that_cannot_start_is_no_failure_of_a_variant(
+    tmp_path: Path, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, log = SplitScores(((2, 4), (3, 6))), TrialLog(tmp_path / "log", {})
+    monkeypatch.setitem(SPACES, space.name, space)  # so that builders are asked for samples too
+    with (
+        Search(_case(), TARGET, [space], log, _ignore, builders=[_NoProcess()]) as search,
+        pytest.raises(WorkerFailedError, match="did not start"),
+    ):
+        search.run(Limit(trials=4))
+    assert search.trials == []
+    assert not search.state.failures
 
 
 def test_a_child_that_came_to_harm_is_replaced(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posix
 import subprocess
@@ -113,3 +114,14 @@ def test_a_child_that_cannot_start_is_no_candidates_fault(tmp_path) -> None:
         pytest.raises(WorkerFailedError, match="did not start"),
     ):
         worker.call(os.getpid, timeout=20)
+
+
+def test_a_child_for_which_there_is_no_room_is_an_error_that_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with Worker(uses_tvm=False) as worker, pytest.raises(WorkerFailedError, match="temporarily"):
+        worker.start()

@@ -110,18 +110,31 @@ class Worker:
             write_pickle(self._process.stdin, (function, args))
 
     def start(self) -> None:
-        """Start the child if none is alive; its imports overlap with the caller's work."""
+        """Start the child if none is alive; its imports overlap with the caller's work.
+
+        Raises
+        ------
+        WorkerFailedError
+            If the system has no room for another process.
+        """
         if self._process is not None and self._process.poll() is None:
             return
         self.close(kill=True)
         self._ready = False
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, *self._arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its children
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, *self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its children
+            )
+        except OSError as error:
+            raise WorkerFailedError(
+                f"a worker process ({sys.executable}) cannot be started ({error.strerror}); end "
+                "other processes, or allow more of them (`ulimit -u`), and run the same command "
+                "again"
+            ) from error
 
     def result(self) -> Outcome:
         """Wait for the end of the call that was submitted."""

@@ -118,9 +118,9 @@ class Turns:
 
     def _propose(self, arm: Arm, count: int) -> list[Proposal]:
         """The arm's next candidates; a variant that cannot be scheduled is a failure of its own."""
+        if arm.turns == 0:
+            self._samples.hand_over(arm)  # outside: a builder that cannot start is no variant's
         try:
-            if arm.turns == 0:
-                self._samples.hand_over(arm)
             return arm.propose(count)
         except Exception as error:  # TVM raises any Python class, by the name its C++ gives
             arm.exhausted = True
