@@ -53,6 +53,9 @@ class _Plain(Backend):
     def device_facts(self, target: ResolvedTarget) -> Mapping[str, str | float | bool | None]:
         return {"threads": 1}
 
+    def requirements(self, target: Any) -> dict[str, Any]:
+        return {"processor": "any", "features": {}}
+
     def compiler_versions(self) -> dict[str, str]:
         return {"c": "99"}
 
@@ -125,7 +128,7 @@ def test_a_build_asks_the_backend(
     path = build_library(module, resolve_target("c").target, str(tmp_path / "kernel.so"))
     assert Path(path).exists()
     assert packed == ["c"]
-    assert "#define PREFILL_ALIGNMENT 4" in c_header("libprefill.so", "c", [])
+    assert "#define PREFILL_ALIGNMENT 4" in c_header("libprefill.so", "c", "C", [])
 
 
 def test_what_a_kind_lacks_is_said(plain: Backend) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from prefilltune.database.reading import read_folder
 from prefilltune.tuning.cli import app, main
 from prefilltune.tuning.deployment import library, read_sweeps
 from prefilltune.tuning.deployment.metadata import read_metadata
+from prefilltune.tuning.errors import UnsupportedTargetError
 from prefilltune.workloads import PrefillSpec
 
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
@@ -175,6 +177,12 @@ def test_a_library_says_what_is_in_it(dist: Path) -> None:
     assert f'{{"{every["symbol"]}",' in header
     assert '"padded", "float32", 2, 1, 16, 0.25, 2, 24, 24}' in header
     assert '"padded", "float32", 2, 1, 16, 0.25, 0, 0, 0}' in header
+    requires = manifest["requires"]
+    assert requires["processor"] == platform.machine()
+    words = ", ".join(requires["features"])
+    assert f'#define PREFILL_REQUIRES "{platform.machine()} with {words}"' in header
+    shown = CliRunner().invoke(app, ["explain", "--library", str(dist / "libprefill.so")])
+    assert f"runs on {platform.machine()} with {words}" in shown.output
     assert read_metadata(dist / "libprefill.so") == {
         name: value for name, value in manifest.items() if name not in ("library", "sha256")
     }
@@ -227,6 +235,16 @@ def test_a_kernel_for_one_shape_refuses_what_would_end_the_process(dist: Path) -
         kernel(from_dlpack(view), *map(tensor, arrays[1:]))
     with pytest.raises(ValueError, match=r"Invalid valid_lens\.shape\[0\] on argument #3"):
         kernel(*map(tensor, (*arrays[:3], np.zeros(3, "int32"), *arrays[4:])))
+
+
+def test_nothing_is_measured_that_this_cpu_cannot_run(tmp_path: Path) -> None:
+    target = '{"kind": "llvm", "mcpu": "diamondrapids"}'
+    for command in ("tune", "sweep", "compare"):
+        arguments = [command, *SMALL, "--target", target, "--database", str(tmp_path)]
+        done = CliRunner().invoke(app, arguments)
+        assert isinstance(done.exception, UnsupportedTargetError)
+        assert "code for diamondrapids may use" in str(done.exception)
+        assert "leave the target's mcpu out" in str(done.exception)
 
 
 def explained(*options: str) -> list[dict[str, Any]]:

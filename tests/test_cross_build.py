@@ -72,6 +72,8 @@ def test_an_architecture_takes_the_records_of_its_devices(database: Path) -> Non
     assert (kernel["tier"], kernel["tuned_for"]) == ("family", str(KEY))
     assert manifest["target"]["arch"] == "sm_80"
     assert "nvrtc" in manifest["versions"]
+    cuda = manifest["versions"]["nvrtc"]
+    assert manifest["requires"] == {"arch": "sm_80", "cuda": cuda}
     assert _string(b"cubin") in (output / "libprefill.so").read_bytes()
 
 

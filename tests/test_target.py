@@ -8,7 +8,7 @@ import pytest
 
 from prefilltune.tuning.backends import cuda, llvm
 from prefilltune.tuning.backends.cuda import canonical_device
-from prefilltune.tuning.backends.llvm import host_cpu
+from prefilltune.tuning.backends.llvm import LLVM, host_cpu
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.errors import (
     InvalidOptionError,
@@ -37,6 +37,8 @@ def test_a_cpu_may_be_named() -> None:
 @pytest.mark.parametrize(
     ("hidden", "expected"),
     [
+        (("avx512vbmi2",), "x86-64-v4"),
+        (("gfni", "sha"), "znver4"),
         (("avx512f", "avx512bw", "avx512vl"), "x86-64-v3"),
         (("avx512f", "avx512bw", "avx512vl", "avx2", "fma"), "x86-64-v2"),
         ((), "znver4"),
@@ -45,11 +47,30 @@ def test_a_cpu_may_be_named() -> None:
 def test_features_that_a_virtual_machine_hides_are_not_used(
     monkeypatch: pytest.MonkeyPatch, hidden: tuple[str, ...], expected: str
 ) -> None:
-    all_features = llvm._features_of("znver4")
+    all_features = llvm._features_of(llvm._target_of("znver4"))
     monkeypatch.setattr(llvm.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(llvm, "_system_cpu", lambda: "znver4")
     monkeypatch.setattr(llvm, "_host_features", lambda: all_features - set(hidden))
     assert host_cpu() == expected
+
+
+@pytest.mark.parametrize(
+    ("offered", "missing"),
+    [((), "avx2, bmi, bmi2"), (("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"), "")],
+)
+def test_what_a_cpu_lacks_for_a_target(
+    monkeypatch: pytest.MonkeyPatch, offered: tuple[str, ...], missing: str
+) -> None:
+    older = {"ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "f16c", "fma", "lzcnt", "movbe"}
+    monkeypatch.setattr(llvm, "_host_features", lambda: older | set(offered))
+    monkeypatch.setattr(llvm, "host_cpu", lambda: "older")
+    resolved = resolve_target('{"kind": "llvm", "mcpu": "x86-64-v3"}')
+    lacking = LLVM.lacking_here(resolved)
+    assert (
+        lacking.startswith(f"code for x86-64-v3 may use {missing}, which")
+        if missing
+        else (lacking == "")
+    )
 
 
 @pytest.mark.parametrize(

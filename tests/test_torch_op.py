@@ -27,6 +27,7 @@ from prefilltune.workloads import (
 torch: Any = pytest.importorskip("torch", reason="needs the extra [torch]")
 
 import prefilltune.torch as prefill  # noqa: E402
+from prefilltune.torch import library, machine  # noqa: E402
 
 PADDED = PrefillSpec(2, 1, 16, "float32")
 CAUSAL = PrefillSpec(2, 1, 16, "float32", "causal_padded_left")
@@ -80,13 +81,13 @@ def test_it_computes_attention(spec: PrefillSpec, shape: PrefillShape) -> None:
 
 
 def test_a_library_says_what_it_serves(libraries: dict[str, Path]) -> None:
-    library = prefill.load(str(libraries["padded"]))
-    assert library.path == libraries["padded"] / "libprefill.so"
-    assert library.target["kind"] == "llvm"
-    assert {kernel.shape for kernel in library.kernels} == {(2, 24, 24), None}
-    (spec,) = {kernel.spec for kernel in library.kernels}
+    loaded = prefill.load(str(libraries["padded"]))
+    assert loaded.path == libraries["padded"] / "libprefill.so"
+    assert loaded.target["kind"] == "llvm"
+    assert {kernel.shape for kernel in loaded.kernels} == {(2, 24, 24), None}
+    (spec,) = {kernel.spec for kernel in loaded.kernels}
     assert spec == prefill.Spec("padded", 2, 1, 16, "float32", 0.25)
-    assert "cpu: padded, heads 2/1x16, float32, sm_scale 0.25: every shape" in str(library)
+    assert "cpu: padded, heads 2/1x16, float32, sm_scale 0.25: every shape" in str(loaded)
 
 
 def test_a_scale_that_differs_by_rounding_is_the_same() -> None:
@@ -264,6 +265,62 @@ def test_a_library_that_is_not_what_it_says_is_refused(
     with pytest.raises(error) as raised:
         prefill.load(edited(libraries["padded"], tmp_path / "dist", change))
     assert message in str(raised.value)
+
+
+def without_requirements(data: dict[str, Any]) -> None:
+    """As versions wrote it that did not ask for any."""
+    del data["requires"]
+    data["target"]["mcpu"] = "diamondrapids"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda data: data["requires"]["features"].update({"vector9": "vector_9"}),
+            "the one of this machine lacks vector9; build it for this machine",
+        ),
+        (
+            lambda data: data["requires"].update(processor="riscv64"),
+            "needs a processor of kind riscv64",
+        ),
+        (without_requirements, "is built for diamondrapids, and this machine cannot run it"),
+    ],
+)
+def test_a_library_of_another_machine_is_refused(
+    libraries: dict[str, Path],
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], None],
+    message: str,
+) -> None:
+    with pytest.raises(prefill.WrongMachineError) as raised:
+        prefill.load(edited(libraries["padded"], tmp_path / "dist", change))
+    assert message in str(raised.value)
+    command = "prefilltune build --target llvm --heads 2/1x16 --dtype float32 --mask-mode padded"
+    assert str(raised.value).endswith(command)
+
+
+def test_a_feature_that_the_system_does_not_name_is_found_all_the_same(
+    libraries: dict[str, Path], tmp_path: Path
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        features = data["requires"]["features"]
+        data["requires"]["features"] = dict.fromkeys(features, "newer than this Linux")
+
+    prefill.load(edited(libraries["padded"], tmp_path / "dist", change))
+
+
+def test_a_library_for_a_gpu_is_refused_where_none_runs_it() -> None:
+    data = {"target": {"kind": "cuda", "arch": "sm_90a"}, "versions": {"nvrtc": "12.9"}}
+    requires = library._derived(data)
+    for gpus, cuda, message in (
+        (((8, 0), (8, 9)), (13, 0), "9.0 exactly (sm_90a), and this machine has 8.0, 8.9"),
+        (((9, 0),), (11, 8), "a driver for CUDA 12.0 or newer, and the one of this machine is"),
+        ((), (13, 0), "this machine has no GPU"),
+    ):
+        assert message in machine.lacking(requires, machine.Machine("x86_64", None, gpus, cuda))
+    for gpus, cuda in ((((8, 0), (9, 0)), (12, 2)), (None, None)):
+        assert not machine.lacking(requires, machine.Machine("x86_64", None, gpus, cuda))
 
 
 def test_a_folder_without_a_library_is_refused(tmp_path: Path) -> None:

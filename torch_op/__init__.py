@@ -15,6 +15,7 @@ from .errors import (
     NotDifferentiableError,
     PrefillError,
     RuntimeNotFoundError,
+    WrongMachineError,
 )
 from .kernels import Kernel, Spec
 from .library import Library, load
@@ -31,6 +32,7 @@ __all__ = [
     "PrefillError",
     "RuntimeNotFoundError",
     "Spec",
+    "WrongMachineError",
     "load",
     "sequence_prefill",
 ]

@@ -15,6 +15,10 @@ class ChecksumError(InvalidLibraryError):
     """A library is not the one that its manifest describes, or not the one loaded before."""
 
 
+class WrongMachineError(InvalidLibraryError):
+    """A library holds machine code that this machine cannot run."""
+
+
 class RuntimeNotFoundError(PrefillError, RuntimeError):
     """TVM's runtime library is not here, or lacks something that it needs."""
 

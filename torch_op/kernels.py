@@ -37,6 +37,18 @@ class Spec:
             f"{self.dtype}, sm_scale {self.sm_scale!r}"
         )
 
+    def build_command(self, kind: str) -> str:
+        """What builds a library for it, for a target kind, at the usual scale.
+
+        >>> Spec("padded", 12, 12, 64, "float32", 0.125).build_command("llvm")
+        'prefilltune build --target llvm --heads 12/12x64 --dtype float32 --mask-mode padded'
+        """
+        heads = f"{self.num_qo_heads}/{self.num_kv_heads}x{self.head_dim}"
+        return (
+            f"prefilltune build --target {kind} --heads {heads} --dtype {self.dtype} "
+            f"--mask-mode {self.mask_mode}"
+        )
+
     @classmethod
     def parse(cls, text: str) -> Spec:
         """Read a manifest's text.

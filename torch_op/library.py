@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tvm_ffi
 
-from .errors import ChecksumError, InvalidLibraryError
+from .errors import ChecksumError, InvalidLibraryError, WrongMachineError
 from .kernels import Kernel, Spec, parse_shape
+from .machine import lacking, this_machine
 from .registry import register
-from .runtime import load_runtime
+from .runtime import llvm_features, load_runtime
 
 _MANIFEST = "manifest.json"
 _SCHEMA = 2
@@ -62,6 +64,9 @@ def load(folder: str | os.PathLike[str]) -> Library:
     ------
     InvalidLibraryError
         If a file is missing, or the manifest is of another version.
+    WrongMachineError
+        If this machine cannot run what is in it: another processor, a CPU without a feature that
+        its code uses, a GPU of another architecture, or a driver that is too old.
     ChecksumError
         If the library is not the one in the manifest, or its file was replaced after this process
         had loaded it.
@@ -75,6 +80,7 @@ def load(folder: str | os.PathLike[str]) -> Library:
         kind = data["target"]["kind"]
         kernels = tuple(_kernel(each, _DEVICES[kind]) for each in data["kernels"])
         digest = data["sha256"]
+        requires = data["requires"] if "requires" in data else _derived(data)
     except (KeyError, TypeError) as error:
         raise InvalidLibraryError(
             f"{manifest} lacks {error} or has it in another form; write it anew with prefilltune "
@@ -82,7 +88,8 @@ def load(folder: str | os.PathLike[str]) -> Library:
         ) from None
     _require_digest(path, digest)
     load_runtime(kind)
-    module = tvm_ffi.load_module(path)
+    _require_machine(path, data["target"], requires, kernels)
+    module = _loaded(path)
     _digests[path] = digest
     for kernel in kernels:
         register(kernel, module[kernel.symbol])
@@ -108,6 +115,56 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _kernel(data: dict[str, Any], device: str) -> Kernel:
     shape = None if data["shape"] is None else parse_shape(data["shape"])
     return Kernel(device, Spec.parse(data["spec"]), shape, data["symbol"])
+
+
+def _derived(data: dict[str, Any]) -> dict[str, Any]:
+    """What a library needs whose manifest does not say so yet: what its target has.
+
+    Of a CPU that only TVM's compiler knows.
+    """
+    target = data["target"]
+    if target["kind"] == "cuda":
+        return {"arch": target["arch"], "cuda": data["versions"]["nvrtc"]}
+    from tvm.target import Target  # pyright: ignore[reportMissingImports]
+
+    backends = importlib.import_module("prefilltune.tuning.backends")
+    return backends.backend_of(target["kind"]).requirements(Target(target))
+
+
+def _require_machine(
+    path: Path, target: dict[str, Any], requires: dict[str, Any], kernels: tuple[Kernel, ...]
+) -> None:
+    machine = this_machine()
+    found = lacking(requires, machine)
+    if found and machine.features is not None and target["kind"] == "llvm":
+        # A kernel of Linux that is older than the CPU does not write all of its features.
+        features = machine.features | llvm_features()
+        found = lacking(requires, replace(machine, features=features))
+    if not found:
+        return
+    name = target.get("mcpu") or target.get("arch")
+    commands = sorted({kernel.spec.build_command(target["kind"]) for kernel in kernels})
+    raise WrongMachineError(
+        f"{path} is built for {name}, and this machine cannot run it: {found}; build it for this "
+        f"machine, from records of its kind: {'; '.join(commands)}"
+    )
+
+
+def _loaded(path: Path) -> Any:
+    """The library as a module.
+
+    Raises
+    ------
+    InvalidLibraryError
+        If the system cannot load it.
+    """
+    try:
+        return tvm_ffi.load_module(path)
+    except (RuntimeError, OSError) as error:
+        raise InvalidLibraryError(
+            f"{path} cannot be loaded ({str(error).strip().splitlines()[-1]}); build it on a "
+            "machine with this one's system and kind of processor"
+        ) from None
 
 
 def _require_digest(path: Path, digest: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
 from .errors import NoKernelError
-from .kernels import Kernel
+from .kernels import Kernel, Spec
 
 #: Scales are the same where they differ by rounding alone.
 _ROUNDING = 1e-6
@@ -84,10 +84,8 @@ def _miss(call: tuple[Any, ...], sm_scale: float, shape: tuple[int, int, int]) -
         lines.append(f"multiply the query by {factor!r} and pass sm_scale={scales[0]!r}")
     else:
         target = "cuda" if device == "cuda" else "llvm"
-        lines.append(
-            f"one is built by: prefilltune build --target {target} --heads {heads} "
-            f"--dtype {dtype} --mask-mode {mask_mode}"
-        )
+        spec = Spec(mask_mode, num_qo_heads, num_kv_heads, head_dim, dtype, sm_scale)
+        lines.append(f"one is built by: {spec.build_command(target)}")
     return "\n".join(lines)
 
 

@@ -28,6 +28,20 @@ def load_runtime(kind: str) -> None:
             _load(name)
 
 
+def llvm_features() -> frozenset[str]:
+    """Features of this CPU that LLVM finds, by its names; none where TVM's compiler is missing.
+
+    Imports all of TVM: what its functions return without that would keep it from being imported
+    later.
+    """
+    try:
+        import tvm  # noqa: F401
+    except (ImportError, OSError):
+        return frozenset()
+    found = tvm_ffi.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    return frozenset(str(name) for name, present in found.items() if int(present))
+
+
 def _load(name: str) -> None:
     package = importlib.util.find_spec("tvm")
     if package is None or package.origin is None:

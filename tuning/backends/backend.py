@@ -95,6 +95,31 @@ class Backend(ABC):
         """What a record says of the machine that it was measured on."""
         return {"name": self.device_name(), **self.device_facts(target)}
 
+    @abstractmethod
+    def requirements(self, target: Any) -> dict[str, Any]:
+        """What a machine must have to run kernels for a target, as a manifest says it.
+
+        Parameters
+        ----------
+        target : tvm.target.Target
+            Complete.
+        """
+
+    def in_words(self, requires: Mapping[str, Any]) -> str:
+        """What :meth:`requirements` found, for people."""
+        features = ", ".join(requires["features"])
+        return requires["processor"] + (f" with {features}" if features else "")
+
+    def lacking_here(self, target: ResolvedTarget) -> str:
+        """Why this machine cannot run kernels for a target, and what to do; empty if it can."""
+        if target.is_here:
+            return ""
+        return (
+            f"this machine has no GPU that runs code for {target.key}; leave --arch out on a "
+            "machine with a GPU, or cross-compile here: prefilltune build --target "
+            f"{target.kind} --arch {target.key.arch}"
+        )
+
     def arch_hint(self, key: TargetKey) -> str:
         """What to try where an architecture has no records; empty if nothing comes to mind."""
         return ""

@@ -87,6 +87,14 @@ class Cuda(Backend):
         """Its highest clocks in MHz and its power limit in W, where the driver tells."""
         return _limits()
 
+    def requirements(self, target: Any) -> dict[str, Any]:
+        """The architecture, and the version of CUDA that makes code for it here."""
+        return {"arch": str(target.attrs["arch"]), "cuda": nvrtc_version()}
+
+    def in_words(self, requires: Mapping[str, Any]) -> str:
+        major, _, _ = requires["cuda"].partition(".")
+        return f"GPUs of {requires['arch']}, with a driver for CUDA {major} or newer"
+
     def arch_hint(self, key: TargetKey) -> str:
         if key.arch == "sm_90":
             return "name the target's arch sm_90a, without which Hopper's matrix units are shut"

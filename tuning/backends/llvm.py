@@ -7,7 +7,6 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...database import TargetKey
@@ -17,9 +16,8 @@ from ..measuring import cpu
 from ..measuring.engine import Engine
 from ..target import ResolvedTarget, usable_cores
 from .backend import Backend
+from .cpu_features import LINUX_NAMES, cpu_info, told_by_linux, used_by_code
 
-# Vector and fused-multiply features whose absence makes code for a CPU name crash.
-_X86_FEATURES = ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl")
 _AVX2_FEATURES = ("avx2", "fma", "f16c", "bmi2")
 _X86_LEVELS = (
     ("x86-64-v4", (*_AVX2_FEATURES, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
@@ -67,15 +65,35 @@ class Llvm(Backend):
         return here if here.key == key else None
 
     def device_name(self) -> str:
-        info = Path("/proc/cpuinfo")
-        if info.exists():
-            for line in info.read_text().splitlines():
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
+        for line in cpu_info().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
         return platform.processor() or platform.machine()
 
     def device_facts(self, target: ResolvedTarget) -> Mapping[str, str | float | bool | None]:
         return {"threads": target.threads}
+
+    def requirements(self, target: Any) -> dict[str, Any]:
+        """The kind of processor, and its features by LLVM's names and by those that Linux writes.
+
+        A library is linked for the kind of processor at hand.
+        """
+        used = used_by_code(_features_of(target))
+        return {
+            "processor": platform.machine(),
+            "features": {name: LINUX_NAMES[name] for name in used},
+        }
+
+    def lacking_here(self, target: ResolvedTarget) -> str:
+        used = used_by_code(_features_of(target.target))
+        missing = [name for name in used if name not in _host_features()]
+        if not missing:
+            return ""
+        return (
+            f"code for {target.target.attrs['mcpu']} may use {', '.join(missing)}, which the CPU "
+            f"of this machine lacks, so that nothing can be run or measured here; leave the "
+            f"target's mcpu out to take this machine's ({host_cpu()})"
+        )
 
     def compiler_versions(self) -> dict[str, str]:
         import tvm_ffi
@@ -121,7 +139,7 @@ def host_cpu() -> str:
     if platform.machine() not in ("x86_64", "AMD64"):
         return name
     offered = _host_features()
-    if all(feature in offered for feature in _X86_FEATURES if feature in _features_of(name)):
+    if offered.issuperset(used_by_code(_features_of(_target_of(name)))):
         return name
     return next(level for level, needs in _X86_LEVELS if offered.issuperset(needs))
 
@@ -133,20 +151,25 @@ def _system_cpu() -> str:
 
 
 def _host_features() -> set[str]:
+    """LLVM asks an x86 CPU itself; of others it knows less than the system tells."""
     import tvm_ffi
 
     found = tvm_ffi.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
-    return {str(name) for name, present in found.items() if int(present)}
+    return {str(name) for name, present in found.items() if int(present)} | told_by_linux(
+        cpu_info()
+    )
 
 
-def _features_of(mcpu: str) -> set[str]:
+def _features_of(target: Any) -> set[str]:
     import tvm_ffi
+
+    return {str(name) for name in tvm_ffi.get_global_func("target.llvm_get_cpu_features")(target)}
+
+
+def _target_of(mcpu: str) -> Any:
     from tvm.target import Target
 
-    found = tvm_ffi.get_global_func("target.llvm_get_cpu_features")(
-        Target({"kind": "llvm", "mcpu": mcpu})
-    )
-    return {str(name) for name in found}
+    return Target({"kind": "llvm", "mcpu": mcpu})
 
 
 def _knows_cpu(mcpu: str) -> bool:

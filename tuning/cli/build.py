@@ -95,11 +95,16 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
 ) -> None:
     """Say which tuned kernel serves which shapes of a model, and where it comes from."""
+    from ..backends import backend_of
     from ..deployment.explanation import explanation_tables
     from ..deployment.metadata import read_metadata
 
+    needs = ""
     if library is not None:
-        found = read_metadata(library)["kernels"]
+        metadata = read_metadata(library)
+        found = metadata["kernels"]
+        if "requires" in metadata:
+            needs = backend_of(metadata["target"]["kind"]).in_words(metadata["requires"])
     else:
         from ..deployment import choose_serving
 
@@ -113,6 +118,8 @@ def explain(
         return
     for table in explanation_tables(found):
         console.print(table)
+    if needs:
+        console.print(f"runs on {needs}", soft_wrap=True)
     for note in (note for each in found for note in each.get("notes", ())):
         console.print(note, soft_wrap=True)
 

@@ -36,12 +36,8 @@ def prepare(wanted: TargetOptions, *, compiler: bool = True, runs: bool = False)
     from ..backends.resolving import resolve_target
 
     resolved = resolve_target(wanted.target, wanted.threads, wanted.arch)
-    if runs and not resolved.is_here:
-        raise UnsupportedTargetError(
-            f"this machine has no GPU that runs code for {resolved.key}; leave --arch out on a "
-            "machine with a GPU, or cross-compile here: prefilltune build --target "
-            f"{resolved.kind} --arch {resolved.key.arch}"
-        )
+    if runs and (lacking := backend_of(resolved.kind).lacking_here(resolved)):
+        raise UnsupportedTargetError(lacking)
     if compiler:
         backend_of(resolved.kind).check_tools()
     return resolved

@@ -26,6 +26,8 @@ _HEADER = """\
 /* DLPack's {device_name}. */
 #define PREFILL_DEVICE_TYPE {device}
 #define PREFILL_ALIGNMENT {alignment}
+/* What the machine code uses: loaded elsewhere, it ends the process at its first call. */
+#define PREFILL_REQUIRES "{requires}"
 
 typedef struct {{
   const char* symbol;
@@ -51,7 +53,9 @@ static const PrefillKernel kPrefillKernels[PREFILL_NUM_KERNELS] = {{
 """
 
 
-def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str | None]]) -> str:
+def c_header(
+    library: str, kind: str, requires: str, kernels: Sequence[tuple[str, str, str | None]]
+) -> str:
     """Text of the header.
 
     Parameters
@@ -60,6 +64,8 @@ def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str | No
         Name of the library's file.
     kind : str
         Target kind.
+    requires : str
+        What a machine must have, in words.
     kernels : Sequence[tuple[str, str, str | None]]
         Symbol, spec and shape of each, in their canonical texts; no shape where any is served.
     """
@@ -71,6 +77,7 @@ def c_header(library: str, kind: str, kernels: Sequence[tuple[str, str, str | No
         device_name=device_name,
         device=device,
         alignment=backend.alignment,
+        requires=requires,
         count=len(kernels),
         rows=rows,
     )

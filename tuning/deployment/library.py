@@ -67,6 +67,7 @@ def build_kernels(
     """
     import tvm
 
+    backend = backend_of(target.kind)
     functions: dict[str, Any] = {}
     kernels: list[dict[str, Any]] = []
     for match in matches:
@@ -92,7 +93,8 @@ def build_kernels(
     data = {
         "schema": _MANIFEST_SCHEMA,
         "target": json.loads(str(target.target)),
-        "versions": backend_of(target.kind).versions(),
+        "requires": backend.requirements(target.target),
+        "versions": backend.versions(),
         "kernels": kernels,
     }
     named = {name: each.with_attr("global_symbol", name) for name, each in functions.items()}
@@ -104,7 +106,8 @@ def build_kernels(
     described = {"library": LIBRARY, "sha256": checksum, **data}
     manifest.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     rows = [(kernel["symbol"], kernel["spec"], kernel["shape"]) for kernel in kernels]
-    header.write_text(c_header(LIBRARY, target.kind, rows), encoding="utf-8")
+    requires = backend.in_words(data["requires"])
+    header.write_text(c_header(LIBRARY, target.kind, requires, rows), encoding="utf-8")
     return Built(library, manifest, header, tuple(functions))
 
 

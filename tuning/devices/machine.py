@@ -10,7 +10,7 @@ from typing import Any
 from ...database import TargetKey
 from ..backends import backend_of
 from ..backends.resolving import resolve_target
-from ..errors import GarbledMessageError, WorkerFailedError
+from ..errors import GarbledMessageError, UnsupportedTargetError, WorkerFailedError
 from ..target import ResolvedTarget
 
 _DESCRIBE_TIMEOUT = 120.0
@@ -100,8 +100,17 @@ def describe_machine(wanted: str, threads: int | None, arch: str | None) -> dict
     ----------
     wanted, threads, arch
         As :func:`~prefilltune.tuning.backends.resolving.resolve_target` takes them.
+
+    Raises
+    ------
+    UnsupportedTargetError
+        If its CPU cannot run code for the target.
     """
-    machine = machine_here(resolve_target(wanted, threads, arch))
+    target = resolve_target(wanted, threads, arch)
+    backend = backend_of(target.kind)
+    if backend.is_cpu and (lacking := backend.lacking_here(target)):
+        raise UnsupportedTargetError(lacking)
+    machine = machine_here(target)
     return {
         "target": json.loads(str(machine.target.target)),
         "key": str(machine.target.key),
