@@ -14,6 +14,7 @@ import typer
 from ...workloads import PrefilltuneError
 from . import build, compare, db, moved, plan, presets, report, serve, sweep, tune
 from .console import print_error
+from .output import whole_output
 from .signature import ungrouped
 
 app = typer.Typer(
@@ -43,8 +44,9 @@ def main() -> None:
     """Run the command line; an error of the user's is one line and exit code 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
-    except PrefilltuneError as error:
+        with whole_output():
+            app()
+    except (PrefilltuneError, OSError) as error:
         print_error(error)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 from rich.console import Console
 
 from ...workloads import PrefilltuneError
 
-console = Console(markup=False, highlight=False)
+_WIDTH_OF_A_PIPE = 200
+
+# A pipe has no width; rich would fold every cell to fit 80 columns.
+_PIPED = (sys.stdout is None or not sys.stdout.isatty()) and "COLUMNS" not in os.environ
+
+console = Console(markup=False, highlight=False, width=_WIDTH_OF_A_PIPE if _PIPED else None)
 
 
-def print_error(error: PrefilltuneError) -> None:
-    print(f"prefilltune: {' '.join(str(error).split())}", file=sys.stderr)
+def print_error(error: PrefilltuneError | OSError) -> None:
+    """Print an error as one line; what the system says on its own too."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # the exit code says it too
+            print(f"prefilltune: {' '.join(_said(error).split())}", file=sys.stderr)
+
+
+def _said(error: PrefilltuneError | OSError) -> str:
+    if isinstance(error, PrefilltuneError):
+        return str(error)
+    words = error.strerror or str(error)
+    return words if error.filename is None else f"{os.fspath(error.filename)}: {words}"

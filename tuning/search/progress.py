@@ -146,7 +146,7 @@ class _Lines:
 
 def _live(console: Console, render: Callable[[], RenderableType]) -> Live | None:
     """What is rendered anew several times a second, for clocks to go on; on terminals alone."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         return None
     return Live(console=console, refresh_per_second=4, transient=True, get_renderable=render)
 

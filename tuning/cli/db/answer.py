@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ..console import console
 from ..signature import parameters_of, signed
 from .text import printable
-
-_WIDTH_OF_A_PIPE = 200
-
-# A pipe has no width; rich would fold every cell to fit 80 columns.
-_PIPED = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-_console = Console(markup=False, highlight=False, width=_WIDTH_OF_A_PIPE if _PIPED else None)
 
 _AS_JSON = inspect.Parameter(
     "as_json",
@@ -76,8 +68,8 @@ def answering(command: Callable[..., Iterator[Answer]]) -> Callable[..., None]:
 def _say(text: str | Table) -> None:
     """Print a line or a table; of a table without rows, the title alone."""
     if isinstance(text, Table) and text.row_count:
-        _console.print(text)
+        console.print(text)
     elif isinstance(text, Table):
-        _console.print(text.title, soft_wrap=True)
+        console.print(text.title, soft_wrap=True)
     else:
-        _console.print(printable(text), soft_wrap=True)
+        console.print(printable(text), soft_wrap=True)
