@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from ..workloads.errors import PrefilltuneError
-from .errors import NotWritableError
-
-LOCK_TIMEOUT_SECS = 60.0
 _BLOCK_BYTES = 1 << 20
+# What file systems answer that cannot sync a file or a folder; all is written all the same.
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def append(path: Path, lines: Iterable[bytes]) -> None:
@@ -39,7 +35,7 @@ def append(path: Path, lines: Iterable[bytes]) -> None:
                 content = b"\n" + content
         try:
             _write(descriptor, content)
-            os.fsync(descriptor)
+            sync(descriptor)
         except OSError:  # a full disk
             os.ftruncate(descriptor, size)
             raise
@@ -62,38 +58,12 @@ def write_atomically(path: Path, lines: Iterable[bytes]) -> None:
         with temporary.open("wb") as file:
             file.writelines(line + b"\n" for line in lines)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, path)
     except (OSError, ValueError):
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-@contextmanager
-def changing(path: Path) -> Iterator[None]:
-    """Keep other processes from changing a file that is read, changed and written anew.
-
-    Raises
-    ------
-    NotWritableError
-        If one keeps it for a minute, or it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT_SECS):
-            yield
-    except PrefilltuneError:
-        raise
-    except Timeout as error:
-        raise NotWritableError(
-            f"{path} has been locked by another process for {LOCK_TIMEOUT_SECS:.0f} s; wait for "
-            "its end"
-        ) from error
-    except OSError as error:
-        raise NotWritableError(
-            f"cannot write {path}: {error}; free or unlock its folder, or choose another"
-        ) from error
 
 
 def torn_line(path: Path) -> bytes:
@@ -116,7 +86,7 @@ def cut(path: Path, count: int) -> None:
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.ftruncate(descriptor, os.fstat(descriptor).st_size - count)
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -126,12 +96,27 @@ def is_writable(path: Path) -> bool:
     return os.access(path, os.W_OK)
 
 
+def sync(descriptor: int) -> None:
+    """Put a file or a folder on disk, where its file system can do that.
+
+    Raises
+    ------
+    OSError
+        If there is no room, or the disk fails.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
 def sync_folder(folder: Path) -> None:
     """Put new names and renames on disk, where the system can sync a folder."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(descriptor)
+            sync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,24 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from ..workloads.errors import PrefilltuneError
 from .contents import FILES, PROVENANCE, RECORDS, WORKLOADS, Contents, loads
-from .durable import (
-    LOCK_TIMEOUT_SECS,
-    append,
-    cut,
-    is_writable,
-    torn_line,
-    write_atomically,
-)
+from .durable import append, cut, is_writable, torn_line, write_atomically
 from .entry import BadLine, Entry, Head
-from .errors import DatabaseNotFoundError, ImplausibleRecordError, NotWritableError
+from .errors import DatabaseNotFoundError, ImplausibleRecordError
+from .locking import changing
 from .plausibility import doubt
 from .provenance import SCHEMA_VERSION, digest, file_lines, running_tvm_version
 from .reading import read_folder
 from .target_key import TargetKey
+from .writing import not_writable, writing
 
 REJECTED = "records.rejected.json"
 LOCK = ".lock"
@@ -198,29 +191,14 @@ class RecordStore:
     def _locked(self) -> Iterator[Contents]:
         """Hold the lock; yields what the files hold now."""
         self._require_writable()
-        lock = FileLock(self.folder / LOCK, timeout=LOCK_TIMEOUT_SECS)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise NotWritableError(
-                f"{self.folder} has been locked by another process for {LOCK_TIMEOUT_SECS:.0f} s; "
-                "wait for its end"
-            ) from error
-        except OSError as error:
-            raise self._not_writable(str(error)) from error
-        try:
-            known = read_folder(self.folder, self.key)
-            if self._repair():
+        with changing(self.folder, self.folder / LOCK):
+            try:
                 known = read_folder(self.folder, self.key)
-            yield known
-        except PrefilltuneError:
-            raise
-        except OSError as error:
-            raise self._not_writable(str(error)) from error
-        finally:
-            self._known, self._by_spec = None, {}
-            lock.release()
+                if self._repair():
+                    known = read_folder(self.folder, self.key)
+                yield known
+            finally:
+                self._known, self._by_spec = None, {}
 
     def _repair(self) -> bool:
         """Set aside last lines that a crash has torn, with copies; tells whether there were any."""
@@ -239,17 +217,15 @@ class RecordStore:
         return found
 
     def _require_writable(self) -> None:
-        files = [self.folder / name for name in FILES]
-        nearest = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        for path in (nearest, *(file for file in files if file.exists())):
-            if not is_writable(path):
-                raise self._not_writable(f"{path} is read-only")
-
-    def _not_writable(self, reason: str) -> NotWritableError:
-        return NotWritableError(
-            f"cannot write records to {self.folder}: {reason}; free or unlock it, or choose "
-            "another database"
-        )
+        """Refuse what the system might let this process do, but its permissions speak against."""
+        with writing(self.folder):
+            files = [self.folder / name for name in FILES]
+            nearest = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+            for path in (nearest, *(file for file in files if file.exists())):
+                if not is_writable(path):
+                    raise not_writable(
+                        self.folder, PermissionError(errno.EACCES, f"{path} is read-only")
+                    )
 
     def _append(self, known: Contents, new: Mapping[str, Entry]) -> None:
         texts = {

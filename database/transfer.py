@@ -17,6 +17,7 @@ from .entry import Entry
 from .errors import InvalidTargetKeyError, MalformedExportError
 from .store import RecordStore
 from .target_key import TargetKey
+from .writing import write_file
 
 FORMAT = "prefilltune records"
 SCHEMA_VERSION = 1
@@ -37,6 +38,8 @@ def export(records: Mapping[TargetKey, Sequence[Entry]], file: Path) -> None:
     ------
     MalformedExportError
         For another ending.
+    NotWritableError
+        If ``file`` cannot be written.
     """
     pack = _packer(file)
     with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
@@ -47,7 +50,7 @@ def export(records: Mapping[TargetKey, Sequence[Entry]], file: Path) -> None:
             for key in sorted(map(str, records))
             for name in FILES
         }
-    file.write_bytes(pack(content))
+    write_file(file, pack(content))
 
 
 def unpack(file: Path, folder: Path) -> None:

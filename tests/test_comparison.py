@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefilltune.database import NotWritableError, committed_root, durable
+from prefilltune.database import NotWritableError, committed_root, locking
 from prefilltune.tuning.comparing.chart import draw_chart
 from prefilltune.tuning.comparing.comparison import (
     DENSE,
@@ -95,9 +95,9 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_file_that_another_process_keeps_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(durable, "LOCK_TIMEOUT_SECS", 0.01)
+    monkeypatch.setattr(locking, "LOCK_TIMEOUT_SECS", 0.01)
     path = tmp_path / "comparison.json"
-    with durable.changing(path), pytest.raises(NotWritableError, match="locked by another process"):
+    with locking.changing(path), pytest.raises(NotWritableError, match="locked by another process"):
         write_comparisons(path, [CASE])
     write_comparisons(path, [CASE])
     assert read_comparisons(path) == [CASE]

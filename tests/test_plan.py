@@ -20,11 +20,11 @@ from rich.console import Console
 from small_spaces import SplitScores
 from typer.testing import CliRunner
 
+from prefilltune.database import NotWritableError
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.cli import app
 from prefilltune.tuning.devices.machine import Wanted
 from prefilltune.tuning.errors import (
-    DiskFullError,
     InvalidOptionError,
     InvalidPlanError,
     PlanRunningError,
@@ -161,7 +161,7 @@ def test_what_was_noted_survives_the_way_and_damage_is_told(tmp_path: Path) -> N
 
 def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "plans").write_text("a file in the place of the folder")
-    with pytest.raises(DiskFullError, match="cannot be written"):
+    with pytest.raises(NotWritableError, match=r"cannot write .*plans is a file, not a folder"):
         Ledger(ledger_path(tmp_path, "night")).write()
 
 

@@ -230,7 +230,7 @@ def test_a_log_that_takes_no_more_ends_the_search_and_loses_nothing(
     script = """
 import resource, sys
 from pathlib import Path
-from prefilltune.tuning.errors import DiskFullError
+from prefilltune.database import NotWritableError
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
 
 log = TrialLog(Path(sys.argv[1]), {})
@@ -239,7 +239,7 @@ trial = Trial("split_scores", {"widths": 0}, [["x" * 100], []], (1.0,))
 try:
     for _ in range(10):
         log.append([trial])
-except DiskFullError as error:
+except NotWritableError as error:
     assert "File too large" in str(error) and "make room" in str(error), error
     print(len(log.read()))
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 
 from .errors import EnvironmentMismatchError
@@ -38,8 +39,16 @@ def check_compiler() -> None:
     Raises
     ------
     EnvironmentMismatchError
-        If none is on the PATH.
+        If none is on the PATH, or what CXX or CC names is none.
     """
+    for name in ("CXX", "CC"):  # as TVM chooses
+        if chosen := os.environ.get(name):
+            if shutil.which(chosen) is None:
+                raise EnvironmentMismatchError(
+                    f"{name} is {chosen!r}, which is no program, and kernels are linked with it; "
+                    "correct it, or unset it to have g++ or clang++ found"
+                )
+            return
     if not any(shutil.which(name) for name in _COMPILERS):
         raise EnvironmentMismatchError(
             f"no C++ compiler found (looked for {', '.join(_COMPILERS)} on the PATH), and kernels "

@@ -55,8 +55,8 @@ class SearchDiedError(PrefilltuneError):
     """The process of a search of a plan died."""
 
 
-class DiskFullError(PrefilltuneError, OSError):
-    """A file of a search cannot be written for want of space."""
+class LinkError(PrefilltuneError):
+    """The C++ compiler or the linker refuses what a library is made of."""
 
 
 class ServingError(PrefilltuneError):

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...database.writing import (
+    OTHER_TMPDIR,
+    make_folder,
+    replacing,
+    require_room,
+    require_writable,
+    writing,
+)
 from ..backends import backend_of
-from ..errors import EnvironmentMismatchError
+from ..environment import check_compiler
+from ..errors import LinkError
 from .finishing import finished
+
+# Of what a compiler says, the line that says why it failed.
+_TELLING = ("error:", "cannot", "failed", "No such", "not found", "No space")
 
 
 def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = ()) -> str:
@@ -25,7 +38,7 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
     target : tvm.target.Target
         What to compile for.
     path : str
-        The shared library to write.
+        The shared library to write: whole, or not at all.
     addons : Sequence[str]
         Sources or objects to link too.
 
@@ -36,22 +49,47 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
 
     Raises
     ------
+    NotWritableError
+        If it cannot be written, or there is no room for temporary files.
     EnvironmentMismatchError
         If a compiler is missing.
     KernelCompileError
         If the target's compiler refuses the generated source.
+    LinkError
+        If the C++ compiler does.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(path).parent
+    make_folder(folder)
     host = generate(module, target)
     packing = backend_of(target.kind.name).packing(host, target)
-    try:
-        host.export_library(path, addons=list(addons), **packing)
-    except (RuntimeError, ValueError, FileNotFoundError) as error:
-        raise EnvironmentMismatchError(
-            f"linking {path} failed ({str(error).strip().splitlines()[-1]}); a working C++ "
-            "compiler is needed, for example: apt-get install g++"
-        ) from error
+    with writing(Path(path)), tempfile.TemporaryDirectory(prefix="prefilltune-") as scratch:
+        require_room(Path(scratch), or_else=OTHER_TMPDIR)  # on a full disk LLVM ends the process
+        with replacing(Path(path)) as aside:
+            try:
+                host.export_library(
+                    str(aside), addons=list(addons), workspace_dir=scratch, **packing
+                )
+            except (RuntimeError, ValueError, OSError, TypeError) as error:
+                # A compiler that cannot write, or is none, says so in words of its own, if at all.
+                require_writable(Path(scratch), or_else=OTHER_TMPDIR)
+                require_writable(folder)
+                check_compiler()
+                raise LinkError(_not_linked(path, error)) from error
     return path
+
+
+def _not_linked(path: str, error: Exception) -> str:
+    said = [
+        line.strip()
+        for line in str(error).splitlines()
+        if line.strip() and not line.startswith(("Compilation error:", "Command line:"))
+    ]
+    telling = [line for line in said if any(each in line for each in _TELLING)]
+    why = (telling or said or ["the compiler does not say why"])[0]
+    return (
+        f"linking {path} failed: {why}; a working C++ compiler is needed: reinstall g++, or name "
+        "another one in CXX"
+    )
 
 
 def generate(module: Any, target: Any) -> Any:

@@ -125,6 +125,8 @@ def _rebuild_all(
         for number, (key, entry) in enumerate(records)
     ]
     outcomes = call_all(how, calls, _TIMEOUT)
+    for unwritable in filter(None, (each.unwritable for each in outcomes)):
+        raise unwritable  # a full disk says nothing of the records
     return [
         Rebuilt(key, entry, outcome.value or entry, path, _failure(outcome))
         for (key, entry, path), outcome in zip(calls, outcomes, strict=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...database.writing import write_file
 from ..errors import NothingFoundError
 from .compare import CHART_FILE, COMPARISON_FILE
 from .console import console
@@ -45,7 +46,6 @@ def report(
             f"{target.target} --database {root}"
         )
     destination = output or folder
-    destination.mkdir(parents=True, exist_ok=True)
     draw_chart(comparisons, destination / CHART_FILE)
-    (destination / _REPORT_FILE).write_text(markdown(comparisons, CHART_FILE), encoding="utf-8")
+    write_file(destination / _REPORT_FILE, markdown(comparisons, CHART_FILE).encode())
     console.print(f"wrote {destination / _REPORT_FILE} and {CHART_FILE}", soft_wrap=True)

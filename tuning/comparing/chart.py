@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ...database.writing import write_file
 from ..errors import EnvironmentMismatchError
 from .comparison import DENSE, Comparison
 from .report import Row, contestants, place, shape_title, short_title, unit_of, workload_title
@@ -34,6 +35,8 @@ def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
     ------
     EnvironmentMismatchError
         Without matplotlib (extra ``report``).
+    NotWritableError
+        If ``path`` cannot be written.
     """
     try:
         import matplotlib
@@ -49,7 +52,6 @@ def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
     figure, drawn = (_bars if len(cases) <= _MOST_BARS else _lines)(pyplot, comparisons)
     figure.suptitle(comparisons[0].device, fontsize=11)
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=3, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
     drawing = BytesIO()
     figure.savefig(drawing, dpi=110)
     pyplot.close(figure)
@@ -58,7 +60,9 @@ def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
         .convert("RGB")
         .quantize(_COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     )
-    image.save(path, format="PNG", optimize=True)
+    packed = BytesIO()
+    image.save(packed, format="PNG", optimize=True)
+    write_file(path, packed.getvalue())
 
 
 def _bars(pyplot: Any, comparisons: Sequence[Comparison]) -> tuple[Any, dict[str, Any]]:

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...database.durable import changing, write_atomically
+from ...database.durable import write_atomically
+from ...database.locking import changing
 from ..backends import backend_of
 from ..errors import InvalidComparisonError
 

@@ -6,11 +6,13 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...database import Match
+from ...database.writing import replacing, require_replaceable, writing
 from ..backends import backend_of
 from ..building.alignment import refuse_misaligned
 from ..building.build import build_library
@@ -64,10 +66,15 @@ def build_kernels(
     ------
     StaleRecordError
         If a record no longer replays; nothing is written then.
+    NotWritableError
+        If the files cannot be written; those that were there before are left as they were.
     """
     import tvm
 
     backend = backend_of(target.kind)
+    library, manifest, header = folder / LIBRARY, folder / MANIFEST, folder / HEADER
+    for path in (library, manifest, header):
+        require_replaceable(path)
     functions: dict[str, Any] = {}
     kernels: list[dict[str, Any]] = []
     for match in matches:
@@ -89,7 +96,6 @@ def build_kernels(
         symbol = symbol_of(str(serving.spec))
         functions[symbol] = serving_kernel(serving, target)
         kernels.append({"symbol": symbol, "shape": None, **serving.as_data()})
-    library, manifest, header = folder / LIBRARY, folder / MANIFEST, folder / HEADER
     data = {
         "schema": _MANIFEST_SCHEMA,
         "target": json.loads(str(target.target)),
@@ -98,16 +104,20 @@ def build_kernels(
         "kernels": kernels,
     }
     named = {name: each.with_attr("global_symbol", name) for name, each in functions.items()}
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as scratch:
+    rows = [(kernel["symbol"], kernel["spec"], kernel["shape"]) for kernel in kernels]
+    with ExitStack() as stack:
+        stack.enter_context(writing(folder))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
         source = Path(scratch) / "metadata.cc"
         source.write_text(metadata_source(data), encoding="utf-8")
-        build_library(tvm.IRModule(named), target.target, str(library), [str(source)])
-    checksum = hashlib.sha256(library.read_bytes()).hexdigest()
-    described = {"library": LIBRARY, "sha256": checksum, **data}
-    manifest.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    rows = [(kernel["symbol"], kernel["spec"], kernel["shape"]) for kernel in kernels]
-    requires = backend.in_words(data["requires"])
-    header.write_text(c_header(LIBRARY, target.kind, requires, rows), encoding="utf-8")
+        # All three take their places at the end, or none does.
+        aside = {path: stack.enter_context(replacing(path)) for path in (header, manifest, library)}
+        build_library(tvm.IRModule(named), target.target, str(aside[library]), [str(source)])
+        checksum = hashlib.sha256(aside[library].read_bytes()).hexdigest()
+        described = {"library": LIBRARY, "sha256": checksum, **data}
+        aside[manifest].write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        text = c_header(LIBRARY, target.kind, backend.in_words(data["requires"]), rows)
+        aside[header].write_text(text, encoding="utf-8")
     return Built(library, manifest, header, tuple(functions))
 
 

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...database.durable import changing, write_atomically
+from ...database.durable import write_atomically
+from ...database.locking import changing
 from ...workloads import PrefillShape
 from ..errors import InvalidSweepError
 from .boundaries import Point

@@ -53,9 +53,13 @@ def value_of(outcome: Outcome, function: Callable[..., Any]) -> Any:
 
     Raises
     ------
+    NotWritableError
+        If it could not write.
     WorkerFailedError
-        If it did not.
+        If it did not end well for another reason.
     """
+    if outcome.unwritable is not None:
+        raise outcome.unwritable
     if outcome.status != "ok":
         raise WorkerFailedError(
             f"{function.__name__} ended with {outcome.status}: {outcome.detail}; run again, and "

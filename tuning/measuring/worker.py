@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...database import NotWritableError
 from ..errors import WorkerFailedError
 from .pickles import read_pickle, read_pickle_until, write_pickle
 from .tvm_import import import_tvm_without_torch
@@ -44,11 +45,14 @@ class Outcome:
         What the function returned; ``None`` unless ``ok``.
     detail : str
         The exception, the signal or the limit; empty when ``ok``.
+    unwritable : NotWritableError, optional
+        The exception, where the function could not write: no fault of what it was called with.
     """
 
     status: str
     value: Any = None
     detail: str = ""
+    unwritable: NotWritableError | None = None
 
 
 class Worker:
@@ -252,7 +256,8 @@ def _serve() -> None:
         try:
             outcome = Outcome("ok", function(*args))
         except Exception as error:
-            outcome = Outcome("error", detail=_last_lines(error))
+            unwritable = error if isinstance(error, NotWritableError) else None
+            outcome = Outcome("error", None, _last_lines(error), unwritable)
         write_pickle(replies, outcome)
 
 

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ...database.durable import write_atomically
+from ...database.locking import file_lock, is_locked
+from ...database.writing import make_folder, writing
 from ..duration import format_duration
-from ..errors import DiskFullError, InvalidPlanError, PlanRunningError
+from ..errors import InvalidPlanError, PlanRunningError
 from .progress import Progress, Slice
 
 _VERSION = 2
@@ -86,7 +88,7 @@ class Ledger:
 
         Raises
         ------
-        DiskFullError
+        NotWritableError
             If it cannot be written.
         """
         data = {
@@ -100,14 +102,9 @@ class Ledger:
                 name: [asdict(each) for each in done.slices] for name, done in self.progress.items()
             },
         }
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
+        with writing(self.path, "no trial is lost: run the plan again to go on from there"):
             write_atomically(self.path, [json.dumps(data, indent=1).encode()])
-        except OSError as error:
-            raise DiskFullError(
-                f"{self.path} cannot be written ({error.strerror}); make room, or give it back its "
-                "permissions, and run the plan again to go on from there"
-            ) from error
 
 
 def read_ledger(path: Path) -> Ledger:
@@ -157,17 +154,20 @@ def plan_lock(root: Path, name: str) -> Iterator[None]:
     ------
     PlanRunningError
         If one does already.
+    NotWritableError
+        If the database cannot be written.
     """
-    path = ledger_path(root, name).with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise PlanRunningError(
-            f"another process runs the plan {name} on {root}; wait for its end, or see how it "
-            "stands with: prefilltune plan status"
-        ) from None
+    path = _lock_path(ledger_path(root, name))
+    make_folder(path.parent)
+    with writing(path):
+        lock = file_lock(path, 0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise PlanRunningError(
+                f"another process runs the plan {name} on {root}; wait for its end, or see how it "
+                "stands with: prefilltune plan status"
+            ) from None
     try:
         yield
     finally:
@@ -176,11 +176,8 @@ def plan_lock(root: Path, name: str) -> Iterator[None]:
 
 def is_running(ledger: Ledger) -> bool:
     """Whether a process runs the plan."""
-    path = ledger.path.with_suffix(".lock")
-    if not path.exists():
-        return False
-    try:
-        FileLock(path, timeout=0).acquire().lock.release()
-    except Timeout:
-        return True
-    return False
+    return is_locked(_lock_path(ledger.path))
+
+
+def _lock_path(ledger: Path) -> Path:
+    return ledger.with_suffix(".lock")

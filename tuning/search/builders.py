@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import queue
-import shutil
 import tempfile
 import threading
 from collections import Counter
@@ -14,16 +13,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ...database.writing import OTHER_TMPDIR, require_room
 from ..building.build import build_library
-from ..errors import DiskFullError
 from ..measuring.cpu import tvm_environment
 from ..measuring.worker import Outcome, Worker
 from ..target import ResolvedTarget, usable_cores
 
 # A process that has come to hold more is replaced: what a compiler leaks adds up over a night.
 _MOST_BYTES = 4 << 30
-# With less than this left on the disk of built libraries, a failed build is not the candidate's.
-_FREE_BYTES = 4 << 20
 
 #: Path of a library, and how its build ended.
 Built = tuple[str, Outcome]
@@ -112,8 +109,8 @@ class Builders:
 
         Raises
         ------
-        DiskFullError
-            If there is no room for libraries.
+        NotWritableError
+            If there is no room for libraries; then it is not the candidate's fault.
         """
         path = str(self._folder / f"{next(self._numbers)}.so")
         asked = (build_library, module, self._target.target, path)
@@ -126,11 +123,10 @@ class Builders:
             if process.resident_bytes() > _MOST_BYTES:
                 process.restart()
                 self.faults["builder leaked"] += 1
-        if outcome.status == "error" and shutil.disk_usage(self._folder).free < _FREE_BYTES:
-            raise DiskFullError(
-                f"no space is left in {self._folder}, where candidates are built; make room, or "
-                "set TMPDIR to another disk, and run the same command again"
-            )
+        if outcome.unwritable is not None:
+            raise outcome.unwritable
+        if outcome.status == "crash":
+            require_room(self._folder, or_else=OTHER_TMPDIR)  # LLVM dies where it finds none
         return path, outcome
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Outcome:

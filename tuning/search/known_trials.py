@@ -37,7 +37,7 @@ class KnownTrials:
 
         Raises
         ------
-        DiskFullError
+        NotWritableError
             If the log takes no more.
         """
         with self._adding:

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DiskFullError
+from ...database.writing import make_folder, writing
+
+_KEPT = "what it holds is kept: run the same command again to go on from there"
 
 #: A design space by name and a variant of it, hashable.
 ArmKey = tuple[str, tuple[tuple[str, "int | bool | str"], ...]]
@@ -98,20 +100,15 @@ class TrialLog:
 
         Raises
         ------
-        DiskFullError
+        NotWritableError
             If they cannot be written.
         """
         lines = [json.dumps({"stamp": dict(self.stamp), **asdict(trial)}) for trial in trials]
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
+        with writing(self.path, _KEPT):
             torn = self.path.exists() and not _ends_in_newline(self.path)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(("\n" if torn else "") + "".join(f"{line}\n" for line in lines))
-        except OSError as error:
-            raise DiskFullError(
-                f"{self.path} takes no more trials ({error.strerror}); what it holds is kept: make "
-                "room, and run the same command again to go on from there"
-            ) from error
 
     def _parse(self, line: str) -> Trial | None:
         try:

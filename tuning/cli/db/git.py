@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ....database import install_driver, merge_versions
+from ....database.writing import write_file
 from .. import __name__ as command_line
 from .answer import Answer
 
@@ -21,7 +22,7 @@ def merge_driver(
 ) -> None:
     """Called by git; `install-merge-driver` tells it to."""
     merged = merge_versions(path, base.read_bytes(), ours.read_bytes(), theirs.read_bytes())
-    ours.write_bytes(merged)
+    write_file(ours, merged)
 
 
 def install_merge_driver() -> Iterator[Answer]:
