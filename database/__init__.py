@@ -74,9 +74,21 @@ __all__ = [
     "trace_to_json",
     "union",
     "unpack",
+    "work_root",
 ]
 
 
 def committed_root() -> Path:
     """The database that comes with the package; read-only where that is installed."""
     return Path(__file__).parent / "records"
+
+
+def work_root() -> Path:
+    """Where records go when nothing is said: beside the committed ones in a checkout.
+
+    An installed package must not write into itself; there it is a folder of the working directory.
+    """
+    package = committed_root().parent
+    if (package.parent / "pyproject.toml").is_file():
+        return package / "work"
+    return Path("prefilltune-work")

@@ -136,6 +136,8 @@ class Finder:
         lens: str | None = None,
         space: str | None = None,
         accept: Tier = Tier.EXACT,
+        same_shape: bool = False,
+        mend: str = "run `prefilltune tune` for it",
     ) -> Match:
         """Find the best record for ``spec`` on ``shape``.
 
@@ -153,6 +155,10 @@ class Finder:
             The only design space to look into.
         accept : Tier
             The farthest tier that will do.
+        same_shape : bool
+            Whether records of other shapes will not do, on whatever target.
+        mend : str
+            What the error of a miss says to do about it.
 
         Returns
         -------
@@ -173,14 +179,17 @@ class Finder:
         notes: list[str] = []
         query = _Query(key, str(spec), shape, space)
         found = list(query.pools(self._own_stores(key, notes)))
-        match = _nearest(found, accept, lens)
+        match = _nearest(found, accept, lens, same_shape)
         if match is None:
             found += query.pools(self._other_stores(key, notes))
-            match = _nearest(found, accept, lens)
+            match = _nearest(found, accept, lens, same_shape)
         if match is not None:
             return match
         notes += _problems(self._stores.values())
-        raise NoRecordError(_miss(query, accept, self.roots, found, notes))
+        farther = [each for each in found if not (same_shape and each.distance)]
+        if farther:
+            mend = f"accept the tier '{farther[0].tier}', or {mend}"
+        raise NoRecordError(_miss(query, accept, self.roots, found, notes, mend))
 
     def bad_lines(self, key: TargetKey) -> list[tuple[Path, BadLine]]:
         """What is no record in the folders of a target, with its file; parses every line.
@@ -237,10 +246,40 @@ class Finder:
                     found[record] = Match(entry, Tier.EXACT, 0.0, key, root)
         return found
 
+    def all_of(self, key: TargetKey, spec: PrefillSpec, shape: PrefillShape) -> list[Match]:
+        """Every record of a workload on a target, also those that others outdo.
+
+        Raises
+        ------
+        VersionMismatchError, MalformedProvenanceError
+            As :meth:`find`.
+        """
+        ids = [
+            head.record_id
+            for _, store in self._own_stores(key, [])
+            for head in store.heads(str(spec)).get(str(shape), ())
+        ]
+        return list(self.by_id(key, dict.fromkeys(ids)).values())
+
+    def targets(self, key: TargetKey, accept: Tier) -> list[TargetKey]:
+        """The targets whose records a tier takes, the nearest first: ``key`` itself is one."""
+        found = [key]
+        if accept >= Tier.FAMILY:
+            found += self.family(key)
+        if accept >= Tier.OTHER_TARGET:
+            found += sorted(
+                (each for each in self._keys() if each.kind == key.kind and each not in found),
+                key=str,
+            )
+        return found
+
     def family(self, key: TargetKey) -> list[TargetKey]:
         """The other devices of an architecture that some database has records of, by name."""
-        keys = {each for root in self.roots if root.is_dir() for each in target_keys(root)} - {key}
-        return sorted((each for each in keys if each.family == key.family), key=str)
+        found = (each for each in self._keys() if each.family == key.family and each != key)
+        return sorted(found, key=str)
+
+    def _keys(self) -> set[TargetKey]:
+        return {each for root in self.roots if root.is_dir() for each in target_keys(root)}
 
     def _own_stores(self, key: TargetKey, notes: list[str]) -> Iterator[tuple[Path, RecordStore]]:
         for root in self.roots:
@@ -309,11 +348,14 @@ def _tier(asked: TargetKey, found: TargetKey, distance: float) -> Tier:
     return Tier.FAMILY if found.family == asked.family else Tier.OTHER_TARGET
 
 
-def _nearest(pools: list[_Pool], accept: Tier, lens: str | None) -> Match | None:
+def _nearest(pools: list[_Pool], accept: Tier, lens: str | None, same_shape: bool) -> Match | None:
     """The best record of the nearest pools that have an intact one; sorts the pools."""
     pools.sort(key=lambda pool: pool.rank)
     for _, equal in itertools.groupby(pools, key=lambda pool: pool.rank):
-        if match := _best([pool for pool in equal if pool.tier <= accept], lens):
+        near = [
+            pool for pool in equal if pool.tier <= accept and not (same_shape and pool.distance)
+        ]
+        if match := _best(near, lens):
             return match
     return None
 
@@ -344,7 +386,12 @@ def _problems(stores: Iterable[RecordStore]) -> list[str]:
 
 
 def _miss(
-    query: _Query, accept: Tier, roots: Sequence[Path], found: list[_Pool], notes: list[str]
+    query: _Query,
+    accept: Tier,
+    roots: Sequence[Path],
+    found: list[_Pool],
+    notes: list[str],
+    mend: str,
 ) -> str:
     near = [
         f"{pool.shape} on {pool.store.key} ({pool.tier}, distance {pool.distance:.2f})"
@@ -356,6 +403,5 @@ def _miss(
         + f" up to tier '{accept}'; searched {', '.join(map(str, roots)) or 'no folder'}"
         + (f" ({'; '.join(notes)})" if notes else "")
         + f"; nearest: {', '.join(near) or 'none of this spec'}"
-        + "; run `prefilltune tune` for it"
-        + (", or accept a farther tier" if near else "")
+        + f"; {mend}"
     )
