@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..workloads import PrefillShape, PrefillSpec
 from .errors import InvalidOptionError
 
 
-def parse_heads(text: str, mask_mode: str, dtype: str) -> PrefillSpec:
+def parse_heads(
+    text: str, mask_mode: str, dtype: str, sm_scale: float | None = None
+) -> PrefillSpec:
     """The spec of ``QOxDIM`` or ``QO/KVxDIM``.
 
     Raises
@@ -31,7 +35,7 @@ def parse_heads(text: str, mask_mode: str, dtype: str) -> PrefillSpec:
         raise InvalidOptionError(
             f"--heads is {text!r}; write QOxDIM or QO/KVxDIM, such as 12x64 or 32/8x128"
         ) from None
-    return PrefillSpec(num_qo_heads, num_kv_heads, dim, dtype, mask_mode)
+    return PrefillSpec(num_qo_heads, num_kv_heads, dim, dtype, mask_mode, sm_scale)
 
 
 def workload_options(spec: PrefillSpec, *shapes: PrefillShape) -> str:
@@ -42,9 +46,13 @@ def workload_options(spec: PrefillSpec, *shapes: PrefillShape) -> str:
     >>> spec = PrefillSpec(32, 8, 128, "float16")
     >>> workload_options(spec, PrefillShape(4, 2048), PrefillShape(2, 5, 7))
     '--heads 32/8x128 --mask-mode padded --dtype float16 --shape 4x2048 --shape 2x5x7'
+    >>> workload_options(PrefillSpec(8, 8, 64, "float32", sm_scale=0.3))
+    '--heads 8/8x64 --mask-mode padded --dtype float32 --sm-scale 0.3'
     """
     heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}x{spec.head_dim}"
     options = [f"--heads {heads} --mask-mode {spec.mask_mode} --dtype {spec.dtype}"]
+    if spec != replace(spec, sm_scale=None):  # which is the usual scale
+        options.append(f"--sm-scale {spec.scale!r}")
     for shape in shapes:
         lengths = dict.fromkeys((shape.qo_len, shape.num_kv))
         options.append("--shape " + "x".join(map(str, (shape.batch, *lengths))))

@@ -83,6 +83,13 @@ class Backend(ABC):
     def here(self, key: TargetKey) -> ResolvedTarget | None:
         """The machine at hand, if it is the one that ``key`` names."""
 
+    def options(self, target: ResolvedTarget) -> list[str]:
+        """The options by which commands take a target: the text of ``--target`` first, then others.
+
+        Without what they would take anyhow on the machine at hand.
+        """
+        return [self.kind]
+
     @abstractmethod
     def device_name(self) -> str:
         """What the vendor calls the processor at hand."""

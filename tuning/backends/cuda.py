@@ -53,6 +53,11 @@ class Cuda(Backend):
     ) -> ResolvedTarget:
         from tvm.target import Target
 
+        if threads is not None:
+            raise InvalidOptionError(
+                f"--threads {threads} is of a CPU's kernels, and the target is {self.kind}; leave "
+                "it out"
+            )
         here = _arch_here()
         arch = arch or fields.get("arch") or here
         if arch is None:
@@ -76,6 +81,10 @@ class Cuda(Backend):
     def here(self, key: TargetKey) -> ResolvedTarget | None:
         here = None if cuda_device() is None else self.resolve({}, None, None)
         return here if here is not None and here.key == key else None
+
+    def options(self, target: ResolvedTarget) -> list[str]:
+        arch = [] if target.is_here else [f"--arch {target.key.arch}"]
+        return [self.kind, *arch]
 
     def device_name(self) -> str:
         import tvm

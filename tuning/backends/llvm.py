@@ -40,6 +40,11 @@ class Llvm(Backend):
             raise InvalidOptionError(
                 f"--arch {arch} goes with --target cuda, not with {self.kind!r}"
             )
+        named = fields.get("num-cores")
+        if named is not None and threads not in (None, int(named)):
+            raise InvalidOptionError(
+                f"--threads is {threads}, and the target's num-cores {named}: leave one of them out"
+            )
         mcpu = fields.get("mcpu") or host_cpu()
         if not _knows_cpu(mcpu):
             raise UnknownTargetError(
@@ -49,7 +54,7 @@ class Llvm(Backend):
         wanted = {
             "kind": self.kind,
             "mcpu": mcpu,
-            "num-cores": int(fields.get("num-cores", threads or usable_cores())),
+            "num-cores": int(named or threads or usable_cores()),
             **{name: fields[name] for name in ("mtriple", "mattr") if name in fields},
         }
         if wanted.get("mtriple") == _default_triple():
@@ -63,6 +68,16 @@ class Llvm(Backend):
             return None
         here = self.resolve({}, int(threads[1]), None)
         return here if here.key == key else None
+
+    def options(self, target: ResolvedTarget) -> list[str]:
+        if target.target is None:
+            return [self.kind]
+        threads = [] if target.threads == usable_cores() else [f"--threads {target.threads}"]
+        if target.key == self.resolve({}, target.threads, None).key:
+            return [self.kind, *threads]
+        fields = json.loads(str(target.target))
+        names = ("kind", "mcpu", "num-cores", "mtriple", "mattr")
+        return [json.dumps({name: fields[name] for name in names if name in fields})]
 
     def device_name(self) -> str:
         for line in cpu_info().splitlines():
