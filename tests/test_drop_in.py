@@ -91,7 +91,9 @@ def test_names_shapes_and_dtypes_are_those_of_tvm(tuned) -> None:
 def test_the_baseline_stands_in_where_it_is_asked_to(tmp_path) -> None:
     fields = {"kind": "cuda", "arch": "sm_80", "max_shared_memory_per_block": 49152}
     arguments = (2, 4, 64, "float16", tvm.target.Target(fields), 0.125)
-    with pytest.warns(UserWarning, match="TVM's hand-written kernel does; run: prefilltune tune"):
+    with pytest.warns(
+        UserWarning, match="TVM's hand-written kernel does; run, on .*: prefilltune tune"
+    ):
         ours = sequence_prefill_with_mask(*arguments, database=tmp_path, on_missing="baseline")
     theirs = _attention_sequence_prefill_with_mask(*arguments)
     tvm.ir.assert_structural_equal(

@@ -93,7 +93,3 @@ class NoMetadataError(PrefilltuneError):
 
 class NotSwappedError(PrefilltuneError):
     """A module keeps hand-written kernels that were to be swapped for tuned ones."""
-
-
-class NotSweptError(PrefilltuneError):
-    """Several kernels could serve a spec, and nothing was measured that says which serves what."""

@@ -10,10 +10,18 @@ import typer
 from rich.table import Column, Table
 
 from ...database import Finder, NoRecordError, Tier
-from ...workloads import PrefillSpec
-from ..heads import workload_options
+from ...workloads import PrefillSpec, parse_lengths
+from ..errors import InvalidOptionError
 from .console import console
-from .options import DatabaseOption, ShapeOption, TargetOptions, WorkloadOptions, tier_of
+from .options import (
+    AcceptOption,
+    DatabaseOption,
+    ServedLensOption,
+    ShapeOption,
+    TargetOptions,
+    WorkloadOptions,
+    tier_of,
+)
 from .records import open_databases, tuned_shapes, warn_of_bad_lines, work_root
 from .targets import prepare
 
@@ -26,41 +34,39 @@ def build(
     *,
     workload: WorkloadOptions,
     shape: ShapeOption = None,
+    lens: ServedLensOption = "",
     target: TargetOptions,
-    accept: Annotated[
-        str,
-        typer.Option(
-            "--accept",
-            help="Furthest record to take: exact, family, other-target; for a GPU that is named "
-            "by --arch alone, family at least.",
-        ),
-    ] = "exact",
+    accept: AcceptOption = "exact",
     database: DatabaseOption = None,
     output: Annotated[Path, typer.Option("--output", help="Folder for the library.")] = Path(
         "dist"
     ),
 ) -> None:
-    """Build the tuned kernels of a model into one shared library; never tunes."""
+    """Build the tuned kernels of a model into one shared library; never tunes.
+
+    A kernel for each --shape, else for each shape that has a record; and one
+    that serves every shape.
+    """
     spec, shapes = workload.parse(shape, any_tuned=True)
     tier = tier_of(accept)
+    if lens:
+        parse_lengths(lens)
     resolved = prepare(target)
     spec = workload.in_dtype_for(spec, resolved.kind)
     if not resolved.is_here:
         tier = max(tier, Tier.FAMILY)
+    from ..deployment import choose_kernel
+    from ..deployment.explanation import explanation_lines
     from ..deployment.library import build_kernels
 
     databases = open_databases(database or work_root())
-    warn_of_bad_lines(databases, resolved)
+    warn_of_bad_lines(databases, resolved, tier)
     if not shape:
-        shapes = tuned_shapes(databases, resolved, spec, usual=shapes)
-    matches = [databases.find(resolved.key, spec, each, accept=tier) for each in shapes]
-    for each, match in zip(shapes, matches, strict=True):
-        if match.distance:
-            raise NoRecordError(
-                f"the nearest record of {spec} is for {match.entry.provenance.shape}, not {each}; "
-                f"run: prefilltune tune --target {resolved.kind} {workload_options(spec, each)}"
-            )
-    servings, notes = _servings(spec, resolved, databases, tier)
+        shapes = tuned_shapes(databases, resolved, spec, shapes, tier)
+    matches = [
+        choose_kernel(spec, each, resolved, databases, accept=tier, lens=lens)[0] for each in shapes
+    ]
+    servings, missing = _servings(spec, resolved, databases, tier, lens)
     built = build_kernels(matches, servings, resolved, output)
     symbols = Column("symbol", overflow="fold")  # they differ in their ends, so none is cut off
     table = Table(symbols, "record", "tier", title=f"{built.library}", title_justify="left")
@@ -70,8 +76,8 @@ def build(
         tiers = {str(match.tier) for match in serving.matches.values()}
         table.add_row(symbol, f"any of {len(serving.matches)}", ", ".join(sorted(tiers)))
     console.print(table)
-    for note in notes:
-        console.print(note, soft_wrap=True)
+    for line in (*missing, *explanation_lines(each.as_data() for each in servings)):
+        console.print(line, soft_wrap=True)
     console.print(
         f"wrote {built.library}, {built.manifest.name} and {built.header.name}", soft_wrap=True
     )
@@ -79,28 +85,40 @@ def build(
 
 def explain(
     workload: WorkloadOptions,
+    lens: ServedLensOption = "",
+    *,
     target: TargetOptions,
+    accept: AcceptOption = "exact",
     on_missing: Annotated[
         str,
         typer.Option(
             "--on-missing",
-            help="Where the target has no record: error, nearest (another device of the same "
-            "architecture) or baseline (TVM's hand-written kernel).",
+            help="Where no record is accepted: error, nearest (as --accept family) or baseline "
+            "(TVM's hand-written kernel, which there is for GPUs).",
         ),
     ] = "error",
     database: DatabaseOption = None,
     library: Annotated[
-        Path | None, typer.Option("--library", help="What a built library says of itself instead.")
+        Path | None,
+        typer.Option(
+            "--library", help="What a built library says of itself instead; with --json alone."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
 ) -> None:
     """Say which tuned kernel serves which shapes of a model, and where it comes from."""
     from ..backends import backend_of
-    from ..deployment.explanation import explanation_tables
+    from ..deployment.explanation import explanation_lines, explanation_tables
     from ..deployment.metadata import read_metadata
 
     needs = ""
     if library is not None:
+        others = (workload != WorkloadOptions(), target != TargetOptions(), bool(lens))
+        if any((*others, accept != "exact", on_missing != "error", database is not None)):
+            raise InvalidOptionError(
+                "--library tells what was built, whatever other options say: give it alone, or "
+                "with --json"
+            )
         metadata = read_metadata(library)
         found = metadata["kernels"]
         if "requires" in metadata:
@@ -109,10 +127,14 @@ def explain(
         from ..deployment import choose_serving
 
         spec, _ = workload.parse(None, any_tuned=True)
+        tier = tier_of(accept)
         resolved = prepare(target, compiler=False)
         spec = workload.in_dtype_for(spec, resolved.kind)
         databases = open_databases(database or work_root())
-        found = [choose_serving(spec, resolved, databases, on_missing=on_missing).as_data()]
+        serving = choose_serving(
+            spec, resolved, databases, on_missing=on_missing, accept=tier, lens=lens
+        )
+        found = [serving.as_data()]
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -120,20 +142,17 @@ def explain(
         console.print(table)
     if needs:
         console.print(f"runs on {needs}", soft_wrap=True)
-    for note in (note for each in found for note in each.get("notes", ())):
-        console.print(note, soft_wrap=True)
+    for line in explanation_lines(found):
+        console.print(line, soft_wrap=True)
 
 
 def _servings(
-    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, tier: Tier
+    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, tier: Tier, lens: str
 ) -> tuple[list[Serving], list[str]]:
-    """What a kernel for every shape is made of, where there can be one, and what to say."""
+    """What a kernel for every shape is made of, or why there is none."""
     from ..deployment import choose_serving
-    from ..errors import NotSweptError
 
-    on_missing = "nearest" if tier >= Tier.FAMILY else "error"
     try:
-        serving = choose_serving(spec, target, databases, on_missing=on_missing)
-    except (NotSweptError, NoRecordError) as error:
+        return [choose_serving(spec, target, databases, accept=tier, lens=lens)], []
+    except NoRecordError as error:
         return [], [f"no kernel for every shape is in it: {error}"]
-    return [serving], list(serving.notes)

@@ -13,6 +13,7 @@ from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..errors import KernelCheckError, WorkerFailedError
 from .console import console, print_error
 from .options import (
+    AcceptOption,
     DatabaseOption,
     LensOption,
     ShapeOption,
@@ -45,9 +46,7 @@ def compare(
     shape: ShapeOption = None,
     lens: LensOption = None,
     target: TargetOptions,
-    accept: Annotated[
-        str, typer.Option("--accept", help="Furthest record to take: exact, family, other-target.")
-    ] = "exact",
+    accept: AcceptOption = "exact",
     database: DatabaseOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for comparison.json and the chart.")
@@ -58,20 +57,20 @@ def compare(
     Without --model and --heads: every workload that has a record for the target,
     or those of them that --dtype and --shape leave.
     """
-    wanted = workload.parse(shape, any_tuned=True) if workload.are_given else None
+    wanted = workload.parse_if_given(shape)
     given = parse_shapes(shape)
     tier = tier_of(accept)
     chosen = checked_lens(lens)
     resolved = prepare(target, runs=True)
     root = database or work_root()
     databases = open_databases(root)
-    warn_of_bad_lines(databases, resolved)
+    warn_of_bad_lines(databases, resolved, tier)
     if wanted is None:
-        workloads = tuned_workloads(databases, resolved, workload.dtype, given)
+        workloads = tuned_workloads(databases, resolved, workload.dtype, given, tier)
     else:
         spec, usual = wanted
         spec = workload.in_dtype_for(spec, resolved.kind)
-        shapes = given or tuned_shapes(databases, resolved, spec, usual)
+        shapes = given or tuned_shapes(databases, resolved, spec, usual, tier)
         workloads = [(spec, each) for each in shapes]
     compare_all(workloads, resolved, chosen, databases, tier, output or root / str(resolved.key))
 

@@ -16,6 +16,9 @@ from ..backends import USUAL_KIND, backend_of
 from ..errors import InvalidOptionError
 from ..heads import parse_heads
 
+#: What --accept takes; records of another shape never stand for one that is named.
+TIERS = {Tier.EXACT: "exact", Tier.FAMILY: "family", Tier.OTHER_TARGET: "other-target"}
+
 ShapeOption = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="BATCHxLEN", help="Repeat for more; or BATCHxQO_LENxKV_LEN."),
@@ -24,9 +27,30 @@ LensOption = Annotated[
     list[str] | None,
     typer.Option("--lens", help="Repeat for more; full and uniform when absent."),
 ]
+ServedLensOption = Annotated[
+    str,
+    typer.Option(
+        "--lens",
+        help="Which record serves a shape that was tuned on several length distributions: that of "
+        "this one, or else, also when absent, the one that loses least over all of them.",
+    ),
+]
 DatabaseOption = Annotated[
     Path | None,
-    typer.Option("--database", help="Folder of records; a work database when absent."),
+    typer.Option(
+        "--database",
+        help="Folder of records; the work database when absent. The committed records are looked "
+        "into besides.",
+    ),
+]
+AcceptOption = Annotated[
+    str,
+    typer.Option(
+        "--accept",
+        help="Furthest record to take: exact (this target's), family (another device of the same "
+        "architecture) or other-target (another architecture); for a GPU that is named by --arch "
+        "alone, family at least.",
+    ),
 ]
 DevicesOption = Annotated[
     str,
@@ -54,8 +78,19 @@ class WorkloadOptions:
         ),
     ] = ""
     mask_mode: Annotated[
-        str, typer.Option("--mask-mode", help=f"With --heads: {' or '.join(MASK_MODES)}.")
-    ] = "padded"
+        str,
+        typer.Option(
+            "--mask-mode",
+            help=f"With --heads: {' or '.join(MASK_MODES)}; {MASK_MODES[0]} when absent.",
+        ),
+    ] = ""
+    sm_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--sm-scale",
+            help="With --heads: factor on query times key; 1 / sqrt(DIM) when absent.",
+        ),
+    ] = None
     dtype: Annotated[
         str,
         typer.Option(
@@ -63,11 +98,6 @@ class WorkloadOptions:
             help="float32, float16 or bfloat16; float32 on llvm and float16 on cuda when absent.",
         ),
     ] = ""
-
-    @property
-    def are_given(self) -> bool:
-        """Whether a model or heads are named."""
-        return bool(self.model or self.heads)
 
     def parse(
         self, shape: Sequence[str] | None, *, any_tuned: bool = False
@@ -84,12 +114,28 @@ class WorkloadOptions:
             )
         shapes = parse_shapes(shape)
         dtype = self.dtype or "float32"
+        self._refuse_without_heads(f"{self.model} has its own")
         if self.model:
             chosen = preset(self.model)
             return chosen.spec(dtype), shapes or list(chosen.shapes)
         if not shapes and not any_tuned:
             raise InvalidOptionError("--heads needs a shape too, such as --shape 4x128")
-        return parse_heads(self.heads, self.mask_mode, dtype), shapes
+        mask_mode = self.mask_mode or MASK_MODES[0]
+        return parse_heads(self.heads, mask_mode, dtype, self.sm_scale), shapes
+
+    def parse_if_given(
+        self, shape: Sequence[str] | None
+    ) -> tuple[PrefillSpec, list[PrefillShape]] | None:
+        """As :meth:`parse` does of what may have been tuned; None where every workload is meant."""
+        if self.model or self.heads:
+            return self.parse(shape, any_tuned=True)
+        self._refuse_without_heads("give the heads too, or leave it out")
+        return None
+
+    def _refuse_without_heads(self, reason: str) -> None:
+        for option, value in (("--mask-mode", self.mask_mode), ("--sm-scale", self.sm_scale)):
+            if value not in ("", None) and not self.heads:
+                raise InvalidOptionError(f"{option} {value} goes with --heads; {reason}")
 
     def in_dtype_for(self, spec: PrefillSpec, kind: str) -> PrefillSpec:
         """With the dtype that is asked for, else the usual one of a kind of target."""
@@ -113,7 +159,7 @@ class TargetOptions:
     ] = None
     threads: Annotated[
         int | None,
-        typer.Option("--threads", help="CPU threads of a kernel; all cores when absent."),
+        typer.Option("--threads", help="CPU threads of a kernel; every usable core when absent."),
     ] = None
 
 
@@ -149,7 +195,7 @@ def in_usual_dtype(spec: PrefillSpec, kind: str) -> PrefillSpec:
 
 
 def tier_of(text: str) -> Tier:
-    tiers = {"exact": Tier.EXACT, "family": Tier.FAMILY, "other-target": Tier.OTHER_TARGET}
-    if text not in tiers:
-        raise InvalidOptionError(f"--accept is {text!r}; choose {', '.join(tiers)}")
-    return tiers[text]
+    found = next((tier for tier, option in TIERS.items() if option == text), None)
+    if found is None:
+        raise InvalidOptionError(f"--accept is {text!r}; choose {', '.join(TIERS.values())}")
+    return found

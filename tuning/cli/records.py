@@ -7,22 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...database import Finder, NoRecordError, TargetKey, committed_root
-from ...workloads import PrefillShape, PrefillSpec
+from ...database import Finder, NoRecordError, TargetKey, Tier, committed_root, work_root
+from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
+from ..backends.commands import advice
+from .options import TIERS
 
 if TYPE_CHECKING:
     from ..target import ResolvedTarget
 
-
-def work_root() -> Path:
-    """Where records go when nothing is said: beside the committed ones in a checkout.
-
-    An installed package must not write into itself; there it is a folder of the working directory.
-    """
-    package = committed_root().parent
-    if (package.parent / "pyproject.toml").is_file():
-        return package / "work"
-    return Path("prefilltune-work")
+__all__ = [
+    "first_tune",
+    "nothing_tuned",
+    "open_databases",
+    "tuned_shapes",
+    "tuned_workloads",
+    "warn_of_bad_lines",
+    "work_root",
+]
 
 
 def open_databases(root: Path) -> Finder:
@@ -31,63 +32,124 @@ def open_databases(root: Path) -> Finder:
     return Finder([root] if root.resolve() == committed.resolve() else [root, committed])
 
 
-def warn_of_bad_lines(databases: Finder, target: ResolvedTarget) -> None:
-    """Say which lines of the databases were skipped: a record is never dropped silently."""
-    for key in _keys(databases, target):
-        for path, line in databases.bad_lines(key):
+def warn_of_bad_lines(databases: Finder, target: ResolvedTarget, accept: Tier = Tier.EXACT) -> None:
+    """Say what of the databases is skipped: a record is never dropped silently."""
+    for key in _keys(databases, target, accept):
+        try:
+            bad = databases.bad_lines(key)
+        except PrefilltuneError as error:
+            if key == target.key:
+                raise
+            print(f"prefilltune: skipped: {error}", file=sys.stderr)
+            continue
+        for path, line in bad:
             print(f"prefilltune: {path}:{line.line}: skipped: {line.reason}", file=sys.stderr)
 
 
 def tuned_shapes(
-    databases: Finder, target: ResolvedTarget, spec: PrefillSpec, usual: list[PrefillShape]
+    databases: Finder,
+    target: ResolvedTarget,
+    spec: PrefillSpec,
+    usual: list[PrefillShape],
+    accept: Tier = Tier.EXACT,
 ) -> list[PrefillShape]:
     """Every shape of ``spec`` that has a record which serves the target, else the usual ones.
+
+    Parameters
+    ----------
+    accept : Tier
+        The furthest target whose records do.
 
     Raises
     ------
     NoRecordError
         If there are none of either.
     """
-    shapes = [shape for each, shape in _recorded(databases, target) if each == spec]
+    shapes = [shape for each, shape in _recorded(databases, target, accept) if each == spec]
     if not shapes and not usual:
-        raise nothing_tuned(databases, target, spec, ", or name a --shape to see what is near")
+        raise nothing_tuned(databases, target, spec, accept)
     return shapes or usual
 
 
 def tuned_workloads(
-    databases: Finder, target: ResolvedTarget, dtype: str, shapes: Sequence[PrefillShape]
+    databases: Finder,
+    target: ResolvedTarget,
+    dtype: str,
+    shapes: Sequence[PrefillShape],
+    accept: Tier = Tier.EXACT,
 ) -> list[tuple[PrefillSpec, PrefillShape]]:
     """Every workload that has a record, of the given dtype and shapes if any are given."""
     found = [
         (spec, shape)
-        for spec, shape in _recorded(databases, target)
+        for spec, shape in _recorded(databases, target, accept)
         if dtype in ("", spec.dtype) and (not shapes or shape in shapes)
     ]
     if not found:
         raise NoRecordError(
-            f"no database has a record for {target.key} that the options leave; tune first "
-            "(prefilltune tune --model NAME), or name a workload with --model or --heads"
+            f"no database has a record for {target.key} that the options leave; name a workload "
+            f"with --model or --heads, or tune one first; {first_tune(target, databases.roots[0])}"
         )
     return found
 
 
 def nothing_tuned(
-    databases: Finder, target: ResolvedTarget, spec: PrefillSpec, or_else: str = ""
+    databases: Finder, target: ResolvedTarget, spec: PrefillSpec, accept: Tier | None = None
 ) -> NoRecordError:
+    """The error for a spec without a record.
+
+    Parameters
+    ----------
+    accept : Tier, optional
+        What --accept says; None where a command has no such option.
+    """
+    tune = advice("tune", target, spec, PrefillShape(1, 128), database=databases.roots[0])
+    near = "" if accept is None else _near(databases, target, spec, accept)
     return NoRecordError(
         f"no record for {spec} on {target.key} in {databases.roots[0]} or among the committed "
-        f"ones; tune it first{or_else}"
+        f"ones; {near}tune it first, on the shapes that you serve, such as 1x128; {tune}"
     )
 
 
-def _recorded(databases: Finder, target: ResolvedTarget) -> list[tuple[PrefillSpec, PrefillShape]]:
+def _near(databases: Finder, target: ResolvedTarget, spec: PrefillSpec, accept: Tier) -> str:
+    """Which farther tier has records."""
+    for tier, option in TIERS.items():
+        keys = databases.targets(target.key, tier)
+        found = [str(key) for key in keys if tier > accept and _has(databases, key, spec)]
+        if found:
+            return f"--accept {option} takes those of {', '.join(found)}; or "
+    return ""
+
+
+def first_tune(target: ResolvedTarget, root: Path, *, elsewhere: bool = False) -> str:
+    """What to run where there is nothing yet: minutes on any machine, and it ends by comparing."""
+    example = "--model bge-base --shape 1x128"
+    return advice("tune", target, database=root, more=example, elsewhere=elsewhere)
+
+
+def _has(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
+    """Whether a target has records of a spec that can be read."""
+    try:
+        return bool(databases.groups(key, spec))
+    except PrefilltuneError:
+        return False
+
+
+def _recorded(
+    databases: Finder, target: ResolvedTarget, accept: Tier
+) -> list[tuple[PrefillSpec, PrefillShape]]:
     """Every workload with a record that serves a target, in a lasting order."""
-    texts = {each for key in _keys(databases, target) for each in databases.workloads(key)}
+    texts: set[tuple[str, str]] = set()
+    for key in _keys(databases, target, accept):
+        try:
+            texts |= databases.workloads(key)
+        except PrefilltuneError:
+            if key == target.key:
+                raise
     found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
     return sorted(found, key=lambda each: (str(each[0]), each[1].batch, each[1].qo_len,
                                            each[1].num_kv))  # fmt: skip
 
 
-def _keys(databases: Finder, target: ResolvedTarget) -> list[TargetKey]:
-    """Whose records serve a target: its own, and its family's for a GPU that is elsewhere."""
-    return [target.key, *(() if target.is_here else databases.family(target.key))]
+def _keys(databases: Finder, target: ResolvedTarget, accept: Tier) -> list[TargetKey]:
+    """Whose records serve a target: up to a tier, and its family's for a GPU that is elsewhere."""
+    return databases.targets(target.key, accept if target.is_here else max(accept, Tier.FAMILY))

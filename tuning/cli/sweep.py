@@ -49,7 +49,7 @@ def sweep(
     Without --model and --heads: all workloads with records that have not been
     swept.
     """
-    wanted = workload.parse(shape, any_tuned=True) if workload.are_given else None
+    wanted = workload.parse_if_given(shape)
     shapes = parse_shapes(shape)
     chosen = checked_lens(lens)
     resolved = prepare(target, runs=True)

@@ -9,8 +9,8 @@ import numpy as np
 from ...database import Finder, Match, NoRecordError, Tier
 from ...workloads import Case, useful_flops
 from ..backends import backend_of
+from ..backends.commands import advice
 from ..errors import UnsupportedTargetError
-from ..heads import workload_options
 from ..measuring.timing import Result
 from ..target import ResolvedTarget
 from .bench import Bench, Measured
@@ -92,17 +92,19 @@ class Comparer:
         )
 
     def _best(self, case: Case) -> Match:
-        spec, shape = case.spec, case.shape
-        match = self._databases.find(
-            self._target.key, spec, shape, lens=case.lens.text, accept=self._accept
+        lens = case.lens.text
+        tune = advice(
+            "tune", self._target, case.spec, case.shape, database=self._databases.roots[0]
         )
-        if match.distance:
-            raise NoRecordError(
-                f"the nearest record of {spec} is for {match.entry.provenance.shape}, not {shape}, "
-                "and a kernel runs on the shape it was tuned for; run: prefilltune tune --target "
-                f"{self._target.kind} {workload_options(spec, shape)}"
-            )
-        return match
+        return self._databases.find(
+            self._target.key,
+            case.spec,
+            case.shape,
+            lens=lens,
+            accept=self._accept,
+            same_shape=True,  # a kernel runs on the shape that it was tuned for
+            mend=tune,
+        )
 
     def _stock(self, case: Case) -> Match | None:
         space = f"{self._target.kind}_stock"

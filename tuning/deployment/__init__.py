@@ -1,10 +1,11 @@
 """From records to one kernel for every size: boundaries, dispatch on the host, the drop-in."""
 
 from .boundaries import Leaf, Point, Range, Split, Tree, choose, grow, leaves, ranges
+from .candidates import candidates
 from .factory import sequence_prefill_with_mask, serving_kernel
 from .kernel import dispatching_kernel
 from .lengths import Lengths
-from .serving import ON_MISSING, Serving, candidates, choose_serving
+from .serving import ON_MISSING, Serving, choose_kernel, choose_serving
 from .swap import Swap, swap_prefill_kernels, swap_prefill_pass
 from .sweep_file import SWEEP_FILE, Sweep, read_sweeps, write_sweep
 from .sweeping import measure_sweep, sample
@@ -23,6 +24,7 @@ __all__ = [
     "Tree",
     "candidates",
     "choose",
+    "choose_kernel",
     "choose_serving",
     "dispatching_kernel",
     "grow",

@@ -24,6 +24,20 @@ def explanation_tables(kernels: Iterable[Mapping[str, Any]]) -> list[Table]:
     return tables
 
 
+def explanation_lines(kernels: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What there is to say of kernels besides their tables, a line each."""
+    return [line for kernel in kernels for line in _lines(kernel)]
+
+
+def _lines(kernel: Mapping[str, Any]) -> list[str]:
+    chosen = [
+        f"{each['shape']}, tuned on {' and '.join(each['among'])}: the record of {each['lens']} "
+        f"serves, {each['why']}"
+        for each in kernel.get("distributions", ())
+    ]
+    return [*chosen, *kernel.get("notes", ())]
+
+
 def _shape(kernel: Mapping[str, Any]) -> bool:
     return kernel.get("shape") is not None
 
@@ -52,7 +66,9 @@ def _tier(row: Mapping[str, Any]) -> str:
 def _title(kernel: Mapping[str, Any]) -> str:
     parts = [kernel["spec"], *([f"on {kernel['target']}"] if "target" in kernel else [])]
     boundaries = kernel.get("boundaries")
-    if boundaries:
+    if boundaries and not boundaries["points"]:
+        parts.append("(boundaries halfway between the tuned shapes; nothing was measured)")
+    elif boundaries:
         where, points = boundaries["measured_on"]["name"], boundaries["points"]
         parts.append(f"(boundaries from {points} measurements on {where}, {boundaries['date']})")
     return " ".join(parts)

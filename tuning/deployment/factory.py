@@ -28,6 +28,7 @@ def sequence_prefill_with_mask(
     mask_mode: str = "padded",
     database: Path | str | Sequence[Path | str] | None = None,
     on_missing: str = "error",
+    lens: str = "",
 ) -> Any:
     """Tuned kernels in the place of TVM's ``_attention_sequence_prefill_with_mask``.
 
@@ -48,6 +49,9 @@ def sequence_prefill_with_mask(
     on_missing : str
         Where no record serves: ``error``, ``nearest`` (records of another device of the same
         architecture) or ``baseline`` (TVM's hand-written kernel, for GPUs).
+    lens : str
+        The length distribution to choose kernels for, such as ``full`` or ``uniform``, where a
+        shape was tuned on several; when absent, the kernel that loses least over all of them.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def sequence_prefill_with_mask(
     ------
     InvalidSpecError, InvalidOptionError, UnknownTargetError
         For an argument out of its range.
-    NoRecordError, NotSweptError
+    NoRecordError
         As :func:`~.serving.choose_serving`.
     StaleRecordError
         If a record no longer replays.
@@ -66,11 +70,13 @@ def sequence_prefill_with_mask(
     Warns
     -----
     UserWarning
-        For each note of the serving: records that serve nothing, or the baseline that serves all.
+        For each note of the serving: records that nothing tells apart but their shapes, records
+        that serve nothing, or the baseline that serves all.
     """
     spec = PrefillSpec(h_q, h_kv, d, dtype, mask_mode, sm_scale)
     resolved = resolve_target(target)
-    serving = choose_serving(spec, resolved, open_databases(database), on_missing=on_missing)
+    databases = open_databases(database)
+    serving = choose_serving(spec, resolved, databases, on_missing=on_missing, lens=lens)
     for note in serving.notes:
         warnings.warn(note, stacklevel=2)
     return serving_kernel(serving, resolved)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...database import Match, nearly_fastest
-from ...database.provenance import FULL
 from ...workloads import PrefillShape
 from .boundaries import Leaf, Point, Tree, grow
 
@@ -19,14 +17,14 @@ def lengths_of(shape: PrefillShape) -> Lengths:
 
 
 def own_trees(
-    found: Mapping[str, Match], points: Sequence[Point] = ()
+    tuned: Mapping[str, PrefillShape], points: Sequence[Point]
 ) -> dict[Lengths, Tree | None]:
     """Which records serve the lengths that records were tuned on, for every batch.
 
     Parameters
     ----------
-    found : Mapping[str, Match]
-        The records, by id. Of several for one shape serves the one that a look-up takes.
+    tuned : Mapping[str, PrefillShape]
+        The shape of each record that serves one, by its id; one record a shape.
     points : Sequence[Point]
         Times of some of them: lengths that were tuned for on several batches ask these.
 
@@ -35,14 +33,14 @@ def own_trees(
     dict[Lengths, Tree or None]
         None where nothing was measured that tells several records apart.
     """
-    tuned: dict[Lengths, list[str]] = {}
-    for shape, record in _looked_up(found).items():
-        tuned.setdefault(lengths_of(shape), []).append(record)
+    of_lengths: dict[Lengths, list[str]] = {}
+    for record, shape in tuned.items():
+        of_lengths.setdefault(lengths_of(shape), []).append(record)
     return {
         lengths: Leaf(records[0])
         if len(records) == 1
         else _measured(records, [each for each in points if lengths_of(each.shape) == lengths])
-        for lengths, records in sorted(tuned.items())
+        for lengths, records in sorted(of_lengths.items())
     }
 
 
@@ -56,22 +54,7 @@ def in_words(lengths: Lengths) -> str:
     return f"qo_len = {'' if qo_len == kv_len else f'{qo_len}, '}kv_len = {kv_len}"
 
 
-def _looked_up(found: Mapping[str, Match]) -> dict[PrefillShape, str]:
-    """The record that a look-up takes that asks for no length distribution, by shape."""
-    shapes: dict[PrefillShape, list[Match]] = {}
-    for match in found.values():
-        shape = PrefillShape.parse(match.entry.provenance.shape)
-        shapes.setdefault(shape, []).append(match)
-    chosen = {}
-    for shape, matches in shapes.items():
-        full = [match for match in matches if match.entry.provenance.lens == FULL]
-        heads = nearly_fastest(match.entry.head for match in full or matches)
-        chosen[shape] = heads[0].record_id
-    return chosen
-
-
 def _measured(records: Sequence[str], points: Sequence[Point]) -> Tree | None:
-    """The tree of those records that were timed, by the times without padding if there are any."""
-    full = [point for point in points if point.lens == FULL] or points
-    timed = [record for record in records if all(record in point.seconds for point in full)]
-    return grow([point.among(timed) for point in full]) if full and timed else None
+    """The tree of those records that were timed."""
+    timed = [record for record in records if all(record in point.seconds for point in points)]
+    return grow([point.among(timed) for point in points]) if points and timed else None

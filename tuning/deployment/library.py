@@ -89,6 +89,7 @@ def build_kernels(
                 "record": match.entry.record_id,
                 "tier": str(match.tier),
                 "tuned_for": str(match.key),
+                "lens": provenance.lens,
                 "space": provenance.space,
             }
         )

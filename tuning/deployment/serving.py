@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...database import Finder, Match, NoRecordError, TargetKey, Tier
-from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
+from ...database import Finder, Match, NoRecordError, TargetKey, Tier, committed_root
+from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError, parse_lengths
 from ..backends import backend_of
-from ..errors import InvalidOptionError, NotSweptError
-from ..heads import workload_options
+from ..backends.commands import advice
+from ..errors import InvalidOptionError
 from ..spaces import SPACES
 from ..target import ResolvedTarget
-from .boundaries import Leaf, Range, Tree, choose, grow, leaves, ranges
+from .boundaries import Point, Range, Tree, choose, grow, leaves, ranges
+from .candidates import candidates, candidates_of_shape, seen_from, shape_of
+from .distributions import Choice, choose_distribution, nearest_distribution, points_of_records
 from .lengths import Lengths, in_words, lengths_of, own_trees
+from .nearness import nearness
 from .sweep_file import Sweep, read_sweeps
 
 #: What to do where a target has no record of a spec: refuse, take those of another device of the
 #: same architecture, or take TVM's hand-written kernel.
 ON_MISSING = ("error", "nearest", "baseline")
+
+#: Stands in a command where nobody said which shapes are served.
+_SOME_SHAPE = PrefillShape(1, 128)
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,9 @@ class Serving:
         By ``(qo_len, kv_len)``, what serves exactly these lengths in the place of ``tree``: kernels
         that know them.
     sweep : Sweep, optional
-        What the boundaries come from; a single record needs none.
+        What the boundaries come from; without one they lie halfway between the tuned shapes.
+    choices : tuple[Choice, ...]
+        Which record stands for each tuned shape, and why.
     notes : tuple[str, ...]
         What whoever builds should know, each ending in what to do.
     """
@@ -51,6 +59,7 @@ class Serving:
     tree: Tree | None = None
     lengths: Mapping[Lengths, Tree] = field(default_factory=dict)
     sweep: Sweep | None = None
+    choices: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
 
     def choose(self, shape: PrefillShape) -> Match | None:
@@ -68,15 +77,18 @@ class Serving:
                 for serves, record in self._served()
             ]
             or [{"serves": "every shape", "record": None, "tier": "baseline"}],
-            "boundaries": None
-            if self.sweep is None
-            else {
-                "measured_on": self.sweep.device,
-                "date": self.sweep.date,
-                "points": len(self.sweep.points),
-            },
+            "boundaries": self._boundaries(),
+            "distributions": [each.as_data() for each in self.choices if len(each.among) > 1],
             "notes": list(self.notes),
         }
+
+    def _boundaries(self) -> dict[str, Any] | None:
+        """Where they come from; without a measured point, from the tuned shapes alone."""
+        if self.sweep is None:
+            nothing = {"measured_on": None, "date": None, "points": 0}
+            return nothing if len(self.matches) > 1 else None
+        sweep = self.sweep
+        return {"measured_on": sweep.device, "date": sweep.date, "points": len(sweep.points)}
 
     def _served(self) -> Iterator[tuple[str, str]]:
         """What each record serves, in words."""
@@ -87,9 +99,18 @@ class Serving:
 
 
 def choose_serving(
-    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, *, on_missing: str = "error"
+    spec: PrefillSpec,
+    target: ResolvedTarget,
+    databases: Finder,
+    *,
+    on_missing: str = "error",
+    accept: Tier = Tier.EXACT,
+    lens: str = "",
 ) -> Serving:
     """Choose the records that serve a spec, and the boundaries between them.
+
+    Where a sweep was measured it says which record serves what; else that of the nearest tuned
+    shape does (:mod:`~.nearness`).
 
     Parameters
     ----------
@@ -98,107 +119,167 @@ def choose_serving(
     on_missing : str
         One of :data:`ON_MISSING`. For a GPU that is elsewhere and was named by its architecture
         alone, records of any device of that architecture are what is asked for.
+    accept : Tier
+        The furthest target whose records will do; ``on_missing="nearest"`` takes the family's.
+    lens : str
+        The length distribution to choose kernels for where a shape was tuned on several, as
+        ``parse_lengths`` takes it; see :mod:`~.distributions` for what is chosen when empty.
 
     Raises
     ------
     NoRecordError
         If there is no record and ``on_missing`` says so, or nothing else will do.
-    NotSweptError
-        If several records could serve the spec and nothing was measured that says which.
-    InvalidOptionError
-        For another ``on_missing``.
+    InvalidOptionError, InvalidLengthsError
+        For another ``on_missing``; for a ``lens`` that is none.
     """
     if on_missing not in ON_MISSING:
         raise InvalidOptionError(f"on_missing is {on_missing!r}; choose {', '.join(ON_MISSING)}")
-    keys = [target.key]
     if on_missing == "nearest" or not target.is_here:
-        keys += databases.family(target.key)
-    for key in keys:
+        accept = max(accept, Tier.FAMILY)
+    lens = _canonical(lens)
+    for key in databases.targets(target.key, accept):
         found = candidates(databases, key, spec)
         if found:
-            serving = _serving(spec, target.key, key, found, databases)
+            serving = _serving(spec, target, key, found, databases, lens)
             unknown = _unknown_spaces(databases, key, spec)
             return replace(serving, notes=(*serving.notes, *unknown))
+    tune = advice("tune", target, spec, _SOME_SHAPE, database=databases.roots[0])
     if on_missing == "baseline" and backend_of(target.kind).masked_baseline:
-        note = (
-            f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; run: "
-            "prefilltune tune"
-        )
+        note = f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; {tune}"
         return Serving(spec, target.key, notes=(note,))
-    raise NoRecordError(_miss(spec, target, databases, on_missing))
+    raise NoRecordError(_miss(spec, target, databases, on_missing, tune))
 
 
-def candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str, Match]:
-    """The best record of every shape and length distribution whose trace fits any shape, by id."""
-    found = {}
-    for shape, lens, space in databases.groups(key, spec):
-        if space in SPACES and SPACES[space].any_shape:
-            match = databases.find(key, spec, shape, lens=lens, space=space)
-            known = found.get((shape, lens))
-            if known is None or match.entry.speed < known.entry.speed:
-                found[shape, lens] = match
-    return {match.entry.record_id: match for match in found.values()}
+def choose_kernel(
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    target: ResolvedTarget,
+    databases: Finder,
+    *,
+    accept: Tier = Tier.EXACT,
+    lens: str = "",
+) -> tuple[Match, Choice]:
+    """Choose the record that a kernel for one shape alone is made of, and say why.
 
+    Parameters
+    ----------
+    databases, accept, lens
+        As :func:`choose_serving`.
 
-def _unknown_spaces(databases: Finder, key: TargetKey, spec: PrefillSpec) -> list[str]:
-    """A note on records that this version cannot replay."""
-    unknown = sorted({space for _, _, space in databases.groups(key, spec) if space not in SPACES})
-    return [
-        f"records of {space} serve nothing: this version has no design space of that name; use the "
-        "version that made them, or tune again"
-        for space in unknown
-    ]
-
-
-def _has_candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
-    """Whether another device's records would do; not those that cannot be read."""
-    try:
-        return bool(candidates(databases, key, spec))
-    except PrefilltuneError:
-        return False
+    Raises
+    ------
+    NoRecordError
+        If none of this shape will do.
+    """
+    tune = advice("tune", target, spec, shape, database=databases.roots[0])
+    match = databases.find(target.key, spec, shape, accept=accept, same_shape=True, mend=tune)
+    found = candidates_of_shape(databases, match.key, spec, shape)
+    sweep = _sweep_of(databases, match.key, spec)
+    choice = _choose_distribution(found, sweep, match.key, databases, _canonical(lens))
+    return seen_from(target.key, found)[choice.record], choice
 
 
 def _serving(
     spec: PrefillSpec,
-    asked: TargetKey,
+    target: ResolvedTarget,
     key: TargetKey,
     found: Mapping[str, Match],
     databases: Finder,
+    lens: str,
 ) -> Serving:
-    if len(found) == 1:
-        (record,) = found
-        lengths = dict.fromkeys(own_trees(found), Leaf(record))
-        return Serving(spec, asked, _seen_from(asked, found), Leaf(record), lengths)
-    command = (
-        f"prefilltune sweep --target {key.kind} {workload_options(spec)}, on a machine of {key}"
+    sweep = _sweep_of(databases, key, spec) if len(found) > 1 else None
+    of_shape: dict[PrefillShape, dict[str, Match]] = {}
+    for record, match in found.items():
+        of_shape.setdefault(shape_of(match), {})[record] = match
+    choices = tuple(
+        _choose_distribution(each, sweep, key, databases, lens) for each in of_shape.values()
     )
+    tuned = {choice.record: choice.shape for choice in choices}
+    if sweep is None:
+        known = dict(found)
+        points = nearness(tuned)
+        tree = grow(points)
+    else:
+        # What was measured goes on serving when a faster record comes, of which nothing is known.
+        known = {**databases.by_id(key, sweep.records), **found}
+        measured = [record for record in sweep.records if record in known]
+        points = _points_for(lens, sweep)
+        tree = grow([point.among(measured) for point in points])
+    own = own_trees(tuned, points)
+    lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
+    used = {record: known[record] for each in (*lengths.values(), tree) for record in leaves(each)}
+    sweeping = _sweeping(spec, target, key, found, databases)
+    notes = tuple(f"{note}; {sweeping}" for note in _notes(sweep, known, used, own))
+    seen = seen_from(target.key, used)
+    return Serving(spec, target.key, seen, tree, lengths, sweep, choices, notes)
+
+
+def _canonical(lens: str) -> str:
+    return parse_lengths(lens).text if lens else ""
+
+
+def _sweep_of(databases: Finder, key: TargetKey, spec: PrefillSpec) -> Sweep | None:
+    """The sweep of the first database that has one of records that there are."""
     sweeps = [
         each for root in databases.roots if (each := read_sweeps(root / str(key)).get(str(spec)))
     ]
-    sweep = next((each for each in sweeps if databases.by_id(key, each.records)), None)
-    if sweep is None:
-        raise NotSweptError(
-            f"{len(found)} records of {spec} on {key} could serve any shape, and nothing was "
-            f"measured that says which is best where; run: {command}"
-        )
-    # What was measured goes on serving when a faster record comes, of which nothing is known yet.
-    known = {**databases.by_id(key, sweep.records), **found}
-    measured = [record for record in sweep.records if record in known]
-    tree = grow([point.among(measured) for point in sweep.points])
-    own = own_trees(found, sweep.points)
-    lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
-    used = {record: known[record] for each in (*lengths.values(), tree) for record in leaves(each)}
-    notes = tuple(f"{note}; run: {command}" for note in _notes(sweep, known, used, own))
-    return Serving(spec, asked, _seen_from(asked, used), tree, lengths, sweep, notes)
+    return next((each for each in sweeps if databases.by_id(key, each.records)), None)
+
+
+def _points_for(lens: str, sweep: Sweep) -> list[Point]:
+    """The points of the distribution that is asked for, if there are any; else all."""
+    asked = nearest_distribution(lens, {point.lens for point in sweep.points}) if lens else None
+    return [point for point in sweep.points if asked in (None, point.lens)]
+
+
+def _choose_distribution(
+    found: Mapping[str, Match],
+    sweep: Sweep | None,
+    key: TargetKey,
+    databases: Finder,
+    lens: str,
+) -> Choice:
+    """The record of one shape, by times that were taken side by side or else by the records'."""
+
+    def measured() -> Iterator[Sequence[Point]]:
+        if sweep is not None:
+            yield sweep.points
+        match = next(iter(found.values()))
+        spec = PrefillSpec.parse(match.entry.provenance.spec)
+        yield points_of_records(databases.all_of(key, spec, shape_of(match)), found)
+
+    return choose_distribution(found, measured(), lens)
+
+
+def _sweeping(
+    spec: PrefillSpec,
+    target: ResolvedTarget,
+    key: TargetKey,
+    found: Mapping[str, Match],
+    databases: Finder,
+) -> str:
+    """How to measure which record is best where, so that it is known here."""
+    first, *_ = databases.roots
+    elsewhere = [each.root for each in found.values() if each.root not in (first, committed_root())]
+    machine = target if key == target.key else ResolvedTarget(None, key, target.threads)
+    database = next(iter(elsewhere), first)
+    return advice("sweep", machine, spec, database=database, elsewhere=machine is not target)
 
 
 def _notes(
-    sweep: Sweep,
+    sweep: Sweep | None,
     known: Mapping[str, Match],
     used: Mapping[str, Match],
     own: Mapping[Lengths, Tree | None],
 ) -> Iterator[str]:
-    """What another sweep would mend."""
+    """What a sweep, or another one, would mend."""
+    if sweep is None:
+        if len(known) > 1:
+            yield (
+                f"nothing was measured that says which of {len(known)} records is best where: each "
+                "shape is served by the one that was tuned nearest, and a sweep would choose better"
+            )
+        return
     late = known.keys() - set(sweep.records)
     for does, records in (
         ("serve no lengths but those they were tuned on", late & used.keys()),
@@ -215,16 +296,6 @@ def _notes(
             f"{'; '.join(unmeasured)}: tuned on several batches, and the sweep of {sweep.date} "
             "says nothing of which record is best there; what serves other lengths serves these too"
         )
-
-
-def _seen_from(asked: TargetKey, found: Mapping[str, Match]) -> dict[str, Match]:
-    """Matches with the tier that they have for the target that was asked for."""
-    return {
-        record: match
-        if match.key == asked
-        else Match(match.entry, Tier.FAMILY, match.distance, match.key, match.root)
-        for record, match in found.items()
-    }
 
 
 def _in_words(tree: Tree, lengths: str) -> Iterator[tuple[str, str]]:
@@ -246,16 +317,26 @@ def _described(match: Match) -> dict[str, Any]:
     }
 
 
+def _unknown_spaces(databases: Finder, key: TargetKey, spec: PrefillSpec) -> list[str]:
+    """A note on records that this version cannot replay."""
+    unknown = sorted({space for _, _, space in databases.groups(key, spec) if space not in SPACES})
+    return [
+        f"records of {space} serve nothing: this version has no design space of that name; use the "
+        "version that made them, or tune again"
+        for space in unknown
+    ]
+
+
 def _miss(
-    spec: PrefillSpec,
-    target: ResolvedTarget,
-    databases: Finder,
-    on_missing: str,
+    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, on_missing: str, tune: str
 ) -> str:
     family = [key for key in databases.family(target.key) if _has_candidates(databases, key, spec)]
     hints = _unknown_spaces(databases, target.key, spec)
     if family:
-        hints.append(f"take those of {', '.join(map(str, family))} with on_missing='nearest'")
+        hints.append(
+            f"take those of {', '.join(map(str, family))} with on_missing='nearest' (--accept "
+            "family)"
+        )
     backend = backend_of(target.kind)
     if hint := backend.arch_hint(target.key):
         hints.append(hint)
@@ -265,6 +346,15 @@ def _miss(
         hints.append(f"TVM has no masked prefill kernel for {target.kind} to fall back to")
     return (
         f"no record that fits any shape serves {spec} on {target.key}; searched "
-        f"{', '.join(map(str, databases.roots))}; run `prefilltune tune` for it"
-        + "".join(f"; {hint}" for hint in hints)
+        f"{', '.join(map(str, databases.roots))}; "
+        + "".join(f"{hint}; " for hint in hints)
+        + f"tune it on the shapes that you serve, such as 1x128; {tune}"
     )
+
+
+def _has_candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
+    """Whether another device's records would do; not those that cannot be read."""
+    try:
+        return bool(candidates(databases, key, spec))
+    except PrefilltuneError:
+        return False

@@ -58,6 +58,7 @@ def swap_prefill_kernels(
     *,
     database: Path | str | Sequence[Path | str] | None = None,
     on_missing: str = "error",
+    lens: str = "",
     allow_left: bool = False,
 ) -> tuple[Any, list[Swap]]:
     """Put tuned kernels in the place of TVM's hand-written masked prefill in a module.
@@ -71,7 +72,7 @@ def swap_prefill_kernels(
         Such as a Relax model's, before or after it was lowered. Not changed.
     target : tvm.target.Target, str or dict
         What the module is to be built for.
-    database, on_missing
+    database, on_missing, lens
         As :func:`~.factory.sequence_prefill_with_mask`.
     allow_left : bool
         Whether functions may stay that look like TVM's kernel and cannot be swapped.
@@ -101,7 +102,7 @@ def swap_prefill_kernels(
             continue
         try:
             spec = _recognise(function, resolved.target)
-            serving = choose_serving(spec, resolved, databases, on_missing=on_missing)
+            serving = choose_serving(spec, resolved, databases, on_missing=on_missing, lens=lens)
             kernel = serving_kernel(serving, resolved)
         except PrefilltuneError as error:
             swaps.append(Swap(variable.name_hint, reason=str(error)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ from ..measuring.worker import Worker
 from ..measuring.workers import call_all
 from ..target import ResolvedTarget
 from .boundaries import Leaf, Point
+from .distributions import schedule_of
 from .factory import serving_kernel
 from .serving import Serving
 from .sweep_file import Sweep
@@ -112,19 +112,13 @@ def _build(
     """Paths of libraries by record; records of one schedule, found on several shapes, share one."""
     first: dict[str, str] = {}  # record of a schedule
     paths = {
-        record: f"{folder}/{first.setdefault(_schedule(match), record)}.so"
+        record: f"{folder}/{first.setdefault(schedule_of(match), record)}.so"
         for record, match in matches.items()
     }
     calls = [(spec, each, matches[each], target, paths[each]) for each in first.values()]
     for outcome in call_all(build_alone, calls, TIMEOUT):
         value_of(outcome, build_alone)
     return paths
-
-
-def _schedule(match: Match) -> str:
-    """Equal for two records exactly if they are one kernel where sizes are learned at the call."""
-    of = match.entry.provenance
-    return json.dumps([of.space, dict(of.variant), match.entry.trace], sort_keys=True)
 
 
 def build_alone(

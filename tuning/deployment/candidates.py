@@ -1,0 +1,51 @@
+"""The records that could serve a spec: the best of every shape and length distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ...database import Finder, Match, TargetKey, Tier
+from ...workloads import PrefillShape, PrefillSpec
+from ..spaces import SPACES
+
+
+def candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str, Match]:
+    """The best record of every shape and length distribution whose trace fits any shape, by id."""
+    found: dict[tuple[PrefillShape, str], Match] = {}
+    for shape, lens, space in databases.groups(key, spec):
+        if space in SPACES and SPACES[space].any_shape:
+            match = databases.find(key, spec, shape, lens=lens, space=space)
+            known = found.get((shape, lens))
+            if known is None or match.entry.speed < known.entry.speed:
+                found[shape, lens] = match
+    return {match.entry.record_id: match for match in found.values()}
+
+
+def candidates_of_shape(
+    databases: Finder, key: TargetKey, spec: PrefillSpec, shape: PrefillShape
+) -> dict[str, Match]:
+    """The best record of every length distribution of one shape, by id.
+
+    Also those whose traces fit this shape alone.
+    """
+    every = {lens for each, lens, _ in databases.groups(key, spec) if each == shape}
+    found = (databases.find(key, spec, shape, lens=lens) for lens in sorted(every))
+    return {match.entry.record_id: match for match in found}
+
+
+def shape_of(match: Match) -> PrefillShape:
+    """The shape that a record was tuned on."""
+    return PrefillShape.parse(match.entry.provenance.shape)
+
+
+def seen_from(asked: TargetKey, found: Mapping[str, Match]) -> dict[str, Match]:
+    """Matches with the tier that they have for the target that was asked for."""
+    return {record: _seen_from(asked, match) for record, match in found.items()}
+
+
+def _seen_from(asked: TargetKey, match: Match) -> Match:
+    if match.key == asked:
+        return match
+    is_family = match.key.family == asked.family
+    return replace(match, tier=Tier.FAMILY if is_family else Tier.OTHER_TARGET)
