@@ -21,10 +21,9 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from ..workloads.errors import PrefilltuneError
@@ -33,6 +32,7 @@ from .entry import Entry
 from .errors import UnmergeableError
 from .merging import provenance_recency, recency
 from .provenance import check_file, file_lines
+from .scratch import ScratchFolder
 from .store import RecordStore
 from .target_key import TargetKey
 
@@ -267,12 +267,12 @@ def _entries(folder: str, snapshot: Snapshot) -> dict[str, Entry]:
     if not snapshot[RECORDS].strip():
         return {}
     key = TargetKey.parse(folder)
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as root:
-        copy = Path(root) / folder
+    with ScratchFolder() as root:
+        copy = root / folder
         copy.mkdir()
         for name, content in snapshot.items():
             (copy / name).write_bytes(content)
-        store = RecordStore.open(Path(root), key)
+        store = RecordStore.open(root, key)
         entries = {entry.record_id: entry for entry in store.entries}
         if store.problems:
             raise ValueError(f"{folder} is not intact")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .entry import Entry
+from .orphans import end_with_parent
 from .plausibility import MAX_SIZE, contradiction
 from .replay import apply_trace
 
@@ -215,6 +216,7 @@ class _Child:
             text=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": paths},
+            start_new_session=True,  # Ctrl-C is no fault of the record that is being replayed
         )
         self._answers = queue.Queue()
         self._reader = threading.Thread(
@@ -251,6 +253,7 @@ def _serve(preload: Sequence[str]) -> None:
     """The child: answers each line of stdin with a line of stdout."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what TVM prints is no answer
+    end_with_parent()
     _limit_resources()
     sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]  (TVM would import it: 3 s)
     for name in ("tvm", *preload):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .contents import FILES, PROVENANCE, RECORDS
 from .entry import BadLine, Entry
 from .provenance import running_tvm_version
+from .scratch import ScratchFolder
 from .store import RecordStore
 from .target_key import TargetKey
 
@@ -47,14 +47,14 @@ def read_other_version(root: Path, key: TargetKey) -> OtherVersion:
         If its provenance is unreadable, or of another schema or target.
     """
     folder = root / str(key)
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as copy:
-        target = Path(copy) / str(key)
+    with ScratchFolder() as copy:
+        target = copy / str(key)
         target.mkdir()
         for name in reversed(FILES):  # the order in which a reader beside a writer is safe
             if (folder / name).is_file():
                 (target / name).write_bytes((folder / name).read_bytes())
         version = _relabel(target / PROVENANCE)
-        store = RecordStore.open(Path(copy), key)
+        store = RecordStore.open(copy, key)
         entries = tuple(replace(each, origin=str(folder / RECORDS)) for each in store.entries)
         return OtherVersion(key, version, entries, tuple(store.problems))
 

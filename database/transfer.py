@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from .contents import FILES, PROVENANCE
 from .entry import Entry
 from .errors import InvalidTargetKeyError, MalformedExportError
+from .scratch import ScratchFolder
 from .store import RecordStore
 from .target_key import TargetKey
 from .writing import write_file
@@ -42,11 +42,11 @@ def export(records: Mapping[TargetKey, Sequence[Entry]], file: Path) -> None:
         If ``file`` cannot be written.
     """
     pack = _packer(file)
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
+    with ScratchFolder() as folder:
         for key, entries in records.items():
-            RecordStore.open(Path(folder), key, create=True).replace(entries)
+            RecordStore.open(folder, key, create=True).replace(entries)
         content = {
-            f"{key}/{name}": (Path(folder) / str(key) / name).read_bytes()
+            f"{key}/{name}": (folder / str(key) / name).read_bytes()
             for key in sorted(map(str, records))
             for name in FILES
         }

@@ -24,6 +24,9 @@ ROOM = 4 << 20
 #: Advice for temporary files.
 OTHER_TMPDIR = "set TMPDIR to a folder on another disk"
 
+# Files that this process is writing, to be removed by whatever ends it.
+_UNFINISHED: set[Path] = set()
+
 _OR_ELSE = "choose another place"
 _BLOCK = bytes(1 << 16)
 _OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -122,6 +125,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # The ending is kept, for compilers go by it. Two processes may write the same file.
     aside = path.with_name(f".{os.getpid()}.{path.stem[:64]}{path.suffix}")
+    _UNFINISHED.add(aside)
     try:
         yield aside
         with aside.open("rb") as file:
@@ -131,6 +135,15 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
+    finally:
+        _UNFINISHED.discard(aside)
+
+
+def remove_unfinished() -> None:
+    """Remove what this process has written of files that are to be whole; it is about to end."""
+    for each in list(_UNFINISHED):
+        with contextlib.suppress(OSError):
+            each.unlink()
 
 
 def require_writable(folder: Path, room: int = ROOM, or_else: str = _OR_ELSE) -> None:
@@ -154,6 +167,7 @@ def require_writable(folder: Path, room: int = ROOM, or_else: str = _OR_ELSE) ->
     """
     made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     probe = folder / f".{os.getpid()}.probe"
+    _UNFINISHED.add(probe)
     with writing(folder, or_else=or_else):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -164,6 +178,7 @@ def require_writable(folder: Path, room: int = ROOM, or_else: str = _OR_ELSE) ->
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
+            _UNFINISHED.discard(probe)
             with contextlib.suppress(OSError):  # another process may have begun to use it
                 for each in made:
                     each.rmdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from small_spaces import DeadlyScores, SplitScores, WrongScores
 from prefilltune.database import RecordStore
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.machine import Wanted
+from prefilltune.tuning.ending import Wish
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.plans.agenda import PlannedCase
 from prefilltune.tuning.plans.job import run_plan
@@ -97,8 +97,14 @@ class Watch:
         self._hear(self)
 
 
-def _run(cases: list[PlannedCase], root: Path, watch: Watch, plan: Plan = PLAN) -> bool:
-    return run_plan(plan, cases, root, watch, watch.lines.append)
+def _run(
+    cases: list[PlannedCase],
+    root: Path,
+    watch: Watch,
+    plan: Plan = PLAN,
+    wish: Wish | None = None,
+) -> bool:
+    return run_plan(plan, cases, root, watch, watch.lines.append, wish)
 
 
 def _measured(planned: PlannedCase, root: Path) -> list[tuple[str, float]]:
@@ -157,21 +163,15 @@ def test_searches_side_by_side_find_what_they_find_alone(
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_all_searches_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wish_ends_all_searches_and_loses_nothing(tmp_path: Path) -> None:
     def interrupt(watch: Watch) -> None:
         states = list(watch.states.values())
         if len(states) == 2 and all(state.trials for state in states) and not asked.is_set():
             asked.set()
-            os.kill(os.getpid(), signal.SIGINT)
+            wish.make()
 
-    asked, cases = threading.Event(), _planned(TWO, 2, 3)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        assert not _run(cases, tmp_path / "db", Watch(interrupt))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    wish, asked, cases = Wish(), threading.Event(), _planned(TWO, 2, 3)
+    assert not _run(cases, tmp_path / "db", Watch(interrupt), wish=wish)
     cut = {each: _measured(each, tmp_path / "db") for each in cases}
     assert all(cut.values())
     assert _run(cases, tmp_path / "db", Watch())

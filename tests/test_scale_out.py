@@ -90,7 +90,7 @@ class Service:
         """Interrupt every command."""
         for command in self.commands:
             command.send_signal(signal.SIGTERM)
-        assert [command.wait(60) for command in self.commands] == [0, 0, 0]
+        assert [command.wait(60) for command in self.commands] == [143, 143, 143]
         _wait_until(lambda: not self.processes())
 
 

@@ -18,6 +18,7 @@ from small_spaces import SplitScores
 from prefilltune.database import RecordStore, Tier, lookup
 from prefilltune.tuning.backends import BACKENDS
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.ending import Wish
 from prefilltune.tuning.errors import WorkerFailedError
 from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
 from prefilltune.tuning.measuring.worker import Outcome, Worker
@@ -283,6 +284,7 @@ def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) 
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         bufsize=1,
         env=environment,
@@ -295,8 +297,8 @@ def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) 
                 process.send_signal(number)
                 break
         rest = process.stdout.read()
-        assert process.wait(timeout=120) == 130
-    assert "verified records kept" in rest
+        assert process.wait(timeout=120) == 128 + number
+    assert "1 verified records kept" in rest
     assert "goes on from" in rest
     assert RecordStore.open(tmp_path, TARGET.key).entries
     assert not _processes_with(mark)
@@ -312,6 +314,48 @@ def _processes_with(mark: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.slow
+def test_a_budget_without_time_for_anything_still_keeps_one_candidate(tmp_path: Path) -> None:
+    root, asked = tmp_path / "database", Limit(seconds=0.01)
+    result = tune_case(_case(), TARGET, ["llvm_fused", "llvm_stock"], asked, root, 2, _ignore)
+    assert 1 <= result.state.trials <= 2
+    assert len(result.kept) == 1
+    assert "the budget of 0.01 s ended before the first candidate was measured, which took" in (
+        result.state.shortfall
+    )
+    again = tune_case(_case(), TARGET, ["llvm_fused"], asked, root, 2, _ignore)
+    assert (again.state.trials, len(again.kept)) == (0, 1)
+    assert "before another candidate was measured" in again.state.shortfall
+
+
+def test_a_search_that_owes_a_candidate_goes_on_until_many_have_failed() -> None:
+    state = SearchState(Limit(seconds=1.0), started=-math.inf)
+    assert state.is_overdue
+    assert not state.is_out_of_time
+    failed = Trial("llvm_fused", {}, [], failure="wrong result")
+    for _ in range(63):
+        state.count(failed)
+    assert state.is_overdue
+    state.count(failed)
+    assert state.is_out_of_time
+    found = SearchState(Limit(seconds=1.0), started=-math.inf)
+    found.count(Trial("llvm_fused", {}, [], (1e-3,), elapsed=14.2))
+    assert found.is_out_of_time
+    assert found.shortfall.endswith("the first candidate was measured, which took 14.2 s")
+    assert not SearchState(Limit(trials=1), started=-math.inf).shortfall
+
+
+def test_a_search_that_is_wished_to_end_measures_nothing(
+    builders: list[Worker], tmp_path: Path, alone: bool
+) -> None:
+    wish, space = Wish(), SplitScores(((2, 4),))
+    wish.make()
+    log = TrialLog(tmp_path / "log", {})
+    with Search(_case(), TARGET, [space], log, _ignore, builders=builders, wish=wish) as search:
+        state = search.run(Limit(trials=4))
+    assert (state.trials, search.trials) == (0, [])
 
 
 def test_a_record_replays_in_a_fresh_process(tuned: Path) -> None:

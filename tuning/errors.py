@@ -71,6 +71,10 @@ class NoDeviceError(PrefilltuneError):
     """No device is left, or none can be reached, that kernels could be measured on."""
 
 
+class SearchEndingError(NoDeviceError):
+    """A device was asked for by a search that is ending."""
+
+
 class InvalidPlanError(PrefilltuneError, ValueError):
     """A tuning plan, or what was noted of its progress, does not follow its form."""
 

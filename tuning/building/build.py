@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...database.scratch import ScratchFolder
 from ...database.writing import (
     OTHER_TMPDIR,
     make_folder,
@@ -62,16 +62,16 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
     make_folder(folder)
     host = generate(module, target)
     packing = backend_of(target.kind.name).packing(host, target)
-    with writing(Path(path)), tempfile.TemporaryDirectory(prefix="prefilltune-") as scratch:
-        require_room(Path(scratch), or_else=OTHER_TMPDIR)  # on a full disk LLVM ends the process
+    with writing(Path(path)), ScratchFolder() as scratch:
+        require_room(scratch, or_else=OTHER_TMPDIR)  # on a full disk LLVM ends the process
         with replacing(Path(path)) as aside:
             try:
                 host.export_library(
-                    str(aside), addons=list(addons), workspace_dir=scratch, **packing
+                    str(aside), addons=list(addons), workspace_dir=str(scratch), **packing
                 )
             except (RuntimeError, ValueError, OSError, TypeError) as error:
                 # A compiler that cannot write, or is none, says so in words of its own, if at all.
-                require_writable(Path(scratch), or_else=OTHER_TMPDIR)
+                require_writable(scratch, or_else=OTHER_TMPDIR)
                 require_writable(folder)
                 check_compiler()
                 raise LinkError(_not_linked(path, error)) from error

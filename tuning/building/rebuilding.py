@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...database import Entry, StaleRecordError, TargetKey, apply_trace
 from ...database.judging import malformation
+from ...database.scratch import ScratchFolder
 from ..measuring.worker import Outcome
 from ..measuring.workers import call_all
 from .build import build_library
@@ -49,8 +49,8 @@ class Rebuilt:
 
 def rebuild_records(records: Sequence[Record]) -> list[Rebuilt]:
     """Rebuild records in parallel, each for its own target, which may be another machine's."""
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
-        return _rebuild_all(rebuild, records, Path(folder), _ARCHIVE)
+    with ScratchFolder() as folder:
+        return _rebuild_all(rebuild, records, folder, _ARCHIVE)
 
 
 def rebuild_here(how: Rebuild, records: Sequence[Record], folder: Path) -> list[Rebuilt]:

@@ -12,6 +12,7 @@ from ...database import Finder, StaleRecordError, Tier
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..errors import KernelCheckError, WorkerFailedError
 from .console import console, print_error
+from .ending import ending_of
 from .options import (
     AcceptOption,
     DatabaseOption,
@@ -42,6 +43,7 @@ CHART_FILE = "comparison.png"
 
 def compare(
     *,
+    context: typer.Context,
     workload: WorkloadOptions,
     shape: ShapeOption = None,
     lens: LensOption = None,
@@ -72,7 +74,12 @@ def compare(
         spec = workload.in_dtype_for(spec, resolved.kind)
         shapes = given or tuned_shapes(databases, resolved, spec, usual, tier)
         workloads = [(spec, each) for each in shapes]
-    compare_all(workloads, resolved, chosen, databases, tier, output or root / str(resolved.key))
+    folder = output or root / str(resolved.key)
+    ending_of(context).advice = (
+        f"what was compared is in {folder / COMPARISON_FILE}; run the same command again, with "
+        "--shape or --lens for what is left"
+    )
+    compare_all(workloads, resolved, chosen, databases, tier, folder)
 
 
 def compare_all(

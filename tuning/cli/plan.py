@@ -9,6 +9,7 @@ import typer
 
 from ...workloads import Case, parse_lengths
 from .console import console
+from .ending import ending_of
 from .options import DatabaseOption, DeviceOptions, TargetOptions, in_usual_dtype
 from .records import open_databases, warn_of_bad_lines, work_root
 from .targets import choose_spaces, open_devices
@@ -20,6 +21,7 @@ app = typer.Typer(
 
 @app.command()
 def run(
+    context: typer.Context,
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="TOML: what to tune, where and how long.")
     ],
@@ -49,13 +51,17 @@ def run(
             case = Case(spec, shape, parse_lengths(plan.lens), plan.seed)
             spaces = tuple(choose_spaces(None, spec, [shape], resolved))
             cases.append(PlannedCase(case, resolved, spaces, wanted, devices))
-    with PlanDisplay(console) as display:
-        ended = run_plan(
-            plan, cases, root, display.search, lambda line: console.print(line, soft_wrap=True)
+    ending = ending_of(context)
+    ending.advice = "run the same command again to go on from there"
+    with PlanDisplay(console) as display, ending.patient() as wish:
+        run_plan(
+            plan,
+            cases,
+            root,
+            display.search,
+            lambda line: console.print(line, soft_wrap=True),
+            wish,
         )
-    if not ended:
-        console.print("interrupted; run the same command again to go on from there")
-        raise typer.Exit(130)
 
 
 @app.command()

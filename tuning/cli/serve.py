@@ -14,6 +14,7 @@ from ..devices.address import LOOPBACK, Address, check_key, is_loopback, parse_d
 from ..devices.supervision import Command, supervise
 from ..environment import check_packages
 from ..errors import InvalidOptionError
+from .ending import ending_of
 from .options import DevicesOption
 
 TRACKER_PORT = 9190
@@ -30,6 +31,7 @@ HostOption = Annotated[
 
 
 def tracker(
+    context: typer.Context,
     host: HostOption = LOOPBACK,
     port: Annotated[int, typer.Option("--port", help="To listen on.")] = TRACKER_PORT,
 ) -> None:
@@ -38,10 +40,11 @@ def tracker(
     _warn_if_exposed("tracker", host)
     check_packages()
     command = Command("tracker", f"{devices_package}.rpc_tracker", [host, str(port)], {})
-    _serve([command])
+    _serve(context, [command])
 
 
 def worker(
+    context: typer.Context,
     tracker: Annotated[
         str, typer.Option("--tracker", metavar="HOST:PORT", help="Where the tracker listens.")
     ],
@@ -72,6 +75,7 @@ def worker(
     _warn_if_exposed("worker", host)
     check_packages()
     _serve(
+        context,
         [
             Command(
                 f"worker {key}" + (f" of device {device}" if device else ""),
@@ -80,7 +84,7 @@ def worker(
                 seeing(device) if device else {},
             )
             for device in parse_devices(devices) or [""]
-        ]
+        ],
     )
 
 
@@ -97,11 +101,9 @@ def _warn_if_exposed(name: str, host: str) -> None:
         )
 
 
-def _serve(commands: Sequence[Command]) -> None:
-    try:
-        supervise(commands, _tell)
-    except KeyboardInterrupt:  # the way to end it
-        _tell("ended")
+def _serve(context: typer.Context, commands: Sequence[Command]) -> None:
+    with ending_of(context).patient() as wish:
+        supervise(commands, _tell, wish)
 
 
 def _tell(line: str) -> None:

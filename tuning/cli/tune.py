@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,14 +15,17 @@ from ...database import Tier
 from ...workloads import Case, parse_lengths
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
+from ..heads import workload_options
 from .compare import compare_all
 from .console import console
+from .ending import ending_of
 from .moved import moved
 from .options import DatabaseOption, DeviceOptions, ShapeOption, TargetOptions, WorkloadOptions
 from .records import open_databases, warn_of_bad_lines, work_root
 from .targets import choose_spaces, open_devices
 
 if TYPE_CHECKING:
+    from ..search.state import SearchState
     from ..search.tune import TuneResult
 
 _DEFAULT_BUDGET = "140s"
@@ -73,6 +77,7 @@ class SearchOptions:
 
 def tune(
     *,
+    context: typer.Context,
     workload: WorkloadOptions,
     shape: ShapeOption = None,
     lens: Annotated[
@@ -96,6 +101,7 @@ def tune(
     spec, shapes = workload.parse(shape)
     lengths = parse_lengths(lens)
     root = database or work_root()
+    ending = ending_of(context)
     with ExitStack() as stack:
         resolved, pool = stack.enter_context(open_devices(target, devices))
         spec = workload.in_dtype_for(spec, resolved.kind)
@@ -103,7 +109,7 @@ def tune(
         from ..search.builders import local_builders
         from ..search.progress import SearchDisplay
         from ..search.state import Limit
-        from ..search.tune import tune_case
+        from ..search.tune import log_path, tune_case
 
         spaces = choose_spaces(search.space, spec, shapes, resolved)
         warn_of_bad_lines(open_databases(root), resolved)
@@ -113,7 +119,12 @@ def tune(
             builders = stack.enter_context(local_builders())
         for each in shapes:
             case = Case(spec, each, lengths, search.seed)
-            with SearchDisplay(console, case.on(resolved.key)) as display:
+            log = log_path(case, resolved.key, root)
+            ending.advice = f"run the same command again and the search goes on from {log}"
+            with (
+                SearchDisplay(console, case.on(resolved.key)) as display,
+                ending.patient() as wish,
+            ):
                 result = tune_case(
                     case,
                     resolved,
@@ -124,15 +135,11 @@ def tune(
                     display.update,
                     pool,
                     builders,
+                    wish,
                 )
             _print_kept(result, root)
-            if result.interrupted:
-                console.print(
-                    "interrupted; run the same command again and the search goes on from "
-                    f"{result.log}",
-                    soft_wrap=True,
-                )
-                raise typer.Exit(130)
+            if wish.is_made:
+                return  # to where the process ends
     if not compare or devices.tracker:
         return  # a comparison measures on this machine, not on the tracker's
     from ..comparing.comparer import bench_of
@@ -143,6 +150,11 @@ def tune(
     else:
         workloads = [(spec, each) for each in shapes]
         folder = root / str(resolved.key)
+        options = f"--target {resolved.kind} {workload_options(spec, *shapes)}"
+        ending.advice = (
+            f"what was found is kept; run: prefilltune compare {options} --lens {lens} "
+            f"--database {root}"
+        )
         compare_all(workloads, resolved, [lens], open_databases(root), Tier.EXACT, folder)
 
 
@@ -161,6 +173,10 @@ def _print_kept(result: TuneResult, root: Path) -> None:
         console.print(f"faults of devices and builders, survived: {faults}", soft_wrap=True)
     for note in state.notes:
         console.print(note, soft_wrap=True)
+    if state.shortfall and not result.interrupted:
+        console.print(
+            f"{state.shortfall}: give --budget {_enough(state)} for a search", soft_wrap=True
+        )
     for entry in result.kept:
         provenance = entry.provenance
         parameters = ", ".join(f"{name}={value}" for name, value in provenance.variant.items())
@@ -169,3 +185,8 @@ def _print_kept(result: TuneResult, root: Path) -> None:
             f"{provenance.max_abs_error:.1e}  {provenance.space}  {parameters}",
             soft_wrap=True,
         )
+
+
+def _enough(state: SearchState) -> str:
+    """A budget with time for some candidates where one alone exceeded it."""
+    return f"{10 * math.ceil(state.elapsed / 5)}s"

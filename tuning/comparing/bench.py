@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...database import Match
+from ...database.scratch import ScratchFolder
 from ...workloads import TOLERANCE, Case
 from ..building.build import build_library
 from ..building.replaying import replay_record
@@ -84,7 +84,7 @@ class Libraries:
     def __init__(self, builder: Worker, target: ResolvedTarget) -> None:
         self._builder = builder
         self._target = target
-        self._folder = tempfile.TemporaryDirectory(prefix="prefilltune-")
+        self._folder = ScratchFolder()
         self._paths: dict[str, str] = {}
 
     def of_record(self, match: Match) -> str:
@@ -94,7 +94,7 @@ class Libraries:
     def of(self, name: str, module: Callable[[], Any]) -> str:
         """Path of the library ``name``, which is built from ``module()``."""
         if name not in self._paths:
-            path = f"{self._folder.name}/{name}.so"
+            path = f"{self._folder.path}/{name}.so"
             self._paths[name] = call(
                 self._builder, build_library, module(), self._target.target, path
             )
@@ -102,7 +102,7 @@ class Libraries:
 
     def close(self) -> None:
         """Remove them."""
-        self._folder.cleanup()
+        self._folder.remove()
 
 
 def errors_of(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...database import Match
+from ...database.scratch import ScratchFolder
 from ...database.writing import replacing, require_replaceable, writing
 from ..backends import backend_of
 from ..building.alignment import refuse_misaligned
@@ -108,8 +108,8 @@ def build_kernels(
     rows = [(kernel["symbol"], kernel["spec"], kernel["shape"]) for kernel in kernels]
     with ExitStack() as stack:
         stack.enter_context(writing(folder))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
-        source = Path(scratch) / "metadata.cc"
+        scratch = stack.enter_context(ScratchFolder())
+        source = scratch / "metadata.cc"
         source.write_text(metadata_source(data), encoding="utf-8")
         # All three take their places at the end, or none does.
         aside = {path: stack.enter_context(replacing(path)) for path in (header, manifest, library)}

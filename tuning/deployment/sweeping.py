@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 import math
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...database import Match
+from ...database.scratch import ScratchFolder
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..backends import backend_of
 from ..building.build import build_library
@@ -86,7 +86,7 @@ def measure_sweep(
     WorkerFailedError
         If a record no longer replays, or a kernel crashes, hangs or raises.
     """
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
+    with ScratchFolder() as folder:
         paths = _build(spec, matches, target, folder)
         points = []
         with Worker(tvm_environment(target.threads), frozen_when_idle=True) as worker:
@@ -107,7 +107,7 @@ def measure_sweep(
 
 
 def _build(
-    spec: PrefillSpec, matches: Mapping[str, Match], target: ResolvedTarget, folder: str
+    spec: PrefillSpec, matches: Mapping[str, Match], target: ResolvedTarget, folder: Path
 ) -> dict[str, str]:
     """Paths of libraries by record; records of one schedule, found on several shapes, share one."""
     first: dict[str, str] = {}  # record of a schedule

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...workloads import PrefilltuneError
-from ..errors import NoDeviceError, WorkerFailedError
+from ..errors import SearchEndingError, WorkerFailedError
 from ..measuring.worker import Outcome
 from .calibration import Gate, calibrate
 from .health import Health, Inquiry, Suspect, trouble_of
@@ -159,10 +159,12 @@ class Pool:
         ------
         NoDeviceError
             If no slot is left.
+        SearchEndingError
+            If the search ended first.
         """
         slot = self._take()
         if slot is None:
-            raise NoDeviceError("the search is ending, and its devices are given back")
+            raise SearchEndingError("the search is ending, and its devices are given back")
         try:
             yield slot.runner
         except BaseException:

@@ -11,10 +11,11 @@ import importlib
 import socket
 import sys
 
+from ...database.orphans import end_with_parent, end_with_parent_thread
 from ..errors import GarbledMessageError
 from ..measuring.cpu import tvm_environment
 from ..measuring.tvm_import import import_tvm_without_torch
-from ..measuring.worker import Outcome, Worker, die_with_parent
+from ..measuring.worker import Outcome, Worker
 from .address import Address
 from .functions import FUNCTIONS
 from .messages import RESTART, Request, encode_outcome
@@ -86,7 +87,7 @@ class _Session:
         if threads != self._threads:
             self._end_worker()
         if self._worker is None:
-            die_with_parent()
+            end_with_parent_thread()
             self._worker = Worker(tvm_environment(threads), bound=True)
             self._threads = threads
         return self._worker
@@ -107,7 +108,7 @@ def _keep_alive(listening: socket.socket) -> None:
 
 def main() -> None:
     """Serve as the command line says: host, port, tracker, key and the address given out."""
-    die_with_parent()
+    end_with_parent()
     import_tvm_without_torch()
     host, port, tracker, key, advertised = sys.argv[1:]
     serve(host, int(port), Address.parse(tracker), key, advertised or None)

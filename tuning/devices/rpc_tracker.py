@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from ...database.orphans import end_with_parent
 from ..measuring.tvm_import import import_tvm_without_torch
-from ..measuring.worker import die_with_parent
 
 
 def main() -> None:
     """Listen as the command line says: host and port."""
-    die_with_parent()
+    end_with_parent()
     import_tvm_without_torch()
     from tvm.rpc.tracker import PopenTrackerServerState
 

@@ -8,12 +8,13 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from ...database.scratch import ScratchFolder
+from ..ending import Wish
 from ..errors import ServingError
 
 _START_TIMEOUT = 120.0
@@ -61,7 +62,7 @@ class Server:
         self._command = command
         self._tell = tell
         self._process: subprocess.Popen[str] | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="prefilltune-serving-")
+        self._folder = ScratchFolder()
         self._pause = _FIRST_PAUSE
         self._started = self._due = 0.0
 
@@ -77,8 +78,8 @@ class Server:
         self._started = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", command.module, *command.arguments],
-            env={**os.environ, **command.environment, "TMPDIR": self._folder.name},
-            stdin=subprocess.DEVNULL,
+            env={**os.environ, **command.environment, "TMPDIR": str(self._folder.path)},
+            stdin=subprocess.PIPE,  # closes with this process, and so ends that one
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -118,33 +119,33 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
 
     def __enter__(self) -> Server:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._kill()
-        self._folder.cleanup()
+        self._folder.remove()
 
 
-def supervise(commands: Sequence[Command], tell: Callable[[str], None]) -> None:
-    """Run servers until this process is interrupted, starting anew what dies.
+def supervise(commands: Sequence[Command], tell: Callable[[str], None], wish: Wish) -> None:
+    """Run servers, starting anew what dies, until it is wished that this ends.
+
+    Every server and what it had started is dead then.
 
     Raises
     ------
     ServingError
         If one does not start at all.
-    KeyboardInterrupt
-        Passed on, once every server and what it had started is dead.
     """
     with ExitStack() as stack:
         servers = [stack.enter_context(Server(command, tell)) for command in commands]
         for server in servers:
             server.start()  # one after another: two must not take the same port
-        while True:
-            time.sleep(_POLL)
+        while not wish.wait(_POLL):
             for server in servers:
                 server.restart_if_dead()
 

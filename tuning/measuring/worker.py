@@ -1,14 +1,14 @@
 """A child process that runs functions of this package, one at a time, and may die of them.
 
 Requests and replies are pickles with a length in front, over the child's stdin and stdout. The
-child ends when its stdin closes, so none outlives its parent. TVM's own worker pool starts new
-processes for every batch (each imports TVM again) and cannot tell a crash from an exception.
+child ends when its stdin closes, even in the middle of a call, so none outlives its parent. TVM's
+own worker pool starts new processes for every batch (each imports TVM again) and cannot tell a
+crash from an exception.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import signal
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...database import NotWritableError
+from ...database.orphans import end_with_parent, end_with_parent_thread
 from ..errors import WorkerFailedError
 from .pickles import read_pickle, read_pickle_until, write_pickle
 from .tvm_import import import_tvm_without_torch
@@ -29,7 +30,6 @@ from .tvm_import import import_tvm_without_torch
 _START_TIMEOUT = 120.0
 _TVM_ARGUMENT = "tvm"
 _BOUND_ARGUMENT = "bound"
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Worker:
         pools go on spinning for up to a tenth of a second after their work, on the cores that the
         next process is being timed on.
     bound : bool
-        Whether the child is killed when the thread that started it ends, even in the middle of a
-        call (on Linux). A child that is frozen when idle always is.
+        Whether the child is killed as soon as the thread that started it ends (on Linux). A child
+        that is frozen when idle always is.
     """
 
     def __init__(
@@ -243,8 +243,9 @@ def _serve() -> None:
     requests = sys.stdin.buffer
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    end_with_parent()
     if _BOUND_ARGUMENT in sys.argv[1:]:
-        die_with_parent()
+        end_with_parent_thread()
     write_pickle(replies, Outcome("ok"))
     if _TVM_ARGUMENT in sys.argv[1:]:
         import_tvm_without_torch()
@@ -259,15 +260,6 @@ def _serve() -> None:
             unwritable = error if isinstance(error, NotWritableError) else None
             outcome = Outcome("error", None, _last_lines(error), unwritable)
         write_pickle(replies, outcome)
-
-
-def die_with_parent() -> None:
-    """Have Linux kill this process when the thread that started it ends.
-
-    A child that is stopped or busy never sees its stdin close.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _last_lines(error: Exception) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...workloads import PrefilltuneError
+from ..ending import Wish
 from ..errors import NothingFoundError, SearchDiedError
 from ..search.state import Limit, Listener
 from ..search.tune import TuneResult
@@ -30,6 +31,7 @@ def run_plan(
     root: Path,
     display: Display,
     tell: Callable[[str], None],
+    wish: Wish | None = None,
 ) -> bool:
     """Search until every workload is done or the budget is spent.
 
@@ -45,11 +47,13 @@ def run_plan(
         Shows a search with the given title, by what it yields; from any thread.
     tell : Callable[[str], None]
         Given a line after every slice.
+    wish : Wish, optional
+        That all searches end early, keeping what they found.
 
     Returns
     -------
     bool
-        Whether it ended by itself; else it was interrupted.
+        Whether it ended by itself; else that was wished.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def run_plan(
         ledger.progress = planned(ledger, [each.name for each in cases])
         ledger.searching = []
         ledger.write()
-        with _Run(plan, cases, ledger, root, display, tell) as run:
+        with _Run(plan, cases, ledger, root, display, tell, wish or Wish()) as run:
             ended = run.until_done()
         if run.error is not None:
             raise run.error
@@ -101,14 +105,16 @@ class _Run:
         root: Path,
         display: Display,
         tell: Callable[[str], None],
+        wish: Wish,
     ) -> None:
         self._plan = plan
+        self._wish = wish
         self._ledger = ledger
         self._root = root
         self._display = display
         self._tell = tell
         self._agenda = Agenda(plan, cases, ledger)
-        self._running: dict[Future[TuneResult | None], _Begun] = {}
+        self._running: dict[Future[TuneResult], _Begun] = {}
         self.error: PrefilltuneError | None = None
         self._noted = time.monotonic()
         self._stack = ExitStack()
@@ -122,25 +128,23 @@ class _Run:
         self._stack.__exit__(*exc)  # pyright: ignore
 
     def until_done(self) -> bool:
-        """Search until nothing can be begun; whether nobody interrupted it."""
-        try:
+        """Search until nothing can be begun; whether it was not wished that this ends."""
+        with self._wish.told(self._interrupt):
             self._begin_all()
             while self._running:
                 done, _ = wait(self._running, return_when=FIRST_COMPLETED)
                 for each in done:
                     self._note(each)
                 self._begin_all()
-        except KeyboardInterrupt:
-            for begun in self._running.values():
-                begun.searcher.interrupt()
-            wait(self._running)
-            for begun in self._running.values():
-                self._searchers.give_back(begun.searcher)
-            return False  # what was measured is in the logs, and the next slices count it
-        return True
+        return not self._wish.is_made
+
+    def _interrupt(self) -> None:
+        """Have the searches that run end early; in any thread."""
+        for begun in list(self._running.values()):
+            begun.searcher.interrupt()
 
     def _begin_all(self) -> None:
-        while self._seconds_left() > 0:
+        while self._seconds_left() > 0 and not self._wish.is_made:
             chosen = self._agenda.next_case(self._searchers.taken)
             if chosen is None:
                 return
@@ -159,8 +163,10 @@ class _Run:
         self._ledger.write()
         begun = _Begun(chosen, searcher, limit, trials, time.monotonic())
         self._running[self._threads.submit(self._search, begun)] = begun
+        if self._wish.is_made:  # since it was asked, and before this one could be told
+            searcher.interrupt()
 
-    def _search(self, begun: _Begun) -> TuneResult | None:
+    def _search(self, begun: _Begun) -> TuneResult:
         chosen = begun.chosen
         assignment = Assignment(
             chosen.case, chosen.target, chosen.spaces, begun.limit, self._root, self._plan.keep
@@ -168,7 +174,7 @@ class _Run:
         with self._display(begun.name) as listener:
             return begun.searcher.search(assignment, listener)
 
-    def _note(self, ended: Future[TuneResult | None]) -> None:
+    def _note(self, ended: Future[TuneResult]) -> None:
         """Note a slice that ended, and have its process ready for another."""
         begun = self._running.pop(ended)
         done = self._ledger.progress[begun.name]
@@ -189,11 +195,14 @@ class _Run:
             self._tell(f"{begun.name} is given up until the plan is run again: {error}")
             self.error = self.error or error
         else:
-            if result is None or result.interrupted:
-                raise KeyboardInterrupt
             self._searchers.give_back(begun.searcher)
+            if result.interrupted:  # what it measured is in its log, and the next slice counts it
+                self._wish.make()
+                return
             self._add(begun, _slice(begun, result), result.state.faults)
             self._tell(self._ledger.line(begun.name))
+            if result.state.shortfall:
+                self._tell(f"{begun.name}: {result.state.shortfall}")
 
     def _add(self, begun: _Begun, found: Slice, faults: Mapping[str, int]) -> None:
         now, ledger = time.monotonic(), self._ledger

@@ -1,7 +1,7 @@
 """The process that searches for a plan: reads assignments, reports how they stand and end.
 
-What it says are pickles on its stdout: states of a search, and at last its result, an error of this
-package, or ``None`` if it was interrupted outside of the search proper.
+What it says are pickles on its stdout: states of a search, and at last its result or an error of
+this package. SIGINT ends the search that runs early, and all that come later.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from ...database.orphans import end_with_parent
 from ...workloads import PrefilltuneError
+from ..ending import Signals, Wish
 from ..measuring.cpu import tvm_environment
 from ..measuring.pickles import read_pickle, write_pickle
 from ..measuring.tvm_import import import_tvm_without_torch
-from ..measuring.worker import Worker, die_with_parent
+from ..measuring.worker import Worker
 
 if TYPE_CHECKING:
     from ..devices.pool import Pool
@@ -28,32 +30,6 @@ if TYPE_CHECKING:
     from .searcher import Allotment, Assignment
 
 _END = object()
-
-
-class Interrupts:
-    """SIGINT ends the search that runs, or else the next one; nothing outside of one."""
-
-    def __init__(self) -> None:
-        self._came = self._heard = False
-        signal.signal(signal.SIGINT, self._note)
-        # The parent starts this process with SIGINT blocked, so that none comes before this line.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-    def _note(self, *_: object) -> None:
-        self._came = True
-        if self._heard:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Where they raise KeyboardInterrupt."""
-        self._heard = True
-        try:
-            if self._came:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._heard = False
 
 
 class Reports:
@@ -84,10 +60,10 @@ class Reports:
 class AllottedSearches:
     """Searches with the devices and the builders of one allotment; a context manager."""
 
-    def __init__(self, allotment: Allotment, reports: Reports, interrupts: Interrupts) -> None:
+    def __init__(self, allotment: Allotment, reports: Reports, wish: Wish) -> None:
         self._allotment = allotment
         self._reports = reports
-        self._interrupts = interrupts
+        self._wish = wish
         self._stack = ExitStack()
         self._builders: list[Worker] = []
         self._pool: Pool | None = None
@@ -101,27 +77,25 @@ class AllottedSearches:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def result(self, assignment: Assignment) -> TuneResult | PrefilltuneError | None:
+    def result(self, assignment: Assignment) -> TuneResult | PrefilltuneError:
         """What came of a search."""
         from ..search.tune import tune_case
 
         try:
-            with self._interrupts.heard():
-                return tune_case(
-                    assignment.case,
-                    assignment.target,
-                    assignment.spaces,
-                    assignment.limit,
-                    assignment.root,
-                    assignment.keep,
-                    self._reports,
-                    self._opened_pool(),
-                    self._builders,
-                )
+            return tune_case(
+                assignment.case,
+                assignment.target,
+                assignment.spaces,
+                assignment.limit,
+                assignment.root,
+                assignment.keep,
+                self._reports,
+                self._opened_pool(),
+                self._builders,
+                self._wish,
+            )
         except PrefilltuneError as error:
             return error
-        except KeyboardInterrupt:
-            return None
 
     def _opened_pool(self) -> Pool | None:
         from .sharing import open_pool
@@ -136,15 +110,18 @@ def main() -> None:
     """Search until stdin closes; whatever is printed goes to stderr."""
     asked, reports = _messages(sys.stdin.buffer), Reports(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
-    die_with_parent()
-    interrupts = Interrupts()
-    import_tvm_without_torch()
-    allotment = next(asked, None)  # the first message; all others are assignments
-    if allotment is not None:
-        with AllottedSearches(allotment, reports, interrupts) as searches:
-            for assignment in asked:
-                reports(searches.result(assignment))
-    reports.close()
+    end_with_parent()
+    wish = Wish()
+    with Signals({signal.SIGINT}, lambda _: wish.make()):
+        # The parent starts this process with SIGINT blocked, so that none comes before this line.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        import_tvm_without_torch()
+        allotment = next(asked, None)  # the first message; all others are assignments
+        if allotment is not None:
+            with AllottedSearches(allotment, reports, wish) as searches:
+                for assignment in asked:
+                    reports(searches.result(assignment))
+        reports.close()
 
 
 def _messages(stream: Any) -> Iterator[Any]:

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...database.scratch import ScratchFolder
 from ...workloads import Case, PrefilltuneError
 from ..devices.machine import Wanted
 from ..errors import SearchDiedError
@@ -58,8 +58,7 @@ class Assignment:
 class Searcher:
     """A process that searches for one workload after another; a child of this one.
 
-    On Linux it is killed when the thread that started it ends. Elsewhere, or between searches, it
-    ends when its stdin closes.
+    It ends when its stdin closes, even in the middle of a search.
 
     Parameters
     ----------
@@ -70,27 +69,20 @@ class Searcher:
     def __init__(self, allotment: Allotment) -> None:
         self.allotment = allotment
         # Where the process puts what it builds: what it leaves there when it dies is removed too.
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="prefilltune-plan-", ignore_cleanup_errors=True
-        )
+        self._folder = ScratchFolder()
         with _interrupts_held():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"{__package__}.search_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "TMPDIR": self._folder.name},
+                env={**os.environ, "TMPDIR": str(self._folder.path)},
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
             )
         with contextlib.suppress(BrokenPipeError):  # its death is noticed by `search`
             write_pickle(self._process.stdin, allotment)
 
-    def search(self, assignment: Assignment, listener: Listener) -> TuneResult | None:
+    def search(self, assignment: Assignment, listener: Listener) -> TuneResult:
         """Search; any thread may wait here.
-
-        Returns
-        -------
-        TuneResult or None
-            ``None`` if it was interrupted before or after the search proper.
 
         Raises
         ------
@@ -116,20 +108,24 @@ class Searcher:
         """Have its search end early, keeping what it found."""
         self._process.send_signal(signal.SIGINT)
 
-    def close(self, *, kill: bool = False) -> None:
-        """End the process, and what it had started."""
-        if kill:
-            self._process.kill()
+    def let_go(self) -> None:
+        """Ask nothing more of the process, which then ends by itself."""
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             with contextlib.suppress(OSError):
                 stream.close()
+
+    def close(self, *, kill: bool = False) -> None:
+        """End the process, and what it had started."""
+        if kill:
+            self._process.kill()
+        self.let_go()
         try:
             self._process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._folder.cleanup()
+        self._folder.remove()
 
 
 class Searchers:
@@ -171,6 +167,8 @@ class Searchers:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for each in self._idle:
+            each.let_go()  # all end at once
         for each in self._idle:
             each.close(kill=exc[0] is not None)
         for each in self._held:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import queue
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ...database.scratch import ScratchFolder
 from ...database.writing import OTHER_TMPDIR, require_room
 from ..building.build import build_library
 from ..measuring.cpu import tvm_environment
@@ -83,8 +82,7 @@ class Builders:
         self._stack = ExitStack()
 
     def __enter__(self) -> Builders:
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prefilltune-"))
-        self._folder = Path(folder)
+        self._folder = self._stack.enter_context(ScratchFolder())
         for process in self._given or self._stack.enter_context(local_builders()):
             self._idle.put(process)
         self._threads = self._stack.enter_context(ThreadPoolExecutor(self._idle.qsize()))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...database import Entry, Provenance, TargetKey
+from ...database.scratch import ScratchFolder
 from ...workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
 from ..backends import backend_of
 from ..backends.resolving import machine_for
@@ -81,8 +80,8 @@ def measure_records(
     own = [(key, entry) for key, entry in records if machines[key]]
     others = [(key, entry) for key, entry in records if not machines[key]]
     measured: list[Remeasured] = []
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
-        built = rebuild_here(how, own, Path(folder))
+    with ScratchFolder() as folder:
+        built = rebuild_here(how, own, folder)
         for key, machine in machines.items():
             here = [each for each in built if each.key == key]
             if machine is not None and here:

@@ -17,6 +17,8 @@ from ...workloads import TOLERANCE, Case
 from ..backends import backend_of
 from ..devices.opening import local_pool
 from ..devices.pool import Pool
+from ..ending import Wish
+from ..errors import SearchEndingError
 from ..measuring.worker import Outcome
 from ..spaces import DesignSpace
 from ..target import ResolvedTarget
@@ -58,6 +60,8 @@ class Search:
         Started and closed by the caller; one worker for each core when absent.
     warm : Sequence[Trial]
         Of other shapes; their traces are replayed on this one's description and measured first.
+    wish : Wish, optional
+        That the search ends early.
 
     Notes
     -----
@@ -77,6 +81,7 @@ class Search:
         pool: Pool | None = None,
         builders: Sequence[BuilderProcess] | None = None,
         warm: Sequence[Trial] = (),
+        wish: Wish | None = None,
     ) -> None:
         self.case = case
         self.target = target
@@ -88,6 +93,7 @@ class Search:
         self._warm = warm
         self._engine = backend_of(target.kind).engine
         self._known = KnownTrials(log)
+        self._wish = wish or Wish()
         self._stopping = threading.Event()
         self._builders = Builders(target, self._stopping, builders)
         self._batching = self._mode()
@@ -111,19 +117,20 @@ class Search:
         return self._known.trials
 
     def run(self, limit: Limit) -> SearchState:
-        """Search until ``limit`` or until every arm is exhausted.
+        """Search until ``limit``, until every arm is exhausted, or until it is wished to end.
 
-        Raises
-        ------
-        KeyboardInterrupt
-            Passed on; ``state``, ``trials`` and the log hold what was measured.
+        ``state``, ``trials`` and the log hold what was measured, also where something is raised.
         """
+        with self._wish.told(self._stopping.set):
+            return self._run_until(limit)
+
+    def _run_until(self, limit: Limit) -> SearchState:
         state = self.state = SearchState(limit, time.monotonic(), notes=self.pool.notes)
         self.pool.faults.clear()
         self._builders.faults.clear()
         bounds, under_way = self._batching, UnderWay()
         samples = SamplesAhead(self._builders, bounds.sampled_ahead, bounds.first_turn)
-        turns = Turns(self._arms(), bounds, samples, self._known, state, self._say)
+        turns = Turns(self._arms(), bounds, samples, self._known, state, self._say, self._stopping)
         baseline = Baseline(self.case, self.target, self._builders, self.pool)
         # Inputs and references take as long as sampling and building the first batch.
         self.pool.open(device_job(self.case, self.target, self._stopping, baseline.calibration))
@@ -193,7 +200,8 @@ class Search:
     def _time_baseline(self, baseline: Baseline) -> None:
         if baseline.calibration is None:
             self._say("timing TVM's hand-written kernel")
-        self.state.baseline_seconds = baseline.time()
+        with contextlib.suppress(SearchEndingError):
+            self.state.baseline_seconds = baseline.time()
 
     def _begin(self, candidates: Iterable[Candidate], under_way: UnderWay) -> bool:
         """Have a batch built, and measured where no trial is known; whether it has candidates."""
@@ -219,7 +227,8 @@ class Search:
         if not self._stopping.is_set() and not self.state.is_out_of_time:
             self.state.activity = f"measuring {candidate.arm.label}"
             run = self._run(path) if build.status == "ok" else build
-            if run.status != "cancelled":
+            # Where the search is ending, processes may be killed: that is no candidate's fault.
+            if run.status != "cancelled" and (run.status == "ok" or not self._stopping.is_set()):
                 found = verdict(build, run, TOLERANCE[self.case.spec.dtype])
                 candidate.trial = self._note(candidate.arm.trial(candidate.proposal, **found))
         with contextlib.suppress(FileNotFoundError):

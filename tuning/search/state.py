@@ -10,10 +10,15 @@ from dataclasses import dataclass, field
 
 from .trial_log import Trial
 
+# Whoever has found nothing when time is over goes on, until so many candidates have failed.
+_MOST_FAILURES = 64
+
 
 @dataclass(frozen=True)
 class Limit:
     """When a search ends, whichever comes first; at least one must be given.
+
+    Time that ends before a candidate has been measured is exceeded by what that takes.
 
     Parameters
     ----------
@@ -74,8 +79,36 @@ class SearchState:
 
     @property
     def is_out_of_time(self) -> bool:
-        """Whether the limit's seconds are over."""
+        """Whether the limit's seconds are over, and nothing is owed."""
+        return self._is_late and not self._owes_a_candidate
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the limit's seconds are over, and the first candidate is owed."""
+        return self._is_late and self._owes_a_candidate
+
+    @property
+    def shortfall(self) -> str:
+        """What the limit's seconds did not suffice for, and how long it took; empty if nothing."""
+        seconds = self.limit.seconds
+        if seconds is None:
+            return ""
+        ended = f"the budget of {seconds:g} s ended before"
+        if seconds < self.first_measured < math.inf:
+            return (
+                f"{ended} the first candidate was measured, which took {self.first_measured:.1f} s"
+            )
+        if not self.trials and self.elapsed > seconds:
+            return f"{ended} another candidate was measured: to get ready took {self.elapsed:.1f} s"
+        return ""
+
+    @property
+    def _is_late(self) -> bool:
         return self.limit.seconds is not None and self.elapsed >= self.limit.seconds
+
+    @property
+    def _owes_a_candidate(self) -> bool:
+        return math.isinf(self.best_seconds) and self.failures.total() < _MOST_FAILURES
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Begin with the trials of earlier searches."""

@@ -7,7 +7,7 @@ import datetime
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..backends import backend_of
 from ..building.replaying import Replayed, replay
 from ..devices.machine import Machine, machine_here
 from ..devices.pool import Pool
+from ..ending import Wish
 from ..errors import NothingFoundError, WorkerFailedError
 from ..measuring.engine import Engine
 from ..measuring.kernels import KEPT_SEED, check, fresh_inputs, time_in_turns, value_of
@@ -48,7 +49,8 @@ class TuneResult:
     kept : tuple[Entry, ...]
         The records added to the database, the fastest first.
     interrupted : bool
-        Whether Ctrl-C ended the search before its budget did.
+        Whether it was wished that the search ends before its budget did; then the best alone is
+        kept.
     log : Path
         Of every trial; the next run goes on from it.
     """
@@ -69,6 +71,7 @@ def tune_case(
     listener: Listener,
     pool: Pool | None = None,
     builders: Sequence[BuilderProcess] | None = None,
+    wish: Wish | None = None,
 ) -> TuneResult:
     """Search, verify and keep.
 
@@ -90,6 +93,8 @@ def tune_case(
         Of devices; the machine at hand when absent.
     builders : Sequence[BuilderProcess], optional
         Started and closed by the caller; one worker for each core when absent.
+    wish : Wish, optional
+        That it ends early.
 
     Raises
     ------
@@ -103,26 +108,23 @@ def tune_case(
     store = RecordStore.open(root, target.key, create=True)
     store.add([])  # refuses a read-only folder now rather than after the search
     log = TrialLog(log_path(case, target.key, root), _versions(machine))
-    interrupted = False
+    wish = wish or Wish()
     warm = nearest_trials(store, case, spaces)
     chosen = [SPACES[name] for name in spaces]
     with Search(
-        case, target, chosen, log, listener, pool=pool, builders=builders, warm=warm
+        case, target, chosen, log, listener, pool=pool, builders=builders, warm=warm, wish=wish
     ) as search:
-        try:
-            search.run(limit)
-        except KeyboardInterrupt:
-            interrupted = True
-        state = search.state
+        state = search.run(limit)
+        interrupted = wish.is_made
+        if interrupted:  # by someone who waits: the others are in the log
+            finalists = [_best(search.trials if state.trials else [], spaces, 1)]
+        else:
+            finalists = [_best(search.trials, [space], keep + _SPARE_FINALISTS) for space in spaces]
         state.activity = "verifying the best on fresh inputs"
         listener(state)
-        kept = [
-            entry
-            for space in spaces
-            for entry in _keep_best(search, machine, _best(search.trials, space, keep), keep)
-        ]
+        kept = [entry for each in finalists for entry in _keep_best(search, machine, each, keep)]
         state.faults = search.faults()
-    if not kept and not interrupted:
+    if not kept and not wish.is_made:
         raise NothingFoundError(_nothing_found(case.on(target.key), state, log.path))
     store.add(kept)
     store.prune(keep)
@@ -140,11 +142,11 @@ def log_path(case: Case, key: TargetKey, root: Path) -> Path:
     return root / str(key) / "trials" / f"{_slug(case)}.jsonl"
 
 
-def _best(trials: Sequence[Trial], space: str, keep: int) -> list[Trial]:
-    """The fastest distinct successes of a space, a few more than are kept."""
-    distinct = {trial.identity: trial for trial in trials if trial.space == space}
+def _best(trials: Sequence[Trial], spaces: Collection[str], most: int) -> list[Trial]:
+    """The fastest distinct successes of some spaces."""
+    distinct = {trial.identity: trial for trial in trials if trial.space in spaces}
     succeeded = [trial for trial in distinct.values() if not trial.failure]
-    return sorted(succeeded, key=lambda trial: trial.seconds)[: keep + _SPARE_FINALISTS]
+    return sorted(succeeded, key=lambda trial: trial.seconds)[:most]
 
 
 def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: int) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,9 @@ from .sampling import SamplesAhead
 from .state import SearchState
 from .strategies import Proposal
 from .trial_log import ArmKey, Trial
+
+# Built at once for the first candidate that a search owes when its time is over: one may fail.
+_OWED = 2
 
 # Of an earlier search, as many trials of each arm are replayed: more would delay the first batch.
 _RESTORED_PER_ARM = 8
@@ -37,6 +41,8 @@ class Turns:
         Of the search, with its limit.
     say : Callable[[str], None]
         Shows what is being done.
+    stopping : threading.Event
+        While it is set, nothing more is proposed.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Turns:
         known: KnownTrials,
         state: SearchState,
         say: Callable[[str], None],
+        stopping: threading.Event,
     ) -> None:
         self.proposed = 0
         self._turns = 0
@@ -56,6 +63,7 @@ class Turns:
         self._known = known
         self._state = state
         self._say = say
+        self._stopping = stopping
 
     def restore(self) -> None:
         """Have arms take over what is known of them, and let builders sample the untried."""
@@ -64,7 +72,7 @@ class Turns:
             if trial.run_secs:
                 measured[trial.arm].append(trial)
         for arm in self._arms:
-            if arm.key in measured:
+            if arm.key in measured and not self._stopping.is_set():
                 self._say(f"replaying earlier trials of {arm.label}")
                 fastest = sorted(measured[arm.key], key=lambda each: each.seconds)
                 arm.restore(fastest[:_RESTORED_PER_ARM])
@@ -75,6 +83,8 @@ class Turns:
         by_key = {arm.key: arm for arm in self._arms}
         found: set[str] = set()
         for trial in trials[: self._room()]:
+            if self._is_over:
+                return
             arm = by_key.get(trial.arm)
             proposal = arm.replay(trial) if arm is not None else None
             if arm is None or proposal is None:
@@ -91,7 +101,7 @@ class Turns:
         Those that are known already come with their trial, and take up no room in the batch.
         """
         room, batch = self._room(), self._batching
-        while room > 0 and not self._state.is_out_of_time:
+        while room > 0 and not self._is_over:
             arm = next_arm(self._arms, refine=batch.refines(self._turns))
             if arm is None:
                 return
@@ -104,11 +114,17 @@ class Turns:
                 known = self._known.same(arm.trial(proposal))
                 if known is None and room == 0:
                     break  # evolution proposes more than it is asked for
+                if self._state.is_overdue and batch.batch - room >= _OWED:
+                    return
                 room -= known is None
                 self.proposed += known is None
                 yield Candidate(arm, proposal, known)
-            if proposals and batch.one_arm:
+            if proposals and (batch.one_arm or self._state.is_overdue):
                 return
+
+    @property
+    def _is_over(self) -> bool:
+        return self._state.is_out_of_time or self._stopping.is_set()
 
     def _room(self) -> int:
         """Candidates that one more batch may build."""
@@ -120,6 +136,8 @@ class Turns:
         """The arm's next candidates; a variant that cannot be scheduled is a failure of its own."""
         if arm.turns == 0:
             self._samples.hand_over(arm)  # outside: a builder that cannot start is no variant's
+        if self._stopping.is_set():
+            return []
         try:
             return arm.propose(count)
         except Exception as error:  # TVM raises any Python class, by the name its C++ gives

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ....database import Entry, Merge, TargetKey, export, merge, union, unpack
+from ....database.scratch import ScratchFolder
 from ....workloads import PrefillShape
 from ...errors import NothingFoundError
 from .answer import Answer
@@ -64,9 +64,9 @@ def import_records(
     file: Annotated[Path, typer.Argument(help="That `export` wrote.")], where: OwnOptions
 ) -> Iterator[Answer]:
     """Take over the records of a file; each is judged in a child process first."""
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as folder:
-        unpack(file, Path(folder))
-        merges = merge([Path(folder)], where.root, where.keys)
+    with ScratchFolder() as folder:
+        unpack(file, folder)
+        merges = merge([folder], where.root, where.keys)
     yield _merged(merges, where.root)
 
 
