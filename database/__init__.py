@@ -29,7 +29,7 @@ from .provenance import Provenance, record_id
 from .replay import apply_trace, entry_from, schedule, trace_to_json
 from .store import RecordStore
 from .target_key import TargetKey
-from .transfer import export, unpack
+from .transfer import export, rescued_records, unpack
 
 __all__ = [
     "BadLine",
@@ -68,6 +68,7 @@ __all__ = [
     "nearly_fastest",
     "read_other_version",
     "record_id",
+    "rescued_records",
     "schedule",
     "shape_distance",
     "target_keys",

@@ -38,6 +38,8 @@ def append(path: Path, lines: Iterable[bytes]) -> None:
             sync(descriptor)
         except OSError:  # a full disk
             os.ftruncate(descriptor, size)
+            if is_new:
+                path.unlink()
             raise
     finally:
         os.close(descriptor)

@@ -16,6 +16,7 @@ from .folders import target_keys
 from .judging import judge
 from .store import RecordStore
 from .target_key import TargetKey
+from .writing import require_writable
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def merge(
     """
     found = {key for source in sources for key in target_keys(source)}
     chosen = found if keys is None else found.intersection(keys)
+    require_writable(output)  # judging may take long
     others = [source for source in sources if source.resolve() != output.resolve()]
     return [_merge_target(key, others, output) for key in sorted(chosen, key=str)]
 

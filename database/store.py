@@ -19,7 +19,7 @@ from .plausibility import doubt
 from .provenance import SCHEMA_VERSION, digest, file_lines, running_tvm_version
 from .reading import read_folder
 from .target_key import TargetKey
-from .writing import not_writable, writing
+from .writing import not_writable, require_writable, writing
 
 REJECTED = "records.rejected.json"
 LOCK = ".lock"
@@ -106,6 +106,17 @@ class RecordStore:
                 shapes = self._by_spec.setdefault(line.head.spec, {})
                 shapes.setdefault(line.head.shape, []).append(line.head)
         return self._by_spec.get(spec, {})
+
+    def require_writable(self) -> None:
+        """Try whether records can be written, before hours are spent on some.
+
+        Raises
+        ------
+        NotWritableError
+            If not.
+        """
+        require_writable(self.folder)
+        self.add([])
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Append ``entries``; one whose id exists replaces the times and provenance there.

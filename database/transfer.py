@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shlex
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +14,11 @@ from typing import Any
 
 from .contents import FILES, PROVENANCE
 from .entry import Entry
-from .errors import InvalidTargetKeyError, MalformedExportError
+from .errors import InvalidTargetKeyError, MalformedExportError, NotWritableError
 from .scratch import ScratchFolder
 from .store import RecordStore
 from .target_key import TargetKey
-from .writing import write_file
+from .writing import rescued, write_file
 
 FORMAT = "prefilltune records"
 SCHEMA_VERSION = 1
@@ -41,16 +42,20 @@ def export(records: Mapping[TargetKey, Sequence[Entry]], file: Path) -> None:
     NotWritableError
         If ``file`` cannot be written.
     """
-    pack = _packer(file)
-    with ScratchFolder() as folder:
-        for key, entries in records.items():
-            RecordStore.open(folder, key, create=True).replace(entries)
-        content = {
-            f"{key}/{name}": (folder / str(key) / name).read_bytes()
-            for key in sorted(map(str, records))
-            for name in FILES
-        }
-    write_file(file, pack(content))
+    write_file(file, _packed(records, _packer(file)))
+
+
+def rescued_records(
+    error: NotWritableError, records: Mapping[TargetKey, Sequence[Entry]], root: Path
+) -> NotWritableError:
+    """The error of a database that takes no records, once an export elsewhere holds them."""
+    number = sum(map(len, records.values()))
+    mend = (
+        f"the {number} new record{'' if number == 1 else 's'} would be lost, and "
+        f"{'is' if number == 1 else 'are'} in {{path}}; once that is mended, run: prefilltune db "
+        f"import {{path}} --database {shlex.quote(str(root))}"
+    )
+    return rescued(error, "records.json", _packed(records, _pack_json), mend) if number else error
 
 
 def unpack(file: Path, folder: Path) -> None:
@@ -75,6 +80,19 @@ def unpack(file: Path, folder: Path) -> None:
     for path, data in content.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
+
+
+def _packed(
+    records: Mapping[TargetKey, Sequence[Entry]], pack: Callable[[Mapping[str, bytes]], bytes]
+) -> bytes:
+    with ScratchFolder() as folder:
+        for key, entries in records.items():
+            RecordStore.open(folder, key, create=True).replace(entries)
+        return pack({
+            f"{key}/{name}": (folder / str(key) / name).read_bytes()
+            for key in sorted(map(str, records))
+            for name in FILES
+        })  # fmt: skip
 
 
 def _packer(file: Path) -> Callable[[Mapping[str, bytes]], bytes]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,18 +69,23 @@ def not_writable(
     >>> print(not_writable(Path("dist/a.so"), OSError(errno.ENOSPC, "No space left on device")))
     cannot write dist/a.so: No space left on device; make room there, or choose another place
     """
-    in_the_way = _in_the_way(path, error)
-    if in_the_way:
-        said, mend = in_the_way, f"move it away, or {or_else}"
-    elif error.errno == errno.ENAMETOOLONG:
-        said, mend = _words(error), "choose a shorter name"
-    elif error.errno in _OF_ROOM:
-        said, mend = _words(error), f"make room there, or {or_else}"
-    elif error.errno in _OF_PERMISSION:
-        said, mend = _words(error), f"free or unlock it, or {or_else}"
-    else:
-        said, mend = _words(error), or_else
-    return NotWritableError(f"cannot write {path}: {said}; {mend}{keeps and '; ' + keeps}")
+    return NotWritableError(
+        f"cannot write {path}: {in_words(path, error, or_else)}{keeps and '; ' + keeps}"
+    )
+
+
+def in_words(path: Path, error: OSError, or_else: str = _OR_ELSE) -> str:
+    """What is wrong with a path, and what to do about it."""
+    words = error.strerror or str(error)
+    if in_the_way := _in_the_way(path, error):
+        return f"{in_the_way}; move it away, or {or_else}"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{words}; choose a shorter name"
+    if error.errno in _OF_ROOM:
+        return f"{words}; make room there, or {or_else}"
+    if error.errno in _OF_PERMISSION:
+        return f"{words}; free or unlock it, or {or_else}"
+    return f"{words}; {or_else}"
 
 
 def make_folder(folder: Path) -> None:
@@ -93,6 +100,24 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """A folder that is there within; one that was made for it and is empty goes on failure."""
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        _remove_empty(missing)
+        raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):  # another process may have begun to use one
+        for each in folders:
+            each.rmdir()
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Let a file hold ``content``: all of it, or what was there before; makes its folder.
 
@@ -103,8 +128,7 @@ def write_file(path: Path, content: bytes) -> None:
     NotWritableError
         If it cannot be written.
     """
-    make_folder(path.parent)
-    with writing(path):
+    with writing(path), _folder(path.parent):
         real = Path(os.path.realpath(path))
         if real.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -165,7 +189,7 @@ def require_writable(folder: Path, room: int = ROOM, or_else: str = _OR_ELSE) ->
     NotWritableError
         If it takes none.
     """
-    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     probe = folder / f".{os.getpid()}.probe"
     _UNFINISHED.add(probe)
     with writing(folder, or_else=or_else):
@@ -179,9 +203,7 @@ def require_writable(folder: Path, room: int = ROOM, or_else: str = _OR_ELSE) ->
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
             _UNFINISHED.discard(probe)
-            with contextlib.suppress(OSError):  # another process may have begun to use it
-                for each in made:
-                    each.rmdir()
+            _remove_empty(missing)
 
 
 def require_replaceable(path: Path) -> None:
@@ -213,8 +235,31 @@ def require_room(folder: Path, room: int = ROOM, or_else: str = _OR_ELSE) -> Non
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _words(error: OSError) -> str:
-    return error.strerror or str(error)
+def rescued(error: NotWritableError, name: str, content: bytes, mend: str) -> NotWritableError:
+    """The error of a file that cannot be written, once what took long to make is safe elsewhere.
+
+    Parameters
+    ----------
+    error : NotWritableError
+        As it was raised.
+    name : str
+        How the name of the file ends that takes ``content``: in the working directory, or among
+        the temporary files where that takes none either.
+    mend : str
+        What to do once the cause is mended, with ``{path}`` for that file.
+    """
+    for folder in (os.curdir, tempfile.gettempdir()):
+        with contextlib.suppress(OSError):
+            descriptor, made = tempfile.mkstemp(prefix="rescued-", suffix=f"-{name}", dir=folder)
+            os.close(descriptor)
+            path = Path(made)
+            try:
+                write_file(path, content)
+            except OSError:
+                path.unlink()
+                continue
+            return NotWritableError(f"{error}; {mend.replace('{path}', shlex.quote(made))}")
+    return error
 
 
 def _in_the_way(path: Path, error: OSError) -> str:

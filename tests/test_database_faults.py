@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -11,12 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from database_fixtures import FILES, KEY, PROVENANCE, SHAPE_TEXT, SPEC_TEXT, filled, small_entry
+from disks import small_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -189,20 +188,6 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):
     assert not list(store.folder.glob("*.tmp"))
     found.add([small_entry(9999)])
     assert small_entry(9999).record_id in by_id(found.entries)
-
-
-@contextlib.contextmanager
-def small_disk(size: str) -> Iterator[Path]:
-    """A file system of its own; skips the test where none may be mounted."""
-    with tempfile.TemporaryDirectory() as folder:
-        mount = shutil.which("mount")
-        command = [mount or "mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
-        if mount is None or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("needs the right to mount a tmpfs")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_disk_without_space_is_an_error_and_loses_nothing():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...database import Finder, StaleRecordError, Tier
+from ...database.writing import require_replaceable
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..errors import KernelCheckError, WorkerFailedError
 from .console import console, print_error
@@ -98,6 +99,7 @@ def compare_all(
     from ..comparing.comparison import write_comparisons
     from ..comparing.report import summary_table, table
 
+    require_comparable(folder)
     comparisons: list[Comparison] = []
     failures = 0
     with Comparer(target, databases, accept) as comparer:
@@ -120,6 +122,18 @@ def compare_all(
         _draw_comparison(comparisons, folder)
     if failures:
         raise typer.Exit(2)
+
+
+def require_comparable(folder: Path) -> None:
+    """Refuse a folder that takes no comparison, before any is measured.
+
+    Raises
+    ------
+    NotWritableError
+        If it takes none.
+    """
+    for name in (COMPARISON_FILE, CHART_FILE):
+        require_replaceable(folder / name)
 
 
 def _draw_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
+from ...database.writing import in_words
 from ...workloads import PrefilltuneError
 
 _WIDTH_OF_A_PIPE = 200
@@ -28,5 +30,7 @@ def print_error(error: PrefilltuneError | OSError) -> None:
 def _said(error: PrefilltuneError | OSError) -> str:
     if isinstance(error, PrefilltuneError):
         return str(error)
-    words = error.strerror or str(error)
-    return words if error.filename is None else f"{os.fspath(error.filename)}: {words}"
+    if error.filename is None:
+        return error.strerror or str(error)
+    path = Path(os.fsdecode(error.filename))
+    return f"cannot use {path}: {in_words(path, error, 'correct the path')}"

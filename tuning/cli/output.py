@@ -51,8 +51,7 @@ def _is_of_stdout(error: OSError) -> bool:
     if error.filename is not None or sys.stdout is None:
         return False
     try:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        sys.stdout.flush()  # what it did not take is still in its buffer
     except OSError as again:
         return again.errno == error.errno
     return False

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...database import Finder
+from ...database.writing import require_replaceable
 from ...workloads import PrefillShape, PrefillSpec
 from .console import console
 from .options import (
@@ -60,6 +61,10 @@ def sweep(
         specs = _unswept(databases, resolved, workload.dtype)
     else:
         specs = [workload.in_dtype_for(wanted[0], resolved.kind)]
+    from ..deployment import SWEEP_FILE
+
+    if specs:
+        require_replaceable(root / str(resolved.key) / SWEEP_FILE)
     for spec in specs:
         _sweep(spec, resolved, databases, root, shapes, chosen)
     if not specs:

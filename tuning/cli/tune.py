@@ -16,7 +16,7 @@ from ...workloads import Case, parse_lengths
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
 from ..heads import workload_options
-from .compare import compare_all
+from .compare import compare_all, require_comparable
 from .console import console
 from .ending import ending_of
 from .moved import moved
@@ -112,6 +112,10 @@ def tune(
         from ..search.tune import log_path, tune_case
 
         spaces = choose_spaces(search.space, spec, shapes, resolved)
+        folder = root / str(resolved.key)
+        compares = compare and not devices.tracker  # it measures here, not where a tracker's do
+        if compares:
+            require_comparable(folder)
         warn_of_bad_lines(open_databases(root), resolved)
         builders = None
         if len(shapes) > 1:  # the processes of one pool and its builders serve all of them
@@ -140,8 +144,8 @@ def tune(
             _print_kept(result, root)
             if wish.is_made:
                 return  # to where the process ends
-    if not compare or devices.tracker:
-        return  # a comparison measures on this machine, not on the tracker's
+    if not compares:
+        return
     from ..comparing.comparer import bench_of
     from ..comparing.report import TORCH_HINT
 
@@ -149,7 +153,6 @@ def tune(
         console.print(TORCH_HINT, soft_wrap=True)
     else:
         workloads = [(spec, each) for each in shapes]
-        folder = root / str(resolved.key)
         options = f"--target {resolved.kind} {workload_options(spec, *shapes)}"
         ending.advice = (
             f"what was found is kept; run: prefilltune compare {options} --lens {lens} "

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...database import NotWritableError
 from ...database.durable import write_atomically
 from ...database.locking import changing
+from ...database.writing import rescued
 from ...workloads import PrefillShape
 from ..errors import InvalidSweepError
 from .boundaries import Point
@@ -84,15 +88,28 @@ def write_sweep(folder: Path, sweep: Sweep) -> Path:
         If it cannot be written.
     """
     path = folder / SWEEP_FILE
-    with changing(path):
-        sweeps = {**read_sweeps(folder), sweep.spec: sweep}
-        lines = [_text(sweeps[spec]) for spec in sorted(sweeps)]
-        text = f'{{"schema": {_SCHEMA_VERSION}, "sweeps": [\n' + ",\n".join(lines) + "\n]}"
-        write_atomically(path, [text.encode()])
+    try:
+        with changing(path):
+            write_atomically(path, [_file({**read_sweeps(folder), sweep.spec: sweep})])
+    except NotWritableError as error:
+        others: dict[str, Sweep] = {}
+        with contextlib.suppress(OSError, InvalidSweepError):
+            others = read_sweeps(folder)
+        content = _file({**others, sweep.spec: sweep}) + b"\n"
+        mend = (
+            f"the times are in {{path}}; once that is mended: mv {{path}} {shlex.quote(str(path))}"
+        )
+        raise rescued(error, SWEEP_FILE, content, mend) from error
     return path
 
 
 _MEND = "restore it from git, or delete it and run: prefilltune sweep"
+
+
+def _file(sweeps: Mapping[str, Sweep]) -> bytes:
+    lines = [_text(sweeps[spec]) for spec in sorted(sweeps)]
+    text = f'{{"schema": {_SCHEMA_VERSION}, "sweeps": [\n' + ",\n".join(lines) + "\n]}"
+    return text.encode()
 
 
 def _text(sweep: Sweep) -> str:

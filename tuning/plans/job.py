@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...database.writing import require_writable
 from ...workloads import PrefilltuneError
 from ..ending import Wish
 from ..errors import NothingFoundError, SearchDiedError
@@ -57,11 +58,14 @@ def run_plan(
 
     Raises
     ------
+    NotWritableError
+        If ``root`` takes nothing.
     PlanRunningError
         If another process runs the plan.
     PrefilltuneError
         The first error of a search, once the others have done what can be done without its devices.
     """
+    require_writable(root)
     with plan_lock(root, plan.name):
         ledger = read_ledger(ledger_path(root, plan.name))
         ledger.seconds, ledger.most_trials = plan.seconds, plan.trials

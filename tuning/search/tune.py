@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import math
 import statistics
 from collections import Counter
@@ -12,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...database import Entry, Provenance, RecordStore, TargetKey
+from ...database import (
+    Entry,
+    NotWritableError,
+    Provenance,
+    RecordStore,
+    TargetKey,
+    rescued_records,
+)
 from ...workloads import TOLERANCE, Case
 from ..backends import backend_of
 from ..building.replaying import Replayed, replay
@@ -34,6 +42,8 @@ from .warm_start import nearest_trials
 
 # Verified beside those that are kept, for some may turn out wrong, or slower than they seemed.
 _SPARE_FINALISTS = 2
+# In bytes: with the ending of a log, what a file system takes.
+_LONGEST_SLUG = 249
 # Of checking or timing a finalist: a device may fail once without the kernel being blamed.
 _TRIES = 2
 
@@ -106,9 +116,10 @@ def tune_case(
     machine = pool.machine if pool is not None else None
     machine = machine or machine_here(target)
     store = RecordStore.open(root, target.key, create=True)
-    store.add([])  # refuses a read-only folder now rather than after the search
     log = TrialLog(log_path(case, target.key, root), _versions(machine))
     wish = wish or Wish()
+    store.require_writable()  # now rather than after the search
+    log.append([])
     warm = nearest_trials(store, case, spaces)
     chosen = [SPACES[name] for name in spaces]
     with Search(
@@ -126,8 +137,11 @@ def tune_case(
         state.faults = search.faults()
     if not kept and not wish.is_made:
         raise NothingFoundError(_nothing_found(case.on(target.key), state, log.path))
-    store.add(kept)
-    store.prune(keep)
+    try:
+        store.add(kept)
+        store.prune(keep)
+    except NotWritableError as error:
+        raise rescued_records(error, {target.key: kept}, root) from error
     kept.sort(key=lambda entry: entry.speed)
     return TuneResult(state, tuple(kept), interrupted, log.path)
 
@@ -230,7 +244,11 @@ def _times(engine: Engine, case: Case, paths: Sequence[str], pool: Pool) -> list
 
 def _slug(case: Case) -> str:
     lens = case.lens.text.replace(":", "_").replace("/", "_")
-    return f"{case.spec}__{case.shape}__{lens}"
+    name = f"{case.spec}__{case.shape}__{lens}"
+    if len(name.encode()) <= _LONGEST_SLUG:
+        return name
+    # A file of lengths may have any path.
+    return f"{case.spec}__{case.shape}__{hashlib.sha256(lens.encode()).hexdigest()}"
 
 
 def _nothing_found(name: str, state: SearchState, log: Path) -> str:

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ....database import RecordStore, read_other_version, target_keys, union
+from ....database import (
+    NotWritableError,
+    RecordStore,
+    read_other_version,
+    rescued_records,
+    target_keys,
+    union,
+)
 from ...errors import InvalidOptionError
 from ...measuring.tvm_import import import_tvm_without_torch
 from .answer import Answer
@@ -39,12 +46,17 @@ def migrate(
     ]
     # Opened before hours are spent on what it might not take.
     stores = {each.key: RecordStore.open(root, each.key, create=True) for each in read}
+    for store in stores.values():
+        store.require_writable()
     records = [(each.key, entry) for each in read for entry in each.entries]
     measured, others = measure_records(rebuild_on_today, records)
     moved = [each for each in measured if each.after]
     for key in dict.fromkeys(each.key for each in moved):
         new = [each.after for each in moved if each.after and each.key == key]
-        stores[key].change(lambda present, new=new: union(present, new).values())
+        try:
+            stores[key].change(lambda present, new=new: union(present, new).values())
+        except NotWritableError as error:
+            raise rescued_records(error, {key: new}, root) from error
     left = failures_data(measured)
     left += [failure_data(*record, "of another machine; migrate there") for record in others]
     bad = [bad_line_data(source / str(each.key), line) for each in read for line in each.bad_lines]
