@@ -31,7 +31,7 @@ SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 # Work that keeps something at its end has so long; all is over within five seconds.
-_PATIENCE = 4.0
+_PATIENCE = 3.5
 # For the main thread to stand still, unless it is in C++ and stands still when it returns.
 _STANDSTILL = 0.2
 _DEATH_TIMEOUT = 0.5
@@ -134,9 +134,9 @@ class Signals:
 class Ending:
     """How this process ends when a signal tells it to; a context manager around all that it does.
 
-    The first signal makes a wish and, if nobody is :meth:`patient`, ends the process; else after
-    four seconds, or when the context is left before that. A second signal ends it at once. The exit
-    code is 128 and the signal's number, as shells have it.
+    The first signal makes a wish and, if nobody is :meth:`patient`, ends the process; else that
+    comes three and a half seconds later, or when the context is left before. A second signal ends
+    it at once. The exit code is 128 and the signal's number, as shells have it.
 
     Attributes
     ----------
@@ -161,7 +161,7 @@ class Ending:
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[Wish]:
-        """Let work that looks at the wish end by itself, within four seconds."""
+        """Let work that looks at the wish end by itself, within a few seconds."""
         with self._lock:
             self._patient = True
         try:
