@@ -213,9 +213,10 @@ def _wait(process: subprocess.Popen[str]) -> int:
 
 
 def _as_a_shell_does() -> None:
-    """Begin a process group that hears Ctrl-C."""
+    """Begin a process group that hears signals, whoever ignores them here."""
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _free_port() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -160,6 +161,18 @@ def test_searches_side_by_side_find_what_they_find_alone(
     for each in cases:
         assert _run([each], tmp_path, Watch())
         assert _measured(each, root) == _measured(each, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_budget_without_time_for_anything_still_finds_something_and_names_the_rest(
+    tmp_path: Path,
+) -> None:
+    plan, cases = dataclasses.replace(PLAN, seconds=0.01, searches=1), _planned(TWO, 2, 3)
+    watch = Watch()
+    assert _run(cases, tmp_path, watch, plan)
+    assert 1 <= len(_measured(cases[0], tmp_path)) <= 2  # two devices measure at once
+    assert any("before the first candidate was measured" in line for line in watch.lines)
+    assert f"1 of 2 workloads were begun, the first of them {cases[1].name}" in watch.lines[-1]
 
 
 @pytest.mark.slow

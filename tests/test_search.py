@@ -330,6 +330,19 @@ def test_a_budget_without_time_for_anything_still_keeps_one_candidate(tmp_path: 
     assert "before another candidate was measured" in again.state.shortfall
 
 
+def test_a_search_that_is_late_measures_its_first_candidate_and_no_more(
+    builders: list[Worker], tmp_path: Path, alone: bool
+) -> None:
+    space = SplitScores(((2, 4), (3, 6), (2, 12)))
+    with Search(
+        _case(), TARGET, [space], TrialLog(tmp_path / "log", {}), _ignore, builders=builders
+    ) as search:
+        state = search.run(Limit(trials=7, seconds=1e-3))
+        assert state.trials == len(search.trials) == 1
+        assert state.shortfall
+        assert search.run(Limit(trials=7, seconds=1e-3)).trials == 0  # nothing is owed any more
+
+
 def test_a_search_that_owes_a_candidate_goes_on_until_many_have_failed() -> None:
     state = SearchState(Limit(seconds=1.0), started=-math.inf)
     assert state.is_overdue

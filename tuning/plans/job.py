@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...database.writing import require_writable
 from ...workloads import PrefilltuneError
+from ..duration import format_duration
 from ..ending import Wish
 from ..errors import NothingFoundError, SearchDiedError
 from ..search.state import Limit, Listener
@@ -76,6 +77,12 @@ def run_plan(
             ended = run.until_done()
         if run.error is not None:
             raise run.error
+        if ended and (unbegun := ledger.unbegun):
+            tell(
+                f"the budget of {format_duration(plan.seconds)} ended before {len(unbegun)} of "
+                f"{len(ledger.progress)} workloads were begun, the first of them {unbegun[0]}; "
+                "raise `budget` in the plan, and run the same command again to go on"
+            )
         return ended
 
 

@@ -55,6 +55,11 @@ class Ledger:
         """Workloads with something left to do, in the plan's order."""
         return [name for name, done in self.progress.items() if not done.ended(self.most_trials)]
 
+    @property
+    def unbegun(self) -> list[str]:
+        """Workloads that had no slice yet, in the plan's order."""
+        return [name for name, done in self.progress.items() if not done.slices]
+
     def next_case(self, barred: Collection[str] = ()) -> str | None:
         """The workload that promises most, the first among equals; ``None`` if all is done.
 

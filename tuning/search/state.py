@@ -93,7 +93,7 @@ class SearchState:
         seconds = self.limit.seconds
         if seconds is None:
             return ""
-        ended = f"the budget of {seconds:g} s ended before"
+        ended = f"the budget of {seconds:.3g} s ended before"
         if seconds < self.first_measured < math.inf:
             return (
                 f"{ended} the first candidate was measured, which took {self.first_measured:.1f} s"

@@ -83,7 +83,7 @@ class Turns:
         by_key = {arm.key: arm for arm in self._arms}
         found: set[str] = set()
         for trial in trials[: self._room()]:
-            if self._is_over:
+            if self._is_over or (self._state.is_overdue and len(found) == _OWED):
                 return
             arm = by_key.get(trial.arm)
             proposal = arm.replay(trial) if arm is not None else None
@@ -101,6 +101,7 @@ class Turns:
         Those that are known already come with their trial, and take up no room in the batch.
         """
         room, batch = self._room(), self._batching
+        owed = room - _OWED
         while room > 0 and not self._is_over:
             arm = next_arm(self._arms, refine=batch.refines(self._turns))
             if arm is None:
@@ -114,7 +115,7 @@ class Turns:
                 known = self._known.same(arm.trial(proposal))
                 if known is None and room == 0:
                     break  # evolution proposes more than it is asked for
-                if self._state.is_overdue and batch.batch - room >= _OWED:
+                if self._state.is_overdue and room <= owed:
                     return
                 room -= known is None
                 self.proposed += known is None
