@@ -9,6 +9,7 @@ Needs PyTorch, tvm-ffi and TVM's runtime library; nothing that tunes or compiles
 
 from .errors import (
     ChecksumError,
+    ForkedError,
     InvalidArgumentError,
     InvalidLibraryError,
     NoKernelError,
@@ -20,9 +21,11 @@ from .errors import (
 from .kernels import Kernel, Spec
 from .library import Library, load
 from .op import sequence_prefill
+from .threads import Threads, set_num_threads
 
 __all__ = [
     "ChecksumError",
+    "ForkedError",
     "InvalidArgumentError",
     "InvalidLibraryError",
     "Kernel",
@@ -32,7 +35,9 @@ __all__ = [
     "PrefillError",
     "RuntimeNotFoundError",
     "Spec",
+    "Threads",
     "WrongMachineError",
     "load",
     "sequence_prefill",
+    "set_num_threads",
 ]

@@ -27,6 +27,10 @@ class NoKernelError(PrefillError, LookupError):
     """No loaded library serves a call."""
 
 
+class ForkedError(PrefillError, RuntimeError):
+    """A kernel is called in a process that was forked when its threads were running."""
+
+
 class InvalidArgumentError(PrefillError, ValueError):
     """A tensor has not the shape, dtype, device or strides that a call needs."""
 

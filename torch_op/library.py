@@ -17,6 +17,7 @@ from .kernels import Kernel, Spec, parse_shape
 from .machine import lacking, this_machine
 from .registry import register
 from .runtime import llvm_features, load_runtime
+from .threads import Threads, refusing_in_children, set_up_threads, threads_of
 
 _MANIFEST = "manifest.json"
 _SCHEMA = 2
@@ -38,15 +39,21 @@ class Library:
     target : dict
         What it was built for, as TVM writes it.
     kernels : tuple[Kernel, ...]
-        What it serves. ``str(library)`` lists them.
+        What it serves. ``str(library)`` lists them, and the threads.
     """
 
     path: Path
     target: dict[str, Any]
     kernels: tuple[Kernel, ...]
 
+    @property
+    def threads(self) -> Threads | None:
+        """What the kernels run on; absent for a GPU's."""
+        return threads_of(self.path)
+
     def __str__(self) -> str:
-        return "\n".join([str(self.path), *(f"  {kernel}" for kernel in self.kernels)])
+        threads = [] if self.threads is None else [f"  {self.threads}"]
+        return "\n".join([str(self.path), *threads, *(f"  {kernel}" for kernel in self.kernels)])
 
 
 def load(folder: str | os.PathLike[str]) -> Library:
@@ -91,8 +98,10 @@ def load(folder: str | os.PathLike[str]) -> Library:
     _require_machine(path, data["target"], requires, kernels)
     module = _loaded(path)
     _digests[path] = digest
+    guarded = kind == "llvm" and not set_up_threads(path, int(data["target"].get("num-cores", 1)))
     for kernel in kernels:
-        register(kernel, module[kernel.symbol])
+        function = module[kernel.symbol]
+        register(kernel, refusing_in_children(function) if guarded else function)
     return Library(path, data["target"], kernels)
 
 

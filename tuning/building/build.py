@@ -22,6 +22,8 @@ from .finishing import finished
 
 # Of what a compiler says, the line that says why it failed.
 _TELLING = ("error:", "cannot", "failed", "No such", "not found", "No space")
+#: Of the compiler that links a library, for sources that are linked into it.
+_ADDON_OPTIONS = ["-O2", "-pthread"]
 
 
 def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = ()) -> str:
@@ -62,6 +64,8 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
     make_folder(folder)
     host = generate(module, target)
     packing = backend_of(target.kind.name).packing(host, target)
+    if addons:
+        packing["options"] = _ADDON_OPTIONS
     with writing(Path(path)), ScratchFolder() as scratch:
         require_room(scratch, or_else=OTHER_TMPDIR)  # on a full disk LLVM ends the process
         with replacing(Path(path)) as aside:

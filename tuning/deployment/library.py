@@ -22,6 +22,7 @@ from .c_header import c_header
 from .factory import serving_kernel
 from .metadata import metadata_source
 from .serving import Serving
+from .threads import threads_source
 
 LIBRARY = "libprefill.so"
 MANIFEST = "manifest.json"
@@ -109,11 +110,14 @@ def build_kernels(
     with ExitStack() as stack:
         stack.enter_context(writing(folder))
         scratch = stack.enter_context(ScratchFolder())
-        source = scratch / "metadata.cc"
-        source.write_text(metadata_source(data), encoding="utf-8")
+        sources = {scratch / "metadata.cc": metadata_source(data)}
+        if backend.is_cpu:
+            sources[scratch / "threads.cc"] = threads_source(target.threads)
+        for path, text in sources.items():
+            path.write_text(text, encoding="utf-8")
         # All three take their places at the end, or none does.
         aside = {path: stack.enter_context(replacing(path)) for path in (header, manifest, library)}
-        build_library(tvm.IRModule(named), target.target, str(aside[library]), [str(source)])
+        build_library(tvm.IRModule(named), target.target, str(aside[library]), [*map(str, sources)])
         checksum = hashlib.sha256(aside[library].read_bytes()).hexdigest()
         described = {"library": LIBRARY, "sha256": checksum, **data}
         aside[manifest].write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
