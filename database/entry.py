@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,7 +104,11 @@ class Entry:
     def mend(self) -> str:
         """The command that takes it out of its database, for errors; then it is tuned again."""
         root = Path(self.origin).parent.parent
-        return f"run: prefilltune db remove {self.record_id} --database {root}, and tune again"
+        database = shlex.quote(str(root))
+        return (
+            "tune again, once it is removed; run: prefilltune db remove "
+            f"{self.record_id} --database {database}"
+        )
 
     @property
     def payload(self) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from .contents import FILES
@@ -19,7 +20,8 @@ def target_keys(root: Path) -> list[TargetKey]:
     """
     if not root.is_dir():
         raise DatabaseNotFoundError(
-            f"{root} is no database; correct the path, or run `prefilltune tune` to make one"
+            f"{root} is no database; correct the path, or make one; run: prefilltune tune --model "
+            f"bge-base --shape 1x128 --database {shlex.quote(str(root))}"
         )
     keys = []
     for folder in sorted(root.iterdir()):

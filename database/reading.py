@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -286,6 +287,7 @@ def _numbered(lines: Iterator[bytes]) -> Iterator[tuple[int, int, bytes]]:
 
 def _read_provenance(source: Source, path: Path, key: TargetKey) -> dict[str, Any]:
     running = running_tvm_version()
+    root = shlex.quote(str(path.parent.parent))
     if not source.exists:
         frame = {"schema": SCHEMA_VERSION, "target": str(key), "tvm": running}
         return frame | {"digests": [], "records": {}}
@@ -304,6 +306,7 @@ def _read_provenance(source: Source, path: Path, key: TargetKey) -> dict[str, An
     if data["tvm"].split(".")[:2] != running.split(".")[:2]:
         raise VersionMismatchError(
             f"{path} holds traces of TVM {data['tvm']}; TVM {running} is running and cannot be "
-            "trusted with them: install that version, or run `prefilltune db migrate`"
+            "trusted with them: install that version, or move them into a new database; run: "
+            f"prefilltune db migrate {root} --database {root}-of-tvm-{running}"
         )
     return data

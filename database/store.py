@@ -68,8 +68,8 @@ class RecordStore:
         folder = Path(root) / str(key)
         if not (create or folder.is_dir()):
             raise DatabaseNotFoundError(
-                f"{folder} is no folder of records; correct the path or the target, or run "
-                "`prefilltune tune` to make it"
+                f"{folder} is no folder of records; correct the path or the target, or make it by "
+                "tuning"
             )
         return cls(folder, key)
 

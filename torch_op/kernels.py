@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -37,16 +38,20 @@ class Spec:
             f"{self.dtype}, sm_scale {self.sm_scale!r}"
         )
 
-    def build_command(self, kind: str) -> str:
-        """What builds a library for it, for a target kind, at the usual scale.
+    def command(self, name: str, kind: str) -> str:
+        """A command of ``prefilltune`` for it, for a target kind.
 
-        >>> Spec("padded", 12, 12, 64, "float32", 0.125).build_command("llvm")
+        >>> Spec("padded", 12, 12, 64, "float32", 0.125).command("build", "llvm")
         'prefilltune build --target llvm --heads 12/12x64 --dtype float32 --mask-mode padded'
+        >>> Spec("padded", 12, 12, 64, "float32", 1.0).command("build", "llvm")[-15:]
+        ' --sm-scale 1.0'
         """
         heads = f"{self.num_qo_heads}/{self.num_kv_heads}x{self.head_dim}"
+        usual = 1 / math.sqrt(self.head_dim)
+        is_usual = math.isclose(self.sm_scale, usual, rel_tol=1e-6)
         return (
-            f"prefilltune build --target {kind} --heads {heads} --dtype {self.dtype} "
-            f"--mask-mode {self.mask_mode}"
+            f"prefilltune {name} --target {kind} --heads {heads} --dtype {self.dtype} "
+            f"--mask-mode {self.mask_mode}" + ("" if is_usual else f" --sm-scale {self.sm_scale!r}")
         )
 
     @classmethod

@@ -152,7 +152,7 @@ def _require_machine(
     if not found:
         return
     name = target.get("mcpu") or target.get("arch")
-    commands = sorted({kernel.spec.build_command(target["kind"]) for kernel in kernels})
+    commands = sorted({kernel.spec.command("build", target["kind"]) for kernel in kernels})
     raise WrongMachineError(
         f"{path} is built for {name}, and this machine cannot run it: {found}; build it for this "
         f"machine, from records of its kind: {'; '.join(commands)}"

@@ -85,7 +85,10 @@ def _miss(call: tuple[Any, ...], sm_scale: float, shape: tuple[int, int, int]) -
     else:
         target = "cuda" if device == "cuda" else "llvm"
         spec = Spec(mask_mode, num_qo_heads, num_kv_heads, head_dim, dtype, sm_scale)
-        lines.append(f"one is built by: {spec.build_command(target)}")
+        lines += [
+            f"one is built by: {spec.command('build', target)}",
+            f"before it, unless it is tuned: {spec.command('tune', target)} --shape {sizes}",
+        ]
     return "\n".join(lines)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import shlex
+import sys
 from pathlib import Path
 
 import tvm_ffi
@@ -46,7 +48,8 @@ def _load(name: str) -> None:
     package = importlib.util.find_spec("tvm")
     if package is None or package.origin is None:
         raise RuntimeNotFoundError(
-            f"{name} comes with TVM, which is not installed; run: pip install apache-tvm"
+            f"{name} comes with TVM, which is not installed; run: {shlex.quote(sys.executable)} -m "
+            "pip install 'apache-tvm==0.27.*'"
         )
     path = Path(package.origin).parent / "lib" / name
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import shutil
+import sys
 
 from .errors import EnvironmentMismatchError
 
@@ -24,12 +26,12 @@ def check_packages() -> None:
     if _release(tvm)[:2] != (0, 27):
         raise EnvironmentMismatchError(
             f"apache-tvm {tvm} is installed, but prefilltune's records and schedules need 0.27; "
-            "run: pip install 'apache-tvm==0.27.*'"
+            f"{pip_install('apache-tvm==0.27.*')}"
         )
     if not (0, 1, 14) <= _release(ffi)[:3] < (0, 1, 15):
         raise EnvironmentMismatchError(
             f"apache-tvm-ffi {ffi} is installed, with which TVM 0.27's MetaSchedule crashes; "
-            "run: pip install 'apache-tvm-ffi>=0.1.14.post0,<0.1.15'"
+            f"{pip_install('apache-tvm-ffi>=0.1.14.post0,<0.1.15')}"
         )
 
 
@@ -54,6 +56,15 @@ def check_compiler() -> None:
             f"no C++ compiler found (looked for {', '.join(_COMPILERS)} on the PATH), and kernels "
             "are linked with one; install it, for example: apt-get install g++"
         )
+
+
+def pip_install(package: str) -> str:
+    """What a message ends in: how to install a package for the Python that runs.
+
+    An extra of prefilltune's is one, such as ``prefilltune[cuda]``: what is installed of it already
+    is left as it is.
+    """
+    return f"run: {shlex.quote(sys.executable)} -m pip install '{package}'"
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -123,8 +123,8 @@ class Backend(ABC):
             return ""
         return (
             f"this machine has no GPU that runs code for {target.key}; leave --arch out on a "
-            "machine with a GPU, or cross-compile here: prefilltune build --target "
-            f"{target.kind} --arch {target.key.arch}"
+            "machine with a GPU, or build a library here, of what has records; run: prefilltune "
+            f"build --target {target.kind} --arch {target.key.arch} --model bge-base"
         )
 
     def arch_hint(self, key: TargetKey) -> str:

@@ -62,8 +62,9 @@ class Cuda(Backend):
         arch = arch or fields.get("arch") or here
         if arch is None:
             raise UnsupportedTargetError(
-                "this machine has no CUDA device that TVM can see; cross-compile with `prefilltune "
-                "build --target cuda --arch sm_90a`, and tune or compare on a machine with a GPU"
+                "this machine has no CUDA device that TVM can see; tune and compare on a machine "
+                "with a GPU, or build here for one that is named, such as an H100; run: "
+                "prefilltune build --target cuda --arch sm_90a --model bge-base"
             )
         if not re.fullmatch(r"sm_\d{2,3}[af]?", arch):
             raise InvalidOptionError(f"arch {arch!r} is none of CUDA's; write one such as sm_90a")

@@ -10,9 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..environment import pip_install
 from ..errors import EnvironmentMismatchError, KernelCompileError
 
-_INSTALL = "run: pip install 'prefilltune[cuda]'"
+_INSTALL = pip_install("prefilltune[cuda]")
 # As TVM passes them: the register level moves the time of a kernel.
 _OPTIONS = (
     "-default-device",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...database.writing import write_file
+from ..environment import pip_install
 from ..errors import EnvironmentMismatchError
 from .comparison import DENSE, Comparison
 from .report import Row, contestants, place, shape_title, short_title, unit_of, workload_title
@@ -42,7 +43,7 @@ def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
         import matplotlib
     except ImportError:
         raise EnvironmentMismatchError(
-            "the chart needs matplotlib; run: pip install 'prefilltune[report]'"
+            f"the chart needs matplotlib; {pip_install('prefilltune[report]')}"
         ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot

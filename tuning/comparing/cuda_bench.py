@@ -8,6 +8,7 @@ from typing import ClassVar
 from ...database import Match
 from ...workloads import Case, masked_baseline
 from ..backends import backend_of
+from ..environment import pip_install
 from ..errors import EnvironmentMismatchError, WorkerFailedError
 from ..measuring.kernels import TIMEOUT, call, value_of
 from ..measuring.timing import Result
@@ -114,6 +115,6 @@ class CudaBench(Bench):
 def _require_torch() -> None:
     if not find_spec("torch"):
         raise EnvironmentMismatchError(
-            "a comparison on a GPU is timed by PyTorch, which is not installed; run: make setup "
-            "EXTRAS=torch, or: pip install torch"
+            "a comparison on a GPU is timed by PyTorch, which is not installed; "
+            + pip_install("prefilltune[torch]")
         )

@@ -9,10 +9,11 @@ from textwrap import shorten
 from rich.table import Table
 
 from ...workloads import PrefillShape, PrefillSpec
+from ..environment import pip_install
 from .comparison import DENSE, MASKED, PACKED, Comparison, geometric_mean
 
-TORCH_HINT = (
-    "PyTorch is not installed, so nothing was compared with it; run: make setup EXTRAS=torch"
+TORCH_HINT = "PyTorch is not installed, so nothing was compared with it; " + pip_install(
+    "prefilltune[torch]"
 )
 _PEER_NAMES = {
     "torch_sdpa_mask": "PyTorch SDPA with mask",

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...database import NotWritableError
+from ...database import InvalidTargetKeyError, NotWritableError, TargetKey
 from ...database.durable import write_atomically
 from ...database.locking import changing
 from ...database.writing import rescued
@@ -69,7 +69,7 @@ def read_sweeps(folder: Path) -> dict[str, Sweep]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InvalidSweepError(f"{path} is no JSON ({error}); {_MEND}") from None
+        raise InvalidSweepError(f"{path} is no JSON ({error}); {_mend(path)}") from None
     _validate(data, path)
     return {each["spec"]: _sweep(each, path) for each in data["sweeps"]}
 
@@ -103,7 +103,14 @@ def write_sweep(folder: Path, sweep: Sweep) -> Path:
     return path
 
 
-_MEND = "restore it from git, or delete it and run: prefilltune sweep"
+def _mend(path: Path) -> str:
+    """What to do about a file, for all that its database has records of."""
+    mend = "restore it from git, or delete it and run: prefilltune sweep"
+    try:
+        kind = TargetKey.parse(path.parent.name).kind
+    except InvalidTargetKeyError:  # of no database
+        return mend
+    return f"{mend} --target {kind} --database {shlex.quote(str(path.parent.parent))}"
 
 
 def _file(sweeps: Mapping[str, Sweep]) -> bytes:
@@ -143,7 +150,7 @@ def _sweep(fields: Mapping[str, Any], path: Path) -> Sweep:
     if wrong:
         raise InvalidSweepError(
             f"{path}: {fields['spec']} has {len(records)} records, and another number of times at "
-            f"{', '.join(wrong)}; {_MEND}"
+            f"{', '.join(wrong)}; {_mend(path)}"
         )
     points = tuple(
         Point(
@@ -163,7 +170,9 @@ def _validate(data: Any, path: Path) -> None:
     try:
         jsonschema.validate(data, _schema())
     except jsonschema.ValidationError as error:
-        raise InvalidSweepError(f"{path}: {error.json_path}: {error.message}; {_MEND}") from None
+        raise InvalidSweepError(
+            f"{path}: {error.json_path}: {error.message}; {_mend(path)}"
+        ) from None
 
 
 @cache

@@ -122,13 +122,14 @@ def devices_of(tracker: Address, key: str) -> int:
         counted = Outcome("error", detail=str(error))
     if counted.status != "ok":
         raise NoDeviceError(
-            f"no tracker answers at {tracker} ({counted.detail}); start one: prefilltune tracker"
+            f"no tracker answers at {tracker} ({counted.detail}); start one on its machine; "
+            f"run: prefilltune tracker --host {tracker.host} --port {tracker.port}"
         )
     count, keys = counted.value
     if not count:
         raise NoDeviceError(
             f"the tracker {tracker} knows no device of key {key!r} (it knows: "
-            f"{', '.join(keys) or 'none'}); start one: prefilltune worker --tracker {tracker} "
-            f"--key {key}"
+            f"{', '.join(keys) or 'none'}); start one where the device is; run: prefilltune worker "
+            f"--tracker {tracker} --key {key}"
         )
     return count

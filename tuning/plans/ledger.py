@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -171,7 +172,8 @@ def plan_lock(root: Path, name: str) -> Iterator[None]:
         except Timeout:
             raise PlanRunningError(
                 f"another process runs the plan {name} on {root}; wait for its end, or see how it "
-                "stands with: prefilltune plan status"
+                f"stands; run: prefilltune plan status {shlex.quote(name)} --database "
+                f"{shlex.quote(str(root))}"
             ) from None
     try:
         yield

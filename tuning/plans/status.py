@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.table import Column, Table
@@ -22,8 +23,8 @@ def plan_tables(root: Path, name: str = "") -> list[Table]:
     paths = sorted((root / "plans").glob(f"{name or '*'}.json"))
     if not paths:
         raise NothingFoundError(
-            f"no plan{f' {name!r}' if name else ''} has been run on {root}; start one: prefilltune "
-            "plan run FILE"
+            f"no plan{f' {name!r}' if name else ''} has been run on {root}; start one; run, with "
+            f"its file: prefilltune plan run FILE --database {shlex.quote(str(root))}"
         )
     return [_table(read_ledger(path)) for path in paths]
 

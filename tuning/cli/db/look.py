@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from ...errors import InvalidOptionError
 from ...measuring.tvm_import import import_tvm_without_torch
 from .answer import Answer
 from .data import bad_line_data, change_data, record_data, record_details
-from .opened import Opened, ReadOptions, TargetOption, all_usable, open_all
+from .opened import ReadOptions, TargetOption, all_usable, database_option, list_command, open_all
 from .text import changes_table, count, record_text, records_table
 
 _TRACE_TIMEOUT = 120.0
@@ -39,7 +39,8 @@ def list_records(where: ReadOptions) -> Iterator[Answer]:
             continue
         title = f"{each.folder}: {count(len(each.entries), 'record')}"
         bad = count(len(each.problems), "bad line")
-        caption = f"{bad}: `prefilltune db verify` names them" if each.problems else ""
+        verify = f"`prefilltune db verify {database_option(each.root)}`"
+        caption = f"{bad}: {verify} names them" if each.problems else ""
         text.append(records_table(title, each.entries, caption))
     yield Answer({"targets": targets}, text)
 
@@ -49,7 +50,7 @@ def show(
     where: ReadOptions,
 ) -> Iterator[Answer]:
     """Everything about one record: its place, provenance, decisions, and its trace as Python."""
-    key, entry = _find(record, where.open_all())
+    key, entry = _find(record, where)
     details = record_details(key, entry, *_python(entry))
     yield Answer(details, record_text(key, entry, details))
 
@@ -77,16 +78,18 @@ def diff_databases(
     )
 
 
-def _find(start: str, opened: Iterable[Opened]) -> tuple[TargetKey, Entry]:
+def _find(start: str, where: ReadOptions) -> tuple[TargetKey, Entry]:
     found = [
         (each.key, entry)
-        for each in opened
+        for each in where.open_all()
         for entry in each.entries
         if entry.record_id.startswith(start)
     ]
     ids = sorted({entry.record_id for _, entry in found})
     if not ids:
-        raise NoRecordError(f"no record begins with {start!r}; `prefilltune db list` shows all")
+        raise NoRecordError(
+            f"no record begins with {start!r}; {list_command(where.database)} shows all"
+        )
     if len(ids) > 1:
         raise InvalidOptionError(
             f"{len(ids)} records begin with {start!r}: {', '.join(ids[:5])}; write more of one"

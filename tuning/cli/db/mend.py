@@ -11,7 +11,7 @@ from ....database import Entry, NoRecordError, RecordStore, TargetKey
 from ...errors import InvalidOptionError
 from .answer import Answer
 from .data import bad_line_data, record_data
-from .opened import Opened, OwnOptions, all_usable
+from .opened import Opened, OwnOptions, all_usable, list_command
 from .text import bad_lines_text, count, records_table
 
 
@@ -61,7 +61,7 @@ def remove(
     if missing := wanted - {entry.record_id for _, entry in removed}:
         raise NoRecordError(
             f"{where.root} has no record {', '.join(sorted(missing))}; nothing was removed: "
-            "`prefilltune db list` names those that it has"
+            f"{list_command(where.root)} names those that it has"
         )
     for each in opened:
         if any(key == each.key for key, _ in removed):

@@ -14,7 +14,7 @@ from ....workloads import PrefillShape
 from ...errors import NothingFoundError
 from .answer import Answer
 from .data import merge_data
-from .opened import OwnOptions, ReadOptions, TargetOption, all_usable, keys_of
+from .opened import OwnOptions, ReadOptions, TargetOption, all_usable, keys_of, list_command
 from .text import count, merge_text
 
 
@@ -50,7 +50,7 @@ def export_records(
         if found:
             chosen[each.key] = [*union(chosen.get(each.key, []), found).values()]
     if not chosen:
-        raise NothingFoundError("no record is selected; `prefilltune db list` shows all")
+        raise NothingFoundError(f"no record is selected; {list_command(where.database)} shows all")
     export(chosen, file)
     number = sum(map(len, chosen.values()))
     targets = [*map(str, chosen)]

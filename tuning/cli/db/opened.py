@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,8 @@ def open_all(roots: Sequence[Path], target: str) -> Iterator[Opened]:
     ]
     if keys and not found:
         raise NothingFoundError(
-            f"{', '.join(map(str, roots))}: no records of {keys[0]}; `prefilltune db list` shows "
-            "what there is"
+            f"{', '.join(map(str, roots))}: no records of {keys[0]}; "
+            f"{list_command(roots[0] if len(roots) == 1 else None)} shows what there is"
         )
     for root, key in found:
         try:
@@ -127,6 +128,16 @@ def all_usable(opened: Iterable[Opened]) -> list[Opened]:
             raise NothingFoundError(each.error)
         found.append(each)
     return found
+
+
+def database_option(root: Path) -> str:
+    """The option that names a database."""
+    return f"--database {shlex.quote(str(root))}"
+
+
+def list_command(root: Path | None) -> str:
+    """The command that shows what a database has; those that commands read when it is None."""
+    return f"`prefilltune db list{'' if root is None else ' ' + database_option(root)}`"
 
 
 def keys_of(target: str) -> list[TargetKey] | None:

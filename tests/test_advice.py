@@ -1,0 +1,356 @@
+"""Commands that messages print can be run as they are: each is provoked, taken out and run.
+
+A search, a sweep, a comparison and a build end where their work would begin, on what the command
+said.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from database_fixtures import KEY, edit_provenance, filled, small_entry
+from dispatch_fixtures import LONG, SHORT, SPEC, database, record
+from typer.testing import CliRunner
+
+from prefilltune.database import Finder, NoRecordError, RecordStore, TargetKey, Tier
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.cli import app
+from prefilltune.tuning.deployment import choose_serving
+from prefilltune.tuning.environment import pip_install
+from prefilltune.tuning.target import ResolvedTarget
+from prefilltune.workloads import PrefillSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS: Any = typer.main.get_command(app)
+HEADS = "--heads 2/1x16"
+
+
+class Reached(Exception):
+    """Work that a command was about to begin, and on what."""
+
+    def __init__(self, work: str, spec: object, target: ResolvedTarget, root: object = "") -> None:
+        self.facts = (work, str(spec), str(target.key), str(root))
+
+
+@pytest.fixture(autouse=True)
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tuned(case: Any, target: Any, spaces: Any, limit: Any, root: Any, *rest: Any, **_: Any):
+        raise Reached("tune", f"{case.spec} {case.shape}", target, root)
+
+    def swept(spec: Any, found: Any, shapes: Any, lens: Any, target: Any, **_: Any):
+        raise Reached("sweep", spec, target)
+
+    def built(matches: Any, servings: Any, target: Any, output: Any):
+        provenances = [match.entry.provenance for match in matches]
+        shapes = " ".join(each.shape for each in provenances)
+        raise Reached("build", f"{provenances[0].spec} {shapes}", target)
+
+    def compared(bench: Any, case: Any, tuned: Any, stock: Any):
+        raise Reached("compare", f"{case.spec} {case.shape}", bench._target)
+
+    monkeypatch.setattr("prefilltune.tuning.search.tune.tune_case", tuned)
+    monkeypatch.setattr("prefilltune.tuning.deployment.measure_sweep", swept)
+    monkeypatch.setattr("prefilltune.tuning.deployment.library.build_kernels", built)
+    monkeypatch.setattr("prefilltune.tuning.comparing.cpu_bench.CpuBench.measure", compared)
+
+
+def run(command: str) -> str:
+    """What a command says, its error included; raises what work it would begin."""
+    program, *arguments = shlex.split(command)
+    assert program == "prefilltune"
+    done = CliRunner().invoke(app, arguments)
+    assert "Usage: " not in done.output, f"{command}\n{done.output}"
+    if isinstance(done.exception, Reached):
+        raise done.exception
+    return f"{done.output}; {done.exception or ''}"
+
+
+def advised(message: str) -> str:
+    """The command that a message ends in."""
+    (command,) = re.findall(r"run(?:, [^:]*)?: (prefilltune [^;\n]+)", message)
+    return command.strip()
+
+
+def reached(command: str) -> tuple[str, str, str, str]:
+    with pytest.raises(Reached) as caught:
+        run(command)
+    return caught.value.facts
+
+
+def parsed(command: str) -> None:
+    """Read a command as the command line does, without running it."""
+    _, *arguments = shlex.split(command)
+    found, context = COMMANDS, None
+    while hasattr(found, "commands"):
+        context = found.make_context(found.name, [], context, resilient_parsing=True)
+        found = found.commands[arguments.pop(0)]
+    found.make_context(found.name, arguments, context)
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    """A database with a record of this machine, for one thread."""
+    return database(tmp_path / "a database", record(SPEC, SHORT))
+
+
+def key(threads: int | None = None) -> str:
+    return str(resolve_target("llvm", threads).key)
+
+
+@pytest.mark.parametrize("name", ["build", "compare", "sweep"])
+def test_where_nothing_is_tuned(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "a database"
+    message = run(
+        f"prefilltune {name} --heads 13x48 --threads 1 --database {shlex.quote(str(root))}"
+    )
+    spec = PrefillSpec(13, 13, 48, "float32")
+    assert reached(advised(message)) == ("tune", f"{spec} b1_q128_kv128", key(1), str(root))
+
+
+def test_where_a_scale_and_a_mask_are_not_the_usual_ones(tmp_path: Path) -> None:
+    options = "--heads 4/2x16 --mask-mode causal_padded_left --sm-scale 0.3 --shape 2x5x9"
+    spec = PrefillSpec(4, 2, 16, "float32", "causal_padded_left", 0.3)
+    for name in ("build", "compare"):
+        message = run(f"prefilltune {name} {options} --database {tmp_path}")
+        assert reached(advised(message)) == ("tune", f"{spec} b2_q5_kv9", key(), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["build", "compare"])
+def test_where_another_shape_is_tuned(name: str, one: Path) -> None:
+    options = f"{HEADS} --shape 3x99 --threads 1 --database {shlex.quote(str(one))}"
+    message = run(f"prefilltune {name} {options}")
+    assert reached(advised(message)) == ("tune", f"{SPEC} b3_q99_kv99", key(1), str(one))
+
+
+def test_where_no_workload_is_named(tmp_path: Path) -> None:
+    for name in ("compare", "sweep", "report"):
+        message = run(f"prefilltune {name} --threads 1 --database {tmp_path}")
+        work, workload, *rest = reached(advised(message))
+        assert (work, *rest) == ("tune", key(1), str(tmp_path))
+        assert workload == "padded_hq12_hkv12_d64_float32_s0.125 b1_q128_kv128"
+
+
+def test_where_records_were_never_compared(one: Path) -> None:
+    message = run(f"prefilltune report --threads 1 --database {shlex.quote(str(one))}")
+    assert reached(advised(message))[:3] == ("compare", f"{SPEC} {SHORT}", key(1))
+
+
+def test_where_a_folder_of_another_machine_has_no_comparison(tmp_path: Path) -> None:
+    message = run(f"prefilltune report --target cuda-sm_90a-h200 --database {tmp_path}")
+    assert "run, on a machine of cuda-sm_90a-h200: " in message
+    parsed(advised(message))
+
+
+def test_where_no_sweep_was_made(one: Path) -> None:
+    database(one, record(SPEC, LONG, packed=True))
+    options = f"{HEADS} --threads 1 --database {shlex.quote(str(one))}"
+    message = run(f"prefilltune explain {options}")
+    assert reached(advised(message))[:3] == ("sweep", str(SPEC), key(1))
+    (note,) = choose_serving(SPEC, resolve_target("llvm", 1), Finder([one])).notes
+    assert advised(note) == advised(message)
+
+
+def test_where_a_sweep_cannot_be_read(one: Path) -> None:
+    database(one, record(SPEC, LONG, packed=True))
+    path = one / key(1) / "dispatch.json"
+    path.write_text("{")
+    message = run(f"prefilltune explain {HEADS} --threads 1 --database {shlex.quote(str(one))}")
+    command = advised(message)
+    path.unlink()
+    assert reached(f"{command} --threads 1")[:2] == ("sweep", str(SPEC))
+
+
+def test_where_explain_finds_nothing(tmp_path: Path) -> None:
+    message = run(f"prefilltune explain {HEADS} --threads 1 --database {tmp_path}")
+    assert reached(advised(message)) == ("tune", f"{SPEC} b1_q128_kv128", key(1), str(tmp_path))
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
+def test_where_there_is_no_gpu() -> None:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+    for arch in ("", " --arch sm_90a"):
+        message = run(f"prefilltune compare --target cuda{arch} --model bge-base")
+        work, workload, target, _ = reached(advised(message))
+        assert (work, target) == ("build", "cuda-sm_90a")
+        assert workload.startswith("padded_hq12_hkv12_d64_float16_s0.125 b")
+
+
+def test_where_another_cpu_is_named(tmp_path: Path) -> None:
+    target = """--target '{"kind": "llvm", "mcpu": "x86-64-v3", "num-cores": 3}'"""
+    message = run(f"prefilltune build {HEADS} {target} --database {tmp_path}")
+    facts = ("tune", f"{SPEC} b1_q128_kv128", "llvm-x86_64_v3-3c", str(tmp_path))
+    assert reached(advised(message)) == facts
+
+
+def test_where_there_is_no_database(tmp_path: Path) -> None:
+    root = tmp_path / "none"
+    assert reached(advised(run(f"prefilltune db list --database {root}")))[3] == str(root)
+
+
+def test_where_a_record_does_not_replay(one: Path) -> None:
+    (entry,) = RecordStore.open(one, TargetKey.parse(key(1))).entries
+    assert "removed 1 record" in run(advised(entry.mend))
+    assert not RecordStore.open(one, TargetKey.parse(key(1))).entries
+
+
+def test_where_records_are_of_another_tvm(tmp_path: Path) -> None:
+    edit_provenance(filled(tmp_path / "old", [small_entry(0)]), tvm="0.26.0")
+    message = run(f"prefilltune db list --target {KEY} --database {tmp_path / 'old'}")
+    said = run(advised(" ".join(message.split())))
+    assert "1 record of TVM 0.26.0" in said
+
+
+def test_where_no_plan_was_run(tmp_path: Path) -> None:
+    parsed(advised(run(f"prefilltune plan status --database {tmp_path}")))
+
+
+def test_where_a_command_has_another_name() -> None:
+    for old in ("status night", "tune --model bge-base --plan night.toml"):
+        parsed(advised(run(f"prefilltune {old}")))
+
+
+def test_where_a_call_has_no_kernel() -> None:
+    pytest.importorskip("torch")
+    import torch
+
+    import prefilltune.torch
+
+    query, lens = torch.zeros(3, 5, 7, 16), torch.ones(3, dtype=torch.int32)
+    for scale in (None, 0.3):
+        with pytest.raises(prefilltune.torch.NoKernelError) as caught:
+            prefilltune.torch.sequence_prefill(query, query, query, lens, sm_scale=scale)
+        build, tune = re.findall(r": (prefilltune .*)", str(caught.value))
+        spec = PrefillSpec(7, 7, 16, "float32", sm_scale=scale)
+        assert reached(tune)[:3] == ("tune", f"{spec} b3_q5_kv5", key())
+        assert f"no record for {spec}" in run(build)
+
+
+def test_packages_are_installed_for_the_python_that_runs() -> None:
+    program, *arguments = shlex.split(pip_install("prefilltune[cuda]").removeprefix("run: "))
+    assert program == sys.executable
+    assert arguments == ["-m", "pip", "install", "prefilltune[cuda]"]
+
+
+def documented() -> Iterator[str]:
+    """Lines of shell in the fenced blocks of the documents."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in re.findall(r"^```(?:sh|ini)?\n(.*?)^```", path.read_text(), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                yield line.removeprefix("$ ").partition(" #")[0].strip()
+
+
+def test_commands_of_the_documents_are_read() -> None:
+    found = [
+        re.sub(r"^(ExecStart=\S*/|\.venv/bin/)", "", line)
+        for line in documented()
+        if re.match(r"(ExecStart=\S*/|\.venv/bin/)?prefilltune ", line)
+    ]
+    assert len(found) >= 20
+    for command in found:
+        parsed(command)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_runs_commands_that_are_read() -> None:
+    found = {line for line in documented() if line.startswith("make ")}
+    assert len(found) > 10
+    for line in sorted(found):
+        done = subprocess.run(
+            [*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        for command in re.findall(r"^\.venv/bin/(prefilltune .*)", done.stdout, re.M):
+            parsed(command)
+
+
+def texts(*packages: str) -> Iterator[str]:
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_every_text_names_a_command_that_there_is() -> None:
+    groups = {name: each for name, each in COMMANDS.commands.items() if hasattr(each, "commands")}
+    for text in texts("tuning", "database", "workloads", "torch_op", "benchmarks"):
+        for name, rest in re.findall(r"`prefilltune ([a-z]+)(?: ([a-z-]+))?", text):
+            assert name in COMMANDS.commands, text
+            assert not (name in groups and rest) or rest in groups[name].commands, text
+
+
+# Options whose meaning depends on another one.
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("tune --model bge-base --mask-mode padded", "--mask-mode padded goes with --heads"),
+        ("tune --model bge-base --sm-scale 0.5", "--sm-scale 0.5 goes with --heads"),
+        ("compare --mask-mode padded", "--mask-mode padded goes with --heads"),
+        ("tune --model bge-base --arch sm_90a", "--arch sm_90a goes with --target cuda"),
+        ("build --model bge-base --target cuda --arch sm_90a --threads 2", "--threads 2"),
+        ("explain --library x.so --lens full", "--library tells what was built"),
+        ("explain --library x.so --model bge-base", "give it alone, or with --json"),
+        ("build --model bge-base --accept near", "choose exact, family, other-target"),
+        ("build --model bge-base --lens short", "'short' is no distribution of lengths"),
+    ],
+)
+def test_an_option_that_another_one_leaves_without_meaning_is_refused(
+    command: str, message: str
+) -> None:
+    assert message in run(f"prefilltune {command}")
+
+
+def test_what_is_accepted_is_listed_without_a_shape(tmp_path: Path) -> None:
+    """And a device of the family serves a shape of which this machine has a neighbour alone."""
+    mine, theirs = record(SPEC, SHORT), record(SPEC, LONG, packed=True)
+    database(tmp_path, mine)
+    arch = TargetKey.parse(key(1)).arch
+    filled(tmp_path, [theirs], TargetKey("llvm", arch, "31c"))
+    filled(tmp_path, [replace(theirs)], TargetKey("llvm", "elsewhere", "2c"))
+    options = f"{HEADS} --threads 1 --database {tmp_path}"
+    message = run(f"prefilltune build {options} --shape {LONG.batch}x{LONG.qo_len}")
+    assert "accept the tier 'family', or run: " in message
+    exact, family = f"{SPEC} {SHORT}", f"{SPEC} {SHORT} {LONG}"
+    assert reached(f"prefilltune build {options}")[1] == exact
+    assert reached(f"prefilltune build {options} --accept family")[1] == family
+    assert reached(f"prefilltune build {options} --accept other-target")[1] == family
+    shape = f"--shape {LONG.batch}x{LONG.qo_len}"
+    assert reached(f"prefilltune build {options} --accept family {shape}")[1] == f"{SPEC} {LONG}"
+    assert reached(f"prefilltune compare {options} --accept family {shape}")[1] == f"{SPEC} {LONG}"
+    nothing = f"prefilltune build {HEADS} --threads 2 --database {tmp_path}"
+    assert "--accept family takes those of " in run(nothing)
+    assert reached(f"{nothing} --accept family")[1] == family
+    given = resolve_target("llvm", 2)
+    with pytest.raises(NoRecordError, match="no record that fits any shape"):
+        choose_serving(SPEC, given, Finder([tmp_path]))
+    served = choose_serving(SPEC, given, Finder([tmp_path]), accept=Tier.OTHER_TARGET)
+    assert {match.tier for match in served.matches.values()} == {Tier.FAMILY}
+
+
+def test_messages_of_the_database_name_the_database(tmp_path: Path) -> None:
+    root = tmp_path / "a database"
+    store = filled(root, [small_entry(0)])
+    with (store.folder / "records.json").open("a") as file:
+        file.write("no record\n")
+    database = f"--database {shlex.quote(str(root))}"
+    for command, expected in (
+        (f"db list {database}", "records.json:2"),
+        (f"db show 0000 {database}", small_entry(0).record_id),
+        (f"db remove 0000 {database}", small_entry(0).record_id),
+        (f"db export {tmp_path}/e.json --shape 9x9 {database}", small_entry(0).record_id),
+        (f"db list --target llvm-elsewhere-2c {database}", small_entry(0).record_id),
+    ):
+        (advice,) = re.findall(r"`(prefilltune [^`]*)`", run(f"prefilltune {command}"))
+        assert expected in run(advice), command
