@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import hear_interrupts, is_alive, processes_with
 
 from prefilltune.tuning.ending import Signals, Wish
 
@@ -54,7 +55,7 @@ class _Run:
     def ended(self) -> tuple[int, str, str]:
         """Exit code and what was said, once it has ended and nothing is left of it."""
         out, err = self.process.communicate(timeout=60)
-        assert not _alive(self.child)
+        assert not is_alive(self.child)
         assert not self.folder.exists()
         return self.process.returncode, out, err
 
@@ -74,19 +75,6 @@ def _running(tmp_path: Path, doing: str) -> Iterator[_Run]:
             yield _Run(process)
         finally:
             process.kill()
-
-
-def hear_interrupts() -> None:
-    """Shells have what they start in the background ignore Ctrl-C, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 _LINE = "prefilltune: interrupted; go on\n"
@@ -198,8 +186,40 @@ def test_a_busy_worker_ends_with_a_parent_that_is_killed_and_so_does_what_it_sta
         assert parent.stderr is not None
         pids = [int(parent.stdout.readline()), int(parent.stderr.readline())]
     deadline = time.monotonic() + 60
-    while any(_alive(pid) for pid in pids):
+    while any(is_alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pids[1], signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_searches_end_whenever_a_signal_comes(tmp_path: Path) -> None:
+    """A few moments; benchmarks/endings.py tries many, of all commands."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    mark = f"PREFILLTUNE_TEST={tmp_path}"
+    environment = {**os.environ, "TMPDIR": str(temporary), "PREFILLTUNE_TEST": str(tmp_path)}
+    command = [sys.executable, "-m", "prefilltune.tuning", "tune", "--heads", "2/1x16", "--threads"]
+    command += ["1", "--shape", "2x24", "--budget", "10m", "--database"]
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGTERM]
+    searches = [
+        subprocess.Popen(
+            [*command, str(tmp_path / str(index))],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=hear_interrupts,
+        )
+        for index in range(len(numbers))
+    ]
+    for process, number in zip(searches, numbers, strict=True):
+        time.sleep(1.7)
+        process.send_signal(number)
+    for process, number in zip(searches, numbers, strict=True):
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 128 + number, said
+        assert said.count("prefilltune: interrupted; run the same command again") == 1
+    assert not list(temporary.iterdir())
+    assert not processes_with(mark)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import processes_with
 from rich.console import Console
 from small_spaces import SplitScores
 from typer.testing import CliRunner
@@ -243,7 +244,7 @@ def test_a_killed_plan_goes_on_and_measures_nothing_twice(tmp_path: Path) -> Non
         next(line for line in first.stdout if "1 of 8 trials" in line)
         first.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while _processes_with(f"PREFILLTUNE_TEST={tmp_path}"):
+    while processes_with(f"PREFILLTUNE_TEST={tmp_path}"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     again = subprocess.run(run, env=environment, capture_output=True, text=True)
@@ -276,15 +277,6 @@ def test_the_former_commands_name_the_ones_that_do_their_work(
     assert "a day.toml is no plan" in str(ran[0].exception)
     for shown in ran[1:]:
         assert "one night: not running" in shown.output
-
-
-def _processes_with(mark: str) -> list[str]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark.encode() in (folder / "environ").read_bytes():
-                found.append(folder.name)
-    return found
 
 
 @pytest.mark.parametrize("terminal", [True, False])

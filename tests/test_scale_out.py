@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import hear_interrupts
 
 from prefilltune.database import RecordStore, TargetKey
 from prefilltune.tuning.backends.llvm import LLVM
@@ -61,7 +62,7 @@ class Service:
             env=self.environment,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=_hear_interrupts,
+            preexec_fn=hear_interrupts,
             **options,  # pyright: ignore
         )
 
@@ -105,10 +106,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _hear_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import hear_interrupts, processes_with
 from small_spaces import SplitScores
 
 from prefilltune.database import RecordStore, Tier, lookup
@@ -265,11 +266,6 @@ def test_trial_log_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
     assert math.isinf(failed.seconds)
 
 
-def _hear_interrupts() -> None:
-    """Shells have what they start in the background ignore Ctrl-C, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
@@ -288,12 +284,12 @@ def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) 
         text=True,
         bufsize=1,
         env=environment,
-        preexec_fn=_hear_interrupts,
+        preexec_fn=hear_interrupts,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "x the baseline" in line:
-                assert _processes_with(mark)
+                assert processes_with(mark)
                 process.send_signal(number)
                 break
         rest = process.stdout.read()
@@ -301,19 +297,7 @@ def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) 
     assert "1 verified records kept" in rest
     assert "goes on from" in rest
     assert RecordStore.open(tmp_path, TARGET.key).entries
-    assert not _processes_with(mark)
-
-
-def _processes_with(mark: str) -> list[str]:
-    """Command lines of the living processes whose environment holds ``mark``."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text())
-        except OSError:
-            continue
-    return found
+    assert not processes_with(mark)
 
 
 @pytest.mark.slow
