@@ -190,9 +190,10 @@ class Ending:
         if first and patient:
             timer = threading.Timer(_PATIENCE, self._leave)
             timer.daemon = True
-            timer.start()
-        else:
-            self._leave()
+            with contextlib.suppress(RuntimeError):  # no room for another thread
+                timer.start()
+                return
+        self._leave()
 
     def _in_main_thread(self) -> None:
         """Stand still where the process is about to end, lest work goes on with half of itself."""
@@ -204,23 +205,30 @@ class Ending:
 
     def _leave(self) -> None:
         """End the process; in any thread."""
-        me, main = threading.current_thread(), threading.main_thread()
+        me = threading.current_thread()
         with self._lock:
             self._leaver = self._leaver or me
         if self._leaver is not me:
             _stand_still()
         try:
-            if me is not main:
-                # It sees workers die, and would take that for what came of their work.
-                signal.pthread_kill(main.ident or 0, self._number)
-                self._main_stands.wait(_STANDSTILL)
-            _kill_children()
-            for act in self._last_acts:
-                with contextlib.suppress(Exception):
+            for act in (self._halt_main, _kill_children, *self._last_acts, self._say):
+                with contextlib.suppress(Exception):  # none keeps the others from being done
                     act()
-            _say(f"prefilltune: interrupted; {self.advice}")
         finally:
             os._exit(128 + self._number)
+
+    def _halt_main(self) -> None:
+        """Have the main thread stand still, if this is another one.
+
+        It sees workers die, and would take that for what came of their work.
+        """
+        main = threading.main_thread()
+        if self._leaver is not main and main.ident is not None:
+            signal.pthread_kill(main.ident, self._number)
+            self._main_stands.wait(_STANDSTILL)
+
+    def _say(self) -> None:
+        _print_at_once(f"prefilltune: interrupted; {self.advice}")
 
 
 def _ignore_signals() -> None:
@@ -248,11 +256,9 @@ def _kill_children() -> None:
         psutil.wait_procs(children, _DEATH_TIMEOUT)
 
 
-def _say(line: str) -> None:
-    """Print to stderr what can be printed at once: nobody may be reading."""
-    with contextlib.suppress(OSError, ValueError):
-        stream = sys.__stderr__
-        if stream is None or not select.select([], [stream], [], 0)[1]:
-            return
+def _print_at_once(line: str) -> None:
+    """Print to stderr, unless nobody is reading what was printed before."""
+    stream = sys.__stderr__
+    if stream is not None and select.select([], [stream], [], 0)[1]:
         shown = "\x1b[?25h\r\x1b[J" if stream.isatty() else ""  # the cursor, hidden by a display
         os.write(stream.fileno(), f"{shown}{line}\n".encode())
