@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from ...database import Finder, NoRecordError, Tier
 from ...workloads import PrefillSpec, parse_lengths
 from ..errors import InvalidOptionError
-from .console import console
+from .console import console, print_table
 from .options import (
     AcceptOption,
     DatabaseOption,
@@ -75,7 +75,7 @@ def build(
     for symbol, serving in zip(built.symbols[len(matches) :], servings, strict=True):
         tiers = {str(match.tier) for match in serving.matches.values()}
         table.add_row(symbol, f"any of {len(serving.matches)}", ", ".join(sorted(tiers)))
-    console.print(table)
+    print_table(table)
     for line in (*missing, *explanation_lines(each.as_data() for each in servings)):
         console.print(line, soft_wrap=True)
     console.print(
@@ -139,7 +139,7 @@ def explain(
         print(json.dumps(found, indent=2))
         return
     for table in explanation_tables(found):
-        console.print(table)
+        print_table(table)
     if needs:
         console.print(f"runs on {needs}", soft_wrap=True)
     for line in explanation_lines(found):

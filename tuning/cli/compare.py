@@ -12,7 +12,7 @@ from ...database import Finder, StaleRecordError, Tier
 from ...database.writing import require_replaceable
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..errors import KernelCheckError, WorkerFailedError
-from .console import console, print_error
+from .console import console, print_error, print_table
 from .ending import ending_of
 from .options import (
     AcceptOption,
@@ -114,10 +114,10 @@ def compare_all(
                 failures += 1
                 continue
             comparisons.append(found)
-            console.print(table(found))
+            print_table(table(found))
             write_comparisons(folder / COMPARISON_FILE, [found])
     if len(comparisons) > 1:
-        console.print(summary_table(comparisons))
+        print_table(summary_table(comparisons))
     if comparisons:
         _draw_comparison(comparisons, folder)
     if failures:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from ...database.writing import in_words
 from ...workloads import PrefilltuneError
+from ..tables import fitted
 
 _WIDTH_OF_A_PIPE = 200
 
@@ -18,6 +20,11 @@ _WIDTH_OF_A_PIPE = 200
 _PIPED = (sys.stdout is None or not sys.stdout.isatty()) and "COLUMNS" not in os.environ
 
 console = Console(markup=False, highlight=False, width=_WIDTH_OF_A_PIPE if _PIPED else None)
+
+
+def print_table(table: Table) -> None:
+    """Print a table so that it can be read on terminals of any width."""
+    console.print(fitted(table, console))
 
 
 def print_error(error: PrefilltuneError | OSError) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...workloads import Case, parse_lengths
-from .console import console
+from .console import console, print_table
 from .ending import ending_of
 from .options import DatabaseOption, DeviceOptions, TargetOptions, in_usual_dtype
 from .records import open_databases, warn_of_bad_lines, work_root
@@ -75,4 +75,4 @@ def status(
     from ..plans.status import plan_tables
 
     for table in plan_tables(database or work_root(), Path(plan).stem):
-        console.print(table)
+        print_table(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Column, Table
 
 from ...workloads import load_presets
-from .console import console
+from .console import print_table
 
 
 def presets() -> None:
@@ -18,4 +18,4 @@ def presets() -> None:
         heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}"
         shapes = " ".join(f"{size.batch}x{size.qo_len}" for size in each.shapes)
         table.add_row(name, heads, str(spec.head_dim), spec.mask_mode, shapes, each.model)
-    console.print(table)
+    print_table(table)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...database import Finder
 from ...database.writing import require_replaceable
 from ...workloads import PrefillShape, PrefillSpec
-from .console import console
+from .console import console, print_table
 from .options import (
     DatabaseOption,
     LensOption,
@@ -112,5 +112,5 @@ def _sweep(
         )
     path = write_sweep(root / str(target.key), measured)
     for table in explanation_tables([choose_serving(spec, target, databases).as_data()]):
-        console.print(table)
+        print_table(table)
     console.print(f"wrote {path}", soft_wrap=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -14,9 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 
 from ..duration import format_duration
+from ..tables import fitted
 from .state import Listener, SearchState
 
 _PLAIN_SECONDS = 10.0
+# Around the title of a panel.
+_FRAME = 6
 
 
 class SearchDisplay:
@@ -58,7 +62,11 @@ class SearchDisplay:
         return self._title if self._state is None else self._panel(self._state)
 
     def _panel(self, state: SearchState) -> Panel:
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))
+        title = self._title
+        if cell_len(title) + _FRAME > self._console.width:
+            title = ""
+            table.add_row("tuning", self._title)
         table.add_row("progress", ProgressBar(total=1.0, completed=_share_done(state), width=40))
         table.add_row("trials", _trials(state))
         table.add_row("best", _best(state))
@@ -68,7 +76,7 @@ class SearchDisplay:
         table.add_row("failures", _failures(state))
         table.add_row("time", f"{format_duration(state.elapsed)}, {_time_left(state)} left")
         table.add_row("now", state.activity)
-        return Panel(table, title=self._title, subtitle="Ctrl-C keeps what was found", expand=False)
+        return Panel(table, title=title, subtitle="Ctrl-C keeps what was found", expand=False)
 
 
 class PlanDisplay:
@@ -112,7 +120,7 @@ class PlanDisplay:
         finally:
             del self._states[title]
 
-    def _render(self) -> Table:
+    def _render(self) -> RenderableType:
         table = Table(
             Column("searching", overflow="fold"),
             *("time", "trials", "best", "now"),
@@ -124,7 +132,7 @@ class PlanDisplay:
             else:
                 time_spent = format_duration(state.elapsed)
                 table.add_row(title, time_spent, _trials(state), _best(state), state.activity)
-        return table
+        return fitted(table, self._console)
 
 
 class _Lines:

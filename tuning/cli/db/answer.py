@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ..console import console
+from ..console import console, print_table
 from ..signature import parameters_of, signed
 from .text import printable
 
@@ -68,7 +68,7 @@ def answering(command: Callable[..., Iterator[Answer]]) -> Callable[..., None]:
 def _say(text: str | Table) -> None:
     """Print a line or a table; of a table without rows, the title alone."""
     if isinstance(text, Table) and text.row_count:
-        console.print(text)
+        print_table(text)
     elif isinstance(text, Table):
         console.print(text.title, soft_wrap=True)
     else:
