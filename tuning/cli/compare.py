@@ -12,7 +12,7 @@ from ...database import Finder, StaleRecordError, Tier
 from ...database.writing import require_replaceable
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..errors import KernelCheckError, WorkerFailedError
-from .console import console, print_error, print_table
+from .console import console, print_error, print_table, under_way
 from .ending import ending_of
 from .options import (
     AcceptOption,
@@ -107,7 +107,7 @@ def compare_all(
             Case(spec, shape, parse_lengths(text)) for spec, shape in workloads for text in lens
         ):
             try:
-                with console.status(f"measuring {case.on(target.key)}"):
+                with under_way(f"measuring {case.on(target.key)}"):
                     found = comparer.compare(case)
             except (KernelCheckError, StaleRecordError, WorkerFailedError) as error:
                 print_error(error)  # what was measured before is kept, what comes after too

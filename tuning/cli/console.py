@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from ...database.writing import in_words
@@ -20,6 +21,12 @@ _WIDTH_OF_A_PIPE = 200
 _PIPED = (sys.stdout is None or not sys.stdout.isatty()) and "COLUMNS" not in os.environ
 
 console = Console(markup=False, highlight=False, width=_WIDTH_OF_A_PIPE if _PIPED else None)
+
+
+def under_way(text: str) -> Status:
+    """A context manager that shows on a terminal what takes a while."""
+    spinner = "line" if console.options.ascii_only else "dots"
+    return console.status(text, spinner=spinner)
 
 
 def print_table(table: Table) -> None:

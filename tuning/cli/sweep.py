@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...database import Finder
 from ...database.writing import require_replaceable
 from ...workloads import PrefillShape, PrefillSpec
-from .console import console, print_table
+from .console import console, print_table, under_way
 from .options import (
     DatabaseOption,
     LensOption,
@@ -101,7 +101,7 @@ def _sweep(
     if not found:
         raise nothing_tuned(databases, target, spec)
     tuned = [PrefillShape.parse(match.entry.provenance.shape) for match in found.values()]
-    with console.status("building") as status:
+    with under_way("building") as status:
         measured = measure_sweep(
             spec,
             found,

@@ -7,6 +7,7 @@ over the shapes.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -39,6 +40,8 @@ def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
     NotWritableError
         If ``path`` cannot be written.
     """
+    # It warns of a home that cannot be written, and works all the same.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         import matplotlib
     except ImportError:
