@@ -120,6 +120,16 @@ def test_the_main_thread_makes_nothing_of_the_death_of_its_children(tmp_path: Pa
         assert run.ended() == (143, "", _LINE)
 
 
+def test_no_thread_starts_anew_what_is_killed(tmp_path: Path) -> None:
+    again = "[subprocess.Popen(sleep).wait() for _ in range(1000)]"
+    doing = f"threading.Thread(target=lambda: {again}, daemon=True).start(); callback()"
+    with _running(tmp_path, doing) as run:
+        time.sleep(0.2)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.ended() == (143, "", _LINE)  # all pipes are closed, thus by all processes
+        assert not processes_with(str(tmp_path))
+
+
 def test_a_process_that_nobody_reads_ends_all_the_same(tmp_path: Path) -> None:
     doing = "threading.Thread(target=lambda: sys.stderr.write('x' * 200_000), daemon=True).start()"
     with _running(tmp_path, f"{doing}; time.sleep(0.2); callback()") as run:

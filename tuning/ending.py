@@ -35,6 +35,8 @@ _PATIENCE = 3.5
 # For the main thread to stand still, unless it is in C++ and stands still when it returns.
 _STANDSTILL = 0.2
 _DEATH_TIMEOUT = 0.5
+# Events of Python's that come before a process is started.
+_STARTS = frozenset({"subprocess.Popen", "os.fork", "os.posix_spawn"})
 
 
 class Wish:
@@ -211,6 +213,7 @@ class Ending:
         if self._leaver is not me:
             _stand_still()
         try:
+            sys.addaudithook(self._start_nothing)
             for act in (self._halt_main, _kill_children, *self._last_acts, self._say):
                 with contextlib.suppress(Exception):  # none keeps the others from being done
                     act()
@@ -226,6 +229,14 @@ class Ending:
         if self._leaver is not main and main.ident is not None:
             signal.pthread_kill(main.ident, self._number)
             self._main_stands.wait(_STANDSTILL)
+
+    def _start_nothing(self, event: str, _: tuple[Any, ...]) -> None:
+        """Have threads stand still that would start a process in the place of one that was killed.
+
+        Python calls this before it does.
+        """
+        if event in _STARTS and threading.current_thread() is not self._leaver:
+            _stand_still()
 
     def _say(self) -> None:
         _print_at_once(f"prefilltune: interrupted; {self.advice}")
@@ -243,7 +254,7 @@ def _stand_still() -> None:
 
 def _kill_children() -> None:
     """Kill all processes below this one, and wait for their deaths."""
-    for _ in range(5):  # whoever starts one meanwhile does so a few times at most
+    for _ in range(5):  # one may have been about to start
         children = psutil.Process().children(recursive=True)
         if not children:
             return
