@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .dates import moment
 from .entry import BadLine, Entry
 from .folders import target_keys
 from .judging import judge
@@ -146,23 +145,12 @@ def recency(entry: Entry) -> tuple[float, str, str]:
 
 def provenance_recency(provenance: Mapping[str, Any]) -> tuple[float, str]:
     """The part of :func:`recency` that a provenance file knows."""
-    return _moment(provenance["date"]), canonical(provenance)
+    return moment(provenance["date"]), canonical(provenance)
 
 
 def canonical(value: Any) -> str:
     """The JSON of ``value`` that equal values share."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _moment(date: str) -> float:
-    """Seconds since 1970 of an ISO 8601 text, UTC where it names no zone."""
-    try:
-        parsed = datetime.datetime.fromisoformat(date.replace("Z", "+00:00"))
-    except ValueError:  # the schema vouches for the form of the first ten characters alone
-        return -math.inf
-    if parsed.tzinfo is None:
-        parsed = parsed.replace(tzinfo=datetime.timezone.utc)
-    return parsed.timestamp()
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...database import Match
+from ...database.dates import date_now
 from ...database.scratch import ScratchFolder
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..backends import backend_of
@@ -99,7 +99,7 @@ def measure_sweep(
         spec=str(spec),
         seed=seed,
         device=backend_of(target.kind).device(target),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        date=date_now(),
         versions=backend_of(target.kind).versions(),
         records=tuple(paths),
         points=tuple(points),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...database import Entry, Provenance, TargetKey
+from ...database.dates import date_now
 from ...database.scratch import ScratchFolder
 from ...workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
 from ..backends import backend_of
@@ -116,7 +116,7 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
         max_abs_error=error,
         versions=backend.versions(),
         device=backend.device(machine),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        date=date_now(entry.provenance.date),
     )
     after = dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
     return Remeasured(built.key, built.before, after)

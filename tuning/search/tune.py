@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ...database import (
     TargetKey,
     rescued_records,
 )
+from ...database.dates import date_now
 from ...workloads import TOLERANCE, Case
 from ..backends import backend_of
 from ..building.replaying import Replayed, replay
@@ -137,6 +137,7 @@ def tune_case(
         state.faults = search.faults()
     if not kept and not wish.is_made:
         raise NothingFoundError(_nothing_found(case.on(target.key), state, log.path))
+    kept = [_later(entry, store.entry(entry.record_id)) for entry in kept]
     try:
         store.add(kept)
         store.prune(keep)
@@ -199,11 +200,19 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
                 seed=case.seed,
                 versions=_versions(machine),
                 device=dict(machine.device),
-                date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                date=date_now(),
             ),
         )
         for (trial, each, path), seconds in ranked[:keep]
     ]
+
+
+def _later(entry: Entry, replaced: Entry | None) -> Entry:
+    """A record, dated after the one that it replaces."""
+    if replaced is None:
+        return entry
+    date = date_now(after=replaced.provenance.date)
+    return replace(entry, provenance=replace(entry.provenance, date=date))
 
 
 def _replayed(case: Case, trial: Trial) -> Replayed:
