@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...database import Entry, StaleRecordError, TargetKey, apply_trace
 from ...database.judging import malformation
@@ -12,6 +13,7 @@ from ...database.scratch import ScratchFolder
 from ..measuring.worker import Outcome
 from ..measuring.workers import call_all
 from .build import build_library
+from .finishing import finished
 from .replaying import origin_of, replay, replay_record
 
 _TIMEOUT = 240.0
@@ -100,15 +102,39 @@ def rebuild_on_today(key: TargetKey, entry: Entry, path: str) -> Entry:
     return replayed.entry(entry.run_secs, target, entry.provenance)
 
 
+def rebuild_as_recorded(key: TargetKey, entry: Entry, path: str) -> Entry:
+    """Put a record's trace on the description that the record holds, and compile it; in a worker.
+
+    Other than :func:`rebuild`, it takes a description that has changed since.
+
+    Raises
+    ------
+    StaleRecordError
+        If the record is malformed. What TVM raises is passed on.
+    """
+    from tvm.target import Target
+
+    module = finished(_on_own_description(entry).mod)
+    build_library(module, Target(entry.target_json), path)
+    return entry
+
+
 def trace_as_python(entry: Entry) -> list[str]:
     """The trace of a record on its own description, one statement each; runs in a worker."""
+    trace = _on_own_description(entry).trace
+    assert trace is not None
+    return [str(line) for line in trace.as_python()]
+
+
+def _on_own_description(entry: Entry) -> Any:
+    """The schedule of a record, on the description that it holds."""
     from tvm.s_tir import meta_schedule as ms
 
     _refuse_malformed(entry)
+    space, spec, _, variant = origin_of(entry)
+    space.register(spec, variant)  # the intrinsics that the trace names
     workload = ms.database.Workload.from_json(list(entry.workload_line))
-    trace = apply_trace(entry.trace, workload.mod).trace
-    assert trace is not None
-    return [str(line) for line in trace.as_python()]
+    return apply_trace(entry.trace, workload.mod)
 
 
 def _refuse_malformed(entry: Entry) -> None:
