@@ -46,6 +46,8 @@ static int current;
 static float exchanged[2][1024];
 static float2 make_float2(float x, float y) { return {x, y}; }
 static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+#define CUDART_INF_F INFINITY
+#define CUDART_NAN_F NAN
 static int max(int a, int b) { return a > b ? a : b; }
 static int min(int a, int b) { return a < b ? a : b; }
 static float max(float a, float b) { return fmaxf(a, b); }

@@ -12,7 +12,7 @@ from typing import Any
 import tvm
 from tvm.script import tirx as T
 
-from prefilltune.workloads import PADDED_LSE, PrefillShape, PrefillSpec
+from prefilltune.workloads import PrefillShape, PrefillSpec, empty_lse
 
 SPEC, SHAPE = PrefillSpec(2, 2, 16, "float32"), PrefillShape(3, 24)
 
@@ -27,6 +27,7 @@ def row_kernel(harm: str = "") -> Any:
         ``trap`` or ``wide`` (asks for more threads than a block may have).
     """
     batch, length, heads, dim = SHAPE.batch, SHAPE.qo_len, SPEC.num_qo_heads, SPEC.head_dim
+    empty = empty_lse("float32")
     scale = SPEC.scale * math.log2(math.e) * (1.5 if harm == "wrong" else 1.0)
     threads = 2048 if harm == "wide" else 64
     far = 1 << 30 if harm == "wild" else 0
@@ -84,7 +85,7 @@ def row_kernel(harm: str = "") -> Any:
                                 end > 0, acc[d] / total[0], T.float32(0)
                             )
                         lse[b, row, h] = T.if_then_else(
-                            end > 0, top[0] + T.log2(total[0]), T.float32(PADDED_LSE)
+                            end > 0, top[0] + T.log2(total[0]), T.float32(empty)
                         )
 
     return tvm.IRModule({"main": main})

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from prefilltune.workloads import (
     DTYPES,
     MASK_MODES,
-    PADDED_LSE,
     TOLERANCE,
     PrefillShape,
     PrefillSpec,
+    empty_lse,
     make_inputs,
     max_error,
     reference_attention,
@@ -27,7 +27,7 @@ def naive_attention(spec, inputs):
     batch, qo_len, num_qo_heads, head_dim = inputs.query.shape
     kv_len = inputs.key.shape[1]
     output = np.zeros((batch, qo_len, num_qo_heads, head_dim))
-    lse = np.full((batch, qo_len, num_qo_heads), PADDED_LSE)
+    lse = np.full((batch, qo_len, num_qo_heads), empty_lse(spec.lse_type))
     for b in range(batch):
         valid_len = int(inputs.valid_lens[b])
         n_q, n_kv = max(0, min(valid_len, qo_len)), max(0, min(valid_len, kv_len))
@@ -93,6 +93,7 @@ def one_head(*rows):
 
 # With head_dim 1 and sm_scale ln 2, a score's exponent of two is query times key itself.
 LN2 = math.log(2)
+EMPTY = empty_lse("float32")
 
 
 def test_padded_by_hand():
@@ -106,7 +107,7 @@ def test_padded_by_hand():
         np.array([2]),
     )
     np.testing.assert_allclose(output.ravel(), [5.0, 4.5, 0.0], atol=1e-12)
-    np.testing.assert_allclose(lse.ravel(), [math.log2(3), 1.0, PADDED_LSE])
+    np.testing.assert_allclose(lse.ravel(), [math.log2(3), 1.0, EMPTY])
 
 
 def test_causal_by_hand():
@@ -120,7 +121,7 @@ def test_causal_by_hand():
         np.array([2]),
     )
     np.testing.assert_allclose(output.ravel(), [0.0, 6.0, 8.0], atol=1e-12)
-    np.testing.assert_allclose(lse.ravel(), [PADDED_LSE, 2.0, math.log2(12)])
+    np.testing.assert_allclose(lse.ravel(), [EMPTY, 2.0, math.log2(12)])
 
 
 def test_causal_is_aligned_at_the_ends():
@@ -140,7 +141,7 @@ def test_causal_rows_before_the_first_key_are_empty():
         spec, one_head(0, 0, 0, 0), one_head(0, 0), one_head(1, 3), np.array([4])
     )
     np.testing.assert_allclose(output.ravel(), [0.0, 0.0, 1.0, 2.0])
-    np.testing.assert_allclose(lse.ravel(), [PADDED_LSE, PADDED_LSE, 0.0, 1.0])
+    np.testing.assert_allclose(lse.ravel(), [EMPTY, EMPTY, 0.0, 1.0])
 
 
 def test_query_heads_of_a_group_share_their_key_head():

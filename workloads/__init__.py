@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
 from .baseline import masked_baseline, ragged_cpu_baseline
 from .case import Case
-from .constants import PADDED_LSE
 from .errors import (
     InvalidLengthsError,
     InvalidShapeError,
@@ -17,6 +16,7 @@ from .errors import (
     UnknownPresetError,
 )
 from .lengths import LengthDistribution, check_batches, parse_lengths, regimes
+from .lse import empty_lse
 from .presets import Preset, load_presets, preset
 from .reference import TOLERANCE, max_error, reference_attention
 from .spec import DTYPES, INDEXABLE, MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
@@ -31,7 +31,6 @@ __all__ = [
     "INDEXABLE",
     "MASKS",
     "MASK_MODES",
-    "PADDED_LSE",
     "TOLERANCE",
     "Case",
     "Inputs",
@@ -48,6 +47,7 @@ __all__ = [
     "Tiles",
     "UnknownPresetError",
     "check_batches",
+    "empty_lse",
     "load_presets",
     "make_inputs",
     "masked_baseline",

@@ -1,7 +1,8 @@
 """The three expressions that every description of masked attention is built from.
 
 ``score`` turns a dot product into the exponent of two of the softmax, ``keep`` says which
-(row, column) pairs take part, ``value`` what a key position adds. A mask is an interval of rows
+(row, column) pairs take part, ``value`` what a key position adds; ``stored_lse`` is what a row
+gives for its maximum and its sum. A mask is an interval of rows
 and, for each row, an interval of columns whose two ends never move left from one row to the next:
 the same two functions give the predicate for one pair and the range of columns for a tile of rows,
 so a new mask is one entry of :data:`MASKS`.
@@ -16,6 +17,8 @@ from typing import Any
 
 from tvm import tirx
 
+from .elementary import Elementary
+from .lse import lse_range
 from .spec import PrefillSpec
 
 #: A TIR expression or a Python int.
@@ -24,11 +27,8 @@ Expr = Any
 #: Half-open ``(begin, end)``.
 Interval = tuple[Expr, Expr]
 
-#: Score of a pair that the mask drops: below :data:`MAX_INIT` by more than any exponent of two.
-MASKED_SCORE = -1.0e38
-
-#: Where a running row maximum starts: a row that still has it has seen no key.
-MAX_INIT = -1.0e30
+#: Score of a pair that the mask drops: its weight is exactly 0, whatever the maximum of its row.
+MASKED_SCORE = -math.inf
 
 
 @dataclass(frozen=True)
@@ -136,3 +136,38 @@ def keep(columns: Interval, column: Expr) -> Expr:
 def value(valid: Expr, element: Expr) -> Expr:
     """What a key position adds: ``element``, or 0 where it is padding (which may hold NaN)."""
     return tirx.Select(valid, element, tirx.const(0, element.ty.dtype))
+
+
+def stored_lse(elementary: Elementary, dtype: str, valid: Expr, largest: Expr, total: Expr) -> Expr:
+    """The LSE of a row in ``dtype``: in range, or NaN where ``total`` is.
+
+    Parameters
+    ----------
+    valid : Expr
+        Whether the row is no padding and sees a key, bool.
+    largest, total : Expr
+        Its maximum and the sum of its weights relative to that, float32.
+    """
+    ends = lse_range(dtype)
+    lse: Expr = largest + elementary.log2(total)
+    if dtype == "float16":  # of the others, no score reaches the ends
+        lse = tirx.max(tirx.min(lse, _float32(ends.most)), _float32(ends.least))
+        lse = or_nan(total > _float32(0.0), lse)  # which minima and maxima drop
+    return tirx.Cast(dtype, tirx.Select(valid, lse, _float32(ends.empty)))
+
+
+def or_nan(condition: Expr, number: Expr) -> Expr:
+    """A float32 where ``condition`` holds, NaN elsewhere.
+
+    Added, not selected: a choice of what is read from memory becomes a branch on GPUs.
+    """
+    return number + tirx.Select(condition, _float32(0.0), _float32(math.nan))
+
+
+def defined_sum(total: Expr) -> Expr:
+    """The sum of a row's weights; NaN where it is 0, all scores being -Inf, as of no softmax."""
+    return or_nan(total > _float32(0.0), total)
+
+
+def _float32(value: float) -> Expr:
+    return tirx.const(value, "float32")

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import tvm
 from tvm.script import tirx as T
 
-from .constants import PADDED_LSE
 from .elementary import POLYNOMIALS, Elementary, elementary_of
-from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score, value
+from .expressions import MASKED_SCORE, MASKS, LengthMask, defined_sum, score, stored_lse, value
+from .lse import MAX_INIT
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
 
@@ -71,7 +71,7 @@ def online_attention(
         v: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
         valid_lens: T.Buffer((B,), "int32"),  # [batch]
         output: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
-        lse: T.Buffer((B, LQ, HQ), dtype),  # [batch, qo_len, num_qo_heads]
+        lse: T.Buffer((B, LQ, HQ), spec.lse_type),  # [batch, qo_len, num_qo_heads]
     ):
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
         for h, b, it in T.grid(HQ, B, NQ):
@@ -96,7 +96,7 @@ def online_attention(
                 rescale = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 row_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 final_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
-                row_lse = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
+                row_lse = T.sblock_alloc_buffer((BQ,), spec.lse_type)  # [q_tile]
                 inv_sum = T.sblock_alloc_buffer((BQ,), "float32")  # [q_tile]
                 acc = T.sblock_alloc_buffer((BQ, D), "float32")  # [q_tile, head_dim]
                 valid_len: T.let[T.int32] = valid_lens[vb]
@@ -226,7 +226,9 @@ def online_attention(
                     with T.sblock("final_sum"):
                         wi = T.axis.spatial(BQ, i)
                         final_sum[wi] = T.Select(
-                            mask.row_valid(vi * BQ + wi, valid_len), row_sum[wi], T.float32(1)
+                            mask.row_valid(vi * BQ + wi, valid_len),
+                            defined_sum(row_sum[wi]),
+                            T.float32(1),
                         )
                 for i in range(BQ):
                     with T.sblock("inv_sum"):
@@ -244,18 +246,17 @@ def online_attention(
                 for i in range(BQ):
                     with T.sblock("row_lse"):
                         wi = T.axis.spatial(BQ, i)
-                        row_lse[wi] = row_max[wi] + elementary.log2(final_sum[wi])
+                        row_lse[wi] = stored_lse(
+                            elementary,
+                            spec.lse_type,
+                            mask.row_valid(vi * BQ + wi, valid_len),
+                            row_max[wi],
+                            final_sum[wi],
+                        )
                 for i in range(BQ):
                     with T.sblock("lse"):
                         wi = T.axis.spatial(BQ, i)
                         T.where(vi * BQ + i < LQ)
-                        lse[vb, vi * BQ + wi, vh] = T.cast(
-                            T.Select(
-                                mask.row_valid(vi * BQ + wi, valid_len),
-                                row_lse[wi],
-                                T.float32(PADDED_LSE),
-                            ),
-                            dtype,
-                        )
+                        lse[vb, vi * BQ + wi, vh] = row_lse[wi]
 
     return tvm.IRModule({"main": main})

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import tvm
 from tvm.script import tirx as T
 
-from .constants import PADDED_LSE
 from .elementary import PTX, Elementary, elementary_of
-from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, score
+from .expressions import MASKED_SCORE, MASKS, LengthMask, or_nan, score, stored_lse
+from .lse import MAX_INIT
 from .online import Tiles
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
@@ -27,6 +27,11 @@ from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 #: moved and what was summed up is rescaled: weights reach 2^8 and stay exact in 16 bits, and few
 #: tiles rescale anything (as in FlashAttention-4).
 SLACK = 8.0
+
+#: The largest score, up or down, of a row that is not NaN. A weight is 2 to a difference of which
+#: one side is rounded and the other is not: up to here it is off by a factor of 4 for all of a row
+#: alike, which its sum takes out again; from 2^28 on, weights would overflow or vanish in 16 bits.
+MAX_SCORE = 2.0**26
 
 #: Columns of a register fragment: what one value a row is spread over to stand beside a matrix.
 FRAGMENT_COLUMNS = 8
@@ -60,7 +65,8 @@ def pipelined_attention(
     -------
     IRModule
         With one PrimFunc ``main(query, key, value, valid_lens, output, lse)``; shapes as in
-        :func:`~prefilltune.workloads.plain.plain_attention`.
+        :func:`~prefilltune.workloads.plain.plain_attention`. Rows with a score beyond
+        :data:`MAX_SCORE` are NaN.
     """
     require_indexable(spec, shape)
     elementary = elementary_of(elementary)
@@ -92,7 +98,7 @@ def pipelined_attention(
         v: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
         valid_lens: T.Buffer((B,), "int32"),  # [batch]
         output: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
-        lse: T.Buffer((B, LQ, HQ), dtype),  # [batch, qo_len, num_qo_heads]
+        lse: T.Buffer((B, LQ, HQ), spec.lse_type),  # [batch, qo_len, num_qo_heads]
     ):
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
         for b, h, it in T.grid(B, HQ, NQ):
@@ -256,12 +262,15 @@ def pipelined_attention(
                         with T.init():
                             whole_sum[wi] = T.float32(0)
                         whole_sum[wi] = whole_sum[wi] + row_sum[wi, wl]
-                # What a tile without keys leaves in the carried state is never computed with.
+                # What a tile without keys leaves in the carried state is never computed with. A row
+                # of +Inf, or of -Inf alone, whose maximum is where it began, is out of range too.
                 for i in range(BQ):
                     with T.sblock("final_sum"):
                         wi = T.axis.spatial(BQ, i)
                         final_sum[wi] = T.Select(
-                            mask.row_valid(vi * BQ + wi, valid_len), whole_sum[wi], T.float32(1)
+                            mask.row_valid(vi * BQ + wi, valid_len),
+                            or_nan(T.abs(row_max[wi]) <= T.float32(MAX_SCORE), whole_sum[wi]),
+                            T.float32(1),
                         )
                 for i in range(BQ):
                     with T.sblock("inv_sum"):
@@ -292,13 +301,12 @@ def pipelined_attention(
                     with T.sblock("lse"):
                         wi = T.axis.spatial(BQ, i)
                         T.where(vi * BQ + i < LQ)
-                        lse[vb, vi * BQ + wi, vh] = T.cast(
-                            T.Select(
-                                mask.row_valid(vi * BQ + wi, valid_len),
-                                row_max[wi] + elementary.log2(final_sum[wi]),
-                                T.float32(PADDED_LSE),
-                            ),
-                            dtype,
+                        lse[vb, vi * BQ + wi, vh] = stored_lse(
+                            elementary,
+                            spec.lse_type,
+                            mask.row_valid(vi * BQ + wi, valid_len),
+                            row_max[wi],
+                            final_sum[wi],
                         )
 
     return tvm.IRModule({"main": main})

@@ -12,9 +12,17 @@ from __future__ import annotations
 import tvm
 from tvm.script import tirx as T
 
-from .constants import PADDED_LSE
 from .elementary import POLYNOMIALS, Elementary, elementary_of
-from .expressions import MASKED_SCORE, MASKS, LengthMask, keep, score, value
+from .expressions import (
+    MASKED_SCORE,
+    MASKS,
+    LengthMask,
+    defined_sum,
+    keep,
+    score,
+    stored_lse,
+    value,
+)
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
 
@@ -42,8 +50,9 @@ def plain_attention(
         - ``valid_lens`` ``[batch]`` int32; out of range it is clamped,
         - ``lse`` ``[batch, qo_len, num_qo_heads]``, base 2;
 
-        all but ``valid_lens`` of the spec's dtype. Rows that keep no key get output 0 and LSE
-        :data:`~prefilltune.workloads.constants.PADDED_LSE`; padding is never let through.
+        all but ``valid_lens`` and ``lse`` of the spec's dtype, ``lse`` of its ``lse_dtype``. Rows
+        that keep no key get output 0 and LSE :func:`~prefilltune.workloads.lse.empty_lse`; padding
+        is never let through. A row with a NaN or Inf among the scores that it sees is NaN.
     """
     require_indexable(spec, shape)
     elementary = elementary_of(elementary)
@@ -65,7 +74,7 @@ def plain_attention(
         v: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
         valid_lens: T.Buffer((B,), "int32"),  # [batch]
         output: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
-        lse: T.Buffer((B, LQ, HQ), dtype),  # [batch, qo_len, num_qo_heads]
+        lse: T.Buffer((B, LQ, HQ), spec.lse_type),  # [batch, qo_len, num_qo_heads]
     ):
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
         dot = T.sblock_alloc_buffer((B, HQ, LQ, LKV), "float32")
@@ -135,13 +144,12 @@ def plain_attention(
         for b, i, h in T.grid(B, LQ, HQ):
             with T.sblock("lse"):
                 vb, vi, vh = T.axis.remap("SSS", [b, i, h])
-                lse[vb, vi, vh] = T.cast(
-                    T.Select(
-                        mask.row_valid(vi, valid_lens[vb]),
-                        row_max[vb, vh, vi] + elementary.log2(row_sum[vb, vh, vi]),
-                        T.float32(PADDED_LSE),
-                    ),
-                    dtype,
+                lse[vb, vi, vh] = stored_lse(
+                    elementary,
+                    spec.lse_type,
+                    mask.row_valid(vi, valid_lens[vb]),
+                    row_max[vb, vh, vi],
+                    defined_sum(row_sum[vb, vh, vi]),
                 )
 
     return tvm.IRModule({"main": main})

@@ -1,7 +1,7 @@
 """What every kernel must compute, straight from the definition, in float64.
 
-Nothing here is shared with the TIR descriptions but the spec and the LSE of a row without keys,
-so that a mistake in one of them shows as a difference.
+Nothing here is shared with the TIR descriptions but the spec and the range of an LSE, so that a
+mistake in one of them shows as a difference.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .constants import PADDED_LSE
+from .lse import lse_range
 from .spec import PrefillSpec
 
 #: Largest :func:`max_error` that a correct kernel shows, by the dtype of its tensors: about two
@@ -45,7 +45,7 @@ def reference_attention(
     Parameters
     ----------
     spec : PrefillSpec
-        Heads, scale and mask; its dtype is not looked at.
+        Heads, scale, mask and the dtype of the LSE; that of the rest is not looked at.
     query : np.ndarray
         ``[batch, qo_len, num_qo_heads, head_dim]``, any float dtype (``ml_dtypes.bfloat16`` too).
     key, value : np.ndarray
@@ -58,15 +58,19 @@ def reference_attention(
     Returns
     -------
     output : np.ndarray
-        ``[batch, qo_len, num_qo_heads, head_dim]`` float64; 0 in rows that keep no key.
+        ``[batch, qo_len, num_qo_heads, head_dim]`` float64; 0 in rows that keep no key. A row with
+        NaN or Inf among the scores that it sees is NaN (all of them -Inf, too), and a value that a
+        row does not see adds nothing to it, not even NaN.
     lse : np.ndarray
-        ``[batch, qo_len, num_qo_heads]`` float64, base 2;
-        :data:`~prefilltune.workloads.constants.PADDED_LSE` in rows that keep no key.
+        ``[batch, qo_len, num_qo_heads]`` float64, base 2, NaN where the output's scores are; in the
+        range of :func:`~prefilltune.workloads.lse.lse_range`, and its ``empty`` in rows that keep
+        no key.
     """
     batch, qo_len, num_qo_heads, head_dim = query.shape
     kv_len, num_kv_heads = key.shape[1:3]
     output = np.zeros(query.shape)
-    lse = np.full((batch, qo_len, num_qo_heads), PADDED_LSE)
+    ends = lse_range(spec.lse_type)
+    lse = np.full((batch, qo_len, num_qo_heads), ends.empty)
     for b, valid_len in enumerate(valid_lens):
         kept = _kept_pairs(spec.mask_mode, int(valid_len), qo_len, kv_len)
         rows = np.flatnonzero(kept.any(axis=1))
@@ -80,16 +84,26 @@ def reference_attention(
             # Query heads of one group next to each other: [num_kv_heads, group_size, rows, dim].
             q = query[b, some].astype(np.float64).transpose(1, 0, 2)
             q = q.reshape(num_kv_heads, spec.group_size, some.size, head_dim)
-            exponents = (q @ k) * (spec.scale * math.log2(math.e))
-            exponents = np.where(kept[np.ix_(some, columns)], exponents, -np.inf)
-            row_max = exponents.max(axis=-1, keepdims=True)
-            weights = np.exp2(exponents - row_max)
-            row_sum = weights.sum(axis=-1, keepdims=True)
-            result = (weights @ v) / row_sum
-            result_lse = row_max + np.log2(row_sum)
+            sees = kept[np.ix_(some, columns)]
+            with np.errstate(invalid="ignore", divide="ignore"):  # of rows that are NaN
+                exponents = (q @ k) * (spec.scale * math.log2(math.e))
+                exponents = np.where(sees, exponents, -np.inf)
+                row_max = exponents.max(axis=-1, keepdims=True)
+                weights = np.exp2(exponents - row_max)
+                row_sum = weights.sum(axis=-1, keepdims=True)
+                result = _weighted(weights, v, sees) / row_sum
+                result_lse = np.clip(row_max + np.log2(row_sum), ends.least, ends.most)
             output[b, some] = result.reshape(num_qo_heads, some.size, head_dim).transpose(1, 0, 2)
             lse[b, some] = result_lse.reshape(num_qo_heads, some.size).T
     return output, lse
+
+
+def _weighted(weights: np.ndarray, v: np.ndarray, sees: np.ndarray) -> np.ndarray:
+    """``weights @ v`` where what a row does not see adds nothing, though it be NaN or Inf."""
+    if np.isfinite(v).all():
+        return weights @ v
+    terms = weights[..., None] * v[..., None, :, :]
+    return np.where(sees[:, :, None], terms, 0.0).sum(axis=-2)
 
 
 def max_error(actual: np.ndarray, expected: np.ndarray) -> float:

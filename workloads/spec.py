@@ -12,6 +12,9 @@ from .errors import InvalidShapeError, InvalidSpecError
 MASK_MODES = ("padded", "causal_padded_left")
 DTYPES = ("float16", "bfloat16", "float32")
 
+#: What an LSE may be besides the dtype of what it is of.
+LSE_DTYPE = "float32"
+
 #: Elements that no tensor of a workload reaches: kernels number them with 32 bits.
 INDEXABLE = 1 << 31
 
@@ -35,12 +38,15 @@ class PrefillSpec:
     head_dim : int
         Elements a head.
     dtype : str
-        Of query, key, value, output and LSE: one of :data:`DTYPES`. Sums are always float32.
+        Of query, key, value and output: one of :data:`DTYPES`. Sums are always float32.
     mask_mode : str
         One of :data:`MASK_MODES`. ``padded``: right-padded and bidirectional;
         ``causal_padded_left``: left-padded and causal.
     sm_scale : float, optional
         Factor on query times key; ``1 / sqrt(head_dim)`` when absent.
+    lse_dtype : str, optional
+        Of the LSE: ``dtype``, which it is when absent, or ``float32``. Parts that are merged want
+        the latter: 16 bits are off by 4e-3 (float16) or 3e-2 (bfloat16) for an LSE about 8.
 
     Raises
     ------
@@ -53,6 +59,8 @@ class PrefillSpec:
     'padded_hq12_hkv12_d64_float32_s0.125'
     >>> PrefillSpec.parse('padded_hq12_hkv12_d64_float32_s0.125').group_size
     1
+    >>> str(PrefillSpec(12, 12, 64, "float16", lse_dtype="float32"))
+    'padded_hq12_hkv12_d64_float16_s0.125_lsefloat32'
     """
 
     num_qo_heads: int
@@ -61,6 +69,7 @@ class PrefillSpec:
     dtype: str = "float16"
     mask_mode: str = "padded"
     sm_scale: float | None = None
+    lse_dtype: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("num_qo_heads", "num_kv_heads", "head_dim"):
@@ -81,12 +90,23 @@ class PrefillSpec:
         if not (math.isfinite(scale) and scale > 0):
             raise InvalidSpecError(f"sm_scale is {scale}; it must be finite and above 0")
         object.__setattr__(self, "sm_scale", scale)
+        lse_dtype = self.dtype if self.lse_dtype is None else self.lse_dtype
+        if lse_dtype not in (self.dtype, LSE_DTYPE):
+            allowed = " or ".join(dict.fromkeys((self.dtype, LSE_DTYPE)))
+            raise InvalidSpecError(f"lse_dtype {lse_dtype!r} is unknown here; choose {allowed}")
+        object.__setattr__(self, "lse_dtype", lse_dtype)
 
     @property
     def scale(self) -> float:
         """``sm_scale``, resolved."""
         assert self.sm_scale is not None
         return self.sm_scale
+
+    @property
+    def lse_type(self) -> str:
+        """``lse_dtype``, resolved."""
+        assert self.lse_dtype is not None
+        return self.lse_dtype
 
     @property
     def group_size(self) -> int:
@@ -97,6 +117,7 @@ class PrefillSpec:
         return (
             f"{self.mask_mode}_hq{self.num_qo_heads}_hkv{self.num_kv_heads}"
             f"_d{self.head_dim}_{self.dtype}_s{self.scale!r}"
+            f"{'' if self.lse_type == self.dtype else f'_lse{self.lse_type}'}"
         )
 
     @classmethod
@@ -110,7 +131,7 @@ class PrefillSpec:
         """
         found = re.fullmatch(
             r"(?P<mask_mode>[a-z_]+)_hq(?P<qo>\d+)_hkv(?P<kv>\d+)_d(?P<d>\d+)"
-            r"_(?P<dtype>[a-z]+\d+)_s(?P<scale>[-+.\de]+)",
+            r"_(?P<dtype>[a-z]+\d+)_s(?P<scale>[-+.\de]+)(?:_lse(?P<lse>[a-z]+\d+))?",
             text,
         )
         if found is None:
@@ -123,7 +144,7 @@ class PrefillSpec:
             raise InvalidSpecError(f"{text!r}: {found['scale']!r} is not a number") from None
         return cls(
             int(found["qo"]), int(found["kv"]), int(found["d"]),
-            found["dtype"], found["mask_mode"], scale,
+            found["dtype"], found["mask_mode"], scale, found["lse"],
         )  # fmt: skip
 
 

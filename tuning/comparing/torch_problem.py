@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...workloads import PADDED_LSE, PrefillShape, PrefillSpec
+from ...workloads import PrefillShape, PrefillSpec, empty_lse
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +104,13 @@ def seen_keys(problem: Problem) -> Any:
 
 
 def reference(problem: Problem) -> tuple[Any, Any]:
-    """Output and LSE in float64; 0 and ``PADDED_LSE`` in rows that keep no key."""
+    """Output and LSE in float64; 0 and ``empty_lse`` in rows that keep no key."""
     import torch  # pyright: ignore[reportMissingImports]
 
     spec, shape = problem.spec, problem.shape
     output = torch.zeros(problem.query.shape, dtype=torch.float64, device=problem.device)
-    lse = torch.full(output.shape[:3], PADDED_LSE, dtype=torch.float64, device=problem.device)
+    empty = empty_lse(spec.lse_type)
+    lse = torch.full(output.shape[:3], empty, dtype=torch.float64, device=problem.device)
     rows = valid_positions(problem, shape.qo_len)[:, :, None]
     kept = (seen_keys(problem) & rows).expand(-1, shape.qo_len, -1)
     for b in range(shape.batch):

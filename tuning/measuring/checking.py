@@ -7,15 +7,16 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
 
 from ...workloads import (
-    PADDED_LSE,
     Inputs,
     PrefillShape,
     PrefillSpec,
+    empty_lse,
     max_error,
     reference_attention,
     useful_flops,
@@ -33,7 +34,9 @@ class Expected:
     ----------
     keyed : np.ndarray
         Which rows keep a key, bool ``[batch, qo_len]``; all others are 0, and their LSE is
-        ``PADDED_LSE``.
+        ``empty``.
+    empty : float
+        LSE of a row without keys.
     heads : tuple[tuple[int, int], ...]
         Sequence and query head of each reference.
     outputs : tuple[np.ndarray, ...]
@@ -43,6 +46,7 @@ class Expected:
     """
 
     keyed: np.ndarray
+    empty: float
     heads: tuple[tuple[int, int], ...]
     outputs: tuple[np.ndarray, ...]
     lses: tuple[np.ndarray, ...]
@@ -58,7 +62,7 @@ class Expected:
             ``[batch, qo_len, num_qo_heads]``.
         """
         with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
-            if not all(pool.map(_is_sound, output, lse, self.keyed)):
+            if not all(pool.map(partial(_is_sound, self.empty), output, lse, self.keyed)):
                 return math.inf
         return max(
             max(max_error(output[b, :, h], rows), max_error(lse[b, :, h], row_lse))
@@ -66,14 +70,14 @@ class Expected:
         )
 
 
-def _is_sound(output: np.ndarray, lse: np.ndarray, keyed: np.ndarray) -> bool:
+def _is_sound(empty: float, output: np.ndarray, lse: np.ndarray, keyed: np.ndarray) -> bool:
     """Whether all of a sequence's result is finite, and its padding as it is set."""
     padding = ~keyed
     return bool(
         _is_finite(output)
         and _is_finite(lse)
         and not (_bits(output)[padding] << 1).any()  # a zero may have a sign
-        and (lse[padding] == lse.dtype.type(PADDED_LSE)).all()
+        and (lse[padding] == lse.dtype.type(empty)).all()
     )
 
 
@@ -118,7 +122,7 @@ def expect(
     with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
         outputs, lses = zip(*pool.map(of_head, heads), strict=True)
     keyed = _keyed_rows(spec, shape, inputs.valid_lens)
-    return Expected(keyed, tuple(heads), outputs, lses)
+    return Expected(keyed, empty_lse(spec.lse_type), tuple(heads), outputs, lses)
 
 
 def checked_heads(

@@ -20,6 +20,7 @@ from ...workloads import (
     Inputs,
     PrefillShape,
     PrefillSpec,
+    empty_lse,
     make_inputs,
     max_error,
     reference_attention,
@@ -169,7 +170,7 @@ def check_torch(
     """Largest output error of PyTorch over the rows that keep a key."""
     _, result = _torch_call(spec, shape, lens, seed, threads)
     expected, lse = _reference(spec, shape, lens, seed)
-    rows = lse > -4e4
+    rows = lse > empty_lse(spec.lse_type)
     return max_error(result()[rows], expected[rows]) if rows.any() else 0.0
 
 
@@ -241,7 +242,7 @@ def _poisoned_results(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]
 
     rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
     output = np.full((*rows, spec.head_dim), np.nan, np.dtype(spec.dtype))
-    return tensor(output), tensor(np.full(rows, np.nan, np.dtype(spec.dtype)))
+    return tensor(output), tensor(np.full(rows, np.nan, np.dtype(spec.lse_type)))
 
 
 def _tensors(inputs: Inputs) -> tuple[Any, ...]:

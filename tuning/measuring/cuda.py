@@ -202,8 +202,9 @@ def _on_device(
 @lru_cache(maxsize=1)
 def _results(spec: PrefillSpec, shape: PrefillShape) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """Output and LSE, and as many NaNs to fill them with: what stays unwritten is seen."""
-    rows, dtype = (shape.batch, shape.qo_len, spec.num_qo_heads), numpy_dtype(spec.dtype)
-    nans = np.full((*rows, spec.head_dim), np.nan, dtype), np.full(rows, np.nan, dtype)
+    rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
+    output = np.full((*rows, spec.head_dim), np.nan, numpy_dtype(spec.dtype))
+    nans = output, np.full(rows, np.nan, numpy_dtype(spec.lse_type))
     return (_upload(nans[0]), _upload(nans[1])), (_upload(nans[0]), _upload(nans[1]))
 
 
@@ -211,10 +212,10 @@ def _downloaded(
     spec: PrefillSpec, shape: PrefillShape, results: tuple[Any, Any]
 ) -> list[np.ndarray]:
     """Output and LSE in memory of the host, until the next call: fresh memory costs more."""
-    dtype, arrays = numpy_dtype(spec.dtype), []
-    for result, host in zip(results, _on_host(spec, shape), strict=True):
-        result.copyto(host._create_view(host.shape, spec.dtype))
-        arrays.append(np.from_dlpack(host).view(dtype))
+    arrays, dtypes = [], (spec.dtype, spec.lse_type)
+    for result, host, dtype in zip(results, _on_host(spec, shape), dtypes, strict=True):
+        result.copyto(host._create_view(host.shape, dtype))
+        arrays.append(np.from_dlpack(host).view(numpy_dtype(dtype)))
     return arrays
 
 
@@ -224,8 +225,8 @@ def _on_host(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]:
     from tvm.runtime import empty
 
     rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
-    bits = f"uint{8 * numpy_dtype(spec.dtype).itemsize}"
-    return empty((*rows, spec.head_dim), bits), empty(rows, bits)
+    output, lse = (f"uint{8 * numpy_dtype(each).itemsize}" for each in (spec.dtype, spec.lse_type))
+    return empty((*rows, spec.head_dim), output), empty(rows, lse)
 
 
 @lru_cache(maxsize=64)
