@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,8 @@ class Scene:
             faults.append(f"it took {seconds:.1f} s")
         return Ended(command.name, number, after, seconds, code, tuple(faults))
 
-    def kill(self, command: Command, after: float) -> tuple[int, int]:
-        """Kill a command; processes that live on for five seconds, and folders that stay."""
+    def kill(self, command: Command, after: float) -> int:
+        """Kill a command; how many processes live on for five seconds."""
         process = self.start(command.arguments)
         time.sleep(after)
         process.kill()
@@ -161,7 +162,7 @@ class Scene:
         deadline = time.monotonic() + _MOST_SECONDS
         while (left := len(list(self._processes()))) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return left, len(list(self._temporary.iterdir()))
+        return left
 
     def folders(self) -> int:
         """Temporary folders that are there."""
@@ -240,43 +241,54 @@ def _summary(endings: Sequence[Ended]) -> dict[str, Any]:
     }
 
 
+def _measure(signals: int, kills: int, seed: int) -> tuple[list[Ended], dict[str, int]]:
+    """Send signals, one after the other; how commands ended, and what killed searches left."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Scene(Path(folder))
+        known = commands(scene.folder)
+        search = [*known[0].arguments, "--keep", "1"]
+        scene.run(search)
+        endings: list[Ended] = []
+        for index in range(signals):
+            command = known[index % len(known)]
+            number = rng.choice([signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+            endings.append(scene.end(command, number, rng.uniform(_START, command.latest)))
+            print(endings[-1], file=sys.stderr, flush=True)
+        lived_on = [scene.kill(known[index % 4], rng.uniform(2, 16)) for index in range(kills)]
+        left = scene.folders()
+        scene.run(search)
+        killed = {
+            "searches": kills,
+            "processes left after 5 s": sum(lived_on),
+            "folders left": left,
+            "folders after the next run": scene.folders(),
+        }
+    return endings, killed
+
+
 def main() -> None:
     """Measure, and print what came of it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--signals", type=int, default=100)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--at-once", type=int, default=1, help="Commands that run at a time.")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rng = random.Random(options.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder))
-        known = commands(scene.folder)
-        scene.run([*known[0].arguments, "--keep", "1"])
-        endings: list[Ended] = []
-        for index in range(options.signals):
-            command = known[index % len(known)]
-            number = rng.choice([signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-            ended = scene.end(command, number, rng.uniform(_START, command.latest))
-            endings.append(ended)
-            print(ended, file=sys.stderr, flush=True)
-        killed = [
-            scene.kill(known[index % 4], rng.uniform(2, 16)) for index in range(options.kills)
-        ]
-        before = scene.folders()
-        scene.run([*known[0].arguments, "--keep", "1"])
-        names = dict.fromkeys(each.name for each in endings)
-        data = {
-            "all": _summary(endings),
-            "commands": {
-                name: _summary([each for each in endings if each.name == name]) for name in names
-            },
-            "killed": {
-                "searches": len(killed),
-                "processes left after 5 s": sum(left for left, _ in killed),
-                "folders left": before,
-                "folders after the next run": scene.folders(),
-            },
-        }
+    many = options.at_once
+    with ThreadPoolExecutor(many) as pool:
+        counts = ([options.signals // many] * many, [options.kills // many] * many)
+        found = list(pool.map(_measure, *counts, range(options.seed, options.seed + many)))
+    endings = [each for ended, _ in found for each in ended]
+    names = dict.fromkeys(each.name for each in endings)
+    data = {
+        "at once": many,
+        "all": _summary(endings),
+        "commands": {
+            name: _summary([each for each in endings if each.name == name]) for name in names
+        },
+        "killed": {name: sum(killed[name] for _, killed in found) for name in found[0][1]},
+    }
     print(json.dumps(data, indent=1))
 
 

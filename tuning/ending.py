@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-import psutil
+from .killing import kill_all, processes_below
 
 #: Those that ask a process to end: Ctrl-C, a service manager or a scheduler, a closed terminal.
 SIGNALS = [
@@ -34,7 +34,6 @@ SIGNALS = [
 _PATIENCE = 3.5
 # For the main thread to stand still, unless it is in C++ and stands still when it returns.
 _STANDSTILL = 0.2
-_DEATH_TIMEOUT = 0.5
 # Events of Python's that come before a process is started.
 _STARTS = frozenset({"subprocess.Popen", "os.fork", "os.posix_spawn"})
 
@@ -253,18 +252,11 @@ def _stand_still() -> None:
 
 
 def _kill_children() -> None:
-    """Kill all processes below this one, and wait for their deaths."""
+    """Kill all processes below this one; parents first, lest one sees its own children die."""
     for _ in range(5):  # one may have been about to start
-        children = psutil.Process().children(recursive=True)
-        if not children:
+        if not (started := processes_below(os.getpid())):
             return
-        for child in children:  # parents first: none of them sees its own children die
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(child.pid) == child.pid:
-                    os.killpg(child.pid, signal.SIGKILL)
-                else:
-                    os.kill(child.pid, signal.SIGKILL)
-        psutil.wait_procs(children, _DEATH_TIMEOUT)
+        kill_all(started)
 
 
 def _print_at_once(line: str) -> None:

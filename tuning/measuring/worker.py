@@ -24,6 +24,7 @@ from typing import Any
 from ...database import NotWritableError
 from ...database.orphans import end_with_parent, end_with_parent_thread
 from ..errors import WorkerFailedError
+from ..killing import kill_with_group
 from .pickles import read_pickle, read_pickle_until, write_pickle
 from .tvm_import import import_tvm_without_torch
 
@@ -170,7 +171,7 @@ class Worker:
         if process is None:
             return
         if kill:
-            process.kill()
+            _kill(process)
         elif self._frozen_when_idle:
             process.send_signal(signal.SIGCONT)
         for stream in (process.stdin, process.stdout):
@@ -180,7 +181,7 @@ class Worker:
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            process.kill()
+            _kill(process)
             process.wait()
 
     def restart(self) -> None:
@@ -207,7 +208,7 @@ class Worker:
         """Kill the child, from any thread; a call under way ends as a crash."""
         process = self._process
         if process is not None:
-            process.kill()
+            _kill(process)
 
     def __enter__(self) -> Worker:
         return self
@@ -230,6 +231,13 @@ class Worker:
                 "message is above; check that prefilltune is installed for this Python"
             ) from error
         self._ready = True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child and what it runs, such as a linker."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            kill_with_group(process.pid)
 
 
 def _describe_exit(code: int) -> str:

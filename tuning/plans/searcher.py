@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from psutil import Process
+
 from ...database.scratch import ScratchFolder
 from ...workloads import Case, PrefilltuneError
 from ..devices.machine import Wanted
 from ..errors import SearchDiedError
+from ..killing import kill_all, processes_below
 from ..measuring.pickles import read_pickle, write_pickle
 from ..search.state import Limit, Listener, SearchState
 from ..search.tune import TuneResult
@@ -78,6 +81,7 @@ class Searcher:
                 env={**os.environ, "TMPDIR": str(self._folder.path)},
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
             )
+        self._started: list[Process] = []
         with contextlib.suppress(BrokenPipeError):  # its death is noticed by `search`
             write_pickle(self._process.stdin, allotment)
 
@@ -110,6 +114,7 @@ class Searcher:
 
     def let_go(self) -> None:
         """Ask nothing more of the process, which then ends by itself."""
+        self._started = self._started or processes_below(self._process.pid)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             with contextlib.suppress(OSError):
@@ -117,14 +122,15 @@ class Searcher:
 
     def close(self, *, kill: bool = False) -> None:
         """End the process, and what it had started."""
+        self.let_go()
         if kill:
             self._process.kill()
-        self.let_go()
         try:
             self._process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        kill_all(self._started)  # what it has not ended itself
         self._folder.remove()
 
 
