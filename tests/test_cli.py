@@ -230,9 +230,12 @@ def test_a_kernel_for_one_shape_refuses_what_would_end_the_process(dist: Path) -
     kernel(*map(tensor, arrays))
     memory = np.zeros(arrays[0].size + 32, "float32")
     begin = -memory.ctypes.data // 4 % 16 + 1
-    view = memory[begin : begin + arrays[0].size].reshape(rows)
-    with pytest.raises(ValueError, match=r"^q must begin at a multiple of 64 bytes"):
-        kernel(from_dlpack(view), *map(tensor, arrays[1:]))
+    kernel(
+        from_dlpack(memory[begin : begin + arrays[0].size].reshape(rows)), *map(tensor, arrays[1:])
+    )
+    within = memory.view("uint8")[1 : 1 + arrays[0].nbytes].view("float32").reshape(rows)
+    with pytest.raises(ValueError, match=r"^q must begin at a multiple of 4 bytes"):
+        kernel(from_dlpack(within), *map(tensor, arrays[1:]))
     with pytest.raises(ValueError, match=r"Invalid valid_lens\.shape\[0\] on argument #3"):
         kernel(*map(tensor, (*arrays[:3], np.zeros(3, "int32"), *arrays[4:])))
 

@@ -26,7 +26,7 @@ from prefilltune.workloads import (
 torch: Any = pytest.importorskip("torch", reason="needs the extra [torch]")
 
 import prefilltune.torch as prefill  # noqa: E402
-from prefilltune.torch import library, machine  # noqa: E402
+from prefilltune.torch import arguments, library, machine, op, registry  # noqa: E402
 
 PADDED = PrefillSpec(2, 1, 16, "float32")
 CAUSAL = PrefillSpec(2, 1, 16, "float32", "causal_padded_left")
@@ -190,11 +190,65 @@ def test_results_that_do_not_fit_are_refused() -> None:
         assert message in str(raised.value)
 
 
-def test_a_view_into_the_middle_of_a_vector_is_refused() -> None:
-    query, *rest = tensors(PADDED, OTHER)
-    view = torch.empty(query.numel() + 1)[1:].view_as(query)
-    with pytest.raises(ValueError, match="copy the view"):
-        prefill.sequence_prefill(view, *rest)
+@pytest.mark.parametrize("shape", [TUNED, OTHER], ids=str)
+@pytest.mark.parametrize("offset", [1, 3, 16])
+@pytest.mark.parametrize("spec", [PADDED, CAUSAL], ids=str)
+def test_a_cpu_reads_tensors_that_begin_anywhere(
+    spec: PrefillSpec, shape: PrefillShape, offset: int
+) -> None:
+    """Memory of NumPy's, mapped files, views into larger buffers: any element may be the first."""
+
+    def moved(tensor: Any) -> Any:
+        memory = torch.empty(tensor.numel() + 32, dtype=tensor.dtype)
+        begin = -memory.data_ptr() // memory.element_size() % 16 + offset
+        view = memory[begin : begin + tensor.numel()].view_as(tensor)
+        assert view.data_ptr() % 64 == offset * memory.element_size() % 64
+        return view.copy_(tensor)
+
+    inputs = tensors(spec, shape, *(5, 24, 0)[: shape.batch])
+    expected = prefill.sequence_prefill(*inputs, mask_mode=spec.mask_mode)
+    out = tuple(map(moved, expected))
+    views = [moved(each) for each in inputs]
+    results = prefill.sequence_prefill(*views, mask_mode=spec.mask_mode, out=out)
+    torch.testing.assert_close(results, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_a_device_cannot_read_is_copied_where_the_caller_allows_it(
+    monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    """As on a GPU, of which a CPU has none of the limits."""
+    monkeypatch.setitem(arguments._ALIGNMENT, "cpu", 64)
+    read: list[bool] = []
+
+    def kernel(*tensors: Any) -> None:
+        read.append(all(each.data_ptr() % 64 == 0 for each in tensors[:3]))
+        if not read[-1]:
+            raise ValueError("q must begin at a multiple of 64 bytes")
+        served(*tensors)
+
+    inputs = tensors(PADDED, OTHER)
+    served = registry.find(inputs[0], inputs[1], None, "padded")
+    monkeypatch.setattr(op, "find", lambda *_: kernel)
+    expected = prefill.sequence_prefill(*inputs)
+    memory = torch.empty(inputs[0].numel() + 1)
+    query = memory[1:].view_as(inputs[0]).copy_(inputs[0])
+    output = torch.empty(query.numel() + 1)[1:].view_as(query)
+
+    def call(query: Any, *rest: Any, copy: bool) -> Any:
+        return prefill.sequence_prefill(
+            query, *rest, copy_misaligned=copy, out=(output, torch.empty(query.shape[:3]))
+        )
+
+    if compiled:
+        call = torch.compile(call, backend="aot_eager", fullgraph=True)
+    with pytest.raises(prefill.InvalidArgumentError) as raised:
+        call(query, *inputs[1:], copy=False)
+    for words in ("query begins at", "copy_misaligned=True", "query.clone()"):
+        assert words in str(raised.value)
+    results = call(query, *inputs[1:], copy=True)
+    torch.testing.assert_close(results, expected, rtol=0, atol=0)
+    assert results[0].data_ptr() == output.data_ptr()
 
 
 @pytest.mark.parametrize("compiled", [False, True])

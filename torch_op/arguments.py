@@ -68,6 +68,39 @@ def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: 
     raise InvalidArgumentError(f"{name} is {given}; expected {expected}: {advice}")
 
 
+#: Bytes that tensors begin at a multiple of, by device type: what the copy engine of a GPU needs. A
+#: CPU reads from wherever an element may begin.
+_ALIGNMENT = {"cuda": 16}
+
+
+def require_aligned(**tensors: Any) -> None:
+    """Refuse tensors that begin where kernels cannot read them.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Names the first.
+    """
+    for name, tensor in tensors.items():
+        alignment = _alignment(tensor)
+        if tensor.data_ptr() % alignment:
+            raise InvalidArgumentError(
+                f"{name} begins at {tensor.data_ptr() % alignment} bytes past a multiple of "
+                f"{alignment}, where no kernel for {tensor.device.type} can read it: pass "
+                f"copy_misaligned=True, or copy it: {name}.clone() ({name}.contiguous() would "
+                "leave it where it is)"
+            )
+
+
+def aligned(tensor: Any) -> Any:
+    """The tensor, or a copy of it where a kernel cannot read it."""
+    return tensor.clone() if tensor.data_ptr() % _alignment(tensor) else tensor
+
+
+def _alignment(tensor: Any) -> int:
+    return max(_ALIGNMENT.get(tensor.device.type, 1), tensor.element_size())
+
+
 def require_one_device(query: Any, **others: Any) -> None:
     """Refuse tensors on another device than the query; all that can be said of sizes not yet known.
 

@@ -6,14 +6,20 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
-from .arguments import refuse_gradients, require_arguments, require_one_device
+from .arguments import (
+    aligned,
+    refuse_gradients,
+    require_aligned,
+    require_arguments,
+    require_one_device,
+)
 from .registry import find
 
 # Defined without torch.library.custom_op: its layers take twice the time of all of a call.
 _library = torch.library.Library("prefilltune", "FRAGMENT")
 _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor valid_lens"
 _RESULTS = "Tensor(a!) output, Tensor(b!) lse"
-_OPTIONS = "float? sm_scale=None, str mask_mode='padded'"
+_OPTIONS = "float? sm_scale=None, str mask_mode='padded', bool copy_misaligned=False"
 
 _LSE_WITHOUT_KEYS = -50_000.0
 
@@ -26,12 +32,14 @@ def sequence_prefill(
     *,
     sm_scale: float | None = None,
     mask_mode: str = "padded",
+    copy_misaligned: bool = False,
     out: tuple[Any, Any] | None = None,
 ) -> tuple[Any, Any]:
     """Masked attention over padded sequences, by a tuned kernel of a loaded library.
 
     A kernel for exactly this shape serves the call if there is one, otherwise the one for every
-    shape. It runs on the current stream, allocates nothing but its results and copies nothing.
+    shape. It runs on the current stream, allocates nothing but its results and copies nothing,
+    unless ``copy_misaligned`` lets it.
     For inference: there is no gradient.
 
     Parameters
@@ -46,6 +54,10 @@ def sequence_prefill(
         Factor on query times key; ``1 / sqrt(head_dim)`` when absent.
     mask_mode : str
         ``padded`` or ``causal_padded_left``.
+    copy_misaligned : bool
+        Whether to copy tensors on a GPU that begin at no multiple of 16 bytes, as views into the
+        middle of others may; they are refused otherwise. Also of ``out``, which is computed
+        elsewhere then and copied. On a CPU any tensor will do.
     out : tuple[torch.Tensor, torch.Tensor], optional
         Where output and LSE go; they share no memory with the inputs.
 
@@ -59,15 +71,16 @@ def sequence_prefill(
     Raises
     ------
     InvalidArgumentError
-        For tensors that do not fit each other or are not contiguous.
+        For tensors that do not fit each other, are not contiguous, or begin where no kernel can
+        read them.
     NoKernelError
         If no loaded library serves the call.
     NotDifferentiableError
         If an input requires a gradient and gradients are on.
     """
     if out is None:
-        return _functional(query, key, value, valid_lens, sm_scale, mask_mode)
-    _into(query, key, value, valid_lens, *out, sm_scale, mask_mode)
+        return _functional(query, key, value, valid_lens, sm_scale, mask_mode, copy_misaligned)
+    _into(query, key, value, valid_lens, *out, sm_scale, mask_mode, copy_misaligned)
     return out
 
 
@@ -78,9 +91,11 @@ def _compute(
     valid_lens: Any,
     sm_scale: float | None = None,
     mask_mode: str = "padded",
+    copy_misaligned: bool = False,
 ) -> tuple[Any, Any]:
     output, lse = _results(query)
-    _compute_into(query, key, value, valid_lens, output, lse, sm_scale, mask_mode)
+    options = sm_scale, mask_mode, copy_misaligned
+    _compute_into(query, key, value, valid_lens, output, lse, *options)
     return output, lse
 
 
@@ -93,8 +108,17 @@ def _compute_into(
     lse: Any,
     sm_scale: float | None = None,
     mask_mode: str = "padded",
+    copy_misaligned: bool = False,
 ) -> None:
     refuse_gradients(query, key, value, output, lse)
+    if copy_misaligned:
+        query, key, value = map(aligned, (query, key, value))
+        computed, its_lse = aligned(output), aligned(lse)
+        _compute_into(query, key, value, valid_lens, computed, its_lse, sm_scale, mask_mode)
+        for result, mine in ((output, computed), (lse, its_lse)):
+            if mine is not result:
+                result.copy_(mine)
+        return
     try:
         kernel = find(query, key, sm_scale, mask_mode)
         if not (query.numel() and key.numel()):
@@ -108,6 +132,7 @@ def _compute_into(
             kernel(query, key, value, valid_lens, output, lse)
     except Exception:  # a kernel checks all of its arguments; what it finds is said in our words
         require_arguments(query, key, value, valid_lens, output, lse)
+        require_aligned(query=query, key=key, value=value, output=output, lse=lse)
         raise
 
 

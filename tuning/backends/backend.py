@@ -30,7 +30,7 @@ class Backend(ABC):
     usual_dtype : str
         What kernels are tuned for when no dtype is given.
     alignment : int
-        Bytes that its widest load takes the begin of a tensor to be a multiple of.
+        Bytes that the begin of a tensor must be a multiple of, besides those of its element.
     device_type : tuple[str, int]
         DLPack's name and number of the device that tensors lie on.
     pass_config : Mapping[str, Any]

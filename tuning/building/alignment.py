@@ -1,4 +1,4 @@
-"""What kernels take for granted of where their tensors begin, checked at the call."""
+"""Where the tensors of a kernel may begin: what its code takes for granted, checked at the call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ _SCALARS = frozenset({"valid_lens"})
 
 
 def refuse_misaligned(kernel: Any, kind: str) -> Any:
-    """Let a kernel raise ValueError at the call, where a misaligned load would end the process.
+    """Let a kernel take tensors wherever its target can read them, and raise ValueError elsewhere.
+
+    A schedule is found on buffers that begin where TVM's own allocations do, at 64 bytes, which its
+    code for CPUs takes for granted. Here the parameters become views of others that begin anywhere;
+    what the kernel allocates stays as it is. Code for GPUs takes nothing from the buffer.
 
     Parameters
     ----------
@@ -23,22 +27,46 @@ def refuse_misaligned(kernel: Any, kind: str) -> Any:
     """
     from tvm import s_tir, tirx
 
-    checks = alignment_checks(kernel.params, kind)
-    root = s_tir.SBlock([], [], [], "root", tirx.SeqStmt([*checks, kernel.body]))
-    return kernel.with_body(s_tir.SBlockRealize([], True, root))
+    parameters, views = kernel.params, []
+    if backend_of(kind).is_cpu:
+        parameters = [parameter(own.shape, own.dtype, own.name, kind) for own in kernel.params]
+        views = [
+            tirx.DeclBuffer(own, data=whole.data)
+            for own, whole in zip(kernel.params, parameters, strict=True)
+        ]
+    body = tirx.SeqStmt([*alignment_checks(parameters, kind), *views, kernel.body])
+    root = s_tir.SBlock([], [], [], "root", body)
+    realized = s_tir.SBlockRealize([], True, root)
+    return tirx.PrimFunc(parameters, realized, kernel.ret_type, kernel.attrs)
+
+
+def parameter(shape: Sequence[Any], dtype: Any, name: str, kind: str) -> Any:
+    """A buffer of which code takes no more for granted than the target needs."""
+    from tvm import tirx
+
+    alignment = alignment_of(str(dtype), kind) if backend_of(kind).is_cpu else -1  # TVM's usual
+    return tirx.decl_buffer(shape, str(dtype), name, data_alignment=alignment)
+
+
+def alignment_of(dtype: str, kind: str) -> int:
+    """Bytes that the begin of a tensor must be a multiple of: of its element, at least."""
+    from tvm import DataType
+
+    return max(backend_of(kind).alignment, DataType(dtype).itemsize)
 
 
 def alignment_checks(buffers: Sequence[Any], kind: str) -> list[Any]:
-    """Statements, for the host, that refuse buffers that begin in the middle of a vector."""
-    alignment = backend_of(kind).alignment
+    """Statements, for the host, that refuse buffers that begin where code cannot read them."""
+    checked = [buffer for buffer in buffers if buffer.name not in _SCALARS]
+    alignments = [alignment_of(str(buffer.dtype), kind) for buffer in checked]
     return [
         require(
             _begins_at_multiple(buffer, alignment),
-            f"{buffer.name} must begin at a multiple of {alignment} bytes, as a new allocation "
-            "does: copy the view into a tensor of its own",
+            f"{buffer.name} must begin at a multiple of {alignment} bytes, and this view does not: "
+            "copy it into memory of its own, with .clone() in PyTorch or .copy() in NumPy "
+            "(.contiguous() would leave it where it is)",
         )
-        for buffer in buffers
-        if buffer.name not in _SCALARS
+        for buffer, alignment in zip(checked, alignments, strict=True)
     ]
 
 

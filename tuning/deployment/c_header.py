@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...workloads import PrefillShape, PrefillSpec
 from ..backends import backend_of
+from ..building.alignment import alignment_of
 
 _HEADER = """\
 /* The kernels of {library}. Made by `prefilltune build`; see manifest.json beside this file.
@@ -71,12 +72,13 @@ def c_header(
     """
     backend = backend_of(kind)
     device_name, device = backend.device_type
+    dtypes = {PrefillSpec.parse(spec).dtype for _, spec, _ in kernels}
     rows = "\n".join(_row(*kernel) for kernel in kernels)
     return _HEADER.format(
         library=library,
         device_name=device_name,
         device=device,
-        alignment=backend.alignment,
+        alignment=max([backend.alignment, *(alignment_of(dtype, kind) for dtype in dtypes)]),
         requires=requires,
         count=len(kernels),
         rows=rows,

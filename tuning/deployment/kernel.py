@@ -7,7 +7,7 @@ from typing import Any
 
 from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
 from ..backends import backend_of
-from ..building.alignment import alignment_checks, require
+from ..building.alignment import alignment_checks, parameter, require
 from .boundaries import Leaf, Tree
 from .lengths import Lengths
 
@@ -59,7 +59,7 @@ def dispatching_kernel(
     from tvm import s_tir, tirx
 
     backend = backend_of(target.kind.name)
-    buffers = _parameters(spec, sizes)
+    buffers = _parameters(spec, sizes, target.kind.name)
     served = _served(tree, kernels, buffers, sizes)
     for (qo_len, kv_len), (own_tree, own_kernels) in (lengths or {}).items():
         equal = tirx.all(sizes.qo_len == qo_len, sizes.num_kv == kv_len)
@@ -116,14 +116,12 @@ def _if(condition: Any, then: Any, otherwise: Any = None) -> Any:
     return tirx.IfThenElse(tirx.op.tvm_thread_invariant(condition), then, otherwise)
 
 
-def _parameters(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
-    from tvm.tirx import decl_buffer
-
+def _parameters(spec: PrefillSpec, sizes: SymbolicShape, kind: str) -> list[Any]:
     rows = (sizes.batch, sizes.qo_len, spec.num_qo_heads)
     keys = (sizes.batch, sizes.num_kv, spec.num_kv_heads, spec.head_dim)
     shapes = ((*rows, spec.head_dim), keys, keys, (sizes.batch,), (*rows, spec.head_dim), rows)
     return [
-        decl_buffer(shape, "int32" if name == "valid_lens" else spec.dtype, name)
+        parameter(shape, "int32" if name == "valid_lens" else spec.dtype, name, kind)
         for name, shape in zip(_NAMES, shapes, strict=True)
     ]
 
