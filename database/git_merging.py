@@ -81,9 +81,15 @@ def install_driver(arguments: str) -> Installed:
     for name, value in settings.items():
         try:
             subprocess.run(["git", "config", name, value], capture_output=True, check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
+        except OSError as error:
             raise UnmergeableError(
-                f"`git config {name}` failed ({error}); run this inside a git repository"
+                f"git cannot be started ({error}); install it, or correct the PATH"
+            ) from error
+        except subprocess.CalledProcessError as error:
+            said = " ".join(error.stderr.decode(errors="replace").split())
+            raise UnmergeableError(
+                f"`git config {name}` failed ({said or error}); run this inside a git repository "
+                "whose settings can be written"
             ) from error
     return Installed(settings, tuple(f"database/records/*/{name} merge={DRIVER}" for name in FILES))
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...database import Entry, Provenance, TargetKey
+from ...database import Entry, NotWritableError, Provenance, TargetKey
 from ...database.dates import date_now
 from ...database.scratch import ScratchFolder
 from ...workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
@@ -106,6 +106,8 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
                 f"wrong result: error {error:g} above {tolerance:g}; prune the record"
             )
         (seconds,) = time_in_turns(backend.engine, case, [built.path], runner)
+    except NotWritableError:  # which says nothing of the record
+        raise
     except (ValueError, OSError, KernelCheckError, WorkerFailedError) as failure:
         runner.close(kill=True)  # a fault may have left it unable to run anything else
         return Remeasured(built.key, built.before, None, str(failure))
