@@ -78,9 +78,9 @@ sweep: ## which tuned kernel serves which shapes, by measurement (MODEL, SHAPES,
 	$(call install,$(NEEDS))
 	@$(PREFILLTUNE) sweep $(COMMON) $(LENGTHS)
 
-build: ## one shared library of a model's tuned kernels (MODEL, SHAPES, TARGET, OUTPUT)
+build: ## one shared library of a model's tuned kernels (MODEL, SHAPES, TARGET, LENS, OUTPUT)
 	$(call install,$(NEEDS))
-	@$(PREFILLTUNE) build $(COMMON) --output '$(OUTPUT)'
+	@$(PREFILLTUNE) build $(COMMON) $(firstword $(LENGTHS)) $(word 2,$(LENGTHS)) --output '$(OUTPUT)'
 
 report: ## the page and the chart of what compare has measured (TARGET, DATABASE)
 	$(call install,report)

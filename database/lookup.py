@@ -188,7 +188,8 @@ class Finder:
         notes += _problems(self._stores.values())
         farther = [each for each in found if not (same_shape and each.distance)]
         if farther:
-            mend = f"accept the tier '{farther[0].tier}', or {mend}"
+            tier = str(farther[0].tier)
+            mend = f"accept the tier '{tier}' (--accept {tier.replace(' ', '-')}), or {mend}"
         raise NoRecordError(_miss(query, accept, self.roots, found, notes, mend))
 
     def bad_lines(self, key: TargetKey) -> list[tuple[Path, BadLine]]:

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from prefilltune.database import Finder, NoRecordError, RecordStore, TargetKey, Tier
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.cli import app
+from prefilltune.tuning.cli.console import as_started
 from prefilltune.tuning.deployment import choose_serving
 from prefilltune.tuning.environment import pip_install
 from prefilltune.tuning.target import ResolvedTarget
@@ -236,6 +237,24 @@ def test_where_a_call_has_no_kernel() -> None:
         assert f"no record for {spec}" in run(build)
 
 
+def test_a_command_is_named_as_this_program_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a clone no shell finds the name alone."""
+    text = "prefilltune is; `prefilltune db list` tells; run: prefilltune tune"
+    program = tmp_path / "a clone" / "prefilltune"
+    program.parent.mkdir()
+    program.touch(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    quoted = shlex.quote(str(program))
+    assert as_started(text) == f"prefilltune is; `{quoted} db list` tells; run: {quoted} tune"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert as_started(text) == text
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    assert as_started(text) == text
+
+
 def test_packages_are_installed_for_the_python_that_runs() -> None:
     program, *arguments = shlex.split(pip_install("prefilltune[cuda]").removeprefix("run: "))
     assert program == sys.executable
@@ -321,7 +340,7 @@ def test_what_is_accepted_is_listed_without_a_shape(tmp_path: Path) -> None:
     filled(tmp_path, [replace(theirs)], TargetKey("llvm", "elsewhere", "2c"))
     options = f"{HEADS} --threads 1 --database {tmp_path}"
     message = run(f"prefilltune build {options} --shape {LONG.batch}x{LONG.qo_len}")
-    assert "accept the tier 'family', or run: " in message
+    assert "accept the tier 'family' (--accept family), or run: " in message
     exact, family = f"{SPEC} {SHORT}", f"{SPEC} {SHORT} {LONG}"
     assert reached(f"prefilltune build {options}")[1] == exact
     assert reached(f"prefilltune build {options} --accept family")[1] == family

@@ -358,30 +358,26 @@ def test_tensors_too_large_for_32_bits_are_refused(kernel, name: str) -> None:
         call(kernel, given)
 
 
-@pytest.fixture(
-    scope="module", params=[SPEC, pytest.param(CAUSAL, marks=pytest.mark.slow)], ids=str
-)
-def unswept(request: pytest.FixtureRequest, tmp_path_factory) -> tuple[PrefillSpec, Any]:
+@pytest.fixture(scope="module")
+def unswept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """The kernel of two records that nothing tells apart but the shapes that they were tuned on."""
-    spec = request.param
-    entries = (record(spec, SHORT), record(spec, LONG, q_tile=32, packed=True))
+    entries = (record(CAUSAL, SHORT), record(CAUSAL, LONG, q_tile=32, packed=True))
     root = database(tmp_path_factory.mktemp("unswept"), *entries)
-    arguments = (spec.num_kv_heads, spec.num_qo_heads, spec.head_dim, spec.dtype)
-    with pytest.warns(
-        UserWarning, match="served by the one that was tuned nearest.*; run: prefilltune sweep"
-    ):
+    arguments = (CAUSAL.num_kv_heads, CAUSAL.num_qo_heads, CAUSAL.head_dim, CAUSAL.dtype)
+    message = "served by the one that was tuned nearest.*; run: prefilltune sweep"
+    with pytest.warns(UserWarning, match=message):
         function = sequence_prefill_with_mask(
-            *arguments, target().target, spec.scale, mask_mode=spec.mask_mode, database=root
+            *arguments, target().target, CAUSAL.scale, mask_mode=CAUSAL.mask_mode, database=root
         )
-    return spec, built(function)
+    return built(function)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_what_the_nearest_record_serves_is_right(unswept, shape: PrefillShape) -> None:
-    spec, kernel = unswept
     longest = max(shape.qo_len, shape.num_kv)
     valid_lens = np.resize(np.array([longest // 2 + 1, longest, 0, 1], "int32"), shape.batch)
-    assert kernel_error(kernel, spec, shape, valid_lens, seed=3) <= TOLERANCE["float32"]
+    assert kernel_error(unswept, CAUSAL, shape, valid_lens, seed=3) <= TOLERANCE["float32"]
 
 
 @pytest.fixture(

@@ -52,7 +52,12 @@ def compare(
     accept: AcceptOption = "exact",
     database: DatabaseOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Folder for comparison.json and the chart.")
+        Path | None,
+        typer.Option(
+            "--output",
+            help="Folder for comparison.json and the chart; the target's of the --database when "
+            "absent.",
+        ),
     ] = None,
 ) -> None:
     """Measure tuned kernels side by side with TVM's own, the stock rules' and PyTorch's.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.status import Status
@@ -20,7 +24,33 @@ _WIDTH_OF_A_PIPE = 200
 # A pipe has no width; rich would fold every cell to fit 80 columns.
 _PIPED = (sys.stdout is None or not sys.stdout.isatty()) and "COLUMNS" not in os.environ
 
-console = Console(markup=False, highlight=False, width=_WIDTH_OF_A_PIPE if _PIPED else None)
+# Where a message says what to run: after a colon, or between backticks.
+_COMMAND = re.compile(r"(?<=: )prefilltune |(?<=`)prefilltune ")
+
+
+class _Console(Console):
+    """Prints commands so that they can be run where this one was."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        shown = (as_started(each) if isinstance(each, str) else each for each in objects)
+        super().print(*shown, **options)
+
+
+def as_started(text: str) -> str:
+    """Commands of a message under the name by which this program was started.
+
+    In a clone that is ``.venv/bin/prefilltune``, and the name alone would not be found.
+    """
+    started = Path(sys.argv[0])
+    found = shutil.which("prefilltune")
+    if started.name != "prefilltune" or not started.is_file():
+        return text
+    if found is not None and started.samefile(found):
+        return text
+    return _COMMAND.sub(lambda _: f"{shlex.quote(str(started))} ", text)
+
+
+console = _Console(markup=False, highlight=False, width=_WIDTH_OF_A_PIPE if _PIPED else None)
 
 
 def under_way(text: str) -> Status:
@@ -38,7 +68,8 @@ def print_error(error: PrefilltuneError | OSError) -> None:
     """Print an error as one line; what the system says on its own too."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):  # the exit code says it too
-            print(f"prefilltune: {' '.join(_said(error).split())}", file=sys.stderr)
+            said = as_started(" ".join(_said(error).split()))
+            print(f"prefilltune: {said}", file=sys.stderr)
 
 
 def _said(error: PrefilltuneError | OSError) -> str:

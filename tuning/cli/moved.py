@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidOptionError
-from .options import DatabaseOption
+from .options import OwnDatabaseOption
 
 
-def status(plan: Annotated[str, typer.Argument()] = "", database: DatabaseOption = None) -> None:
+def status(plan: Annotated[str, typer.Argument()] = "", database: OwnDatabaseOption = None) -> None:
     """Moved to `prefilltune plan status`."""
     raise moved("status", "plan status", plan, database)
 

@@ -21,11 +21,20 @@ TIERS = {Tier.EXACT: "exact", Tier.FAMILY: "family", Tier.OTHER_TARGET: "other-t
 
 ShapeOption = Annotated[
     list[str] | None,
-    typer.Option("--shape", metavar="BATCHxLEN", help="Repeat for more; or BATCHxQO_LENxKV_LEN."),
+    typer.Option(
+        "--shape",
+        metavar="BATCHxLEN",
+        help="Or BATCHxQO_LENxKV_LEN; repeat for more. When absent, every shape that has a record, "
+        "or else a model's usual ones; to tune, these.",
+    ),
 ]
 LensOption = Annotated[
     list[str] | None,
-    typer.Option("--lens", help="Repeat for more; full and uniform when absent."),
+    typer.Option(
+        "--lens",
+        help="Lengths to time on: full, uniform (a quarter to full), uniform:LOW-HIGH, "
+        "fixed:N,N,... or histogram:FILE; repeat for more. full and uniform when absent.",
+    ),
 ]
 ServedLensOption = Annotated[
     str,
@@ -35,13 +44,17 @@ ServedLensOption = Annotated[
         "this one, or else, also when absent, the one that loses least over all of them.",
     ),
 ]
+_WORK = "database/work of a clone, or prefilltune-work here, when absent"
+#: Of a command that looks for records: the user's, before the committed ones.
 DatabaseOption = Annotated[
     Path | None,
     typer.Option(
-        "--database",
-        help="Folder of records; the work database when absent. The committed records are looked "
-        "into besides.",
+        "--database", help=f"Folder of records, looked into before the committed; {_WORK}."
     ),
+]
+#: Of a command that writes records.
+OwnDatabaseOption = Annotated[
+    Path | None, typer.Option("--database", help=f"Folder of records; {_WORK}.")
 ]
 AcceptOption = Annotated[
     str,

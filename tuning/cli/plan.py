@@ -10,7 +10,7 @@ import typer
 from ...workloads import Case, parse_lengths
 from .console import console, print_table
 from .ending import ending_of
-from .options import DatabaseOption, DeviceOptions, TargetOptions, in_usual_dtype
+from .options import DeviceOptions, OwnDatabaseOption, TargetOptions, in_usual_dtype
 from .records import open_databases, warn_of_bad_lines, work_root
 from .targets import choose_spaces, open_devices
 
@@ -25,7 +25,7 @@ def run(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="TOML: what to tune, where and how long.")
     ],
-    database: DatabaseOption = None,
+    database: OwnDatabaseOption = None,
 ) -> None:
     """Begin a plan, or go on with it; its searches share the targets' devices."""
     from ..plans.plan import read_plan
@@ -69,7 +69,7 @@ def status(
     plan: Annotated[
         str, typer.Argument(metavar="PLAN", help="A plan's file or its name; every plan if absent.")
     ] = "",
-    database: DatabaseOption = None,
+    database: OwnDatabaseOption = None,
 ) -> None:
     """Show how far tuning plans are; needs no device and no TVM."""
     from ..plans.status import plan_tables

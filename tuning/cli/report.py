@@ -28,7 +28,9 @@ def report(
     database: DatabaseOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Folder for the page; beside the records if absent."),
+        typer.Option(
+            "--output", help="Folder for the page; the target's of the --database when absent."
+        ),
     ] = None,
 ) -> None:
     """Write the page and the chart of what `compare` has measured.

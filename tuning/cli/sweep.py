@@ -43,9 +43,10 @@ def sweep(
     """Time the tuned kernels of a model against one another on many shapes.
 
     So a kernel for every shape knows which of them serves which: `build` and the
-    drop-in for TVM's kernel ask for it where a model has several.
+    drop-in for TVM's kernel ask for it where a model has several. Without a sweep
+    the one that was tuned on the nearest shape serves.
 
-    Without --shape: shapes around those that were tuned.
+    Measured without --shape: shapes around those that were tuned.
 
     Without --model and --heads: all workloads with records that have not been
     swept.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,14 +14,14 @@ import typer
 
 from ...database import Tier
 from ...workloads import Case, parse_lengths
+from ..backends.commands import advice, command
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
-from ..heads import workload_options
 from .compare import compare_all, require_comparable
 from .console import console
 from .ending import ending_of
 from .moved import moved
-from .options import DatabaseOption, DeviceOptions, ShapeOption, TargetOptions, WorkloadOptions
+from .options import DeviceOptions, OwnDatabaseOption, ShapeOption, TargetOptions, WorkloadOptions
 from .records import open_databases, warn_of_bad_lines, work_root
 from .targets import choose_spaces, open_devices
 
@@ -55,7 +56,9 @@ class SearchOptions:
             "that can schedule the workload.",
         ),
     ] = None
-    keep: Annotated[int, typer.Option("--keep", help="Records kept of each space.")] = 2
+    keep: Annotated[
+        int, typer.Option("--keep", help="Records kept of each shape and design space.")
+    ] = 2
 
     def __post_init__(self) -> None:
         """Refuse what no search can do."""
@@ -83,15 +86,21 @@ def tune(
     lens: Annotated[
         str,
         typer.Option(
-            "--lens", help="Lengths to time on: full, uniform, fixed:..., histogram:FILE."
+            "--lens",
+            help="Lengths to time on: full, uniform (a quarter to full), uniform:LOW-HIGH, "
+            "fixed:N,N,... or histogram:FILE.",
         ),
     ] = "full",
     target: TargetOptions,
     devices: DeviceOptions,
     search: SearchOptions,
-    database: DatabaseOption = None,
+    database: OwnDatabaseOption = None,
     compare: Annotated[
-        bool, typer.Option("--compare/--no-compare", help="End with the comparison.")
+        bool,
+        typer.Option(
+            "--compare/--no-compare",
+            help="End with the comparison; without it where --tracker lends the devices.",
+        ),
     ] = True,
     plan: Annotated[Path | None, typer.Option("--plan", hidden=True)] = None,
 ) -> None:
@@ -145,6 +154,14 @@ def tune(
             if wish.is_made:
                 return  # to where the process ends
     if not compares:
+        if compare:
+            more = f"--lens {shlex.quote(lens)}"
+            again = command("compare", resolved, spec, *shapes, more=more)
+            console.print(
+                "not compared, which is done where the device is, once the records are there: "
+                f"{again}",
+                soft_wrap=True,
+            )
         return
     from ..comparing.comparer import bench_of
     from ..comparing.report import TORCH_HINT
@@ -153,11 +170,9 @@ def tune(
         console.print(TORCH_HINT, soft_wrap=True)
     else:
         workloads = [(spec, each) for each in shapes]
-        options = f"--target {resolved.kind} {workload_options(spec, *shapes)}"
-        ending.advice = (
-            f"what was found is kept; run: prefilltune compare {options} --lens {lens} "
-            f"--database {root}"
-        )
+        more = f"--lens {shlex.quote(lens)}"
+        again = advice("compare", resolved, spec, *shapes, database=root, more=more)
+        ending.advice = f"what was found is kept; {again}"
         compare_all(workloads, resolved, [lens], open_databases(root), Tier.EXACT, folder)
 
 

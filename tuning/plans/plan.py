@@ -156,6 +156,8 @@ def _workloads(fields: dict[str, Any]) -> list[tuple[PrefillSpec, PrefillShape]]
     shapes = [PrefillShape.parse(text) for text in _texts(fields, "shapes")]
     dtypes = _texts(fields, "dtypes") or ["float32"]
     mask_mode = fields.get("mask_mode", MASK_MODES[0])
+    if "mask_mode" in fields and "heads" not in fields:
+        raise InvalidPlanError("mask_mode goes with heads; models have their own: leave it out")
     presets, found = load_presets(), []
     for name in _texts(fields, "models"):
         if name not in presets:

@@ -35,7 +35,9 @@ def repair(where: OwnOptions) -> Iterator[Answer]:
 
 
 def prune(
-    keep: Annotated[int, typer.Option("--keep", help="Of each spec, shape, space and lengths.")],
+    keep: Annotated[
+        int, typer.Option("--keep", help="How many of each spec, shape, space and lengths stay.")
+    ],
     where: OwnOptions,
 ) -> Iterator[Answer]:
     """Remove all but the fastest records of each case."""

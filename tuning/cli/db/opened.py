@@ -25,7 +25,12 @@ from ...measuring.tvm_import import import_tvm_without_torch
 from ..records import work_root
 
 TargetOption = Annotated[
-    str, typer.Option("--target", help="A target's folder, or llvm for this CPU; all when absent.")
+    str,
+    typer.Option(
+        "--target",
+        help="The name of a target's folder, or a target as `tune` takes it (llvm is this CPU); "
+        "every target when absent.",
+    ),
 ]
 
 
