@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 from processes import hear_interrupts, is_alive, processes_with
 
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.ending import Signals, Wish
+from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
 
 #: Commands that start a child process of their own and a scratch folder, and then do one thing.
 _SCRIPT = """
@@ -201,6 +204,22 @@ def test_a_busy_worker_ends_with_a_parent_that_is_killed_and_so_does_what_it_sta
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pids[1], signal.SIGKILL)
+
+
+def test_a_compiler_that_is_killed_leaves_its_files_in_a_scratch_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(f'#!/bin/sh\necho "$TMPDIR" > {tmp_path}/told\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    before, target = os.environ.get("TMPDIR"), resolve_target("llvm", 1).target
+    module = plain_attention(PrefillSpec(2, 1, 16, "float32"), PrefillShape(2, 24))
+    build_library(module, target, str(tmp_path / "kernel.so"))
+    told = (tmp_path / "told").read_text().strip()
+    assert f"prefilltune-{os.getpid()}-" in told
+    assert not Path(told).exists()
+    assert os.environ.get("TMPDIR") == before
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
         packing["options"] = _ADDON_OPTIONS
     with writing(Path(path)), ScratchFolder() as scratch:
         require_room(scratch, or_else=OTHER_TMPDIR)  # on a full disk LLVM ends the process
-        with replacing(Path(path)) as aside:
+        with replacing(Path(path)) as aside, _temporary_files_in(scratch):
             try:
                 host.export_library(
                     str(aside), addons=list(addons), workspace_dir=str(scratch), **packing
@@ -80,6 +82,19 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
                 check_compiler()
                 raise LinkError(_not_linked(path, error)) from error
     return path
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have compilers put theirs there: one that is killed removes none."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 def _not_linked(path: str, error: Exception) -> str:
