@@ -204,7 +204,8 @@ def checked_lens(lens: Sequence[str] | None) -> Sequence[str]:
 
 def in_usual_dtype(spec: PrefillSpec, kind: str) -> PrefillSpec:
     """With the dtype that is tuned for on targets of a kind when none is given."""
-    return dataclasses.replace(spec, dtype=backend_of(kind).usual_dtype)
+    # The LSE's follows: as a spec has it, it is that of the dtype before.
+    return dataclasses.replace(spec, dtype=backend_of(kind).usual_dtype, lse_dtype=None)
 
 
 def tier_of(text: str) -> Tier:
