@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_names_shapes_and_dtypes_are_those_of_tvm(tuned) -> None:
 
     def signature(function: Any) -> str:
         (line,) = [each for each in function.script().splitlines() if each.startswith("def ")]
-        return line
+        return re.sub(r", align=\d+", "", line)  # ours takes tensors that begin anywhere
 
     assert signature(ours) == signature(theirs)
 
