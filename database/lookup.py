@@ -23,7 +23,10 @@ NOISE_LIMIT = 0.05  # of the fastest median
 
 
 class Tier(IntEnum):
-    """How near a record is to what was asked for, the nearest first; always the same spec."""
+    """How near a record is to what was asked for, the nearest first; always the same spec.
+
+    But for the dtype of the LSE (:attr:`~prefilltune.workloads.PrefillSpec.same_kernels`).
+    """
 
     EXACT = 0
     """Same shape and target."""
@@ -177,7 +180,7 @@ class Finder:
             named.
         """
         notes: list[str] = []
-        query = _Query(key, str(spec), shape, space)
+        query = _Query(key, spec, shape, space)
         found = list(query.pools(self._own_stores(key, notes)))
         match = _nearest(found, accept, lens, same_shape)
         if match is None:
@@ -227,7 +230,7 @@ class Finder:
         found = {
             (PrefillShape.parse(text), head.lens, head.space)
             for _, store in self._own_stores(key, [])
-            for text, heads in store.heads(str(spec)).items()
+            for text, heads in _heads(store, spec).items()
             for head in heads
         }
         return sorted(found, key=str)
@@ -258,7 +261,7 @@ class Finder:
         ids = [
             head.record_id
             for _, store in self._own_stores(key, [])
-            for head in store.heads(str(spec)).get(str(shape), ())
+            for head in _heads(store, spec).get(str(shape), ())
         ]
         return list(self.by_id(key, dict.fromkeys(ids)).values())
 
@@ -328,19 +331,28 @@ class _Pool:
 @dataclass(frozen=True)
 class _Query:
     key: TargetKey
-    spec: str
+    spec: PrefillSpec
     shape: PrefillShape
     space: str | None
 
     def pools(self, stores: Iterable[tuple[Path, RecordStore]]) -> Iterator[_Pool]:
         for root, store in stores:
-            for text, heads in store.heads(self.spec).items():
+            for text, heads in _heads(store, self.spec).items():
                 if self.space is not None:
                     heads = [head for head in heads if head.space == self.space]
                 if heads:
                     distance = shape_distance(self.shape, PrefillShape.parse(text))
                     tier = _tier(self.key, store.key, distance)
                     yield _Pool(tier, distance, text, heads, root, store)
+
+
+def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
+    """Records by shape, of whatever LSE: a trace knows nothing of its dtype."""
+    found: dict[str, list[Head]] = {}
+    for each in spec.same_kernels:
+        for text, heads in store.heads(str(each)).items():
+            found.setdefault(text, []).extend(heads)
+    return found
 
 
 def _tier(asked: TargetKey, found: TargetKey, distance: float) -> Tier:

@@ -31,7 +31,7 @@ from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 TWO = (Device(gpu="0"), Device(gpu="1"))
 POINTS = 4 + 4
-PLAN = Plan("night", (), False, (), "full", 600.0, None, POINTS + 1, 2, 0, 1)
+PLAN = Plan("night", (), False, None, (), "full", 600.0, None, POINTS + 1, 2, 0, 1)
 
 # What every process that a test starts knows: devices are simulated, and device 1 may be at fault.
 SITE = """

@@ -30,6 +30,8 @@ from prefilltune.torch import arguments, library, machine, op, registry  # noqa:
 
 PADDED = PrefillSpec(2, 1, 16, "float32")
 CAUSAL = PrefillSpec(2, 1, 16, "float32", "causal_padded_left")
+#: Whose LSE is float32.
+PART = PrefillSpec(2, 1, 16, "float16", lse_dtype="float32")
 TUNED = PrefillShape(2, 24)
 OTHER = PrefillShape(3, 9, 31)
 
@@ -44,8 +46,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A library for each mask mode, with a kernel for TUNED and one for every shape."""
     root = tmp_path_factory.mktemp("libraries")
-    run(str(Path(__file__).with_name("small_libraries.py")), str(root), str(PADDED), str(CAUSAL))
-    return {spec.mask_mode: root / str(spec) for spec in (PADDED, CAUSAL)}
+    run(
+        str(Path(__file__).with_name("small_libraries.py")),
+        str(root),
+        *map(str, (PADDED, CAUSAL, PART)),
+    )
+    names = {"padded": PADDED, "causal_padded_left": CAUSAL, "part": PART}
+    return {name: root / str(spec) for name, spec in names.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +92,7 @@ def test_a_library_says_what_it_serves(libraries: dict[str, Path]) -> None:
     assert loaded.target["kind"] == "llvm"
     assert {kernel.shape for kernel in loaded.kernels} == {(2, 24, 24), None}
     (spec,) = {kernel.spec for kernel in loaded.kernels}
-    assert spec == prefill.Spec("padded", 2, 1, 16, "float32", 0.25)
+    assert spec == prefill.Spec("padded", 2, 1, 16, "float32", 0.25, "float32")
     assert "cpu: padded, heads 2/1x16, float32, sm_scale 0.25: every shape" in str(loaded)
 
 
@@ -434,3 +441,110 @@ def test_a_process_of_its_own_has_no_tuner_and_no_compiler(
 
     dist = edited(libraries["padded"], tmp_path / "dist", change)
     assert run("-c", SCRIPT, str(dist)).stdout == printed
+
+
+def test_an_lse_may_be_float32_where_the_rest_is_not() -> None:
+    query, key, value, lens = tensors(PART, OTHER, 31, 7, 0)
+    output, lse = prefill.sequence_prefill(query, key, value, lens, lse_dtype=torch.float32)
+    assert (output.dtype, lse.dtype) == (torch.float16, torch.float32)
+    expected = reference_attention(PART, *(each.numpy() for each in (query, key, value, lens)))
+    assert max_error(lse.numpy(), expected[1]) <= 1e-5  # which 16 bits are not
+    into = torch.empty_like(output), torch.empty_like(lse)
+    prefill.sequence_prefill(query, key, value, lens, out=into)
+    assert torch.equal(into[1], lse)
+    with pytest.raises(prefill.NoKernelError, match="pass lse_dtype="):
+        prefill.sequence_prefill(query, key, value, lens)
+    with pytest.raises(prefill.InvalidArgumentError, match=r"lse.to\(torch.float16\)"):
+        prefill.sequence_prefill(query, key, value, lens, lse_dtype=torch.float16, out=into)
+    torch.library.opcheck(
+        torch.ops.prefilltune.sequence_prefill.default,
+        (query, key, value, lens, None, "padded", torch.float32),
+    )
+
+
+def _whole(spec: PrefillSpec, parts: list[list[Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """The reference on the valid keys of all parts, one after the other."""
+    batch, kv_len = len(parts[0][3]), sum(part[1].shape[1] for part in parts)
+    query = parts[0][0].numpy()
+    key = np.full((batch, kv_len, *parts[0][1].shape[2:]), np.nan, query.dtype)
+    value, lens = key.copy(), np.zeros(batch, "int32")
+    for b in range(batch):
+        for _, part_key, part_value, part_lens in parts:
+            end = lens[b] + part_lens[b]
+            key[b, lens[b] : end] = part_key[b, : part_lens[b]].numpy()
+            value[b, lens[b] : end] = part_value[b, : part_lens[b]].numpy()
+            lens[b] = end
+    # Every query row is valid as soon as one key is: nothing of them is padded.
+    single = [
+        reference_attention(
+            spec, query[b : b + 1], key[b : b + 1, :n], value[b : b + 1, :n], np.array([kv_len])
+        )
+        for b, n in enumerate(lens)
+    ]
+    return tuple(np.concatenate(each) for each in zip(*single, strict=True))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4, -1e4])
+def test_parts_merge_into_the_whole(shift: float) -> None:
+    """Also where all LSEs lie far below what an empty part might be thought to have."""
+    generator = torch.Generator().manual_seed(3)
+    query = torch.randn(3, 9, 2, 16, generator=generator).abs() + 0.5
+    parts = []
+    for lens in ((9, 24, 0), (0, 1, 0), (24, 9, 0)):
+        key = torch.randn(3, 24, 1, 16, generator=generator) + shift
+        value = torch.randn(3, 24, 1, 16, generator=generator)
+        parts.append([query, key, value, torch.tensor(lens, dtype=torch.int32)])
+    found = []
+    for _, key, value, lens in parts:
+        # Rows of the query are valid where `lens` says so: a part takes all of them or none.
+        rows = torch.where(lens > 0, 24, 0).to(torch.int32)
+        outputs = [
+            prefill.sequence_prefill(
+                query[b : b + 1],
+                key[b : b + 1, : lens[b]].contiguous(),
+                value[b : b + 1, : lens[b]].contiguous(),
+                rows[b : b + 1],
+            )
+            for b in range(3)
+        ]
+        found.append([torch.cat(each) for each in zip(*outputs, strict=True)])
+    output, lse = prefill.merge_parts(*zip(*found, strict=True))
+    expected_output, expected_lse = _whole(PADDED, parts)
+    assert max_error(output.numpy(), expected_output) <= (1e-5 if shift == 0 else 0.02)
+    assert max_error(lse.numpy(), expected_lse) <= 1e-5
+    assert not output[2].any()
+    assert (lse[2] == torch.finfo(torch.float32).min).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_lse_outweighs_an_empty_part(dtype: Any) -> None:
+    ends = torch.finfo(dtype)
+    least = torch.tensor(ends.min * (1 - ends.eps / (2 - ends.eps)), dtype=dtype)
+    assert ends.min < least
+    for number in (least, torch.tensor(-5e4, dtype=dtype), torch.tensor(0.0, dtype=dtype)):
+        lses = [number.expand(1, 1, 1), torch.full((1, 1, 1), ends.min, dtype=dtype)] * 2
+        outputs = [torch.full((1, 1, 1, 4), 3.0), torch.zeros(1, 1, 1, 4)] * 2
+        output, lse = prefill.merge_parts(outputs, lses)
+        assert torch.equal(output, outputs[0])
+        assert lse == (number.float() + 1).to(dtype)
+
+
+def test_a_row_that_is_nan_in_a_part_is_nan() -> None:
+    outputs, lses = torch.zeros(2, 1, 3, 1, 4), torch.zeros(2, 1, 3, 1)
+    outputs[1, 0, 1], lses[1, 0, 1] = torch.nan, torch.nan
+    output, lse = prefill.merge_parts(outputs.unbind(), lses.unbind())
+    assert lse.isnan().flatten().tolist() == [False, True, False]
+    assert output.isnan().any(-1).flatten().tolist() == [False, True, False]
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    output, lse = torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 1)
+    for outputs, lses, what in (
+        ([], [], "0 outputs"),
+        ([output], [lse, lse], "1 outputs and 2 LSEs"),
+        ([output, output.half()], [lse, lse], r"outputs\[1\] is .* torch.float16"),
+        ([output, output], [lse, lse[:, :1]], r"lses\[1\] is \[1, 1, 1\]"),
+        ([output], [lse[..., None]], r"lses\[0\]"),
+    ):
+        with pytest.raises(prefill.InvalidArgumentError, match=what):
+            prefill.merge_parts(outputs, lses)

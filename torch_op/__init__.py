@@ -20,6 +20,7 @@ from .errors import (
 )
 from .kernels import Kernel, Spec
 from .library import Library, load
+from .merging import merge_parts
 from .op import sequence_prefill
 from .threads import Threads, set_num_threads
 
@@ -38,6 +39,7 @@ __all__ = [
     "Threads",
     "WrongMachineError",
     "load",
+    "merge_parts",
     "sequence_prefill",
     "set_num_threads",
 ]

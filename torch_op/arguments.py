@@ -37,7 +37,8 @@ def require_arguments(
     require("value", value, keys, dtype, device)
     require("valid_lens", valid_lens, (batch,), torch.int32, device)
     require("output", output, query.shape, dtype, device)
-    require("lse", lse, query.shape[:3], dtype, device)
+    is_float = lse.dtype == torch.float32  # which every LSE may be
+    require("lse", lse, query.shape[:3], lse.dtype if is_float else dtype, device)
 
 
 def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> None:

@@ -20,9 +20,11 @@ class Spec:
     num_qo_heads, num_kv_heads, head_dim : int
         Heads of the query, heads of key and value, elements a head.
     dtype : str
-        Of query, key, value, output and LSE: ``float16``, ``bfloat16`` or ``float32``.
+        Of query, key, value and output: ``float16``, ``bfloat16`` or ``float32``.
     sm_scale : float
         Factor on query times key.
+    lse_dtype : str
+        Of the LSE: ``dtype`` or ``float32``.
     """
 
     mask_mode: str
@@ -31,27 +33,31 @@ class Spec:
     head_dim: int
     dtype: str
     sm_scale: float
+    lse_dtype: str
 
     def __str__(self) -> str:
         return (
             f"{self.mask_mode}, heads {self.num_qo_heads}/{self.num_kv_heads}x{self.head_dim}, "
             f"{self.dtype}, sm_scale {self.sm_scale!r}"
+            + ("" if self.lse_dtype == self.dtype else f", LSE {self.lse_dtype}")
         )
 
     def command(self, name: str, kind: str) -> str:
         """A command of ``prefilltune`` for it, for a target kind.
 
-        >>> Spec("padded", 12, 12, 64, "float32", 0.125).command("build", "llvm")
+        >>> Spec("padded", 12, 12, 64, "float32", 0.125, "float32").command("build", "llvm")
         'prefilltune build --target llvm --heads 12/12x64 --dtype float32 --mask-mode padded'
-        >>> Spec("padded", 12, 12, 64, "float32", 1.0).command("build", "llvm")[-15:]
-        ' --sm-scale 1.0'
+        >>> Spec("padded", 12, 12, 64, "float16", 1.0, "float32").command("build", "llvm")[-35:]
+        ' --sm-scale 1.0 --lse-dtype float32'
         """
         heads = f"{self.num_qo_heads}/{self.num_kv_heads}x{self.head_dim}"
         usual = 1 / math.sqrt(self.head_dim)
         is_usual = math.isclose(self.sm_scale, usual, rel_tol=1e-6)
         return (
             f"prefilltune {name} --target {kind} --heads {heads} --dtype {self.dtype} "
-            f"--mask-mode {self.mask_mode}" + ("" if is_usual else f" --sm-scale {self.sm_scale!r}")
+            f"--mask-mode {self.mask_mode}"
+            + ("" if is_usual else f" --sm-scale {self.sm_scale!r}")
+            + ("" if self.lse_dtype == self.dtype else f" --lse-dtype {self.lse_dtype}")
         )
 
     @classmethod
@@ -61,10 +67,12 @@ class Spec:
         >>> str(Spec.parse("padded_hq12_hkv12_d64_float32_s0.125"))
         'padded, heads 12/12x64, float32, sm_scale 0.125'
         """
-        mask_mode, heads, kv_heads, head_dim, dtype, scale = _fields(
-            r"([a-z_]+)_hq(\d+)_hkv(\d+)_d(\d+)_([a-z]+\d+)_s([-+.\de]+)", text
+        mask_mode, heads, kv_heads, head_dim, dtype, scale, lse_dtype = _fields(
+            r"([a-z_]+)_hq(\d+)_hkv(\d+)_d(\d+)_([a-z]+\d+)_s([-+.\de]+)(?:_lse([a-z]+\d+))?",
+            text,
         )
-        return cls(mask_mode, int(heads), int(kv_heads), int(head_dim), dtype, float(scale))
+        sizes = int(heads), int(kv_heads), int(head_dim)
+        return cls(mask_mode, *sizes, dtype, float(scale), lse_dtype or dtype)
 
 
 @dataclass(frozen=True)

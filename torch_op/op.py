@@ -9,6 +9,7 @@ import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 from .arguments import (
     aligned,
     refuse_gradients,
+    require,
     require_aligned,
     require_arguments,
     require_one_device,
@@ -19,9 +20,9 @@ from .registry import find
 _library = torch.library.Library("prefilltune", "FRAGMENT")
 _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor valid_lens"
 _RESULTS = "Tensor(a!) output, Tensor(b!) lse"
-_OPTIONS = "float? sm_scale=None, str mask_mode='padded', bool copy_misaligned=False"
-
-_LSE_WITHOUT_KEYS = -50_000.0
+_OPTIONS = "float? sm_scale=None, str mask_mode='padded'"
+_LSE = "ScalarType? lse_dtype=None"
+_COPY = "bool copy_misaligned=False"
 
 
 def sequence_prefill(
@@ -32,6 +33,7 @@ def sequence_prefill(
     *,
     sm_scale: float | None = None,
     mask_mode: str = "padded",
+    lse_dtype: Any = None,
     copy_misaligned: bool = False,
     out: tuple[Any, Any] | None = None,
 ) -> tuple[Any, Any]:
@@ -54,6 +56,9 @@ def sequence_prefill(
         Factor on query times key; ``1 / sqrt(head_dim)`` when absent.
     mask_mode : str
         ``padded`` or ``causal_padded_left``.
+    lse_dtype : torch.dtype, optional
+        Of the LSE: ``torch.float32`` where parts are merged (:func:`.merge_parts`); the query's, or
+        that of ``out``, when absent.
     copy_misaligned : bool
         Whether to copy tensors on a GPU that begin at no multiple of 16 bytes, as views into the
         middle of others may; they are refused otherwise. Also of ``out``, which is computed
@@ -66,7 +71,8 @@ def sequence_prefill(
     output : torch.Tensor
         Like ``query``; 0 in rows that keep no key.
     lse : torch.Tensor
-        ``[batch, qo_len, num_qo_heads]``, base 2, of the query's dtype; -50000 in such rows.
+        ``[batch, qo_len, num_qo_heads]``, base 2, of ``lse_dtype``; the lowest finite number in
+        such rows. NaN, as the output, in rows that see NaN or Inf.
 
     Raises
     ------
@@ -79,7 +85,10 @@ def sequence_prefill(
         If an input requires a gradient and gradients are on.
     """
     if out is None:
-        return _functional(query, key, value, valid_lens, sm_scale, mask_mode, copy_misaligned)
+        options = sm_scale, mask_mode, lse_dtype, copy_misaligned
+        return _functional(query, key, value, valid_lens, *options)
+    if lse_dtype is not None:
+        require("lse", out[1], out[1].shape, lse_dtype, out[1].device)
     _into(query, key, value, valid_lens, *out, sm_scale, mask_mode, copy_misaligned)
     return out
 
@@ -91,9 +100,10 @@ def _compute(
     valid_lens: Any,
     sm_scale: float | None = None,
     mask_mode: str = "padded",
+    lse_dtype: Any = None,
     copy_misaligned: bool = False,
 ) -> tuple[Any, Any]:
-    output, lse = _results(query)
+    output, lse = _results(query, lse_dtype)
     options = sm_scale, mask_mode, copy_misaligned
     _compute_into(query, key, value, valid_lens, output, lse, *options)
     return output, lse
@@ -120,11 +130,11 @@ def _compute_into(
                 result.copy_(mine)
         return
     try:
-        kernel = find(query, key, sm_scale, mask_mode)
+        kernel = find(query, key, lse.dtype, sm_scale, mask_mode)
         if not (query.numel() and key.numel()):
             require_arguments(query, key, value, valid_lens, output, lse)
             output.zero_()
-            lse.fill_(_LSE_WITHOUT_KEYS)
+            lse.fill_(torch.finfo(lse.dtype).min)
         elif query.is_cuda:
             with torch.cuda.device(query.device):  # the kernel leaves its device the current one
                 kernel(query, key, value, valid_lens, output, lse)
@@ -136,15 +146,24 @@ def _compute_into(
         raise
 
 
-def _results(query: Any) -> tuple[Any, Any]:
+def _results(query: Any, lse_dtype: Any) -> tuple[Any, Any]:
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
-    return output, query.new_empty(*query.shape[:-1])
+    return output, query.new_empty(query.shape[:-1], dtype=lse_dtype)
 
 
-def _fake(query: Any, key: Any, value: Any, valid_lens: Any, *options: Any) -> tuple[Any, Any]:
+def _fake(
+    query: Any,
+    key: Any,
+    value: Any,
+    valid_lens: Any,
+    sm_scale: float | None = None,
+    mask_mode: str = "padded",
+    lse_dtype: Any = None,
+    copy_misaligned: bool = False,
+) -> tuple[Any, Any]:
     refuse_gradients(query, key, value)
     require_one_device(query=query, key=key, value=value, valid_lens=valid_lens)
-    return _results(query)
+    return _results(query, lse_dtype)
 
 
 def _fake_into(
@@ -163,10 +182,16 @@ def _define(name: str, schema: str, compute: Any, fake: Any) -> None:
 
 
 _define(
-    "sequence_prefill", f"({_INPUTS}, {_OPTIONS}) -> (Tensor output, Tensor lse)", _compute, _fake
+    "sequence_prefill",
+    f"({_INPUTS}, {_OPTIONS}, {_LSE}, {_COPY}) -> (Tensor output, Tensor lse)",
+    _compute,
+    _fake,
 )
 _define(
-    "sequence_prefill.out", f"({_INPUTS}, {_RESULTS}, {_OPTIONS}) -> ()", _compute_into, _fake_into
+    "sequence_prefill.out",
+    f"({_INPUTS}, {_RESULTS}, {_OPTIONS}, {_COPY}) -> ()",
+    _compute_into,
+    _fake_into,
 )
 _functional = torch.ops.prefilltune.sequence_prefill.default
 _into = torch.ops.prefilltune.sequence_prefill.out

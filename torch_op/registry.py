@@ -23,7 +23,7 @@ class _Served:
     kernels: dict[tuple[int, int, int] | None, tuple[Kernel, Any]] = field(default_factory=dict)
 
 
-# By device type, dtype, mask mode, num_qo_heads, num_kv_heads and head_dim.
+# By device type, dtypes of query and LSE, mask mode, num_qo_heads, num_kv_heads and head_dim.
 _served: dict[tuple[Any, ...], list[_Served]] = {}
 
 
@@ -31,7 +31,8 @@ def register(kernel: Kernel, function: Any) -> None:
     """Let a kernel serve calls, in the place of any that serves the same."""
     spec = kernel.spec
     heads = (spec.num_qo_heads, spec.num_kv_heads, spec.head_dim)
-    key = (kernel.device, getattr(torch, spec.dtype), spec.mask_mode, *heads)
+    dtypes = (getattr(torch, each) for each in (spec.dtype, spec.lse_dtype))
+    key = (kernel.device, *dtypes, spec.mask_mode, *heads)
     served = _of_scale(_served.setdefault(key, []), spec.sm_scale)
     if served is None:
         served = _Served(spec.sm_scale)
@@ -39,7 +40,7 @@ def register(kernel: Kernel, function: Any) -> None:
     served.kernels[kernel.shape] = kernel, function
 
 
-def find(query: Any, key: Any, sm_scale: float | None, mask_mode: str) -> Any:
+def find(query: Any, key: Any, lse_dtype: Any, sm_scale: float | None, mask_mode: str) -> Any:
     """The function that serves a call.
 
     Raises
@@ -49,7 +50,8 @@ def find(query: Any, key: Any, sm_scale: float | None, mask_mode: str) -> Any:
     """
     batch, qo_len, num_qo_heads, head_dim = query.shape
     _, kv_len, num_kv_heads, _ = key.shape
-    call = (query.device.type, query.dtype, mask_mode, num_qo_heads, num_kv_heads, head_dim)
+    heads = (num_qo_heads, num_kv_heads, head_dim)
+    call = (query.device.type, query.dtype, lse_dtype, mask_mode, *heads)
     scale = 1 / math.sqrt(head_dim) if sm_scale is None else sm_scale
     served = _of_scale(_served.get(call, ()), scale)
     if served is not None:
@@ -68,13 +70,12 @@ def _of_scale(candidates: Any, sm_scale: float) -> _Served | None:
 
 
 def _miss(call: tuple[Any, ...], sm_scale: float, shape: tuple[int, int, int]) -> str:
-    device, dtype, mask_mode, num_qo_heads, num_kv_heads, head_dim = call
-    dtype = str(dtype).removeprefix("torch.")
-    heads = f"{num_qo_heads}/{num_kv_heads}x{head_dim}"
+    device, *dtypes, mask_mode, num_qo_heads, num_kv_heads, head_dim = call
+    dtype, lse_dtype = (str(each).removeprefix("torch.") for each in dtypes)
+    spec = Spec(mask_mode, num_qo_heads, num_kv_heads, head_dim, dtype, sm_scale, lse_dtype)
     sizes = "x".join(map(str, shape))
     lines = [
-        f"no loaded kernel serves {device}: {mask_mode}, heads {heads}, {dtype}, "
-        f"sm_scale {sm_scale!r}, batch x qo_len x kv_len {sizes}",
+        f"no loaded kernel serves {device}: {spec}, batch x qo_len x kv_len {sizes}",
         "loaded:" if _served else "nothing is loaded; load a library with prefilltune.torch.load",
         *(f"  {kernel}" for kernel in _loaded()),
     ]
@@ -82,14 +83,19 @@ def _miss(call: tuple[Any, ...], sm_scale: float, shape: tuple[int, int, int]) -
     if scales and not any(math.isclose(sm_scale, each, rel_tol=_ROUNDING) for each in scales):
         factor = sm_scale / scales[0]
         lines.append(f"multiply the query by {factor!r} and pass sm_scale={scales[0]!r}")
+    elif others := [each for each in _served if each[2] != call[2] and _but_for_lse(each, call)]:
+        lines.append(f"pass lse_dtype={others[0][2]}")
     else:
         target = "cuda" if device == "cuda" else "llvm"
-        spec = Spec(mask_mode, num_qo_heads, num_kv_heads, head_dim, dtype, sm_scale)
         lines += [
             f"one is built by: {spec.command('build', target)}",
             f"before it, unless it is tuned: {spec.command('tune', target)} --shape {sizes}",
         ]
     return "\n".join(lines)
+
+
+def _but_for_lse(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return (*one[:2], *one[3:]) == (*other[:2], *other[3:])
 
 
 def _loaded() -> list[Kernel]:

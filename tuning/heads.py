@@ -9,7 +9,10 @@ from .errors import InvalidOptionError
 
 
 def parse_heads(
-    text: str, mask_mode: str, dtype: str, sm_scale: float | None = None
+    text: str,
+    mask_mode: str,
+    dtype: str,
+    sm_scale: float | None = None,
 ) -> PrefillSpec:
     """The spec of ``QOxDIM`` or ``QO/KVxDIM``.
 
@@ -48,11 +51,15 @@ def workload_options(spec: PrefillSpec, *shapes: PrefillShape) -> str:
     '--heads 32/8x128 --mask-mode padded --dtype float16 --shape 4x2048 --shape 2x5x7'
     >>> workload_options(PrefillSpec(8, 8, 64, "float32", sm_scale=0.3))
     '--heads 8/8x64 --mask-mode padded --dtype float32 --sm-scale 0.3'
+    >>> workload_options(PrefillSpec(8, 8, 64, "float16", lse_dtype="float32"))
+    '--heads 8/8x64 --mask-mode padded --dtype float16 --lse-dtype float32'
     """
     heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}x{spec.head_dim}"
     options = [f"--heads {heads} --mask-mode {spec.mask_mode} --dtype {spec.dtype}"]
     if spec != replace(spec, sm_scale=None):  # which is the usual scale
         options.append(f"--sm-scale {spec.scale!r}")
+    if spec.lse_dtype is not None:
+        options.append(f"--lse-dtype {spec.lse_dtype}")
     for shape in shapes:
         lengths = dict.fromkeys((shape.qo_len, shape.num_kv))
         options.append("--shape " + "x".join(map(str, (shape.batch, *lengths))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import InvalidShapeError, InvalidSpecError
@@ -45,8 +45,9 @@ class PrefillSpec:
     sm_scale : float, optional
         Factor on query times key; ``1 / sqrt(head_dim)`` when absent.
     lse_dtype : str, optional
-        Of the LSE: ``dtype``, which it is when absent, or ``float32``. Parts that are merged want
-        the latter: 16 bits are off by 4e-3 (float16) or 3e-2 (bfloat16) for an LSE about 8.
+        Of the LSE: ``dtype``, which is meant when absent (and None is what it becomes), or
+        ``float32``. Parts that are merged want the latter: 16 bits are off by 4e-3 (float16) or
+        3e-2 (bfloat16) for an LSE about 8.
 
     Raises
     ------
@@ -90,11 +91,13 @@ class PrefillSpec:
         if not (math.isfinite(scale) and scale > 0):
             raise InvalidSpecError(f"sm_scale is {scale}; it must be finite and above 0")
         object.__setattr__(self, "sm_scale", scale)
-        lse_dtype = self.dtype if self.lse_dtype is None else self.lse_dtype
-        if lse_dtype not in (self.dtype, LSE_DTYPE):
+        if self.lse_dtype not in (None, self.dtype, LSE_DTYPE):
             allowed = " or ".join(dict.fromkeys((self.dtype, LSE_DTYPE)))
-            raise InvalidSpecError(f"lse_dtype {lse_dtype!r} is unknown here; choose {allowed}")
-        object.__setattr__(self, "lse_dtype", lse_dtype)
+            raise InvalidSpecError(
+                f"the LSE of {self.dtype} attention cannot be {self.lse_dtype!r}; choose {allowed}"
+            )
+        if self.lse_dtype == self.dtype:
+            object.__setattr__(self, "lse_dtype", None)
 
     @property
     def scale(self) -> float:
@@ -105,8 +108,13 @@ class PrefillSpec:
     @property
     def lse_type(self) -> str:
         """``lse_dtype``, resolved."""
-        assert self.lse_dtype is not None
-        return self.lse_dtype
+        return self.dtype if self.lse_dtype is None else self.lse_dtype
+
+    @property
+    def same_kernels(self) -> tuple[PrefillSpec, ...]:
+        """This spec, and those whose kernels differ in nothing but the dtype of the LSE."""
+        others = (replace(self, lse_dtype=each) for each in (None, LSE_DTYPE))
+        return tuple(dict.fromkeys((self, *others)))
 
     @property
     def group_size(self) -> int:
@@ -117,7 +125,7 @@ class PrefillSpec:
         return (
             f"{self.mask_mode}_hq{self.num_qo_heads}_hkv{self.num_kv_heads}"
             f"_d{self.head_dim}_{self.dtype}_s{self.scale!r}"
-            f"{'' if self.lse_type == self.dtype else f'_lse{self.lse_type}'}"
+            f"{'' if self.lse_dtype is None else f'_lse{self.lse_dtype}'}"
         )
 
     @classmethod

@@ -60,7 +60,9 @@ def replay(
     return Replayed(description, scheduled.mod, scheduled.trace)
 
 
-def replay_record(entry: Entry, sizes: SymbolicShape | None = None) -> Any:
+def replay_record(
+    entry: Entry, sizes: SymbolicShape | None = None, spec: PrefillSpec | None = None
+) -> Any:
     """Apply the trace of a record to the description that it was tuned on.
 
     Parameters
@@ -69,6 +71,8 @@ def replay_record(entry: Entry, sizes: SymbolicShape | None = None) -> Any:
         The record.
     sizes : SymbolicShape, optional
         The kernel's sizes, in the place of the shape that the record was tuned on.
+    spec : PrefillSpec, optional
+        The kernel's, which differs from the record's in the dtype of its LSE at most.
 
     Returns
     -------
@@ -83,11 +87,14 @@ def replay_record(entry: Entry, sizes: SymbolicShape | None = None) -> Any:
     ValueError
         If ``sizes`` are given and the design space is one whose traces fit one shape alone.
     """
-    space, spec, shape, variant = origin_of(entry)
+    space, tuned, shape, variant = origin_of(entry)
+    spec = tuned if spec is None else spec
     if sizes is not None and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
-    description = describe(space.name, spec, shape, variant)
-    onto = None if sizes is None else describe(space.name, spec, sizes, variant)
+    description = describe(space.name, tuned, shape, variant)
+    onto = None
+    if sizes is not None or spec != tuned:
+        onto = describe(space.name, spec, shape if sizes is None else sizes, variant)
     return finished(schedule(entry, description, onto).mod)
 
 

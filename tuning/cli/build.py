@@ -67,7 +67,7 @@ def build(
         choose_kernel(spec, each, resolved, databases, accept=tier, lens=lens)[0] for each in shapes
     ]
     servings, missing = _servings(spec, resolved, databases, tier, lens)
-    built = build_kernels(matches, servings, resolved, output)
+    built = build_kernels(spec, matches, servings, resolved, output)
     symbols = Column("symbol", overflow="fold")  # they differ in their ends, so none is cut off
     table = Table(symbols, "record", "tier", title=f"{built.library}", title_justify="left")
     for symbol, match in zip(built.symbols, matches, strict=False):

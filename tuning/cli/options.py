@@ -111,14 +111,20 @@ class WorkloadOptions:
             help="float32, float16 or bfloat16; float32 on llvm and float16 on cuda when absent.",
         ),
     ] = ""
+    lse_dtype: Annotated[
+        str,
+        typer.Option(
+            "--lse-dtype", help="float32 where parts are merged; the other tensors' when absent."
+        ),
+    ] = ""
 
     def parse(
         self, shape: Sequence[str] | None, *, any_tuned: bool = False
     ) -> tuple[PrefillSpec, list[PrefillShape]]:
         """The spec and the shapes that are meant; a preset's usual shapes if none is given.
 
-        With ``any_tuned``, heads alone will do: the shapes that have a record are meant. Without
-        ``--dtype``, :meth:`in_dtype_for` gives the spec its dtype once the target is known.
+        With ``any_tuned``, heads alone will do: the shapes that have a record are meant. The spec
+        has its dtypes once the target is known: :meth:`in_dtype_for` gives it them.
         """
         if bool(self.model) == bool(self.heads):
             raise InvalidOptionError(
@@ -151,8 +157,9 @@ class WorkloadOptions:
                 raise InvalidOptionError(f"{option} {value} goes with --heads; {reason}")
 
     def in_dtype_for(self, spec: PrefillSpec, kind: str) -> PrefillSpec:
-        """With the dtype that is asked for, else the usual one of a kind of target."""
-        return spec if self.dtype else in_usual_dtype(spec, kind)
+        """With the dtypes that are asked for, else the usual one of a kind of target."""
+        spec = spec if self.dtype else in_usual_dtype(spec, kind)
+        return dataclasses.replace(spec, lse_dtype=self.lse_dtype or None)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,7 @@ def run(
         wanted = Wanted(each.target, each.threads, each.arch)
         for spec, shape in plan.workloads:
             spec = spec if plan.has_dtypes else in_usual_dtype(spec, resolved.kind)
+            spec = replace(spec, lse_dtype=plan.lse_dtype)
             case = Case(spec, shape, parse_lengths(plan.lens), plan.seed)
             spaces = tuple(choose_spaces(None, spec, [shape], resolved))
             cases.append(PlannedCase(case, resolved, spaces, wanted, devices))

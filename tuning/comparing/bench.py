@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ...database import Match
 from ...database.scratch import ScratchFolder
-from ...workloads import TOLERANCE, Case
+from ...workloads import TOLERANCE, Case, PrefillSpec
 from ..building.build import build_library
 from ..building.replaying import replay_record
 from ..errors import KernelCheckError
@@ -87,9 +87,10 @@ class Libraries:
         self._folder = ScratchFolder()
         self._paths: dict[str, str] = {}
 
-    def of_record(self, match: Match) -> str:
-        """Path of the library of a record."""
-        return self.of(match.entry.record_id, lambda: replay_record(match.entry))
+    def of_record(self, match: Match, spec: PrefillSpec) -> str:
+        """Path of the library of a record, for a spec that it serves."""
+        name = f"{match.entry.record_id}-{spec.lse_type}"
+        return self.of(name, lambda: replay_record(match.entry, spec=spec))
 
     def of(self, name: str, module: Callable[[], Any]) -> str:
         """Path of the library ``name``, which is built from ``module()``."""

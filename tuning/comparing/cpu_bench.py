@@ -63,13 +63,13 @@ class CpuBench(Bench):
     def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
         spec, shape, seed, target = case.spec, case.shape, case.seed, self._target
         kernels = {
-            "tuned": self._libraries.of_record(tuned),
+            "tuned": self._libraries.of_record(tuned, spec),
             "unscheduled": self._libraries.of(
                 f"unscheduled-{spec}-{shape}", lambda: plain_attention(spec, shape)
             ),
         }
         if stock is not None:
-            kernels["stock"] = self._libraries.of_record(stock)
+            kernels["stock"] = self._libraries.of_record(stock, spec)
         baseline = self._libraries.of(f"baseline-{spec}", lambda: ragged_cpu_baseline(spec))
         errors = errors_of(measure.check_kernel, case, kernels, self._tvm)
         timed = (spec, shape, case.batches(), seed)

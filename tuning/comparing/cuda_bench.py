@@ -17,6 +17,7 @@ from ..target import ResolvedTarget
 from .bench import Bench, Libraries, Measured, errors_of
 from .device_facts import device_facts
 from .side_by_side import (
+    BASELINE,
     first_line,
     largest_kernel_error,
     measure_side_by_side,
@@ -61,9 +62,9 @@ class CudaBench(Bench):
         # Compiling FlexAttention takes as long as building the kernels: both at once.
         self._device.submit(warm_up_peers, *timed, _DEVICE, timeout=TIMEOUT)
         try:
-            kernels = {"tuned": self._libraries.of_record(tuned)}
+            kernels = {"tuned": self._libraries.of_record(tuned, case.spec)}
             if stock is not None:
-                kernels["stock"] = self._libraries.of_record(stock)
+                kernels["stock"] = self._libraries.of_record(stock, case.spec)
             baseline, failure = self._baseline(case)
         finally:
             warm = self._device.result()
@@ -80,8 +81,8 @@ class CudaBench(Bench):
         try:
             path = self._libraries.of(f"baseline-{spec}", lambda: masked_baseline(spec, target))
         except Exception as failure:  # TVM raises any class where it cannot serve a workload
-            return {}, {"baseline": Result(failure=first_line(failure))}
-        return {"baseline": path}, {}
+            return {}, {BASELINE: Result(failure=first_line(failure))}
+        return {BASELINE: path}, {}
 
     def _measure(
         self,

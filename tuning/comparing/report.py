@@ -75,7 +75,7 @@ def case_title(comparison: Comparison) -> str:
     spec, shape = PrefillSpec.parse(comparison.spec), PrefillShape.parse(comparison.shape)
     return (
         f"batch {shape.batch}, length {_length(shape)}, {_heads(spec)} heads, "
-        f"head_dim {spec.head_dim}, {spec.dtype}, {spec.mask_mode.replace('_', ' ')}, "
+        f"head_dim {spec.head_dim}, {_dtypes(spec)}, {spec.mask_mode.replace('_', ' ')}, "
         f"{comparison.lens} lengths"
     )
 
@@ -84,13 +84,13 @@ def short_title(comparison: Comparison, separator: str = " ") -> str:
     """What tells a case from others of its device, but for its lengths."""
     spec, shape = PrefillSpec.parse(comparison.spec), PrefillShape.parse(comparison.shape)
     batch = f"B={shape.batch} L={_length(shape)}"
-    return f"{batch}{separator}{_attention(spec)}{separator}{spec.dtype}"
+    return f"{batch}{separator}{_attention(spec)}{separator}{_dtypes(spec)}"
 
 
 def workload_title(comparison: Comparison) -> str:
     """What tells workloads of one device apart: heads, mask and dtype."""
     spec = PrefillSpec.parse(comparison.spec)
-    return f"{_attention(spec)}, {spec.dtype}"
+    return f"{_attention(spec)}, {_dtypes(spec)}"
 
 
 def shape_title(comparison: Comparison) -> str:
@@ -102,6 +102,10 @@ def shape_title(comparison: Comparison) -> str:
 def _attention(spec: PrefillSpec) -> str:
     mask = " causal" if spec.mask_mode != "padded" else ""
     return f"H={_heads(spec)} D={spec.head_dim}{mask}"
+
+
+def _dtypes(spec: PrefillSpec) -> str:
+    return spec.dtype if spec.lse_dtype is None else f"{spec.dtype} (LSE {spec.lse_dtype})"
 
 
 def _heads(spec: PrefillSpec) -> str:

@@ -27,6 +27,9 @@ from .torch_problem import (
 )
 from .torch_timing import GraphTimer
 
+#: Name of TVM's hand-written kernel among what is compared.
+BASELINE = "baseline"
+
 #: Largest error of another's kernel on valid rows; looser than what is asked of ours.
 PEER_TOLERANCE = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 2e-2}
 
@@ -53,7 +56,7 @@ def largest_kernel_error(
     """Largest error of a kernel of ours, output and LSE, where padding holds NaN and Inf."""
     errors = []
     for problem in draw_problems(spec, shape, batches, seed, device):
-        kernel = _Kernel(path, poison_padding(problem))
+        kernel = _Kernel(path, poison_padding(problem), spec.lse_type)
         kernel()
         results = (kernel.output, kernel.lse)
         errors += [largest_error(*pair) for pair in zip(results, reference(problem), strict=True)]
@@ -88,7 +91,8 @@ def measure_side_by_side(
     Parameters
     ----------
     libraries : Mapping[str, str]
-        Paths of kernels ``main(query, key, value, valid_lens, output, lse)``, by any names.
+        Paths of kernels ``main(query, key, value, valid_lens, output, lse)``, by any names; TVM's
+        hand-written one by the name :data:`BASELINE`.
     batches : Sequence[Sequence[int]]
         Valid lengths; a call's time is the mean over them.
     gemm_size : int
@@ -110,7 +114,10 @@ def measure_side_by_side(
     expected = [reference(problem)[0] for problem in problems]
     entrants = {
         **{
-            name: _Entrant(partial(_prepare_kernel, path), True) for name, path in libraries.items()
+            name: _Entrant(partial(_prepare_kernel, path, lse_dtype), True)
+            for name, path in libraries.items()
+            # TVM's hand-written kernel knows no other dtype than the query's.
+            for lse_dtype in [spec.dtype if name == BASELINE else spec.lse_type]
         },
         **{peer.name: _Entrant(peer.prepare, peer.kind != DENSE) for peer in PEERS},
     }
@@ -135,13 +142,16 @@ def measure_side_by_side(
 class _Kernel:
     """A kernel of a library bound to a problem, on PyTorch's current stream."""
 
-    def __init__(self, path: str, problem: Problem) -> None:
+    def __init__(self, path: str, problem: Problem, lse_dtype: str) -> None:
+        import torch  # pyright: ignore[reportMissingImports]
         import tvm_ffi
 
         self._function = _function(path)
         self._device = problem.device
         self.output = problem.query.new_full(problem.query.shape, float("nan"))
-        self.lse = problem.query.new_full(problem.query.shape[:3], float("nan"))
+        self.lse = self.output.new_full(
+            problem.query.shape[:3], float("nan"), dtype=getattr(torch, lse_dtype)
+        )
         tensors = (problem.query, problem.key, problem.value, problem.valid_lens)
         self._arguments = [tvm_ffi.from_dlpack(each) for each in (*tensors, self.output, self.lse)]
 
@@ -166,8 +176,8 @@ def _function(path: str) -> Any:
     return load_module(path)["main"]
 
 
-def _prepare_kernel(path: str, problem: Problem) -> Prepared:
-    return Prepared(_Kernel(path, problem), lambda output: output)
+def _prepare_kernel(path: str, lse_dtype: str, problem: Problem) -> Prepared:
+    return Prepared(_Kernel(path, problem, lse_dtype), lambda output: output)
 
 
 def _checked(

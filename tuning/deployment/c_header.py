@@ -17,7 +17,7 @@ _HEADER = """\
  *   query, output   [batch, qo_len, num_qo_heads, head_dim]   dtype
  *   key, value      [batch, kv_len, num_kv_heads, head_dim]   dtype
  *   valid_lens      [batch]                                   int32
- *   lse             [batch, qo_len, num_qo_heads]             dtype, base 2
+ *   lse             [batch, qo_len, num_qo_heads]             lse_dtype, base 2
  */
 #ifndef PREFILL_H_
 #define PREFILL_H_
@@ -34,6 +34,7 @@ typedef struct {{
   const char* symbol;
   const char* mask_mode;
   const char* dtype;
+  const char* lse_dtype;
   int32_t num_qo_heads;
   int32_t num_kv_heads;
   int32_t head_dim;
@@ -93,6 +94,6 @@ def _row(symbol: str, spec_text: str, shape_text: str | None) -> str:
         sizes = (shape.batch, shape.qo_len, shape.num_kv)
     return (
         f'    {{"{symbol}",\n'
-        f'     "{spec.mask_mode}", "{spec.dtype}", {spec.num_qo_heads}, {spec.num_kv_heads}, '
-        f"{spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))}}},"
+        f'     "{spec.mask_mode}", "{spec.dtype}", "{spec.lse_type}", {spec.num_qo_heads}, '
+        f"{spec.num_kv_heads}, {spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))}}},"
     )

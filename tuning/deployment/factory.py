@@ -26,6 +26,7 @@ def sequence_prefill_with_mask(
     sm_scale: float = 1.0,
     *,
     mask_mode: str = "padded",
+    lse_dtype: str | None = None,
     database: Path | str | Sequence[Path | str] | None = None,
     on_missing: str = "error",
     lens: str = "",
@@ -37,13 +38,15 @@ def sequence_prefill_with_mask(
     h_kv, h_q, d : int
         Key/value heads, query heads, elements a head.
     dtype : str
-        Of query, key, value, output and LSE.
+        Of query, key, value and output.
     target : tvm.target.Target, str or dict
         As TVM takes it.
     sm_scale : float
         Factor on query times key.
     mask_mode : str
         ``padded`` or ``causal_padded_left``.
+    lse_dtype : str, optional
+        ``float32`` where parts are merged; ``dtype``, as of TVM's kernel, when absent.
     database : Path or str or sequence of these, optional
         Folders of records, the first before the others; the committed ones when absent.
     on_missing : str
@@ -73,7 +76,7 @@ def sequence_prefill_with_mask(
         For each note of the serving: records that nothing tells apart but their shapes, records
         that serve nothing, or the baseline that serves all.
     """
-    spec = PrefillSpec(h_q, h_kv, d, dtype, mask_mode, sm_scale)
+    spec = PrefillSpec(h_q, h_kv, d, dtype, mask_mode, sm_scale, lse_dtype)
     resolved = resolve_target(target)
     databases = open_databases(database)
     serving = choose_serving(spec, resolved, databases, on_missing=on_missing, lens=lens)
@@ -101,7 +104,7 @@ def serving_kernel(serving: Serving, target: ResolvedTarget) -> Any:
 
     def scheduled(tree: Tree, sizes: SymbolicShape) -> dict[str, Any]:
         return {
-            record: replay_record(serving.matches[record].entry, sizes)["main"]
+            record: replay_record(serving.matches[record].entry, sizes, serving.spec)["main"]
             for record in leaves(tree)
         }
 

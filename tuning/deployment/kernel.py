@@ -51,7 +51,7 @@ def dispatching_kernel(
         - ``q``, ``output``: ``[batch_size, qo_len, num_qo_heads, head_dim]``
         - ``k``, ``v``: ``[batch_size, kv_len, num_kv_heads, head_dim]``
         - ``valid_lens``: ``[batch_size]``, int32
-        - ``lse``: ``[batch_size, qo_len, num_qo_heads]``
+        - ``lse``: ``[batch_size, qo_len, num_qo_heads]``, the spec's ``lse_dtype``
 
         A call refuses tensors too large for 32-bit indices and those that begin in the middle of a
         vector. The function needs nothing of this package to be compiled.
@@ -120,8 +120,9 @@ def _parameters(spec: PrefillSpec, sizes: SymbolicShape, kind: str) -> list[Any]
     rows = (sizes.batch, sizes.qo_len, spec.num_qo_heads)
     keys = (sizes.batch, sizes.num_kv, spec.num_kv_heads, spec.head_dim)
     shapes = ((*rows, spec.head_dim), keys, keys, (sizes.batch,), (*rows, spec.head_dim), rows)
+    dtypes = {"valid_lens": "int32", "lse": spec.lse_type}
     return [
-        parameter(shape, "int32" if name == "valid_lens" else spec.dtype, name, kind)
+        parameter(shape, dtypes.get(name, spec.dtype), name, kind)
         for name, shape in zip(_NAMES, shapes, strict=True)
     ]
 

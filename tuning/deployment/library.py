@@ -13,6 +13,7 @@ from typing import Any
 from ...database import Match
 from ...database.scratch import ScratchFolder
 from ...database.writing import replacing, require_replaceable, writing
+from ...workloads import PrefillSpec
 from ..backends import backend_of
 from ..building.alignment import refuse_misaligned
 from ..building.build import build_library
@@ -50,12 +51,18 @@ class Built:
 
 
 def build_kernels(
-    matches: Sequence[Match], servings: Sequence[Serving], target: ResolvedTarget, folder: Path
+    spec: PrefillSpec,
+    matches: Sequence[Match],
+    servings: Sequence[Serving],
+    target: ResolvedTarget,
+    folder: Path,
 ) -> Built:
     """Build the kernels of records into one library.
 
     Parameters
     ----------
+    spec : PrefillSpec
+        What all of them compute.
     matches : Sequence[Match]
         One for each kernel that serves the shape alone that it was tuned for.
     servings : Sequence[Serving]
@@ -80,12 +87,13 @@ def build_kernels(
     kernels: list[dict[str, Any]] = []
     for match in matches:
         provenance = match.entry.provenance
-        symbol = symbol_of(provenance.spec, provenance.shape)
-        functions[symbol] = refuse_misaligned(replay_record(match.entry)["main"], target.kind)
+        symbol = symbol_of(str(spec), provenance.shape)
+        kernel = replay_record(match.entry, spec=spec)["main"]
+        functions[symbol] = refuse_misaligned(kernel, target.kind)
         kernels.append(
             {
                 "symbol": symbol,
-                "spec": provenance.spec,
+                "spec": str(spec),
                 "shape": provenance.shape,
                 "record": match.entry.record_id,
                 "tier": str(match.tier),

@@ -144,7 +144,7 @@ def choose_serving(
             unknown = _unknown_spaces(databases, key, spec)
             return replace(serving, notes=(*serving.notes, *unknown))
     tune = advice("tune", target, spec, _SOME_SHAPE, database=databases.roots[0])
-    if on_missing == "baseline" and backend_of(target.kind).masked_baseline:
+    if on_missing == "baseline" and _has_baseline(spec, target):
         note = f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; {tune}"
         return Serving(spec, target.key, notes=(note,))
     raise NoRecordError(_miss(spec, target, databases, on_missing, tune))
@@ -220,9 +220,9 @@ def _canonical(lens: str) -> str:
 
 def _sweep_of(databases: Finder, key: TargetKey, spec: PrefillSpec) -> Sweep | None:
     """The sweep of the first database that has one of records that there are."""
-    sweeps = [
-        each for root in databases.roots if (each := read_sweeps(root / str(key)).get(str(spec)))
-    ]
+    read = [read_sweeps(root / str(key)) for root in databases.roots]
+    texts = [str(each) for each in spec.same_kernels]
+    sweeps = [each[text] for each in read for text in texts if text in each]
     return next((each for each in sweeps if databases.by_id(key, each.records)), None)
 
 
@@ -337,19 +337,25 @@ def _miss(
             f"take those of {', '.join(map(str, family))} with on_missing='nearest' (--accept "
             "family)"
         )
-    backend = backend_of(target.kind)
-    if hint := backend.arch_hint(target.key):
+    if hint := backend_of(target.kind).arch_hint(target.key):
         hints.append(hint)
-    if backend.masked_baseline and on_missing != "baseline":
+    has_baseline = _has_baseline(spec, target)
+    if has_baseline and on_missing != "baseline":
         hints.append("take TVM's hand-written kernel with on_missing='baseline'")
-    if on_missing == "baseline" and not backend.masked_baseline:
-        hints.append(f"TVM has no masked prefill kernel for {target.kind} to fall back to")
+    if on_missing == "baseline" and not has_baseline:
+        of = "" if spec.lse_dtype is None else f" and an LSE of {spec.lse_dtype}"
+        hints.append(f"TVM has no masked prefill kernel for {target.kind}{of} to fall back to")
     return (
         f"no record that fits any shape serves {spec} on {target.key}; searched "
         f"{', '.join(map(str, databases.roots))}; "
         + "".join(f"{hint}; " for hint in hints)
         + f"tune it on the shapes that you serve, such as 1x128; {tune}"
     )
+
+
+def _has_baseline(spec: PrefillSpec, target: ResolvedTarget) -> bool:
+    """Whether TVM's hand-written kernel computes it; its LSE is of the query's dtype."""
+    return spec.lse_dtype is None and backend_of(target.kind).masked_baseline
 
 
 def _has_candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:

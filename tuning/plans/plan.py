@@ -36,6 +36,7 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "mask_mode": str,
     "shapes": list,
     "dtypes": list,
+    "lse_dtype": str,
     "targets": list,
     "lens": str,
     "budget": str,
@@ -82,9 +83,11 @@ class Plan:
     name : str
         Of the file, without its ending.
     workloads : tuple[tuple[PrefillSpec, PrefillShape], ...]
-        On each target; the dtype counts only with ``dtypes``.
+        On each target; the dtype counts only with ``dtypes``, and the LSE has ``lse_dtype``.
     has_dtypes : bool
         Whether the plan names dtypes; else each target's usual one is taken.
+    lse_dtype : str, optional
+        Of the LSE of all of them; that of the rest when absent.
     targets : tuple[PlannedTarget, ...]
         Where.
     lens : str
@@ -104,6 +107,7 @@ class Plan:
     name: str
     workloads: tuple[tuple[PrefillSpec, PrefillShape], ...]
     has_dtypes: bool
+    lse_dtype: str | None
     targets: tuple[PlannedTarget, ...]
     lens: str
     seconds: float
@@ -141,6 +145,7 @@ def _plan(name: str, fields: dict[str, Any]) -> Plan:
         name=name,
         workloads=tuple(_workloads(fields)),
         has_dtypes="dtypes" in fields,
+        lse_dtype=fields.get("lse_dtype"),
         targets=tuple(_target(each) for each in _texts_or_tables(fields, "targets", [USUAL_KIND])),
         lens=fields.get("lens", "full"),
         seconds=parse_duration(fields["budget"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,7 +59,8 @@ def device_job(
 
 def baseline_call(case: Case, target: ResolvedTarget, path: str) -> Call:
     """How a library of a case's baseline is timed: seconds a call."""
-    arguments = (path, case.spec, case.shape, case.batches(), case.seed, _BASELINE_SECONDS)
+    spec = replace(case.spec, lse_dtype=None)  # it knows no other than the query's
+    arguments = (path, spec, case.shape, case.batches(), case.seed, _BASELINE_SECONDS)
     return Call(backend_of(target.kind).engine.time_baseline, arguments, _BASELINE_TIMEOUT)
 
 
