@@ -149,6 +149,11 @@ class WorkloadOptions:
         if self.model or self.heads:
             return self.parse(shape, any_tuned=True)
         self._refuse_without_heads("give the heads too, or leave it out")
+        if self.lse_dtype:
+            raise InvalidOptionError(
+                f"--lse-dtype {self.lse_dtype} goes with --model or --heads; give one of them too, "
+                "or leave it out"
+            )
         return None
 
     def _refuse_without_heads(self, reason: str) -> None:
