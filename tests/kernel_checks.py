@@ -34,7 +34,7 @@ def kernel_error(
     arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
     dtype = numpy_dtype(spec.dtype)
     output = tensor(np.full(inputs.query.shape, np.nan, dtype), device)
-    lse = tensor(np.full(inputs.query.shape[:3], np.nan, dtype), device)
+    lse = tensor(np.full(inputs.query.shape[:3], np.nan, numpy_dtype(spec.lse_type)), device)
     kernel(*(tensor(array, device) for array in arrays), output, lse)
     expected_output, expected_lse = reference_attention(spec, *arrays)
     return max(max_error(output.numpy(), expected_output), max_error(lse.numpy(), expected_lse))

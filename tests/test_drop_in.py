@@ -10,12 +10,21 @@ import numpy as np
 import pytest
 import tvm
 from dispatch_fixtures import record, target
+from extreme_inputs import run_on_cpu
 from kernel_checks import kernel_error
 from tvm.relax.frontend.nn.llm.kv_cache import _attention_sequence_prefill_with_mask
 from tvm_cases import CASES, database_of_cases
 
+from prefilltune.database import NoRecordError
 from prefilltune.tuning.deployment import sequence_prefill_with_mask
-from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec
+from prefilltune.workloads import (
+    TOLERANCE,
+    PrefillShape,
+    PrefillSpec,
+    make_inputs,
+    max_error,
+    reference_attention,
+)
 
 Make = Callable[..., Any]
 
@@ -101,3 +110,32 @@ def test_the_baseline_stands_in_where_it_is_asked_to(tmp_path) -> None:
         ours.without_attr("global_symbol"), theirs.without_attr("global_symbol")
     )
     assert ours.attrs["global_symbol"] == theirs.attrs["global_symbol"]
+
+
+@pytest.mark.parametrize(
+    "mask_mode", ["padded", pytest.param("causal_padded_left", marks=pytest.mark.slow)]
+)
+def test_records_serve_whatever_the_dtype_of_the_lse(tuned, mask_mode: str) -> None:
+    """They are of 16 bits; a kernel whose LSE is float32 is made of the same schedules."""
+    llvm, spec = target().target, PrefillSpec(4, 2, 64, "float16", mask_mode, lse_dtype="float32")
+    function = sequence_prefill_with_mask(
+        2, 4, 64, "float16", llvm, 0.125, mask_mode=mask_mode, lse_dtype="float32", database=tuned
+    )
+    assert [str(each.dtype) for each in function.params[-2:]] == ["float16", "float32"]
+    kernel = tvm.tirx.build(function, target=llvm).main
+    for shape, lens in ((PrefillShape(3, 19), [0, 7, 19]), (PrefillShape(4, 80), [80, 1, 3, 79])):
+        inputs = make_inputs(spec, shape, np.array(lens), 0, poison_padding=True)
+        output, lse = run_on_cpu(kernel, spec, inputs)
+        arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+        expected = reference_attention(spec, *arrays)
+        assert max_error(output, expected[0]) <= TOLERANCE["float16"]
+        assert max_error(lse, expected[1]) <= 1e-5
+
+
+def test_tvm_has_no_other_lse_to_stand_in(tmp_path) -> None:
+    fields = {"kind": "cuda", "arch": "sm_80", "max_shared_memory_per_block": 49152}
+    with pytest.raises(NoRecordError, match="cuda and an LSE of float32 to fall back to"):
+        sequence_prefill_with_mask(
+            2, 4, 64, "float16", tvm.target.Target(fields), 0.125, lse_dtype="float32",
+            database=tmp_path, on_missing="baseline",
+        )  # fmt: skip

@@ -33,6 +33,7 @@ def specs(draw):
         draw(st.sampled_from(DTYPES)),
         draw(st.sampled_from(MASK_MODES)),
         draw(st.none() | st.floats(1e-9, 1e9)),
+        draw(st.sampled_from([None, "float32"])),
     )
 
 
@@ -46,6 +47,17 @@ def test_absent_scale_is_the_usual_one():
     assert spec.scale == 0.125
     assert spec == PrefillSpec(8, 2, 64, sm_scale=0.125)
     assert hash(spec) == hash(PrefillSpec(8, 2, 64, sm_scale=0.125))
+
+
+def test_the_lse_is_of_the_dtype_of_the_rest_or_float32():
+    spec = PrefillSpec(8, 2, 64, "float16")
+    wide = PrefillSpec(8, 2, 64, "float16", lse_dtype="float32")
+    assert (spec.lse_type, wide.lse_type) == ("float16", "float32")
+    assert spec == PrefillSpec(8, 2, 64, "float16", lse_dtype="float16")
+    assert spec.same_kernels == (spec, wide)
+    assert wide.same_kernels == (wide, spec)
+    single = PrefillSpec(8, 2, 64, "float32")
+    assert single.same_kernels == (single,)
 
 
 def test_group_size():
@@ -65,6 +77,8 @@ def test_group_size():
         ({"sm_scale": 0.0}, "sm_scale is 0.0"),
         ({"sm_scale": float("nan")}, "sm_scale is nan"),
         ({"sm_scale": float("inf")}, "sm_scale is inf"),
+        ({"dtype": "float16", "lse_dtype": "bfloat16"}, "LSE of float16 attention cannot be"),
+        ({"dtype": "float32", "lse_dtype": "float16"}, "choose float32"),
     ],
 )
 def test_invalid_spec_names_its_field(fields, complaint):
@@ -84,6 +98,8 @@ def test_invalid_spec_names_its_field(fields, complaint):
         "padded_hq12_hkv12_d64_float32_s0.125 ",
         "padded_hq12_hkv12_d64_float32_s1-2",
         "padded_hq12_hkv5_d64_float32_s0.125",
+        "padded_hq12_hkv12_d64_float16_s0.125_lsefloat64",
+        "padded_hq12_hkv12_d64_float16_s0.125_lse",
         "triangular_hq12_hkv12_d64_float32_s0.125",
     ],
 )
