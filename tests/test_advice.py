@@ -52,10 +52,9 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def swept(spec: Any, found: Any, shapes: Any, lens: Any, target: Any, **_: Any):
         raise Reached("sweep", spec, target)
 
-    def built(matches: Any, servings: Any, target: Any, output: Any):
-        provenances = [match.entry.provenance for match in matches]
-        shapes = " ".join(each.shape for each in provenances)
-        raise Reached("build", f"{provenances[0].spec} {shapes}", target)
+    def built(spec: Any, matches: Any, servings: Any, target: Any, output: Any):
+        shapes = " ".join(match.entry.provenance.shape for match in matches)
+        raise Reached("build", f"{spec} {shapes}", target)
 
     def compared(bench: Any, case: Any, tuned: Any, stock: Any):
         raise Reached("compare", f"{case.spec} {case.shape}", bench._target)

@@ -235,7 +235,7 @@ def test_what_a_device_cannot_read_is_copied_where_the_caller_allows_it(
         served(*tensors)
 
     inputs = tensors(PADDED, OTHER)
-    served = registry.find(inputs[0], inputs[1], None, "padded")
+    served = registry.find(inputs[0], inputs[1], torch.float32, None, "padded")
     monkeypatch.setattr(op, "find", lambda *_: kernel)
     expected = prefill.sequence_prefill(*inputs)
     memory = torch.empty(inputs[0].numel() + 1)

@@ -158,3 +158,75 @@ def test_a_process_of_its_own_has_no_compiler(folder: Path) -> None:
         [sys.executable, "-c", SCRIPT, str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def _two_bytes_in(tensor: Any) -> Any:
+    """The same numbers, from two bytes behind a multiple of 16 on."""
+    room = tensor.new_empty(tensor.numel() + 1)
+    moved = room[1:].view(tensor.shape)
+    return moved.copy_(tensor)
+
+
+def test_tensors_that_begin_anywhere_are_copied_where_the_caller_allows_it(
+    sequence_prefill: Any,
+) -> None:
+    inputs = tensors(SHAPES[1])
+    expected = sequence_prefill(*inputs)
+    query, key, value = map(_two_bytes_in, inputs[:3])
+    with pytest.raises(ValueError, match=r"query .*query.clone\(\)"):
+        sequence_prefill(query, *inputs[1:])
+    with pytest.raises(ValueError, match=r"value .*value.clone\(\)"):
+        sequence_prefill(*inputs[:2], value, inputs[3])
+    arguments = (query, key, value, inputs[3])
+    found = sequence_prefill(*arguments, copy_misaligned=True)
+    into = tuple(_two_bytes_in(torch.full_like(each, torch.nan)) for each in expected)
+    with pytest.raises(ValueError, match="output"):
+        sequence_prefill(*inputs, out=into)
+    sequence_prefill(*arguments, out=into, copy_misaligned=True)
+    for results in (found, into):
+        assert all(map(torch.equal, results, expected))
+
+
+def test_copies_are_part_of_a_cuda_graph(sequence_prefill: Any) -> None:
+    first, second = tensors(SHAPES[1], seed=1), tensors(SHAPES[1], seed=2)
+    inputs = [*map(_two_bytes_in, first[:3]), first[3]]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        sequence_prefill(*inputs, copy_misaligned=True)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = sequence_prefill(*inputs, copy_misaligned=True)
+    for tensor, source in zip(inputs, second, strict=True):
+        tensor.copy_(source)
+    graph.replay()
+    assert error(second, results) <= TOLERANCE["float16"]
+
+
+def test_an_lse_of_float32_merges_parts(sequence_prefill: Any, tmp_path: Path) -> None:
+    from small_libraries import build_small
+
+    import prefilltune.torch as prefill
+
+    spec = PrefillSpec(4, 2, 64, "float16", lse_dtype="float32")
+    build_small(tmp_path, spec, resolve_target("cuda"), "cuda_mma")
+    prefill.load(tmp_path)
+    inputs = make_inputs(spec, PrefillShape(2, 150), np.array([150, 150]), 0)
+    query, key, value, lens = (
+        torch.from_numpy(each).cuda()
+        for each in (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    )
+    parts = [
+        sequence_prefill(
+            query, key[:, part].contiguous(), value[:, part].contiguous(), lens,
+            lse_dtype=torch.float32,
+        )
+        for part in (slice(0, 40), slice(40, 150))
+    ]  # fmt: skip
+    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    expected = reference_attention(spec, *arrays)
+    output, lse = prefill.merge_parts(*zip(*parts, strict=True))
+    assert lse.dtype == torch.float32
+    assert max_error(lse.cpu().numpy(), expected[1]) <= 1e-5
+    assert max_error(output.cpu().numpy(), expected[0]) <= TOLERANCE["float16"]

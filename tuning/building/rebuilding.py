@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..measuring.worker import Outcome
 from ..measuring.workers import call_all
 from .build import build_library
 from .finishing import finished
+from .registration import register
 from .replaying import origin_of, replay, replay_record
 
 _TIMEOUT = 240.0
@@ -131,8 +132,7 @@ def _on_own_description(entry: Entry) -> Any:
     from tvm.s_tir import meta_schedule as ms
 
     _refuse_malformed(entry)
-    space, spec, _, variant = origin_of(entry)
-    space.register(spec, variant)  # the intrinsics that the trace names
+    register(asdict(entry.provenance))
     workload = ms.database.Workload.from_json(list(entry.workload_line))
     return apply_trace(entry.trace, workload.mod)
 
