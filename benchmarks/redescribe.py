@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefilltune.database import Entry, Provenance, RecordStore, TargetKey
+from prefilltune.database.dates import date_now
+from prefilltune.database.scratch import ScratchFolder
 from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.backends.resolving import machine_for, resolve_target
 from prefilltune.tuning.building.rebuilding import (
@@ -118,7 +118,7 @@ def _entry(entry: Entry, seconds: tuple[float, ...], error: float, backend: Any,
         spread_secs=interquartile_range(seconds),
         versions=backend.versions(),
         device=backend.device(own),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        date=date_now(after=provenance.date),
     )
     return dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
 
@@ -147,8 +147,8 @@ def main() -> None:
     store = RecordStore.open(options.output, options.target, create=True)
     folder, ratios = options.output / str(options.target), []
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="prefilltune-") as builds:
-        found = redescribed(options.target, entries, Path(builds), options.minutes)
+    with ScratchFolder() as builds:
+        found = redescribed(options.target, entries, builds, options.minutes)
         for facts, entry in found:
             with (options.output / RESULTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(facts) + "\n")
