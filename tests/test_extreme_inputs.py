@@ -52,8 +52,15 @@ def _kernel(module: Any) -> Any:
     return tvm.compile(module, target=resolve_target("llvm", 1).target)["main"]
 
 
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+# Every mask in float32; the other dtypes differ in their limits alone, which no mask changes.
+@pytest.mark.parametrize(
+    ("dtype", "mask_mode"),
+    [
+        *(("float32", each) for each in MASK_MODES),
+        ("float16", "causal_padded_left"),
+        ("bfloat16", "padded"),
+    ],
+)
 @pytest.mark.parametrize("name", KERNELS)
 def test_rows_are_nan_where_they_see_it_and_untouched_elsewhere(
     name: str, dtype: str, mask_mode: str
