@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from .pairs import seen_columns, valid_positions
 from .spec import PrefillShape, PrefillSpec
 
 
@@ -51,11 +52,8 @@ def _poison(array: np.ndarray, valid_lens: np.ndarray, mask_mode: str) -> None:
     """Fill the padding of ``array`` ``[batch, len, heads, head_dim]`` with NaN and Inf in turn."""
     length = array.shape[1]
     poison = np.resize(np.array([np.nan, np.inf]), length).astype(array.dtype)[:, None, None]
-    for rows, valid_len in zip(array, np.clip(valid_lens, 0, length), strict=True):
-        padding = (
-            slice(valid_len, length) if mask_mode == "padded" else slice(0, length - valid_len)
-        )
-        rows[padding] = poison[padding]
+    for rows, valid in zip(array, valid_positions(mask_mode, valid_lens, length), strict=True):
+        rows[~valid] = poison[~valid]
 
 
 def make_inputs(
@@ -125,14 +123,5 @@ def useful_flops(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray)
     >>> useful_flops(spec, PrefillShape(1, 8), np.array([3])) // (4 * 64)  # 1 + 2 + 3 pairs
     6
     """
-    lens = np.asarray(valid_lens, np.int64)
-    qo_len, kv_len = shape.qo_len, shape.num_kv
-    num_queries, num_keys = np.clip(lens, 0, qo_len), np.clip(lens, 0, kv_len)
-    if spec.mask_mode == "padded":
-        pairs = num_queries * num_keys
-    else:
-        row = np.arange(qo_len)
-        begin = (kv_len - num_keys)[:, None]
-        kept = np.maximum(row + (kv_len - qo_len) + 1 - begin, 0)  # [batch, qo_len]
-        pairs = np.where(row >= (qo_len - num_queries)[:, None], kept, 0)
-    return 4 * spec.head_dim * spec.num_qo_heads * int(pairs.sum())
+    begin, end = seen_columns(spec.mask_mode, valid_lens, shape.qo_len, shape.num_kv)
+    return 4 * spec.head_dim * spec.num_qo_heads * int((end - begin).sum())

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from .lse import lse_range
+from .pairs import seen_pairs
 from .spec import PrefillSpec
 
 #: Largest :func:`max_error` that a correct kernel shows, by the dtype of its tensors: about two
@@ -19,18 +20,6 @@ TOLERANCE: dict[str, float] = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1.6
 
 # What is computed of so many rows stays in a core's cache.
 _ROWS_AT_ONCE = 256
-
-
-def _kept_pairs(mask_mode: str, valid_len: int, qo_len: int, kv_len: int) -> np.ndarray:
-    """Which query rows see which key columns, bool ``[qo_len, kv_len]``."""
-    row = np.arange(qo_len)[:, None]
-    col = np.arange(kv_len)[None, :]
-    num_queries = min(max(valid_len, 0), qo_len)
-    num_keys = min(max(valid_len, 0), kv_len)
-    if mask_mode == "padded":
-        return (row < num_queries) & (col < num_keys)
-    no_padding = (row >= qo_len - num_queries) & (col >= kv_len - num_keys)
-    return no_padding & (col <= row + (kv_len - qo_len))
 
 
 def reference_attention(
@@ -71,8 +60,8 @@ def reference_attention(
     output = np.zeros(query.shape)
     ends = lse_range(spec.lse_type)
     lse = np.full((batch, qo_len, num_qo_heads), ends.empty)
-    for b, valid_len in enumerate(valid_lens):
-        kept = _kept_pairs(spec.mask_mode, int(valid_len), qo_len, kv_len)
+    for b in range(batch):
+        (kept,) = seen_pairs(spec.mask_mode, valid_lens[b : b + 1], qo_len, kv_len)
         rows = np.flatnonzero(kept.any(axis=1))
         columns = np.flatnonzero(kept.any(axis=0))
         if not rows.size:

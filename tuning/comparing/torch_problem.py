@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...workloads import PrefillShape, PrefillSpec, empty_lse
+from ...workloads import PrefillShape, PrefillSpec, empty_lse, pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,22 +85,20 @@ def valid_positions(problem: Problem, length: int) -> Any:
     """Which of ``length`` positions are no padding, bool ``[batch, length]``."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    count = problem.valid_lens.clamp(0, length)[:, None]
-    position = torch.arange(length, device=problem.device)[None, :]
-    return position < count if problem.spec.mask_mode == "padded" else position >= length - count
+    lens = problem.valid_lens.cpu().numpy()
+    valid = pairs.valid_positions(problem.spec.mask_mode, lens, length)
+    return torch.from_numpy(valid).to(problem.device)
 
 
 def seen_keys(problem: Problem) -> Any:
     """Which keys a row of no padding sees, bool ``[batch, 1 or qo_len, kv_len]``."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    qo_len, kv_len = problem.shape.qo_len, problem.shape.num_kv
-    keys = valid_positions(problem, kv_len)[:, None, :]
-    if problem.spec.mask_mode == "padded":
-        return keys
-    row = torch.arange(qo_len, device=problem.device)[:, None]
-    column = torch.arange(kv_len, device=problem.device)[None, :]
-    return keys & (column <= row + (kv_len - qo_len))
+    lens, kv_len = problem.valid_lens.cpu().numpy(), problem.shape.num_kv
+    found = pairs.columns(problem.spec.mask_mode, lens, problem.shape.qo_len, kv_len)
+    begin, end = (torch.from_numpy(each)[..., None].to(problem.device) for each in found)
+    column = torch.arange(kv_len, device=problem.device)
+    return (column >= begin) & (column < end)
 
 
 def reference(problem: Problem) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from ...workloads import (
     reference_attention,
     useful_flops,
 )
+from ...workloads.pairs import seen_columns
 
 # Of the reference, in floating-point operations: about a second of one core.
 _BUDGET = 1e10
@@ -121,8 +122,8 @@ def expect(
 
     with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
         outputs, lses = zip(*pool.map(of_head, heads), strict=True)
-    keyed = _keyed_rows(spec, shape, inputs.valid_lens)
-    return Expected(keyed, empty_lse(spec.lse_type), tuple(heads), outputs, lses)
+    begin, end = seen_columns(spec.mask_mode, inputs.valid_lens, shape.qo_len, shape.num_kv)
+    return Expected(begin < end, empty_lse(spec.lse_type), tuple(heads), outputs, lses)
 
 
 def checked_heads(
@@ -171,14 +172,3 @@ def _within(
             break
         chosen.append((b, h))
     return chosen
-
-
-def _keyed_rows(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray) -> np.ndarray:
-    """Which rows keep a key, bool ``[batch, qo_len]``."""
-    queries = np.clip(valid_lens, 0, shape.qo_len)[:, None]
-    keys = np.clip(valid_lens, 0, shape.num_kv)[:, None]
-    row = np.arange(shape.qo_len)[None, :]
-    if spec.mask_mode == "padded":
-        return (row < queries) & (keys > 0)
-    first_key, last_seen = shape.num_kv - keys, row + shape.num_kv - shape.qo_len
-    return (row >= shape.qo_len - queries) & (last_seen >= first_key) & (keys > 0)

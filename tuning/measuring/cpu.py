@@ -25,6 +25,7 @@ from ...workloads import (
     max_error,
     reference_attention,
 )
+from ...workloads.pairs import columns, valid_positions
 from .checking import Expected, expect
 
 #: Valid lengths of a batch, hashable.
@@ -281,8 +282,8 @@ def _ragged_call(
 
     inputs = _inputs(spec, shape, lens, seed, False)
     valid = np.asarray(lens)
-    queries = _valid_rows(valid, shape.qo_len, spec.mask_mode)
-    keys = _valid_rows(valid, shape.num_kv, spec.mask_mode)
+    queries = valid_positions(spec.mask_mode, valid, shape.qo_len)
+    keys = valid_positions(spec.mask_mode, valid, shape.num_kv)
     rows = np.count_nonzero(queries, axis=1)
     output = tensor(np.zeros((rows.sum(), spec.num_qo_heads, spec.head_dim), spec.dtype))
     arguments = (
@@ -311,13 +312,6 @@ def _ragged_call(
     return (lambda: kernel(*arguments)), unpack
 
 
-def _valid_rows(valid: np.ndarray, length: int, mask_mode: str) -> np.ndarray:
-    """Which positions are no padding, bool [batch, length]."""
-    count = np.clip(valid, 0, length)[:, None]
-    position = np.arange(length)[None, :]
-    return position < count if mask_mode == "padded" else position >= length - count
-
-
 def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype("int32")
 
@@ -335,11 +329,10 @@ def _torch_call(
         torch.from_numpy(array.astype("float32")).to(dtype).transpose(1, 2)
         for array in (inputs.query, inputs.key, inputs.value)
     )
-    keys = _valid_rows(np.asarray(lens), shape.num_kv, spec.mask_mode)
-    mask = torch.from_numpy(keys)[:, None, None, :].expand(-1, 1, shape.qo_len, -1)
-    if spec.mask_mode != "padded":
-        row, column = torch.arange(shape.qo_len), torch.arange(shape.num_kv)
-        mask = mask & (column[None, :] <= row[:, None] + (shape.num_kv - shape.qo_len))
+    begin, end = columns(spec.mask_mode, np.asarray(lens), shape.qo_len, shape.num_kv)
+    column = np.arange(shape.num_kv)
+    keys = torch.from_numpy((column >= begin[..., None]) & (column < end[..., None]))
+    mask = keys[:, None].expand(-1, 1, shape.qo_len, -1)
 
     def call() -> Any:
         return torch.nn.functional.scaled_dot_product_attention(
