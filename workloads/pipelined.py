@@ -78,13 +78,25 @@ def pipelined_attention(
     mask = LengthMask(MASKS[spec.mask_mode], LQ, LKV)
     R, FC = tiles.ring, FRAGMENT_COLUMNS
 
+    begin_moves, end_moves = mask.moves
+
     def longest_first(tile):
         """Of a causal mask the last rows see the most keys: begun first, they end in time."""
-        return NQ - 1 - tile if spec.mask_mode.startswith("causal") else tile
+        return NQ - 1 - tile if end_moves and not begin_moves else tile
 
     def kept(row, column, valid_len):
-        """Columns before the range's begin are never visited, so that only the end is asked."""
+        """A begin that all rows share is where a tile's columns begin, and need not be asked."""
+        if begin_moves:
+            return mask.kept(row, column, valid_len)
         return column < mask.columns(row, valid_len)[1]
+
+    def unmasked(row_begin, column, full_end, valid_len):
+        """Whether all rows of a tile see all columns of a key tile that begins at ``column``."""
+        ends_in_time = column + BKV <= full_end
+        if begin_moves:
+            full_begin, _ = mask.seen_by_all(row_begin, BQ, valid_len)
+            return T.And(column >= full_begin, ends_in_time)
+        return ends_in_time
 
     def normalised(row, valid_len, total, inverse):
         """What a row of the output holds; zeros where it is padding."""
@@ -135,7 +147,7 @@ def pipelined_attention(
                 valid_len: T.let[T.int32] = valid_lens[vb]
                 kv_begin: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[0]
                 kv_end: T.let[T.int32] = mask.kv_range(vi * BQ, BQ, valid_len)[1]
-                full_end: T.let[T.int32] = mask.seen_by_all(vi * BQ, valid_len)
+                full_end: T.let[T.int32] = mask.seen_by_all(vi * BQ, BQ, valid_len)[1]
                 tile_count: T.let[T.int32] = (kv_end - kv_begin + (BKV - 1)) // BKV
                 for i, d in T.grid(BQ, D):
                     with T.sblock("q_rows"):
@@ -171,7 +183,7 @@ def pipelined_attention(
                             wt, wi, wl = T.axis.remap("SSS", [t, i, lane])
                             T.reads(dot[wi, 0:BKV])
                             T.writes(scores[wi, 0:BKV])
-                            if kv_begin + wt * BKV + BKV <= full_end:
+                            if unmasked(vi * BQ, kv_begin + wt * BKV, full_end, valid_len):
                                 for fragment in T.unroll(BKV // FC):
                                     for pair in T.unroll(2):
                                         scores[wi, fragment * FC + wl * 2 + pair] = dot[
