@@ -26,7 +26,8 @@ from .lookup import Finder, Match, Tier, lookup, nearly_fastest, shape_distance
 from .merging import Merge, merge, union
 from .migration import OtherVersion, read_other_version
 from .provenance import Provenance, record_id
-from .replay import apply_trace, entry_from, schedule, trace_to_json
+from .renaming import renamed
+from .replay import apply_trace, entry_from, redescribed, schedule, trace_to_json
 from .store import RecordStore
 from .target_key import TargetKey
 from .transfer import export, rescued_records, unpack
@@ -68,6 +69,8 @@ __all__ = [
     "nearly_fastest",
     "read_other_version",
     "record_id",
+    "redescribed",
+    "renamed",
     "rescued_records",
     "schedule",
     "shape_distance",

@@ -230,8 +230,14 @@ class Contents:
         if b"\\u" in payload:
             json.dumps([trace, target, args], ensure_ascii=False).encode()  # no lone surrogates
         provenance = Provenance.from_json(self.provenance[id_], f"record {id_}")
-        # The ids of the first records were made without their lengths, whatever those were.
-        if id_ not in {record_id(line.workload, trace, lens) for lens in (provenance.lens, FULL)}:
+        # The ids of the first records were made without their lengths, whatever those were; those
+        # of descriptions that have sizes are made without their arguments.
+        ids = {
+            record_id(line.workload, trace, lens, arguments)
+            for lens in (provenance.lens, FULL)
+            for arguments in (None, args)
+        }
+        if id_ not in ids:
             raise ValueError(f"it is not record {id_}")
         workload = (line.workload, self.workload_text(line.workload))
         return Entry(id_, workload, trace, tuple(secs), target, args, provenance, self.origin,

@@ -53,7 +53,8 @@ class Entry:
     record_id : str
         See :func:`~prefilltune.database.provenance.record_id`.
     workload_line : tuple of str
-        Structural hash and serialised text of the description.
+        Structural hash and serialised text of the description, whose sizes are those of the shape,
+        or open where one description serves all shapes.
     trace : list
         MetaSchedule's JSON of the trace: instructions and decisions.
     run_secs : tuple of float
@@ -61,7 +62,7 @@ class Entry:
     target_json : dict, optional
         Of the TVM target.
     args_info : list, optional
-        MetaSchedule's description of the arguments.
+        MetaSchedule's description of the arguments that were measured.
     provenance : Provenance
         Where it comes from.
     origin : str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from .dates import moment
 from .entry import BadLine, Entry
 from .folders import target_keys
 from .judging import judge
+from .provenance import canonical_json
 from .store import RecordStore
 from .target_key import TargetKey
 from .writing import require_writable
@@ -137,20 +137,15 @@ def union(*groups: Iterable[Entry]) -> dict[str, Entry]:
     return found
 
 
-def recency(entry: Entry) -> tuple[float, str, str]:
+def recency(entry: Entry) -> tuple[float, bytes, bytes]:
     """Orders measurements of one record, the latest last, ties by content."""
-    content = canonical([entry.workload_line, entry.payload])
+    content = canonical_json([entry.workload_line, entry.payload])
     return *provenance_recency(asdict(entry.provenance)), content
 
 
-def provenance_recency(provenance: Mapping[str, Any]) -> tuple[float, str]:
+def provenance_recency(provenance: Mapping[str, Any]) -> tuple[float, bytes]:
     """The part of :func:`recency` that a provenance file knows."""
-    return moment(provenance["date"]), canonical(provenance)
-
-
-def canonical(value: Any) -> str:
-    """The JSON of ``value`` that equal values share."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return moment(provenance["date"]), canonical_json(provenance)
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:

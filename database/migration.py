@@ -1,4 +1,4 @@
-"""Reading the records of another TVM version."""
+"""Reading the records of another version, of TVM or of this project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .contents import FILES, PROVENANCE, RECORDS
 from .entry import BadLine, Entry
-from .provenance import running_tvm_version
+from .provenance import is_trusted_version, running_tvm_version
 from .scratch import ScratchFolder
 from .store import RecordStore
 from .target_key import TargetKey
@@ -16,7 +16,7 @@ from .target_key import TargetKey
 
 @dataclass(frozen=True)
 class OtherVersion:
-    """The records of one target, whichever TVM made them.
+    """The records of one target, whichever version made them.
 
     Parameters
     ----------
@@ -34,6 +34,11 @@ class OtherVersion:
     tvm: str
     entries: tuple[Entry, ...]
     bad_lines: tuple[BadLine, ...]
+
+    @property
+    def is_timed_today(self) -> bool:
+        """Whether times are still true: the TVM at hand makes the same kernels of the same."""
+        return is_trusted_version(self.tvm)
 
 
 def read_other_version(root: Path, key: TargetKey) -> OtherVersion:

@@ -110,18 +110,41 @@ class Provenance:
 FULL = FullLengths().text
 
 
-def record_id(workload_hash: str, trace: Any, lens: str = FULL) -> str:
-    """Identity of a record: 16 hex digits of SHA-256 over workload's hash, trace and lengths.
+def record_id(
+    workload_hash: str, trace: Any, lens: str = FULL, arguments: list[Any] | None = None
+) -> str:
+    """Identity of a record: 16 hex digits of SHA-256 over all that tells it from others.
 
-    Measured times are no part of it: measuring a record again does not make another one. The length
-    distribution is, for one schedule may be the best for several; ``full`` is left out.
+    Measured times are no part of it: measuring a record again does not make another one.
+
+    Parameters
+    ----------
+    workload_hash : str
+        Structural hash of the description.
+    trace : list
+        MetaSchedule's JSON.
+    lens : str
+        The length distribution: one schedule may be the best for several. ``full`` is left out.
+    arguments : list, optional
+        MetaSchedule's JSON of those it was measured on, where the description leaves their sizes
+        open: one schedule may be the best for several shapes.
     """
-    return digest([workload_hash, trace] if lens == FULL else [workload_hash, trace, lens])
+    parts: list[Any] = [workload_hash, trace]
+    if arguments is not None:
+        parts.append(arguments)
+    if lens != FULL:
+        parts.append(lens)
+    return digest(parts)
 
 
 def digest(value: Any) -> str:
     """16 hex digits of SHA-256 over the canonical JSON of ``value``."""
-    return text_digest(json.dumps(value, separators=(",", ":"), sort_keys=True).encode())
+    return text_digest(canonical_json(value))
+
+
+def canonical_json(value: Any) -> bytes:
+    """The JSON of ``value`` that equal values share."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
 
 
 def text_digest(text: bytes) -> str:
@@ -137,6 +160,11 @@ def running_tvm_version() -> str:
         import tvm
 
         return tvm.__version__
+
+
+def is_trusted_version(tvm: str) -> bool:
+    """Whether the TVM at hand may be trusted with the traces of this one: minor versions agree."""
+    return tvm.split(".")[:2] == running_tvm_version().split(".")[:2]
 
 
 def check_file(data: Any, where: str) -> None:

@@ -42,9 +42,11 @@ from .provenance import (
     FULL,
     SCHEMA_VERSION,
     Provenance,
+    canonical_json,
     check_file,
     digest,
     is_plain_record,
+    is_trusted_version,
     running_tvm_version,
     text_digest,
 )
@@ -180,10 +182,10 @@ def _scan_records(contents: Contents, heads: dict[str, Head]) -> None:
         try:
             at, payload = _split(raw)
             own = text_digest(payload)
-            ids, hash_ = workload_of(at, _trace_text(payload)) if own in digests else ([], "")
+            ids, hash_ = workload_of(at, *_texts(payload)) if own in digests else ([], "")
             if not ids:
-                at, trace, own = _parse(raw, digests)
-                ids, hash_ = workload_of(at, trace)
+                at, trace, arguments, own = _parse(raw, digests)
+                ids, hash_ = workload_of(at, trace, arguments)
             if not ids:
                 raise ValueError("its workload or its provenance is lost")
             id_ = ids[0] if len(ids) == 1 else _of_these_times(raw, [heads[each] for each in ids])
@@ -210,7 +212,7 @@ def _of_these_times(raw: bytes, heads: Sequence[Head]) -> str:
 
 
 class _WorkloadFinder:
-    """Tells a record's id and workload from its trace.
+    """Tells a record's id and workload from its trace and its arguments.
 
     A schedule that was measured on several length distributions has several ids.
 
@@ -225,21 +227,26 @@ class _WorkloadFinder:
         lens = sorted({head.lens for head in heads.values()} - {FULL})
         self._ends = [b"]", *(f",{json.dumps(each)}]".encode() for each in lens)]
 
-    def __call__(self, at: int, trace: bytes) -> tuple[list[str], str]:
-        """Ids and workload hash of the records whose trace has this canonical JSON."""
+    def __call__(self, at: int, trace: bytes, arguments: bytes) -> tuple[list[str], str]:
+        """Ids and workload hash of the records whose parts have this canonical JSON."""
         guess = self._guesses.get(at)
-        if guess is not None and (ids := self._ids(guess, trace)):
+        if guess is not None and (ids := self._ids(guess, trace, arguments)):
             return ids, guess
         for hash_ in self._prefixes:
-            if ids := self._ids(hash_, trace):
+            if ids := self._ids(hash_, trace, arguments):
                 # Other lines of this index are most likely of the same workload.
                 self._guesses[at] = hash_
                 return ids, hash_
         return [], ""
 
-    def _ids(self, hash_: str, trace: bytes) -> list[str]:
+    def _ids(self, hash_: str, trace: bytes, arguments: bytes) -> list[str]:
         """Ids of the records of a workload with this trace, one for each length distribution."""
-        begun = hashlib.sha256(self._prefixes[hash_] + trace)
+        with_sizes = hashlib.sha256(self._prefixes[hash_] + trace)
+        with_open_sizes = with_sizes.copy()
+        with_open_sizes.update(b"," + arguments)
+        return self._ended(with_open_sizes) or self._ended(with_sizes)
+
+    def _ended(self, begun: Any) -> list[str]:
         found = []
         for end in self._ends:
             whole = begun.copy()
@@ -258,23 +265,23 @@ def _split(raw: bytes) -> tuple[int, bytes]:
     return -1, b""
 
 
-def _trace_text(payload: bytes) -> bytes:
-    """The trace in a payload that a store wrote: what stands before times and target."""
+def _texts(payload: bytes) -> tuple[bytes, bytes]:
+    """Trace and arguments in a payload that a store wrote: what stands around times and target."""
     end = max(payload.rfind(b"],{"), payload.rfind(b"],null,"))
-    return payload[1 : payload.rfind(b",[", 0, end)]
+    return payload[1 : payload.rfind(b",[", 0, end)], payload[payload.rfind(b",[[") + 1 : -1]
 
 
-def _parse(raw: bytes, digests: frozenset[str]) -> tuple[int, bytes, str]:
-    """Workload index, canonical JSON of the trace, and digest."""
+def _parse(raw: bytes, digests: frozenset[str]) -> tuple[int, bytes, bytes, str]:
+    """Workload index, canonical JSON of trace and arguments, and digest."""
     match loads(raw):
         case [int(at), list(payload)] if type(at) is int:
-            trace, *_ = fields(payload)
+            trace, _, _, arguments = fields(payload)
         case _:
             raise ValueError("not a record: expected [index, [trace, secs, target, args]]")
     own = digest(payload)
     if own not in digests:
         raise ValueError(_ALIEN)
-    return at, json.dumps(trace, separators=(",", ":"), sort_keys=True).encode(), own
+    return at, canonical_json(trace), canonical_json(arguments), own
 
 
 def _numbered(lines: Iterator[bytes]) -> Iterator[tuple[int, int, bytes]]:
@@ -303,7 +310,7 @@ def _read_provenance(source: Source, path: Path, key: TargetKey) -> dict[str, An
             f"{path} is of target {data['target']!r}; expected {str(key)!r}: a folder is named "
             "after its target, rename it back"
         )
-    if data["tvm"].split(".")[:2] != running.split(".")[:2]:
+    if not is_trusted_version(data["tvm"]):
         raise VersionMismatchError(
             f"{path} holds traces of TVM {data['tvm']}; TVM {running} is running and cannot be "
             "trusted with them: install that version, or move them into a new database; run: "

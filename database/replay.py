@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .compaction import compact_workload
@@ -24,13 +25,14 @@ def entry_from(
     run_secs: Sequence[float],
     target: Target,
     provenance: Provenance,
+    symbolic: tvm.IRModule | None = None,
 ) -> Entry:
     """Make an entry of a measured schedule.
 
     Parameters
     ----------
     workload_module : IRModule
-        The unscheduled description, one function ``main``.
+        The unscheduled description that was measured, one function ``main``.
     trace : Trace
         Of the schedule on ``workload_module``.
     run_secs : sequence of float
@@ -39,6 +41,9 @@ def entry_from(
         What it was built for.
     provenance : Provenance
         Where it comes from.
+    symbolic : IRModule, optional
+        The same description with sizes that are learned at a call. The entry then holds this one,
+        which the entries of all shapes share.
 
     Raises
     ------
@@ -49,19 +54,50 @@ def entry_from(
     """
     from tvm.s_tir import meta_schedule as ms
 
-    workload_hash, text = ms.database.Workload(workload_module).as_json()
-    trace_json = trace_to_json(trace)
+    held = workload_module if symbolic is None else symbolic
+    workload_hash, text = ms.database.Workload(held).as_json()
+    trace_json, arguments = trace_to_json(trace), _arguments(workload_module)
+    told_apart = None if symbolic is None else arguments
     return Entry(
-        record_id=record_id(workload_hash, trace_json, provenance.lens),
+        record_id=record_id(workload_hash, trace_json, provenance.lens, told_apart),
         workload_line=(workload_hash, compact_workload(text)),
         trace=trace_json,
         run_secs=tuple(float(secs) for secs in run_secs),
         target_json=_plain(target.export()),
-        args_info=[
-            _plain(info.as_json())
-            for info in ms.arg_info.ArgInfo.from_entry_func(workload_module, remove_preproc=True)
-        ],
+        args_info=arguments,
         provenance=provenance,
+    )
+
+
+def redescribed(entry: Entry, module: tvm.IRModule, symbolic: tvm.IRModule | None = None) -> Entry:
+    """The entry as :func:`entry_from` makes it today, measured as it was.
+
+    Parameters
+    ----------
+    entry : Entry
+        Of the description ``module`` or ``symbolic``.
+    module, symbolic : IRModule
+        As :func:`schedule` takes them.
+
+    Raises
+    ------
+    StaleRecordError
+        If the entry was measured on another description, or TVM refuses its trace.
+    MalformedWorkloadError
+        If the description cannot be serialised without a doubt.
+    """
+    from tvm.s_tir import meta_schedule as ms
+
+    held = module if symbolic is None else symbolic
+    schedule(entry, module, held, symbolic)
+    workload_hash, text = ms.database.Workload(held).as_json()
+    arguments = _arguments(module)
+    told_apart = None if symbolic is None else arguments
+    return replace(
+        entry,
+        record_id=record_id(workload_hash, entry.trace, entry.provenance.lens, told_apart),
+        workload_line=(workload_hash, compact_workload(text)),
+        args_info=arguments,
     )
 
 
@@ -78,7 +114,10 @@ def apply_trace(trace: Any, module: tvm.IRModule) -> s_tir.Schedule:
 
 
 def schedule(
-    entry: Entry, module: tvm.IRModule, onto: tvm.IRModule | None = None
+    entry: Entry,
+    module: tvm.IRModule,
+    onto: tvm.IRModule | None = None,
+    symbolic: tvm.IRModule | None = None,
 ) -> s_tir.Schedule:
     """Apply the trace of ``entry`` to ``module`` or ``onto``, in this process.
 
@@ -94,6 +133,8 @@ def schedule(
     onto : IRModule, optional
         The description that the trace is applied to, such as one for other sizes; ``module`` when
         absent.
+    symbolic : IRModule, optional
+        ``module`` with sizes that are learned at a call, where the entry may hold that.
 
     Returns
     -------
@@ -112,7 +153,11 @@ def schedule(
     try:
         workload = ms.database.Workload.from_json(list(entry.workload_line))
         # The stored hash is no proof of a difference: TVM says hashes depend on the environment.
-        same = tvm_ffi.structural_equal(workload.mod, module)
+        same = tvm_ffi.structural_equal(workload.mod, module) or (
+            symbolic is not None
+            and tvm_ffi.structural_equal(workload.mod, symbolic)
+            and entry.args_info == _arguments(module)
+        )
         scheduled = apply_trace(entry.trace, module if onto is None else onto) if same else None
     except Exception as error:  # TVM raises any Python class, by the name its C++ gives
         raise StaleRecordError(
@@ -137,6 +182,14 @@ def trace_to_json(trace: s_tir.schedule.Trace) -> Any:
         If the trace holds an object that the format cannot express.
     """
     return _plain(trace.as_json())
+
+
+def _arguments(module: tvm.IRModule) -> list[Any]:
+    """MetaSchedule's JSON of the arguments of ``main``, which it cannot tell of open sizes."""
+    from tvm.s_tir import meta_schedule as ms
+
+    infos = ms.arg_info.ArgInfo.from_entry_func(module, remove_preproc=True)
+    return [_plain(info.as_json()) for info in infos]
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from tvm import s_tir
 
 from prefilltune.database import Entry, RecordStore, TargetKey, entry_from
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.describing import describe_for_every_shape
 from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.deployment import Point, Sweep, write_sweep
 from prefilltune.tuning.spaces.llvm_fused import LlvmFused, schedule
@@ -30,9 +31,21 @@ def target() -> ResolvedTarget:
 
 @cache
 def record(
-    spec: PrefillSpec, shape: PrefillShape, *, q_tile: int = 16, packed: bool = False, seed: int = 1
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    *,
+    q_tile: int = 16,
+    packed: bool = False,
+    seed: int = 1,
+    sized: bool = False,
 ) -> Entry:
-    """A record with decisions drawn at random."""
+    """A record with decisions drawn at random.
+
+    Parameters
+    ----------
+    sized : bool
+        Whether its description has the sizes of its shape, as earlier versions wrote it.
+    """
     variant = {"q_tile": q_tile, "kv_tile": 32, "packed": packed}
     description = LlvmFused().describe(spec, shape, variant)
     sch = s_tir.Schedule(description, seed=seed)
@@ -40,7 +53,8 @@ def record(
     provenance = replace(
         PROVENANCE, spec=str(spec), shape=str(shape), space=LlvmFused.name, variant=variant
     )
-    return entry_from(description, trace_of(sch), [2e-3], target().target, provenance)
+    symbolic = None if sized else describe_for_every_shape(LlvmFused.name, spec, variant)
+    return entry_from(description, trace_of(sch), [2e-3], target().target, provenance, symbolic)
 
 
 def scheduled(spec: PrefillSpec, shape: PrefillShape, sizes: SymbolicShape) -> Any:

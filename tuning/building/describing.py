@@ -36,6 +36,13 @@ def describe(
     return _specialized(_for_every_shape(space, spec, tuple(sorted(variant.items()))), spec, shape)
 
 
+def describe_for_every_shape(space: str, spec: PrefillSpec, variant: Variant) -> Any | None:
+    """The description that the records of all shapes share; none where each shape has its own."""
+    if not SPACES[space].any_shape:
+        return None
+    return describe(space, spec, SymbolicShape.fresh(), variant)
+
+
 @lru_cache(maxsize=_KEPT)
 def _for_every_shape(space: str, spec: PrefillSpec, variant: tuple[tuple[str, Any], ...]) -> Any:
     """A description as a PrimFunc whose last parameters are batch, qo_len and num_kv."""

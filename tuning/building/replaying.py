@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...database import Entry, Provenance, StaleRecordError, apply_trace, entry_from, schedule
+from ...database import (
+    Entry,
+    Provenance,
+    StaleRecordError,
+    apply_trace,
+    entry_from,
+    redescribed,
+    schedule,
+)
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
 from ..spaces import SPACES, DesignSpace, Variant
-from .describing import describe
+from .describing import describe, describe_for_every_shape
 from .finishing import finished
 
 
@@ -33,7 +41,9 @@ class Replayed:
 
     def entry(self, run_secs: Sequence[float], target: Any, provenance: Provenance) -> Entry:
         """The record of it: :func:`~prefilltune.database.entry_from`."""
-        return entry_from(self.description, self.trace, run_secs, target, provenance)
+        spec = PrefillSpec.parse(provenance.spec)
+        symbolic = describe_for_every_shape(provenance.space, spec, provenance.variant)
+        return entry_from(self.description, self.trace, run_secs, target, provenance, symbolic)
 
 
 def replay(
@@ -92,10 +102,24 @@ def replay_record(
     if sizes is not None and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
     description = describe(space.name, tuned, shape, variant)
+    symbolic = describe_for_every_shape(space.name, tuned, variant)
     onto = None
     if sizes is not None or spec != tuned:
         onto = describe(space.name, spec, shape if sizes is None else sizes, variant)
-    return finished(schedule(entry, description, onto).mod)
+    return finished(schedule(entry, description, onto, symbolic).mod)
+
+
+def record_of_today(entry: Entry) -> Entry:
+    """A record as this version writes it, with its times: those of its description stay true.
+
+    Raises
+    ------
+    StaleRecordError
+        If its description means something else by now, or as in :func:`replay_record`.
+    """
+    space, spec, shape, variant = origin_of(entry)
+    description = describe(space.name, spec, shape, variant)
+    return redescribed(entry, description, describe_for_every_shape(space.name, spec, variant))
 
 
 def origin_of(entry: Entry) -> tuple[DesignSpace, PrefillSpec, PrefillShape, Variant]:
