@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefilltune.database import Entry, Provenance, RecordStore, TargetKey
+from prefilltune.database import Entry, Provenance, RecordStore, TargetKey, renamed
 from prefilltune.database.dates import date_now
 from prefilltune.database.scratch import ScratchFolder
 from prefilltune.tuning.backends import backend_of
@@ -127,10 +127,7 @@ def rename_records(source: Path, folder: Path, names: dict[str, str]) -> None:
     """Copy what names records, with the names that they have now."""
     for name in _NAMING_RECORDS:
         if (source / name).is_file():
-            text = (source / name).read_text(encoding="utf-8")
-            for before, after in names.items():
-                text = text.replace(f'"{before}"', f'"{after}"')
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).write_bytes(renamed((source / name).read_bytes(), names))
 
 
 def main() -> None:

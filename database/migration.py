@@ -36,7 +36,7 @@ class OtherVersion:
     bad_lines: tuple[BadLine, ...]
 
     @property
-    def is_timed_today(self) -> bool:
+    def keeps_times(self) -> bool:
         """Whether times are still true: the TVM at hand makes the same kernels of the same."""
         return is_trusted_version(self.tvm)
 

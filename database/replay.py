@@ -52,19 +52,12 @@ def entry_from(
     TypeError
         If the trace holds an object that MetaSchedule's format cannot express.
     """
-    from tvm.s_tir import meta_schedule as ms
-
-    held = workload_module if symbolic is None else symbolic
-    workload_hash, text = ms.database.Workload(held).as_json()
-    trace_json, arguments = trace_to_json(trace), _arguments(workload_module)
-    told_apart = None if symbolic is None else arguments
+    trace_json = trace_to_json(trace)
     return Entry(
-        record_id=record_id(workload_hash, trace_json, provenance.lens, told_apart),
-        workload_line=(workload_hash, compact_workload(text)),
+        **_described(workload_module, symbolic, trace_json, provenance.lens),
         trace=trace_json,
         run_secs=tuple(float(secs) for secs in run_secs),
         target_json=_plain(target.export()),
-        args_info=arguments,
         provenance=provenance,
     )
 
@@ -86,19 +79,8 @@ def redescribed(entry: Entry, module: tvm.IRModule, symbolic: tvm.IRModule | Non
     MalformedWorkloadError
         If the description cannot be serialised without a doubt.
     """
-    from tvm.s_tir import meta_schedule as ms
-
-    held = module if symbolic is None else symbolic
-    schedule(entry, module, held, symbolic)
-    workload_hash, text = ms.database.Workload(held).as_json()
-    arguments = _arguments(module)
-    told_apart = None if symbolic is None else arguments
-    return replace(
-        entry,
-        record_id=record_id(workload_hash, entry.trace, entry.provenance.lens, told_apart),
-        workload_line=(workload_hash, compact_workload(text)),
-        args_info=arguments,
-    )
+    schedule(entry, module, symbolic, symbolic)
+    return replace(entry, **_described(module, symbolic, entry.trace, entry.provenance.lens))
 
 
 def apply_trace(trace: Any, module: tvm.IRModule) -> s_tir.Schedule:
@@ -182,6 +164,23 @@ def trace_to_json(trace: s_tir.schedule.Trace) -> Any:
         If the trace holds an object that the format cannot express.
     """
     return _plain(trace.as_json())
+
+
+def _described(
+    module: tvm.IRModule, symbolic: tvm.IRModule | None, trace: Any, lens: str
+) -> dict[str, Any]:
+    """The fields of an entry that its description has a say in."""
+    from tvm.s_tir import meta_schedule as ms
+
+    held = module if symbolic is None else symbolic
+    workload_hash, text = ms.database.Workload(held).as_json()
+    arguments = _arguments(module)
+    told_apart = None if symbolic is None else arguments
+    return {
+        "record_id": record_id(workload_hash, trace, lens, told_apart),
+        "workload_line": (workload_hash, compact_workload(text)),
+        "args_info": arguments,
+    }
 
 
 def _arguments(module: tvm.IRModule) -> list[Any]:

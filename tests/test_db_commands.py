@@ -29,6 +29,7 @@ from tvm.s_tir import Schedule
 from prefilltune.database import RecordStore, TargetKey, entry_from, record_id, target_keys
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
+from prefilltune.tuning.building.describing import describe_for_every_shape
 from prefilltune.tuning.building.rebuilding import Rebuilt
 from prefilltune.tuning.cli import main
 from prefilltune.tuning.measuring.cpu import tvm_environment
@@ -121,7 +122,10 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     description = SPACES["llvm_fused"].describe(SPEC, PrefillShape(2, 32), provenance.variant)
     schedule = Schedule(description, seed=1)
     llvm_fused.schedule(schedule, packed=False)
-    second = entry_from(description, trace_of(schedule), found.run_secs, target.target, provenance)
+    second = entry_from(
+        description, trace_of(schedule), found.run_secs, target.target, provenance,
+        describe_for_every_shape("llvm_fused", SPEC, provenance.variant),
+    )  # fmt: skip
     RecordStore.open(root, target.key).add([second])
     shutil.rmtree(root / str(target.key) / "trials")
     return root

@@ -9,13 +9,14 @@ from typing import Any
 
 from ...database import Entry, StaleRecordError, TargetKey, apply_trace
 from ...database.judging import malformation
+from ...database.plausibility import contradiction
 from ...database.scratch import ScratchFolder
 from ..measuring.worker import Outcome
 from ..measuring.workers import call_all
 from .build import build_library
 from .finishing import finished
 from .registration import register
-from .replaying import origin_of, replay, replay_record
+from .replaying import origin_of, record_of_today, replay, replay_record
 
 _TIMEOUT = 240.0
 # Linking knows the machine at hand alone; an archive of objects can be made for any target.
@@ -101,6 +102,26 @@ def rebuild_on_today(key: TargetKey, entry: Entry, path: str) -> Entry:
     replayed = replay(*origin_of(entry), entry.trace)
     build_library(replayed.module, target, path)
     return replayed.entry(entry.run_secs, target, entry.provenance)
+
+
+def records_of_today(records: Sequence[Record]) -> list[Entry | None]:
+    """Records as this version writes them, with their times, in parallel; nothing is compiled.
+
+    Returns
+    -------
+    list of Entry or None
+        Nothing for a record whose description has changed, that does not replay, or whose times
+        cannot be of one measurement.
+    """
+    return [outcome.value for outcome in call_all(_of_today, records, _TIMEOUT)]
+
+
+def _of_today(key: TargetKey, entry: Entry) -> Entry:
+    """One of :func:`records_of_today`; runs in a worker."""
+    _refuse_malformed(entry)
+    if reason := contradiction(entry):
+        raise StaleRecordError(f"{entry.place}: record {entry.record_id}: {reason}; {entry.mend}")
+    return record_of_today(entry)
 
 
 def rebuild_as_recorded(key: TargetKey, entry: Entry, path: str) -> Entry:
