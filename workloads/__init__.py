@@ -20,10 +20,11 @@ from .lse import empty_lse
 from .presets import Preset, load_presets, preset
 from .reference import TOLERANCE, max_error, reference_attention
 from .spec import DTYPES, INDEXABLE, MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
+from .tiles import Tiles
 
 if TYPE_CHECKING:
     from .expressions import MASKS, Mask
-    from .online import Tiles, online_attention
+    from .online import online_attention
     from .plain import plain_attention
 
 __all__ = [
@@ -69,7 +70,6 @@ __all__ = [
 _IN_TIR = {
     "MASKS": ".expressions",
     "Mask": ".expressions",
-    "Tiles": ".online",
     "online_attention": ".online",
     "plain_attention": ".plain",
 }

@@ -11,8 +11,6 @@ primitive applies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import tvm
 from tvm.script import tirx as T
 
@@ -20,25 +18,7 @@ from .elementary import POLYNOMIALS, Elementary, elementary_of
 from .expressions import MASKED_SCORE, MASKS, LengthMask, defined_sum, score, stored_lse, value
 from .lse import MAX_INIT
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """What the online description fixes before any schedule.
-
-    Parameters
-    ----------
-    q_tile : int
-        Query rows that share one pass over the keys.
-    kv_tile : int
-        Key positions of one step of the recurrence.
-    operand_dtype : str
-        Of the query, key, value and probability tiles that the two GEMMs read.
-    """
-
-    q_tile: int
-    kv_tile: int
-    operand_dtype: str = "float32"
+from .tiles import Tiles
 
 
 def online_attention(

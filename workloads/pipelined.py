@@ -20,8 +20,8 @@ from tvm.script import tirx as T
 from .elementary import PTX, Elementary, elementary_of
 from .expressions import MASKED_SCORE, MASKS, LengthMask, or_nan, score, stored_lse
 from .lse import MAX_INIT
-from .online import Tiles
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
+from .tiles import Tiles
 
 #: How far a score may lie above the maximum that a row's weights are relative to, before this is
 #: moved and what was summed up is rescaled: weights reach 2^8 and stay exact in 16 bits, and few

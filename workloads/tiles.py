@@ -1,0 +1,24 @@
+"""What tiled descriptions fix before any schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of tiles, and what is computed with.
+
+    Parameters
+    ----------
+    q_tile : int
+        Query rows that share one pass over the keys.
+    kv_tile : int
+        Key positions of one step of the recurrence.
+    operand_dtype : str
+        Of the query, key, value and probability tiles that the two GEMMs read.
+    """
+
+    q_tile: int
+    kv_tile: int
+    operand_dtype: str = "float32"
