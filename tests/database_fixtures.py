@@ -61,7 +61,8 @@ def edit_provenance(store: RecordStore, **changes) -> Path:
 
 def description(q_tile: int = 16):
     """The online description of SPEC_TEXT on SHAPE_TEXT."""
-    from prefilltune.workloads import PrefillShape, PrefillSpec, Tiles, online_attention
+    from prefilltune.tuning.derivation import online_attention
+    from prefilltune.workloads import PrefillShape, PrefillSpec, Tiles
 
     spec, shape = PrefillSpec.parse(SPEC_TEXT), PrefillShape.parse(SHAPE_TEXT)
     return online_attention(spec, shape, Tiles(q_tile, 32))

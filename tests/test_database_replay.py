@@ -23,12 +23,12 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
 from prefilltune.database import RecordStore, StaleRecordError, entry_from, schedule
+from prefilltune.tuning.derivation import online_attention
 from prefilltune.workloads import (
     PrefillShape,
     PrefillSpec,
     SymbolicShape,
     Tiles,
-    online_attention,
 )
 
 REPLAY = """

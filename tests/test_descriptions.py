@@ -11,6 +11,7 @@ import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefilltune.tuning.derivation import online_attention
 from prefilltune.workloads import (
     DTYPES,
     MASK_MODES,
@@ -21,7 +22,6 @@ from prefilltune.workloads import (
     empty_lse,
     make_inputs,
     max_error,
-    online_attention,
     plain_attention,
     reference_attention,
     regimes,

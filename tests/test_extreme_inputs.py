@@ -12,6 +12,7 @@ from extreme_inputs import difference, extreme_inputs, run_on_cpu
 from tvm.s_tir import Schedule
 
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.derivation import online_attention
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.spaces.llvm_fused import schedule
 from prefilltune.workloads import (
@@ -19,7 +20,6 @@ from prefilltune.workloads import (
     PrefillShape,
     PrefillSpec,
     Tiles,
-    online_attention,
     plain_attention,
 )
 from prefilltune.workloads.elementary import BUILT_IN, POLYNOMIALS

@@ -24,6 +24,7 @@ ROOMS = (
     "backends",
     "measuring",
     "spaces",
+    "derivation",
     "pipeline",
     "intrinsics",
 )

@@ -17,6 +17,7 @@ from tvm.s_tir import Schedule
 from tvm.sym.analyzer import Analyzer
 
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.derivation import online_attention
 from prefilltune.tuning.spaces import SPACES, llvm_fused
 from prefilltune.workloads import (
     MASK_MODES,
@@ -29,7 +30,6 @@ from prefilltune.workloads import (
     empty_lse,
     make_inputs,
     max_error,
-    online_attention,
     plain_attention,
 )
 from prefilltune.workloads import spec as spec_module

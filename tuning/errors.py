@@ -97,3 +97,7 @@ class NoMetadataError(PrefilltuneError):
 
 class NotSwappedError(PrefilltuneError):
     """A module keeps hand-written kernels that were to be swapped for tuned ones."""
+
+
+class DerivationError(PrefilltuneError, ValueError):
+    """A description has not the form from which another one can be derived."""

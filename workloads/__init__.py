@@ -24,7 +24,6 @@ from .tiles import Tiles
 
 if TYPE_CHECKING:
     from .expressions import MASKS, Mask
-    from .online import online_attention
     from .plain import plain_attention
 
 __all__ = [
@@ -54,7 +53,6 @@ __all__ = [
     "masked_baseline",
     "max_error",
     "numpy_dtype",
-    "online_attention",
     "parse_lengths",
     "plain_attention",
     "poisoned",
@@ -70,7 +68,6 @@ __all__ = [
 _IN_TIR = {
     "MASKS": ".expressions",
     "Mask": ".expressions",
-    "online_attention": ".online",
     "plain_attention": ".plain",
 }
 

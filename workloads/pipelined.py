@@ -1,10 +1,10 @@
 """The online description as one flat sequence of sblocks a kv tile, for targets that pipeline.
 
-The recurrence is that of :mod:`.online`. What differs is what tensor cores and a software pipeline
-need: every step is a direct child of the kv loop, where the pipeline can order it; the carried
-output is rescaled and added to in one reduction, which a matrix instruction accumulates in place;
-the scale is applied after the maximum, so that it costs one fused multiply-add an element; and the
-maximum moves only where it must (:data:`SLACK`).
+The recurrence is that of :mod:`prefilltune.tuning.derivation`. What differs is what tensor cores
+and a software pipeline need: every step is a direct child of the kv loop, where the pipeline can
+order it; the carried output is rescaled and added to in one reduction, which a matrix instruction
+accumulates in place; the scale is applied after the maximum, so that it costs one fused
+multiply-add an element; and the maximum moves only where it must (:data:`SLACK`).
 """
 
 # TVMScript writes the shapes of buffers where Python has types.

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles, online_attention
+from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles
+from ..derivation import online_attention
 from ..target import ResolvedTarget, vector_lanes
 from .space import DesignSpace, Variant, one_schedule, reaches
 
@@ -63,7 +64,7 @@ def schedule(sch: Any, *, packed: bool) -> None:
     Parameters
     ----------
     sch : tvm.s_tir.Schedule
-        Of an unscheduled :func:`~prefilltune.workloads.online_attention`; scheduled in place.
+        Of an :func:`~prefilltune.tuning.derivation.online_attention`; scheduled in place.
     packed : bool
         Whether key and value tiles are copied before they are used.
     """

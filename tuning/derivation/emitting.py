@@ -1,0 +1,179 @@
+"""The pass that writes a nest as TIR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from tvm import s_tir, tirx
+from tvm.ir import Range, Var
+from tvm.sym import Analyzer
+
+from .expressions import Buffer, Expr, equal, loads, substituted, variables, with_calls
+from .nest import Half, Kept, Nest, Step
+from .stages import Axis
+
+#: What stands for calls of TIR's own functions of one argument, by their names.
+Calls = Mapping[str, Callable[[Expr], Expr]]
+
+_ZERO: Any = 0
+_ONE: Any = 1
+_SPATIAL, _REDUCE = tirx.IterVar.DataPar, tirx.IterVar.CommReduce
+
+
+def emit(nest: Nest, parameters: Sequence[Buffer], attributes: Any, calls: Calls) -> tirx.PrimFunc:
+    """The PrimFunc of ``nest``, with the parameters and the attributes of what it is made of."""
+    block = s_tir.SBlock([], [], [], "root", _tile_of_rows(nest, parameters, calls))
+    return tirx.PrimFunc(parameters, s_tir.SBlockRealize([], True, block), attrs=attributes)
+
+
+def _tile_of_rows(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any:
+    written = {step.buffer for step in nest.steps}
+    bound = [value for _, value in nest.bindings]
+    body: list[Any] = [tirx.Bind(var, value) for var, value in nest.bindings]
+    if nest.before:
+        once = _sequence([_step(step, None, calls) for step in nest.before])
+        body.append(tirx.IfThenElse(nest.columns.begin < nest.columns.end, once, None))
+    body += [_tiles_of_columns(nest, parameters, calls)]
+    body += [_step(step, None, calls) for step in nest.after]
+    loops = _loop_vars(nest.outer)
+    block = s_tir.SBlock(
+        [_iteration(axis, axis.var, _SPATIAL) for axis in nest.outer],
+        _regions(nest, nest.steps, [each for each in parameters if each not in written], bound),
+        _regions(nest, nest.steps, [each for each in parameters if each in written]),
+        nest.name,
+        tirx.SeqStmt(body),
+        alloc_buffers=_allocated(nest.steps, lambda kept: kept is not Kept.WITHIN),
+    )
+    return _nested(loops, s_tir.SBlockRealize([var for var, _ in loops], True, block))
+
+
+def _tiles_of_columns(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any:
+    loop = nest.tile.fresh("")
+    visited: Any = nest.columns.end - nest.columns.begin + (nest.width - 1)
+    body = [
+        _half(nest, each, loop, parameters, calls)
+        if isinstance(each, Half)
+        else _step(each, (nest.tile, loop), calls)
+        for each in nest.loop
+    ]
+    return _nested([(loop, Analyzer().simplify(visited // nest.width))], tirx.SeqStmt(body))
+
+
+def _half(nest: Nest, half: Half, loop: Var, parameters: Sequence[Buffer], calls: Calls) -> Any:
+    steps = half.steps
+    made = [step.buffer for step in steps]
+    read = _distinct(load.source for step in steps for load in loads(step.value))
+    given = [each for each in read if each not in made and each not in parameters]
+    carried = [step.buffer for step in steps if step.kept is Kept.CARRIED]
+    var = nest.tile.fresh("v")
+    block = s_tir.SBlock(
+        [_iteration(nest.tile, var, _REDUCE if carried else _SPATIAL)],
+        [*_whole(given), *_regions(nest, steps, parameters), *_whole(carried)],
+        _whole(step.buffer for step in steps if step.kept is not Kept.WITHIN),
+        half.name,
+        _sequence([_step(step, (nest.tile, var), calls) for step in steps]),
+        alloc_buffers=_allocated(steps, lambda kept: kept is Kept.WITHIN),
+    )
+    return s_tir.SBlockRealize([loop], True, block)
+
+
+def _step(step: Step, tile: tuple[Axis, Var] | None, calls: Calls) -> Any:
+    """The loops and the sblock of ``step`` in a tile of columns, which has a variable around it."""
+    loops = _loop_vars(step.axes)
+    own = {axis.var: axis.fresh("w") for axis in step.axes}
+    iterations = [
+        _iteration(axis, own[axis.var], _REDUCE if axis.var in step.reduced else _SPATIAL)
+        for axis in step.axes
+    ]
+    values: list[Any] = [var for var, _ in loops]
+    if tile is not None:
+        axis, around = tile
+        own[axis.var] = around
+        if step.tile is not None:
+            own[axis.var] = axis.fresh("w")
+            kind = _SPATIAL if step.init is None else _REDUCE
+            iterations.append(_iteration(axis, own[axis.var], kind))
+            values.append(around)
+    indices = [substituted(index, own) for index in step.indices]
+    value = with_calls(substituted(step.value, own), calls)
+    init = None if step.init is None else tirx.BufferStore(step.buffer, step.init, indices)
+    store = tirx.BufferStore(step.buffer, value, indices)
+    where: Any = True
+    if step.where is not None:
+        at = {axis.var: var for axis, (var, _) in zip(step.axes, loops, strict=True)}
+        where = substituted(step.where, at)
+    block = _with_regions(iterations, step.name, store, init)
+    return _nested(loops, s_tir.SBlockRealize(values, where, block))
+
+
+def _with_regions(iterations: list[Any], name: str, store: Any, init: Any) -> Any:
+    """An sblock with what it reads and writes; a reduction does not read what it adds to."""
+    bare = s_tir.SBlock(iterations, [], [], name, store, init)
+    buffers = {load.source: load.source for load in loads(store.value)} | {
+        store.buffer: store.buffer
+    }
+    read, written, _ = s_tir.analysis.get_sblock_access_region(bare, buffers)
+    if init is not None:
+        read = [each for each in read if not each.source.same_as(store.buffer)]
+    return s_tir.SBlock(iterations, read, written, name, store, init)
+
+
+def _allocated(steps: Sequence[Step], wanted: Callable[[Kept], bool]) -> list[Buffer]:
+    return [step.buffer for kept in Kept if wanted(kept) for step in steps if step.kept is kept]
+
+
+def _regions(
+    nest: Nest, steps: Sequence[Step], parameters: Iterable[Buffer], values: Iterable[Expr] = ()
+) -> list[Any]:
+    """What ``steps`` and ``values`` touch of each of ``parameters``, of those that they touch."""
+    exprs = [*(step.value for step in steps), *values]
+    touched = [(load.source, load.indices) for expr in exprs for load in loads(expr)]
+    touched += [(step.buffer, step.indices) for step in steps if step.kept is None]
+    indices = dict(touched)
+    return [
+        tirx.BufferRegion(
+            each, [_range(nest, *at) for at in zip(each.shape, indices[each], strict=True)]
+        )
+        for each in parameters
+        if each in indices
+    ]
+
+
+def _range(nest: Nest, extent: Expr, index: Expr) -> Range:
+    """What a tile of rows touches of a dimension that it indexes with ``index``."""
+    if equal(index, nest.row_begin + nest.row.var):
+        return Range.from_min_extent(nest.row_begin, nest.row.extent)
+    outside = [axis.var for axis in nest.outer[:-1]]
+    if all(any(var.same_as(each) for each in outside) for var in variables(index)):
+        return Range.from_min_extent(index, _ONE)
+    return Range(_ZERO, extent)
+
+
+def _whole(buffers: Iterable[Buffer]) -> list[Any]:
+    return [
+        tirx.BufferRegion(buffer, [Range(_ZERO, extent) for extent in buffer.shape])
+        for buffer in buffers
+    ]
+
+
+def _iteration(axis: Axis, var: Var, kind: int) -> Any:
+    return tirx.IterVar(Range(_ZERO, axis.extent), var, kind)
+
+
+def _loop_vars(axes: Sequence[Axis]) -> list[tuple[Var, Expr]]:
+    return [(axis.fresh(""), axis.extent) for axis in axes]
+
+
+def _nested(loops: Sequence[tuple[Var, Expr]], body: Any) -> Any:
+    for var, extent in reversed(loops):
+        body = tirx.For(var, _ZERO, extent, tirx.ForKind.SERIAL, body)
+    return body
+
+
+def _sequence(statements: list[Any]) -> Any:
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+
+
+def _distinct(buffers: Iterable[Buffer]) -> list[Buffer]:
+    return list(dict.fromkeys(buffers))

@@ -1,0 +1,218 @@
+"""The pass that takes the range of columns of a tile of rows from the mask.
+
+The mask is read from the description. A summand of the anchor that is a constant outside of a
+condition says which columns a row may see; outputs that are constants outside of a condition say
+which rows see any. Conditions compare the column, or the row, with the ends of an interval. The
+ends of a row's columns never move left from one row to the next, so that a tile of rows sees no
+column before the begin of its first row and none from the end of its last valid row on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import TensorLoad, Var
+
+from ..errors import DerivationError
+from .axes import Roles
+from .expressions import Expr, conjuncts, depends, equal, same_value, substituted
+from .stages import Axis, Description
+
+_TRUE = tirx.const(True, "bool")
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Half-open."""
+
+    begin: Expr
+    end: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """The mask of a description.
+
+    Parameters
+    ----------
+    row, column : Axis
+        The axes that it is about.
+    rows : Interval
+        The rows that may see a column.
+    columns : Interval
+        What a row sees; depends on the row.
+    """
+
+    row: Axis
+    column: Axis
+    rows: Interval
+    columns: Interval
+
+    def columns_of(self, row_begin: Expr, rows: int) -> Interval:
+        """The columns that any valid one of ``rows`` rows may see; empty for a tile of padding."""
+        row_end: Any = tirx.min(row_begin + rows, self.rows.end)
+        begin = self._at(self.columns.begin, row_begin)
+        end = self._at(self.columns.end, row_end - 1)
+        some_row = tirx.all(row_begin < self.rows.end, row_begin + rows > self.rows.begin)
+        return Interval(begin, tirx.Select(some_row, end, begin))
+
+    def always(self, condition: Expr) -> bool:
+        """Whether ``condition`` holds for every column that some row sees."""
+        asked = interval(condition, self.column)
+        return (
+            asked is not None
+            and same_value(asked.begin, self._at(self.columns.begin, 0))
+            and same_value(asked.end, self._at(self.columns.end, self.row.extent - 1))
+        )
+
+    def _at(self, end: Expr, row: Expr) -> Expr:
+        return substituted(end, {self.row.var: row})
+
+
+def find_intervals(description: Description, roles: Roles) -> Intervals:
+    """The mask of a unified description.
+
+    Raises
+    ------
+    DerivationError
+        If a condition is no interval, an end may move left, or outputs differ in their rows.
+    """
+    chosen = _choice(description, roles.anchor.value)
+    if chosen is None or float(chosen.false_value) != -math.inf:
+        raise DerivationError(
+            f"{roles.anchor.name!r} has no mask: select -inf where the column is at or beyond the "
+            "end of what there is, so that a tile that reaches beyond it is right"
+        )
+    columns = interval(chosen.condition, roles.column)
+    if columns is None:
+        raise DerivationError(
+            f"the mask in {roles.anchor.name!r} is no interval of columns: compare the column with "
+            "its begin (>=) and its end (<), and nothing else"
+        )
+    if not (_not_below_0(columns.begin) and _not_above(columns.end, roles.column.extent)):
+        raise DerivationError(
+            f"the mask in {roles.anchor.name!r} keeps the columns from {columns.begin} to "
+            f"{columns.end}, which may lie outside of those that there are: clamp both ends to 0 "
+            f"and {roles.column.extent}"
+        )
+    for end in (columns.begin, columns.end):
+        if not never_falls(end, roles.row.var):
+            raise DerivationError(
+                f"the mask in {roles.anchor.name!r} has the end {end}, which may move left from "
+                "one row to the next: build it of sums, minima and maxima of the row"
+            )
+    guard = guard_of(description)
+    some_column = columns.begin < columns.end
+    if not (_true(some_column) or any(same_value(e, some_column) for e in conjuncts(guard))):
+        raise DerivationError(
+            f"outputs are computed where {guard}: let that ask for {some_column}, since a row that "
+            "sees no column carries nothing that can be computed with"
+        )
+    rows = [each for each in conjuncts(guard) if _side(each, roles.row.var)]
+    valid = interval(_all(rows), roles.row)
+    assert valid is not None
+    return Intervals(roles.row, roles.column, valid, columns)
+
+
+def guard_of(description: Description) -> Expr:
+    """Which elements of the outputs are no constants.
+
+    Raises
+    ------
+    DerivationError
+        If outputs do not agree.
+    """
+    outputs = [stage for stage in description.stages if stage.is_output]
+    choices = [_choice(description, stage.value) for stage in outputs]
+    guards = [_TRUE if choice is None else choice.condition for choice in choices]
+    for stage, guard in zip(outputs, guards, strict=True):
+        if not equal(guard, guards[0]):
+            raise DerivationError(
+                f"{stage.name!r} is computed where {guard}, and {outputs[0].name!r} where "
+                f"{guards[0]}: outputs are selected by the same condition"
+            )
+    return guards[0]
+
+
+def interval(condition: Expr, axis: Axis) -> Interval | None:
+    """The interval of ``axis`` in which ``condition`` holds; None if it is none."""
+    begin: Expr = tirx.const(0, "int32")
+    end: Expr = axis.extent
+    for each in conjuncts(condition):
+        side = _side(each, axis.var)
+        if side == "begin":
+            begin = each.b
+        elif side == "end":
+            end = each.b
+        elif not _true(each):
+            return None
+    return Interval(begin, end)
+
+
+def never_falls(expr: Expr, var: Var) -> bool:
+    """Whether ``expr``, by its form, is never less for a greater ``var``.
+
+    Examples
+    --------
+    >>> row = Var("row", "int32")
+    >>> never_falls(tirx.min(row + 3, 7), row), never_falls(7 - row, row)
+    (True, False)
+    """
+    if not depends(expr, var):
+        return True
+    if isinstance(expr, tirx.Add | tirx.Min | tirx.Max):
+        return never_falls(expr.a, var) and never_falls(expr.b, var)
+    if isinstance(expr, tirx.Sub):
+        return never_falls(expr.a, var) and not depends(expr.b, var)
+    return isinstance(expr, Var)
+
+
+def _choice(description: Description, expr: Any) -> Any:
+    """The choice between ``expr`` and a constant; None if there is none."""
+    while isinstance(expr, tirx.Cast):
+        expr = expr.value
+    if isinstance(expr, tirx.Select) and isinstance(expr.false_value, tirx.FloatImm):
+        return expr
+    if isinstance(expr, TensorLoad):
+        stage = description.stage_of(expr.source)
+        if stage is not None and not stage.reduced:
+            return _choice(description, stage.value)
+    return None
+
+
+def _not_below_0(expr: Any) -> bool:
+    if isinstance(expr, tirx.Max):
+        return _not_below_0(expr.a) or _not_below_0(expr.b)
+    if isinstance(expr, tirx.Min):
+        return _not_below_0(expr.a) and _not_below_0(expr.b)
+    return isinstance(expr, tirx.IntImm) and expr.value >= 0
+
+
+def _not_above(expr: Any, extent: Expr) -> bool:
+    if isinstance(expr, tirx.Min):
+        return _not_above(expr.a, extent) or _not_above(expr.b, extent)
+    if isinstance(expr, tirx.Max):
+        return _not_above(expr.a, extent) and _not_above(expr.b, extent)
+    if isinstance(expr, tirx.IntImm):
+        return expr.value <= (extent if isinstance(extent, int) else 0)
+    return same_value(expr, extent)
+
+
+def _side(comparison: Expr, var: Var) -> str | None:
+    """Which end of an interval of ``var`` it gives."""
+    sides = {tirx.GE: "begin", tirx.LT: "end"}
+    side = sides.get(type(comparison))
+    if side and comparison.a.same_as(var) and not depends(comparison.b, var):
+        return side
+    return None
+
+
+def _true(condition: Expr) -> bool:
+    return isinstance(condition, tirx.IntImm) and bool(condition.value)
+
+
+def _all(conditions: list[Expr]) -> Expr:
+    return tirx.all(*conditions) if conditions else _TRUE

@@ -1,0 +1,121 @@
+"""A tiled description before it is TIR: steps, and where in the nest of loops each stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from tvm.ir import Var
+
+from .expressions import Buffer, Expr
+from .intervals import Interval
+from .stages import Axis
+
+
+class Kept(IntEnum):
+    """What a buffer of the nest is kept for; buffers are allocated in this order."""
+
+    ROWS = 0  # operands for all tiles of columns
+    SHARED = 1  # values a column, for both halves of a tile
+    REDUCED = 2  # what a half reduces its columns to
+    ROW = 3  # values a row
+    RECIPROCAL = 4  # of values a row
+    CARRIED = 5  # from tile to tile, with more axes than the row
+    WITHIN = 6  # one half: allocated there
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One sblock of the nest.
+
+    Parameters
+    ----------
+    name : str
+        Of the sblock.
+    axes : tuple of Axis
+        Its loops, in their order.
+    reduced : tuple of Var
+        Those that it reduces.
+    buffer : Var
+        What it writes: a buffer of the nest, or an output.
+    indices : tuple of Expr
+        Where.
+    value : Expr
+        What it stores.
+    init : Expr, optional
+        What a reduction starts with.
+    tile : Axis, optional
+        The tile of columns, of a step that needs to know it.
+    where : Expr, optional
+        Whether there is such an element, if not always.
+    kept : Kept, optional
+        What ``buffer`` is kept for; None for an output.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    reduced: tuple[Var, ...]
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    value: Expr
+    init: Expr | None = None
+    tile: Axis | None = None
+    where: Expr | None = None
+    kept: Kept | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """Steps of a tile of columns that one sblock holds."""
+
+    name: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Nest:
+    """A tile of rows, in it the loop over tiles of columns.
+
+    Parameters
+    ----------
+    name : str
+        Of the sblock of a tile of rows.
+    outer : tuple of Axis
+        The loops outside, tiles of rows last.
+    row : Axis
+        Within the tile.
+    row_begin : Expr
+        Of the tile.
+    bindings : tuple of (Var, Expr)
+        What a tile of rows computes once, in the order of its use.
+    columns : Interval
+        The columns that it visits.
+    tile : Axis
+        The tile of columns, of all that there can be.
+    width : int
+        Columns of a tile.
+    before : tuple of Step
+        Once, where there are columns to visit.
+    loop : tuple of Step or Half
+        For each tile of columns.
+    after : tuple of Step
+        Once, in any case.
+    """
+
+    name: str
+    outer: tuple[Axis, ...]
+    row: Axis
+    row_begin: Expr
+    bindings: tuple[tuple[Var, Expr], ...]
+    columns: Interval
+    tile: Axis
+    width: int
+    before: tuple[Step, ...]
+    loop: tuple[Step | Half, ...]
+    after: tuple[Step, ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every step, in the order of the nest."""
+        halves = [each.steps if isinstance(each, Half) else (each,) for each in self.loop]
+        return (*self.before, *(step for steps in halves for step in steps), *self.after)
