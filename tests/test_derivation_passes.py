@@ -329,6 +329,27 @@ def test_buffers_are_kept_for_what_reads_them(nest):
     assert kept["result"] is None
 
 
+def test_products_that_read_the_same_are_refused(description):
+    """Their copies would be one name for two sblocks, and schedules go by names."""
+    roles = find_roles(description)
+    heap = named(description, "heap")
+    twin = new_stage("twin", heap.axes, heap.value)
+    stages = [*description.stages[:-1], replace(heap, name="twin", buffer=twin.buffer)]
+    found = Description((*stages, description.stages[-1]))
+    with pytest.raises(DerivationError, match="two sblocks would be called 'pull_operand'"):
+        stage_operands(found, roles, find_intervals(found, roles), "float16", Names())
+
+
+def test_a_reduction_reads_no_running_value_but_the_anchor(description):
+    """The sum of a softmax, say, is not known before the last tile of columns."""
+    roles = find_roles(description)
+    mass, heap = (named(description, name) for name in ("whole_mass", "heap"))
+    early = replace(heap, value=heap.value / load(mass))
+    stages = [early if stage is heap else stage for stage in description.stages]
+    with pytest.raises(DerivationError, match="'heap' reads 'whole_mass', which is not whole"):
+        one_pass(Description(tuple(stages)), roles, tiles_of(roles.column, 3), None, Names())
+
+
 def test_a_stage_without_a_place_is_refused(description):
     roles = find_roles(description)
     tile = tiles_of(roles.column, 3)

@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.ir import TensorLoad
 
 from ..errors import DerivationError
-from .axes import Roles, over
+from .axes import Roles, over, reads_through
 from .expressions import Expr, equal
 from .naming import Names
 from .repair import repair
@@ -77,6 +77,7 @@ def one_pass(
     early, late = description.stages[:at], description.stages[at + 1 :]
     carried = over(description, roles.column)
     _require_places(roles, carried, early, late)
+    _require_one_running_value(description, roles, carried)
     anchor = roles.anchor if start is None else replace(roles.anchor, init=start)
     reduced = _tile_of(roles.anchor, names)
     then = new_stage(
@@ -124,6 +125,20 @@ def _require_places(
                 f"{stage.name!r} reads no column and stands behind {roles.anchor.name!r}: put it "
                 "into the outputs that read it"
             )
+
+
+def _require_one_running_value(
+    description: Description, roles: Roles, carried: Sequence[Stage]
+) -> None:
+    """Refuse a reduction that reads a running value besides the anchor: only this is put right."""
+    for stage in carried:
+        for other in carried:
+            if other not in (stage, roles.anchor) and reads_through(description, stage, other):
+                raise DerivationError(
+                    f"{stage.name!r} reads {other.name!r}, which is not whole before the last "
+                    f"column: a reduction may read {roles.anchor.name!r} alone; put what reads it "
+                    "into the outputs"
+                )
 
 
 def _kept(stage: Stage) -> tuple[Axis, ...]:

@@ -8,6 +8,7 @@ once; what it reads of another stage is rounded. A choice that only keeps paddin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,7 @@ def stage_operands(
     Raises
     ------
     DerivationError
-        If a factor is no load, or chooses what no row may leave out.
+        If a factor is no load, or chooses what no row may leave out; if two products read the same.
     """
     stages: list[Stage] = []
     for stage in description.stages:
@@ -46,7 +47,19 @@ def stage_operands(
             stages += [*operands, replace(stage, value=left * right)]
         else:
             stages.append(stage)
+    _require_names(stages)
     return Description(tuple(stages))
+
+
+def _require_names(stages: Sequence[Stage]) -> None:
+    """Schedules look sblocks up by name."""
+    names = [stage.name for stage in stages]
+    for name in names:
+        if names.count(name) > 1:
+            raise DerivationError(
+                f"two sblocks would be called {name!r}: two products read the same; give each a "
+                "parameter, or a stage, of its own"
+            )
 
 
 def _source(intervals: Intervals, product: Stage, factor: Any) -> Load:
