@@ -104,12 +104,24 @@ class Entry:
     @property
     def mend(self) -> str:
         """The command that takes it out of its database, for errors; then it is tuned again."""
-        root = Path(self.origin).parent.parent
-        database = shlex.quote(str(root))
         return (
             "tune again, once it is removed; run: prefilltune db remove "
-            f"{self.record_id} --database {database}"
+            f"{self.record_id} --database {shlex.quote(self._root)}"
         )
+
+    @property
+    def renewal(self) -> str:
+        """The command that puts its trace, and those of its database, on today's descriptions."""
+        database, today = (shlex.quote(f"{self._root}{end}") for end in ("", "-of-today"))
+        return (
+            "an earlier version made it, whose schedules are taken over, checked and timed again "
+            f"where they fit; run: prefilltune db migrate {database} --database {today}"
+        )
+
+    @property
+    def _root(self) -> str:
+        """Of its database."""
+        return str(Path(self.origin).parent.parent)
 
     @property
     def payload(self) -> list[Any]:

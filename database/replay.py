@@ -150,7 +150,7 @@ def schedule(
         raise StaleRecordError(
             f"{where} was measured on another description than the one built today for "
             f"{entry.provenance.spec} at {entry.provenance.shape} with variant "
-            f"{entry.provenance.variant}; {entry.mend}"
+            f"{entry.provenance.variant}; {entry.renewal}"
         )
     return scheduled
 

@@ -23,8 +23,16 @@ from database_fixtures import KEY, edit_provenance, filled, small_entry
 from dispatch_fixtures import LONG, SHORT, SPEC, database, record
 from typer.testing import CliRunner
 
-from prefilltune.database import Finder, NoRecordError, RecordStore, TargetKey, Tier
+from prefilltune.database import (
+    Finder,
+    NoRecordError,
+    RecordStore,
+    StaleRecordError,
+    TargetKey,
+    Tier,
+)
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.cli import app
 from prefilltune.tuning.cli.console import as_started
 from prefilltune.tuning.deployment import choose_serving
@@ -202,6 +210,20 @@ def test_where_a_record_does_not_replay(one: Path) -> None:
     (entry,) = RecordStore.open(one, TargetKey.parse(key(1))).entries
     assert "removed 1 record" in run(advised(entry.mend))
     assert not RecordStore.open(one, TargetKey.parse(key(1))).entries
+
+
+def test_where_a_record_is_of_an_earlier_description(tmp_path: Path) -> None:
+    entry = record(SPEC, SHORT)
+    variant = {**entry.provenance.variant, "q_tile": 32}
+    forged = replace(entry, provenance=replace(entry.provenance, variant=variant))
+    root = database(tmp_path / "a database", forged)
+    (stored,) = RecordStore.open(root, TargetKey.parse(key(1))).entries
+    with pytest.raises(StaleRecordError, match="was measured on another description") as caught:
+        replay_record(stored)
+    command = advised(str(caught.value))
+    parsed(command)
+    _, *arguments = shlex.split(command)
+    assert arguments == ["db", "migrate", str(root), "--database", f"{root}-of-today"]
 
 
 def test_where_records_are_of_another_tvm(tmp_path: Path) -> None:

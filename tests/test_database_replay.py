@@ -136,7 +136,7 @@ def test_another_description_makes_the_record_stale(tmp_path):
     entry = filled(tmp_path, [real_entry()]).entries[0]
     with pytest.raises(StaleRecordError) as caught:
         schedule(entry, description(8))
-    words = [entry.record_id, str(tmp_path), SPEC_TEXT, "q_tile", "tune again"]
+    words = [entry.record_id, str(tmp_path), SPEC_TEXT, "q_tile", "db migrate"]
     assert [word for word in words if word not in str(caught.value)] == []
 
 

@@ -521,5 +521,5 @@ def test_a_record_of_another_description_is_refused_by_file(tmp_path: Path) -> N
     database(tmp_path, stale)
     with pytest.raises(StaleRecordError) as caught:
         sequence_prefill_with_mask(1, 2, 16, "float32", target().target, 0.25, database=[tmp_path])
-    for word in (stale.record_id, "records.json", "tune again"):
+    for word in (stale.record_id, "records.json", "db migrate"):
         assert word in str(caught.value)
