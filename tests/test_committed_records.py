@@ -27,16 +27,17 @@ def _one_of_each(entries: Sequence[Entry]) -> list[Entry]:
     return [*found.values()]
 
 
-@pytest.mark.parametrize("which", ["one of each", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TARGETS)
-def test_committed_records_rebuild(name: str, which: str) -> None:
+def test_committed_records_rebuild(name: str, pytestconfig: pytest.Config) -> None:
+    """All with ``--slow``, else one of each."""
     key = TargetKey.parse(name)
     if key.kind == "cuda":
         pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     store = RecordStore.open(committed_root(), key)
     assert store.entries
     assert not store.problems
-    entries = store.entries if which == "all" else _one_of_each(store.entries)
+    every = pytestconfig.getoption("--slow")
+    entries = store.entries if every else _one_of_each(store.entries)
     rebuilt = rebuild_records([(key, entry) for entry in entries])
     assert [each.failure for each in rebuilt] == [""] * len(entries)
 
