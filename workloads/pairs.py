@@ -100,8 +100,14 @@ def seen_columns(
     return np.broadcast_to(begin, rows.shape), np.where(rows, end, begin)
 
 
-def seen_pairs(mask_mode: str, valid_lens: np.ndarray, qo_len: int, kv_len: int) -> np.ndarray:
-    """Which rows see which columns, bool ``[batch, qo_len, kv_len]``."""
-    begin, end = seen_columns(mask_mode, valid_lens, qo_len, kv_len)
+def seen_keys(mask_mode: str, valid_lens: np.ndarray, qo_len: int, kv_len: int) -> np.ndarray:
+    """Which columns a row sees unless it is padding, bool ``[batch, 1 or qo_len, kv_len]``."""
+    begin, end = columns(mask_mode, valid_lens, qo_len, kv_len)
     column = np.arange(kv_len)
     return (column >= begin[..., None]) & (column < end[..., None])
+
+
+def seen_pairs(mask_mode: str, valid_lens: np.ndarray, qo_len: int, kv_len: int) -> np.ndarray:
+    """Which rows see which columns, bool ``[batch, qo_len, kv_len]``."""
+    rows = valid_positions(mask_mode, valid_lens, qo_len)
+    return rows[..., None] & seen_keys(mask_mode, valid_lens, qo_len, kv_len)

@@ -25,7 +25,7 @@ from ...workloads import (
     max_error,
     reference_attention,
 )
-from ...workloads.pairs import columns, valid_positions
+from ...workloads.pairs import seen_keys, valid_positions
 from .checking import Expected, expect
 
 #: Valid lengths of a batch, hashable.
@@ -329,10 +329,8 @@ def _torch_call(
         torch.from_numpy(array.astype("float32")).to(dtype).transpose(1, 2)
         for array in (inputs.query, inputs.key, inputs.value)
     )
-    begin, end = columns(spec.mask_mode, np.asarray(lens), shape.qo_len, shape.num_kv)
-    column = np.arange(shape.num_kv)
-    keys = torch.from_numpy((column >= begin[..., None]) & (column < end[..., None]))
-    mask = keys[:, None].expand(-1, 1, shape.qo_len, -1)
+    keys = seen_keys(spec.mask_mode, np.asarray(lens), shape.qo_len, shape.num_kv)
+    mask = torch.from_numpy(keys)[:, None].expand(-1, 1, shape.qo_len, -1)
 
     def call() -> Any:
         return torch.nn.functional.scaled_dot_product_attention(
