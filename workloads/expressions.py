@@ -31,6 +31,10 @@ Interval = tuple[Expr, Expr]
 #: Score of a pair that the mask drops: its weight is exactly 0, whatever the maximum of its row.
 MASKED_SCORE = -math.inf
 
+#: What a running row maximum starts at: far below the score of any pair that is kept, and so far
+#: above the lowest float32 that its differences with scores of either sign are finite.
+MAX_INIT = -1.0e37
+
 
 @dataclass(frozen=True)
 class Mask:

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-#: What a running row maximum starts at: far below the score of any pair that is kept, and so far
-#: above the lowest float32 that its differences with scores of either sign are finite.
-MAX_INIT = -1.0e37
+from .arrays import numpy_dtype
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,11 @@ def lse_range(dtype: str) -> LseRange:
     >>> lse_range("float16")
     LseRange(empty=-65504.0, least=-65472.0, most=65504.0)
     """
-    element = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    lowest, highest = (element.type(end) for end in _ends(element))
-    return LseRange(float(lowest), float(np.nextafter(lowest, highest)), float(highest))
+    info = ml_dtypes.finfo(numpy_dtype(dtype))
+    least = np.nextafter(info.min, info.max)
+    return LseRange(float(info.min), float(least), float(info.max))
 
 
 def empty_lse(dtype: str) -> float:
     """The LSE of a row without keys: the lowest finite number of its dtype."""
     return lse_range(dtype).empty
-
-
-def _ends(element: np.dtype) -> tuple[float, float]:
-    info = ml_dtypes.finfo(element)
-    return float(info.min), float(info.max)

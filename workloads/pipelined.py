@@ -18,8 +18,7 @@ import tvm
 from tvm.script import tirx as T
 
 from .elementary import PTX, Elementary, elementary_of
-from .expressions import MASKED_SCORE, MASKS, LengthMask, or_nan, score, stored_lse
-from .lse import MAX_INIT
+from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, or_nan, score, stored_lse
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 from .tiles import Tiles
 

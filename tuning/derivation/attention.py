@@ -12,7 +12,7 @@ import tvm
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles, plain_attention
 from ...workloads.elementary import BUILT_IN, POLYNOMIALS, Elementary, elementary_of
-from ...workloads.lse import MAX_INIT
+from ...workloads.expressions import MAX_INIT
 from .derive import derive_online
 from .naming import Names
 from .tiling import Tiling
