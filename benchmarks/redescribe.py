@@ -22,8 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefilltune.database import Entry, Provenance, RecordStore, TargetKey, renamed
-from prefilltune.database.dates import date_now
+from prefilltune.database import Entry, RecordStore, TargetKey, renamed
 from prefilltune.database.scratch import ScratchFolder
 from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.backends.resolving import machine_for, resolve_target
@@ -34,25 +33,13 @@ from prefilltune.tuning.building.rebuilding import (
     rebuild_on_today,
 )
 from prefilltune.tuning.measuring.cpu import tvm_environment
-from prefilltune.tuning.measuring.kernels import (
-    KEPT_SEED,
-    check,
-    fresh_inputs,
-    time_in_turns,
-    value_of,
-)
-from prefilltune.tuning.measuring.timing import interquartile_range
+from prefilltune.tuning.measuring.kernels import time_in_turns
 from prefilltune.tuning.measuring.worker import Worker
-from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.tuning.search.remeasuring import case_of, checked_error, measured_today
+from prefilltune.workloads import PrefilltuneError
 
 RESULTS = "redescribed.jsonl"
 _NAMING_RECORDS = ("dispatch.json", "comparison.json")
-
-
-def case_of(provenance: Provenance) -> Case:
-    """What a record was tuned for."""
-    spec, shape = PrefillSpec.parse(provenance.spec), PrefillShape.parse(provenance.shape)
-    return Case(spec, shape, parse_lengths(provenance.lens), provenance.seed)
 
 
 def redescribed(
@@ -80,7 +67,7 @@ def redescribed(
             }
             try:
                 timed, error = _measured(old, new, backend, runner)
-            except (ValueError, OSError) as failure:
+            except (ValueError, OSError, PrefilltuneError) as failure:
                 runner.restart()
                 yield {**facts, "failure": str(failure)}, None
                 continue
@@ -100,27 +87,15 @@ def _measured(
     if old.failure or new.failure:
         raise ValueError(f"as recorded: {old.failure or 'ok'}; today: {new.failure or 'ok'}")
     case = case_of(old.before.provenance)
-    fresh = fresh_inputs(case, KEPT_SEED)
-    outcomes = check(backend.engine.check_kernel, case, [new.path], runner, *fresh)
-    error = value_of(outcomes[new.path], backend.engine.check_kernel)
-    if not error <= TOLERANCE[case.spec.dtype]:
-        raise ValueError(f"wrong result: error {error:g}")
+    error = checked_error(new.path, case, backend.engine, runner)
     return time_in_turns(backend.engine, case, [old.path, new.path], runner), error
 
 
 def _entry(entry: Entry, seconds: tuple[float, ...], error: float, backend: Any, own: Any) -> Entry:
+    if own is not None:
+        return measured_today(entry, seconds, error, backend, own)
     provenance = dataclasses.replace(entry.provenance, max_abs_error=error)
-    if own is None:  # its times are another machine's
-        return dataclasses.replace(entry, provenance=provenance)
-    provenance = dataclasses.replace(
-        provenance,
-        median_secs=statistics.median(seconds),
-        spread_secs=interquartile_range(seconds),
-        versions=backend.versions(),
-        device=backend.device(own),
-        date=date_now(after=provenance.date),
-    )
-    return dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
+    return dataclasses.replace(entry, provenance=provenance)  # its times are another machine's
 
 
 def rename_records(source: Path, folder: Path, names: dict[str, str]) -> None:

@@ -11,12 +11,13 @@ from ...database import Entry, NotWritableError, Provenance, TargetKey
 from ...database.dates import date_now
 from ...database.scratch import ScratchFolder
 from ...workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
-from ..backends import backend_of
+from ..backends import Backend, backend_of
 from ..backends.resolving import machine_for
 from ..building.rebuilding import Rebuild, Rebuilt, Record, rebuild_here
 from ..errors import KernelCheckError, WorkerFailedError
 from ..measuring.cpu import tvm_environment
-from ..measuring.kernels import KEPT_SEED, check, fresh_inputs, time_in_turns, value_of
+from ..measuring.engine import Engine
+from ..measuring.kernels import KEPT_SEED, Caller, check, fresh_inputs, time_in_turns, value_of
 from ..measuring.timing import interquartile_range
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget
@@ -96,21 +97,56 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
         return Remeasured(built.key, built.before, None, built.failure)
     entry, backend = built.entry, backend_of(machine.kind)
     try:
-        case = _case(entry.provenance)
-        fresh = fresh_inputs(case, KEPT_SEED)
-        checked = check(backend.engine.check_kernel, case, [built.path], runner, *fresh)
-        error = value_of(checked[built.path], backend.engine.check_kernel)
-        tolerance = TOLERANCE[case.spec.dtype]
-        if not error <= tolerance:
-            raise KernelCheckError(
-                f"wrong result: error {error:g} above {tolerance:g}; prune the record"
-            )
+        case = case_of(entry.provenance)
+        error = checked_error(built.path, case, backend.engine, runner)
         (seconds,) = time_in_turns(backend.engine, case, [built.path], runner)
     except NotWritableError:  # which says nothing of the record
         raise
     except (ValueError, OSError, KernelCheckError, WorkerFailedError) as failure:
         runner.close(kill=True)  # a fault may have left it unable to run anything else
         return Remeasured(built.key, built.before, None, str(failure))
+    return Remeasured(
+        built.key, built.before, measured_today(entry, seconds, error, backend, machine)
+    )
+
+
+def checked_error(path: str, case: Case, engine: Engine, runner: Caller) -> float:
+    """Largest error of a record's kernel on inputs of its own.
+
+    Raises
+    ------
+    KernelCheckError
+        If it is too large.
+    WorkerFailedError, NotWritableError
+        If the kernel does not end well.
+    """
+    fresh = fresh_inputs(case, KEPT_SEED)
+    checked = check(engine.check_kernel, case, [path], runner, *fresh)
+    error = value_of(checked[path], engine.check_kernel)
+    tolerance = TOLERANCE[case.spec.dtype]
+    if not error <= tolerance:
+        raise KernelCheckError(
+            f"wrong result: error {error:g} above {tolerance:g}; prune the record"
+        )
+    return error
+
+
+def measured_today(
+    entry: Entry,
+    seconds: tuple[float, ...],
+    error: float,
+    backend: Backend,
+    machine: ResolvedTarget,
+) -> Entry:
+    """A record with what was measured of it on this machine today.
+
+    Parameters
+    ----------
+    seconds : tuple of float
+        A call of its kernel.
+    error : float
+        As :func:`checked_error` returned it.
+    """
     provenance = dataclasses.replace(
         entry.provenance,
         median_secs=statistics.median(seconds),
@@ -120,11 +156,11 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
         device=backend.device(machine),
         date=date_now(entry.provenance.date),
     )
-    after = dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
-    return Remeasured(built.key, built.before, after)
+    return dataclasses.replace(entry, run_secs=seconds, provenance=provenance)
 
 
-def _case(provenance: Provenance) -> Case:
+def case_of(provenance: Provenance) -> Case:
+    """What a record was tuned for."""
     return Case(
         PrefillSpec.parse(provenance.spec),
         PrefillShape.parse(provenance.shape),
