@@ -456,6 +456,8 @@ def test_an_lse_may_be_float32_where_the_rest_is_not() -> None:
         prefill.sequence_prefill(query, key, value, lens)
     with pytest.raises(prefill.InvalidArgumentError, match=r"lse.to\(torch.float16\)"):
         prefill.sequence_prefill(query, key, value, lens, lse_dtype=torch.float16, out=into)
+    with pytest.raises(prefill.InvalidArgumentError, match=r"lse_dtype is torch.float64; expected"):
+        prefill.sequence_prefill(query, key, value, lens, lse_dtype=torch.float64)
     torch.library.opcheck(
         torch.ops.prefilltune.sequence_prefill.default,
         (query, key, value, lens, None, "padded", torch.float32),

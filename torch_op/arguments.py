@@ -69,6 +69,22 @@ def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: 
     raise InvalidArgumentError(f"{name} is {given}; expected {expected}: {advice}")
 
 
+def require_lse_dtype(query: Any, lse_dtype: Any) -> None:
+    """Refuse a dtype that no LSE has.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Unless it is float32, or the query's.
+    """
+    allowed = tuple(dict.fromkeys((torch.float32, query.dtype)))
+    if lse_dtype not in allowed:
+        raise InvalidArgumentError(
+            f"lse_dtype is {lse_dtype}; expected {' or '.join(map(str, allowed))}: pass one of "
+            "these, or leave it out for the query's"
+        )
+
+
 #: Bytes that tensors begin at a multiple of, by device type: what the copy engine of a GPU needs. A
 #: CPU reads from wherever an element may begin.
 _ALIGNMENT = {"cuda": 16}

@@ -12,6 +12,7 @@ from .arguments import (
     require,
     require_aligned,
     require_arguments,
+    require_lse_dtype,
     require_one_device,
 )
 from .registry import find
@@ -84,6 +85,8 @@ def sequence_prefill(
     NotDifferentiableError
         If an input requires a gradient and gradients are on.
     """
+    if lse_dtype is not None:
+        require_lse_dtype(query, lse_dtype)
     if out is None:
         options = sm_scale, mask_mode, lse_dtype, copy_misaligned
         return _functional(query, key, value, valid_lens, *options)
