@@ -71,7 +71,7 @@ def difference(spec: PrefillSpec, inputs: Inputs, output: np.ndarray, lse: np.nd
 
     Where the reference is NaN or Inf, the result is the same; elsewhere it is near.
     """
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     for name, actual, expected in zip(
         ("output", "lse"), (output, lse), reference_attention(spec, *arrays), strict=True
     ):
@@ -97,6 +97,6 @@ def run_on_cpu(kernel: Any, spec: PrefillSpec, inputs: Inputs) -> tuple[np.ndarr
         tensor(np.full(inputs.query.shape, np.nan, inputs.query.dtype)),
         tensor(np.full(inputs.query.shape[:3], np.nan, numpy_dtype(spec.lse_type))),
     )
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     kernel(*map(tensor, arrays), *results)
     return results[0].numpy(), results[1].numpy()

@@ -31,7 +31,7 @@ def kernel_error(
     from tvm.runtime import tensor
 
     inputs = make_inputs(spec, shape, valid_lens, seed, poison_padding=True)
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     dtype = numpy_dtype(spec.dtype)
     output = tensor(np.full(inputs.query.shape, np.nan, dtype), device)
     lse = tensor(np.full(inputs.query.shape[:3], np.nan, numpy_dtype(spec.lse_type)), device)

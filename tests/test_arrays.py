@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prefilltune.workloads import (
     DTYPES,
-    MASK_MODES,
+    TVM_MASK_MODES,
     PrefillShape,
     PrefillSpec,
     make_inputs,
@@ -57,7 +57,7 @@ def test_seed_decides():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
 def test_poison_fills_the_padding_and_nothing_else(mask_mode, dtype):
     clean = make_inputs(spec(mask_mode, dtype), SHAPE, LENS, seed=0)
     poisoned = make_inputs(spec(mask_mode, dtype), SHAPE, LENS, seed=0, poison_padding=True)
@@ -76,7 +76,7 @@ def test_poison_fills_the_padding_and_nothing_else(mask_mode, dtype):
 
 
 @given(
-    mask_mode=st.sampled_from(MASK_MODES),
+    mask_mode=st.sampled_from(TVM_MASK_MODES),
     qo_len=st.integers(1, 9),
     kv_len=st.integers(1, 9),
     valid_lens=st.lists(st.integers(-3, 12), min_size=1, max_size=4),

@@ -34,7 +34,7 @@ def _case(
     """What is expected on nine query rows of each sequence, and the whole reference."""
     spec, shape = PrefillSpec(4, 2, 16, dtype, mask_mode), PrefillShape(7, 9, kv_len)
     inputs = make_inputs(spec, shape, LENS, 0, poison_padding=True)
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     output, lse = reference_attention(spec, *arrays)
     element = numpy_dtype(dtype)
     return expect(spec, shape, inputs, budget), output.astype(element), lse.astype(element)

@@ -22,8 +22,8 @@ from prefilltune.tuning.spaces import SPACES, Variant
 from prefilltune.tuning.spaces.cuda_simt import schedule, structure_of
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import (
-    MASK_MODES,
     TOLERANCE,
+    TVM_MASK_MODES,
     PrefillShape,
     PrefillSpec,
     make_inputs,
@@ -73,7 +73,7 @@ def test_tiles_fit_the_lengths() -> None:
     assert not SIMT.variants(PrefillSpec(1, 1, 20), PrefillShape(2, 16), _target("sm_90a"))
 
 
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
 def test_description_computes_attention(mask_mode: str) -> None:
     spec, shape = PrefillSpec(4, 2, 32, "float32", mask_mode), PrefillShape(3, 45, 70)
     variant = {"rows": 1, "warps": 2, "kv_tile": 16, "exchange": True}
@@ -139,7 +139,7 @@ def test_scheduled_kernels_compute_attention(
     lens = [*regimes(shape.batch, length), np.full(shape.batch, -3), np.full(shape.batch, 999)]
     for index, valid_lens in enumerate(lens):
         inputs = make_inputs(spec, shape, valid_lens, seed, poison_padding=True)
-        arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+        arrays = inputs.arguments
         output = np.full(inputs.query.shape, np.nan, "float32")
         lse = np.full(inputs.query.shape[:3], np.nan, "float32")
         kernel(*arrays, output, lse, order=ORDERS[index % len(ORDERS)])

@@ -19,9 +19,8 @@ from prefilltune.tuning.building.describing import describe_for_every_shape
 from prefilltune.tuning.derivation import Names, Tiling, derive_online, online_attention
 from prefilltune.tuning.errors import DerivationError
 from prefilltune.workloads import (
-    MASKS,
+    MASK_MODES,
     TOLERANCE,
-    Mask,
     PrefillShape,
     PrefillSpec,
     SymbolicShape,
@@ -43,13 +42,8 @@ SBLOCKS = [
     *("final_sum", "inv_sum", "output", "row_lse", "lse"),
 ]
 
-#: Both ends of a row's columns move: rows 3 and more beyond the valid keys see none.
-WINDOW = Mask(
-    rows=lambda valid, qo_len: (tirx.const(0, "int32"), tirx.max(tirx.min(valid, qo_len), 0)),
-    columns=lambda row, valid, qo_len, kv_len: tuple(
-        tirx.max(tirx.min(tirx.min(row + ahead, valid), kv_len), 0) for ahead in (-2, 3)
-    ),
-)
+#: Both ends of a row's columns move.
+WINDOW = (2, 2)
 
 
 def sblocks(function: Any) -> list[str]:
@@ -70,7 +64,7 @@ def assert_same(spec: PrefillSpec, shape: PrefillShape, tiles: Tiles) -> None:
     plain = compiled(plain_attention(spec, shape)["main"])
     for seed, lens in enumerate(regimes(shape.batch, max(shape.qo_len, shape.num_kv))):
         inputs = make_inputs(spec, shape, lens, seed, poison_padding=True)
-        arguments = [inputs.query, inputs.key, inputs.value, inputs.valid_lens]
+        arguments = [*inputs.arguments]
         nan = [np.full(inputs.query.shape[:rank], np.nan, spec.dtype) for rank in (4, 3)]
         pairs = zip(run(derived, arguments, nan), run(plain, arguments, nan), strict=True)
         assert all(max_error(a, b.astype("float64")) <= TOLERANCE[spec.dtype] for a, b in pairs)
@@ -100,19 +94,17 @@ def test_committed_records_hold_what_is_derived():
 
 
 @pytest.mark.parametrize("tiles", [(4, 3), (1, 1), (16, 16)])
-def test_a_window_is_said_in_plain_alone(monkeypatch, tiles):
-    monkeypatch.setitem(MASKS, "padded", WINDOW)
-    spec, shape = PrefillSpec(4, 2, 6, "float32"), PrefillShape(3, 7, 9)
+def test_a_window_is_said_in_plain_alone(tiles):
+    spec, shape = PrefillSpec(4, 2, 6, "float32", window=WINDOW), PrefillShape(3, 7, 9)
     assert_same(spec, shape, Tiles(*tiles))
 
 
-def test_a_window_visits_what_it_keeps(monkeypatch):
+def test_a_window_visits_what_it_keeps():
     """A tile of 4 rows sees 8 columns, whatever the length: at most 3 tiles of 4."""
-    monkeypatch.setitem(MASKS, "padded", WINDOW)
-    spec, shape = PrefillSpec(1, 1, 4, "float32"), PrefillShape(1, 64)
+    spec, shape = PrefillSpec(1, 1, 4, "float32", window=WINDOW), PrefillShape(1, 64)
     assert _visited(spec, shape, Tiles(4, 4), 64) <= 3 * 64 // 4
-    monkeypatch.undo()
-    assert _visited(spec, shape, Tiles(4, 4), 64) == 16 * 64 // 4
+    everything = PrefillSpec(1, 1, 4, "float32")
+    assert _visited(everything, shape, Tiles(4, 4), 64) == 16 * 64 // 4
 
 
 def _visited(spec, shape, tiles, valid):
@@ -136,15 +128,9 @@ class _PYTHON:
 
 
 @pytest.mark.parametrize("mask_mode", ["padded", "causal_padded_left"])
-def test_a_softcap_is_said_in_plain_alone(monkeypatch, mask_mode):
-    from prefilltune.workloads import plain
-
-    def capped(spec, dot):
-        return tirx.tanh(dot * tirx.const(spec.scale / 2.0, "float32")) * tirx.const(2.0, "float32")
-
-    monkeypatch.setattr(plain, "score", capped)
-    spec, shape = PrefillSpec(2, 1, 6, "float32", mask_mode), PrefillShape(3, 7, 9)
-    assert_same(spec, shape, Tiles(4, 3))
+def test_a_score_is_said_in_plain_alone(mask_mode):
+    spec = PrefillSpec(2, 1, 6, "float32", mask_mode, softcap=2.0, bias="relative")
+    assert_same(spec, PrefillShape(3, 7, 9), Tiles(4, 3))
 
 
 @pytest.mark.parametrize("tiling", [Tiling(4, 3), Tiling(7, 16, order=(0,)), Tiling(1, 1)])
@@ -183,7 +169,7 @@ def test_names_come_by_rule():
 
 def test_no_pass_knows_a_name():
     """Of what is derived, :mod:`attention` alone knows names."""
-    known = {*SBLOCKS, "valid_lens", "values", *MASKS} - {"rescale"}
+    known = {*SBLOCKS, "valid_lens", "values", *MASK_MODES} - {"rescale"}
     for path in (ROOT / "tuning" / "derivation").glob("*.py"):
         constants = {n.value for n in ast.walk(ast.parse(path.read_text())) if _is_text(n)}
         assert path.name == "attention.py" or not constants & known, path

@@ -11,7 +11,7 @@ from tvm_ffi import structural_equal, structural_hash
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.describing import describe
 from prefilltune.tuning.spaces import SPACES, Variant
-from prefilltune.workloads import MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
+from prefilltune.workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
 from prefilltune.workloads.errors import InvalidShapeError
 
 DTYPES = {"cuda_mma": "float16", "cuda_wgmma": "float16"}
@@ -26,7 +26,7 @@ def variants(space: str, spec: PrefillSpec) -> list[Variant]:
     return [found[0], found[-1]]
 
 
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
 @pytest.mark.parametrize("space", SPACES)
 def test_a_description_is_the_one_that_the_space_parses(space: str, mask_mode: str) -> None:
     spec = PrefillSpec(4, 2, 64, DTYPES.get(space, "float32"), mask_mode)

@@ -10,12 +10,13 @@ import tvm
 import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spec_strategies import masks_and_scores
 
 from prefilltune.tuning.derivation import online_attention
 from prefilltune.workloads import (
     DTYPES,
-    MASK_MODES,
     TOLERANCE,
+    TVM_MASK_MODES,
     PrefillShape,
     PrefillSpec,
     Tiles,
@@ -66,7 +67,7 @@ def run(library, inputs):
         np.full(query.shape, np.nan, query.dtype),
         np.full(query.shape[:3], np.nan, query.dtype),
     )
-    arguments = (query, inputs.key, inputs.value, inputs.valid_lens, *outputs)
+    arguments = (*inputs.arguments, *outputs)
     tensors = [tvm.runtime.tensor(array) for array in arguments]
     library["main"](*tensors)
     return tensors[-2].numpy(), tensors[-1].numpy()
@@ -74,7 +75,7 @@ def run(library, inputs):
 
 def assert_matches_reference(library, spec, inputs):
     output, lse = run(library, inputs)
-    expected = reference_attention(spec, inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    expected = reference_attention(spec, *inputs.arguments)
     where = f"{spec}, valid_lens {inputs.valid_lens.tolist()}"
     assert max_error(output, expected[0]) <= TOLERANCE[spec.dtype], where
     assert max_error(lse, expected[1]) <= TOLERANCE[spec.dtype], where
@@ -84,7 +85,7 @@ def assert_matches_reference(library, spec, inputs):
 
 
 @pytest.mark.parametrize(("dtype", "shape"), DTYPES_AND_SHAPES)
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_matches_reference_in_every_regime(name, mask_mode, dtype, shape):
     spec = PrefillSpec(4, 2, 6, dtype, mask_mode)
@@ -144,8 +145,8 @@ def workloads(draw):
         kv_heads,
         draw(st.integers(1, 9)),
         draw(st.sampled_from(DTYPES)),
-        draw(st.sampled_from(MASK_MODES)),
-        draw(st.none() | st.floats(0.05, 1.0)),
+        sm_scale=draw(st.none() | st.floats(0.05, 1.0)),
+        **draw(masks_and_scores()),
     )
     lens = draw(st.lists(st.integers(-2, 25), min_size=1, max_size=4))
     shape = PrefillShape(len(lens), draw(st.integers(1, 20)), draw(st.integers(1, 20)))

@@ -152,7 +152,7 @@ def marked() -> Callable[..., Callable[..., None]]:
 def called(kernel: Callable[..., None], shape: PrefillShape) -> str:
     """Which of the marked kernels computed what came out."""
     inputs = make_inputs(SPEC, shape, np.full(shape.batch, 999), seed=0)
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     output = tensor(np.full(inputs.query.shape, np.nan, "float32"))
     lse = tensor(np.full(inputs.query.shape[:3], np.nan, "float32"))
     kernel(*map(tensor, arrays), output, lse)

@@ -126,7 +126,7 @@ def test_records_serve_whatever_the_dtype_of_the_lse(tuned, mask_mode: str) -> N
     for shape, lens in ((PrefillShape(3, 19), [0, 7, 19]), (PrefillShape(4, 80), [80, 1, 3, 79])):
         inputs = make_inputs(spec, shape, np.array(lens), 0, poison_padding=True)
         output, lse = run_on_cpu(kernel, spec, inputs)
-        arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+        arrays = inputs.arguments
         expected = reference_attention(spec, *arrays)
         assert max_error(output, expected[0]) <= TOLERANCE["float16"]
         assert max_error(lse, expected[1]) <= 1e-5

@@ -16,7 +16,7 @@ from prefilltune.tuning.derivation import online_attention
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.spaces.llvm_fused import schedule
 from prefilltune.workloads import (
-    MASK_MODES,
+    TVM_MASK_MODES,
     PrefillShape,
     PrefillSpec,
     Tiles,
@@ -56,7 +56,7 @@ def _kernel(module: Any) -> Any:
 @pytest.mark.parametrize(
     ("dtype", "mask_mode"),
     [
-        *(("float32", each) for each in MASK_MODES),
+        *(("float32", each) for each in TVM_MASK_MODES),
         ("float16", "causal_padded_left"),
         ("bfloat16", "padded"),
     ],

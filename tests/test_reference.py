@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spec_strategies import masks_and_scores
 
 from prefilltune.workloads import (
     DTYPES,
-    MASK_MODES,
     TOLERANCE,
     PrefillShape,
     PrefillSpec,
@@ -34,12 +34,12 @@ def naive_attention(spec, inputs):
         for h in range(num_qo_heads):
             kv_head = h // (num_qo_heads // spec.num_kv_heads)
             for row in range(qo_len):
-                if spec.mask_mode == "padded":
-                    columns = range(n_kv) if row < n_q else range(0)
-                elif row >= qo_len - n_q:
-                    columns = range(kv_len - n_kv, min(kv_len, row + kv_len - qo_len + 1))
-                else:
-                    columns = range(0)
+                left_padded = spec.padding == "left"
+                rows = range(qo_len - n_q, qo_len) if left_padded else range(n_q)
+                keys = range(kv_len - n_kv, kv_len) if left_padded else range(n_kv)
+                columns = [
+                    col for col in keys if row in rows and _in_window(spec, row, col, rows, keys)
+                ]
                 if not columns:
                     continue
                 exponentials = {}
@@ -48,7 +48,12 @@ def naive_attention(spec, inputs):
                         float(inputs.query[b, row, h, d]) * float(inputs.key[b, col, kv_head, d])
                         for d in range(head_dim)
                     )
-                    exponentials[col] = math.exp(dot * spec.scale)
+                    one = dot * spec.scale
+                    if spec.softcap:
+                        one = spec.softcap * math.tanh(one / spec.softcap)
+                    if spec.bias:
+                        one += float(inputs.bias[h, col - row + qo_len - 1])
+                    exponentials[col] = math.exp(one)
                 total = sum(exponentials.values())
                 lse[b, row, h] = math.log2(total)
                 for col, weight in exponentials.items():
@@ -58,12 +63,19 @@ def naive_attention(spec, inputs):
     return output, lse
 
 
+def _in_window(spec, row, col, rows, keys):
+    """Whether the window of a row reaches a column, counted from the ends of what is valid."""
+    left, right = spec.window
+    ahead = (keys[-1] - col) - (rows[-1] - row)  # how far the row's own column lies ahead
+    return (left is None or ahead <= left) and (right is None or -ahead <= right)
+
+
 def attend(spec, inputs):
-    return reference_attention(spec, inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    return reference_attention(spec, *inputs.arguments)
 
 
 @given(
-    mask_mode=st.sampled_from(MASK_MODES),
+    chosen=masks_and_scores(),
     dtype=st.sampled_from(DTYPES),
     kv_heads=st.integers(1, 2),
     group=st.integers(1, 3),
@@ -74,9 +86,9 @@ def attend(spec, inputs):
     sm_scale=st.none() | st.floats(0.01, 2.0),
 )
 def test_agrees_with_the_naive_loop(
-    mask_mode, dtype, kv_heads, group, head_dim, qo_len, kv_len, valid_lens, sm_scale
+    chosen, dtype, kv_heads, group, head_dim, qo_len, kv_len, valid_lens, sm_scale
 ):
-    spec = PrefillSpec(kv_heads * group, kv_heads, head_dim, dtype, mask_mode, sm_scale)
+    spec = PrefillSpec(kv_heads * group, kv_heads, head_dim, dtype, sm_scale=sm_scale, **chosen)
     shape = PrefillShape(len(valid_lens), qo_len, kv_len)
     inputs = make_inputs(spec, shape, np.array(valid_lens), seed=1, poison_padding=True)
     output, lse = attend(spec, inputs)

@@ -17,8 +17,8 @@ from prefilltune.tuning.errors import WorkerFailedError
 from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.workloads import (
-    MASK_MODES,
     TOLERANCE,
+    TVM_MASK_MODES,
     PrefillShape,
     PrefillSpec,
     check_batches,
@@ -43,7 +43,7 @@ def _built(spec: PrefillSpec, shape: PrefillShape, folder: Path) -> str:
     return build_library(module, resolve_target("llvm", 1).target, str(folder / "kernel.so"))
 
 
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_right_kernel_agrees_with_the_reference_on_the_device_in_every_regime(
     mask_mode: str, shape: PrefillShape, worker: Worker, tmp_path: Path
@@ -62,7 +62,7 @@ def test_a_wrong_kernel_has_an_error(worker: Worker, tmp_path: Path) -> None:
     assert error > 0.01
 
 
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
 def test_everything_is_timed_or_has_a_reason(
     mask_mode: str, shape: PrefillShape, worker: Worker, tmp_path: Path

@@ -8,11 +8,11 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spec_strategies import masks_and_scores
 
 from prefilltune import workloads
 from prefilltune.workloads import (
     DTYPES,
-    MASK_MODES,
     InvalidShapeError,
     InvalidSpecError,
     PrefillShape,
@@ -31,9 +31,9 @@ def specs(draw):
         kv_heads,
         draw(st.integers(1, 512)),
         draw(st.sampled_from(DTYPES)),
-        draw(st.sampled_from(MASK_MODES)),
-        draw(st.none() | st.floats(1e-9, 1e9)),
-        draw(st.sampled_from([None, "float32"])),
+        sm_scale=draw(st.none() | st.floats(1e-9, 1e9)),
+        lse_dtype=draw(st.sampled_from([None, "float32"])),
+        **draw(masks_and_scores()),
     )
 
 

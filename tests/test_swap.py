@@ -92,7 +92,7 @@ def test_a_swapped_model_computes_the_same(database: Path) -> None:
     lens = np.array([19, 0, 1, 33], "int32")
     for shape in (PrefillShape(4, 21, 33), PrefillShape(4, 24)):
         inputs = make_inputs(SPEC, shape, lens, 7)
-        arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+        arrays = inputs.arguments
         found = machine["forward"](*map(tvm.runtime.tensor, arrays)).numpy()
         once, _ = reference_attention(SPEC, *arrays)
         twice, _ = reference_attention(SPEC, once.astype("float32"), *arrays[1:])

@@ -64,7 +64,7 @@ def loaded(libraries: dict[str, Path]) -> None:
 def tensors(spec: PrefillSpec, shape: PrefillShape, *lens: int) -> list[Any]:
     valid_lens = np.array(lens or [shape.num_kv] * shape.batch, "int32")
     inputs = make_inputs(spec, shape, valid_lens, 0, poison_padding=True)
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     return [torch.from_numpy(array).clone() for array in arrays]
 
 

@@ -9,23 +9,25 @@ import pytest
 from dispatch_fixtures import swept
 
 from prefilltune.database import Entry, RecordStore, TargetKey
-from prefilltune.workloads import MASK_MODES, PrefillSpec
+from prefilltune.workloads import TVM_MASK_MODES, PrefillSpec
 
 #: ``h_kv, batch, qo_len, kv_len, valid_lens, mask_modes``.
 CASES = pytest.mark.parametrize(
     ("h_kv", "batch", "qo_len", "kv_len", "valid_lens", "mask_modes"),
     [
-        pytest.param(4, 2, 16, 16, [0, 0], MASK_MODES, id="zero"),
-        pytest.param(4, 2, 32, 32, [32, 32], MASK_MODES, id="full"),
-        pytest.param(4, 4, 64, 64, [10, 64, 5, 33], MASK_MODES, id="mixed"),
-        pytest.param(2, 3, 32, 32, [8, 32, 17], MASK_MODES, id="mixed_gqa", marks=pytest.mark.slow),
+        pytest.param(4, 2, 16, 16, [0, 0], TVM_MASK_MODES, id="zero"),
+        pytest.param(4, 2, 32, 32, [32, 32], TVM_MASK_MODES, id="full"),
+        pytest.param(4, 4, 64, 64, [10, 64, 5, 33], TVM_MASK_MODES, id="mixed"),
+        pytest.param(
+            2, 3, 32, 32, [8, 32, 17], TVM_MASK_MODES, id="mixed_gqa", marks=pytest.mark.slow
+        ),
         pytest.param(
             2,
             3,
             32,
             48,
             [8, 32, 17],
-            MASK_MODES[1:],
+            TVM_MASK_MODES[1:],
             id="qo_len_differs_from_kv_len",
             marks=pytest.mark.slow,
         ),
@@ -40,7 +42,7 @@ def database_of_cases(
     long_record: Callable[[PrefillSpec], Entry],
 ) -> Path:
     """A database with two records for each spec of the cases, and boundaries between them."""
-    for mask_mode in MASK_MODES:
+    for mask_mode in TVM_MASK_MODES:
         for h_kv in (2, 4):
             spec = PrefillSpec(4, h_kv, 64, "float16", mask_mode)
             short, long = short_record(spec), long_record(spec)

@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
-from .baseline import masked_baseline, ragged_cpu_baseline
+from .baseline import TVM_MASK_MODES, masked_baseline, ragged_cpu_baseline
 from .case import Case
+from .choices import CHOICES, Choice
 from .errors import (
     InvalidLengthsError,
     InvalidShapeError,
@@ -23,22 +24,22 @@ from .spec import DTYPES, INDEXABLE, MASK_MODES, PrefillShape, PrefillSpec, Symb
 from .tiles import Tiles
 
 if TYPE_CHECKING:
-    from .expressions import MASKS, Mask
     from .plain import plain_attention
 
 __all__ = [
+    "CHOICES",
     "DTYPES",
     "INDEXABLE",
-    "MASKS",
     "MASK_MODES",
     "TOLERANCE",
+    "TVM_MASK_MODES",
     "Case",
+    "Choice",
     "Inputs",
     "InvalidLengthsError",
     "InvalidShapeError",
     "InvalidSpecError",
     "LengthDistribution",
-    "Mask",
     "PrefillShape",
     "PrefillSpec",
     "PrefilltuneError",
@@ -66,8 +67,6 @@ __all__ = [
 # Importing tvm takes three seconds, and `--help`, presets and errors need none of it: what is
 # written in TIR is imported when it is first asked for.
 _IN_TIR = {
-    "MASKS": ".expressions",
-    "Mask": ".expressions",
     "plain_attention": ".plain",
 }
 

@@ -24,12 +24,21 @@ class Inputs:
         ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype.
     valid_lens : np.ndarray
         ``[batch]`` int32.
+    bias : np.ndarray, optional
+        ``[num_qo_heads, qo_len + kv_len - 1]`` float32, of a spec with a bias.
     """
 
     query: np.ndarray
     key: np.ndarray
     value: np.ndarray
     valid_lens: np.ndarray
+    bias: np.ndarray | None = None
+
+    @property
+    def arguments(self) -> tuple[np.ndarray, ...]:
+        """What a kernel takes, in its order."""
+        given = (self.query, self.key, self.value, self.valid_lens, self.bias)
+        return tuple(each for each in given if each is not None)
 
 
 def numpy_dtype(dtype: str) -> np.dtype:
@@ -42,17 +51,17 @@ def poisoned(spec: PrefillSpec, inputs: Inputs, valid_lens: np.ndarray) -> Input
 
     Equal to what :func:`make_inputs` draws for these lengths with ``poison_padding``.
     """
-    arrays = [array.copy() for array in (inputs.query, inputs.key, inputs.value)]
-    for array in arrays:
-        _poison(array, valid_lens, spec.mask_mode)
-    return Inputs(*arrays, valid_lens=np.asarray(valid_lens, np.int32))
+    query, key, value = (each.copy() for each in (inputs.query, inputs.key, inputs.value))
+    for array in (query, key, value):
+        _poison(array, valid_lens, spec)
+    return Inputs(query, key, value, np.asarray(valid_lens, np.int32), inputs.bias)
 
 
-def _poison(array: np.ndarray, valid_lens: np.ndarray, mask_mode: str) -> None:
+def _poison(array: np.ndarray, valid_lens: np.ndarray, spec: PrefillSpec) -> None:
     """Fill the padding of ``array`` ``[batch, len, heads, head_dim]`` with NaN and Inf in turn."""
     length = array.shape[1]
     poison = np.resize(np.array([np.nan, np.inf]), length).astype(array.dtype)[:, None, None]
-    for rows, valid in zip(array, valid_positions(mask_mode, valid_lens, length), strict=True):
+    for rows, valid in zip(array, valid_positions(spec, valid_lens, length), strict=True):
         rows[~valid] = poison[~valid]
 
 
@@ -64,7 +73,7 @@ def make_inputs(
     *,
     poison_padding: bool = False,
 ) -> Inputs:
-    """Draw query, key and value from the unit normal distribution.
+    """Draw query, key, value and a spec's bias from the unit normal distribution.
 
     Parameters
     ----------
@@ -90,7 +99,7 @@ def make_inputs(
         with ThreadPoolExecutor() as pool:  # NumPy draws and casts side by side
             list(pool.map(fill, range(shape.batch)))
         if poison_padding:
-            _poison(array, valid_lens, spec.mask_mode)
+            _poison(array, valid_lens, spec)
         return array
 
     return Inputs(
@@ -98,7 +107,18 @@ def make_inputs(
         key=draw(1, shape.num_kv, spec.num_kv_heads),
         value=draw(2, shape.num_kv, spec.num_kv_heads),
         valid_lens=np.asarray(valid_lens, np.int32),
+        bias=_bias(spec, shape, seed) if spec.bias else None,
     )
+
+
+def _bias(spec: PrefillSpec, shape: PrefillShape, seed: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, 3])
+    return rng.standard_normal((spec.num_qo_heads, bias_columns(shape)), dtype=np.float32)
+
+
+def bias_columns(shape: PrefillShape) -> int:
+    """How many distances between a row and a column there are: entries of a head's bias."""
+    return shape.qo_len + shape.num_kv - 1
 
 
 def useful_flops(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray) -> int:
@@ -123,5 +143,5 @@ def useful_flops(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray)
     >>> useful_flops(spec, PrefillShape(1, 8), np.array([3])) // (4 * 64)  # 1 + 2 + 3 pairs
     6
     """
-    begin, end = seen_columns(spec.mask_mode, valid_lens, shape.qo_len, shape.num_kv)
+    begin, end = seen_columns(spec, valid_lens, shape.qo_len, shape.num_kv)
     return 4 * spec.head_dim * spec.num_qo_heads * int((end - begin).sum())

@@ -6,9 +6,25 @@ from typing import Any
 
 from .spec import PrefillSpec
 
+#: Masks of TVM's kernels.
+TVM_MASK_MODES = ("padded", "causal_padded_left")
+
+
+def has_baseline(spec: PrefillSpec) -> bool:
+    """Whether TVM's kernels compute ``spec``, its LSE aside: they know no window and no bias."""
+    return spec in nearest_with_baseline(spec).same_kernels
+
+
+def nearest_with_baseline(spec: PrefillSpec) -> PrefillSpec:
+    """Of what TVM's kernels compute, what has tensors as ``spec`` has: ``spec`` itself if it is."""
+    mask_mode = TVM_MASK_MODES[spec.padding == "left"]
+    return PrefillSpec(
+        spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.dtype, mask_mode, spec.scale
+    )
+
 
 def masked_baseline(spec: PrefillSpec, target: Any) -> Any:
-    """TVM's tiled masked prefill kernel for GPU targets.
+    """TVM's tiled masked prefill kernel for GPU targets, of a spec that :func:`has_baseline`.
 
     Returns
     -------
@@ -35,7 +51,8 @@ def masked_baseline(spec: PrefillSpec, target: Any) -> Any:
 def ragged_cpu_baseline(spec: PrefillSpec) -> Any:
     """TVM's hand-written CPU prefill, which takes the valid rows packed one after the other.
 
-    TVM ships no masked prefill for CPUs; this one computes the same rows.
+    TVM ships no masked prefill for CPUs; this one computes the same rows of a spec that
+    :func:`has_baseline`.
 
     Returns
     -------

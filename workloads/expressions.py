@@ -1,11 +1,10 @@
-"""The three expressions that every description of masked attention is built from.
+"""The expressions that the description of masked attention is built from.
 
 ``score`` turns a dot product into the exponent of two of the softmax, ``keep`` says which
 (row, column) pairs take part, ``value`` what a key position adds; ``stored_lse`` is what a row
-gives for its maximum and its sum. A mask is an interval of rows
-and, for each row, an interval of columns whose two ends never move left from one row to the next:
-the same two functions give the predicate for one pair and the range of columns for a tile of rows,
-so a new mask is one entry of :data:`MASKS`.
+gives for its maximum and its sum. A mask is an interval of rows and, for each row, an interval of
+columns whose two ends never move left from one row to the next: so the range of columns for a tile
+of rows follows from what is said of one row.
 """
 
 from __future__ import annotations
@@ -120,25 +119,51 @@ def _int32(value: int) -> Expr:
     return tirx.const(value, "int32")
 
 
-MASKS = {
-    "padded": Mask(
-        rows=lambda valid_len, qo_len: (_int32(0), _clamp(valid_len, 0, qo_len)),
-        columns=lambda row, valid_len, qo_len, kv_len: (_int32(0), _clamp(valid_len, 0, kv_len)),
-    ),
-    # The last `valid_len` keys and queries are aligned at their ends, as in TVM's own kernel.
-    "causal_padded_left": Mask(
-        rows=lambda valid_len, qo_len: (_clamp(qo_len - valid_len, 0, qo_len), qo_len),
-        columns=lambda row, valid_len, qo_len, kv_len: (
-            _clamp(kv_len - valid_len, 0, kv_len),
-            _clamp(row + (kv_len - qo_len + 1), 0, kv_len),
-        ),
-    ),
-}
+def mask_of(spec: PrefillSpec) -> Mask:
+    """The mask of a spec: its padding and its window, aligned at the ends of what is no padding."""
+    left, right = spec.window
+
+    def rows(valid_len: Expr, qo_len: Expr) -> Interval:
+        if spec.padding == "left":
+            return _clamp(qo_len - valid_len, 0, qo_len), qo_len
+        return _int32(0), _clamp(valid_len, 0, qo_len)
+
+    def columns(row: Expr, valid_len: Expr, qo_len: Expr, kv_len: Expr) -> Interval:
+        begin: Expr = _int32(0)
+        end: Expr = kv_len
+        if spec.padding == "left":
+            begin, ahead = _clamp(kv_len - valid_len, 0, kv_len), kv_len - qo_len
+        else:
+            end = _clamp(valid_len, 0, kv_len)
+            same = not isinstance(qo_len, tirx.Var) and qo_len == kv_len
+            ahead = 0 if same else end - _clamp(valid_len, 0, qo_len)
+        last = end
+        if right is not None:
+            end = _clamp(row + (ahead + (right + 1)), 0, last)
+        if left is not None:
+            begin = tirx.max(_clamp(row + (ahead - left), 0, last), begin)
+        return begin, end
+
+    return Mask(rows, columns)
 
 
-def score(spec: PrefillSpec, dot: Expr) -> Expr:
-    """The exponent of two that a dot product of query and key stands for, float32."""
-    return dot * tirx.const(spec.scale * math.log2(math.e), "float32")
+def score(elementary: Elementary, spec: PrefillSpec, dot: Expr, bias: Expr = None) -> Expr:
+    """The exponent of two that a dot product of query and key stands for, float32.
+
+    Parameters
+    ----------
+    dot : Expr
+        Query times key, float32.
+    bias : Expr, optional
+        What a spec with a bias adds for the pair, float32.
+    """
+    log2_e = math.log2(math.e)
+    if spec.softcap is None:
+        exponent: Expr = dot * _float32(spec.scale * log2_e)
+    else:
+        capped = elementary.tanh(dot * _float32(spec.scale / spec.softcap))
+        exponent = capped * _float32(spec.softcap * log2_e)
+    return exponent if bias is None else exponent + bias * _float32(log2_e)
 
 
 def keep(columns: Interval, column: Expr) -> Expr:

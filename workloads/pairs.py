@@ -1,40 +1,35 @@
 """Which query rows see which key columns, in NumPy: what the reference, counts and peers share.
 
 :mod:`.expressions` says the same in TIR. The two have nothing in common, so that a mistake in one
-of them shows as a difference; a mask is added to both.
+of them shows as a difference; what a mask may be is added to both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 
 from .errors import InvalidSpecError
+from .spec import PrefillSpec
+
+#: The fields of a spec that are stated here and in the reference; another one would be left out.
+_STATED = {
+    "num_qo_heads", "num_kv_heads", "head_dim", "dtype", "padding", "window", "sm_scale",
+    "softcap", "bias", "lse_dtype",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Mask:
-    pads_left: bool
-    causal: bool
-
-
-_MASKS = {
-    "padded": _Mask(pads_left=False, causal=False),
-    "causal_padded_left": _Mask(pads_left=True, causal=True),
-}
-
-
-def _mask(mask_mode: str) -> _Mask:
-    if mask_mode not in _MASKS:
+def _require_stated(spec: PrefillSpec) -> None:
+    unknown = [each.name for each in dataclasses.fields(spec) if each.name not in _STATED]
+    if unknown:
         raise InvalidSpecError(
-            f"mask mode {mask_mode!r} is not stated in NumPy; state it in workloads/pairs.py, or "
-            f"choose {', '.join(_MASKS)}"
+            f"{', '.join(unknown)} of a spec is not stated in NumPy: state what it means in "
+            "workloads/pairs.py or workloads/reference.py, and name it among those that are stated"
         )
-    return _MASKS[mask_mode]
 
 
-def valid_positions(mask_mode: str, valid_lens: np.ndarray, length: int) -> np.ndarray:
+def valid_positions(spec: PrefillSpec, valid_lens: np.ndarray, length: int) -> np.ndarray:
     """Which of ``length`` positions are no padding.
 
     Parameters
@@ -50,20 +45,21 @@ def valid_positions(mask_mode: str, valid_lens: np.ndarray, length: int) -> np.n
     Raises
     ------
     InvalidSpecError
-        If the mask is unknown.
+        If a spec has a field that is not stated here.
 
     Examples
     --------
-    >>> valid_positions("causal_padded_left", np.array([2]), 3)
+    >>> valid_positions(PrefillSpec(1, 1, 64, padding="left"), np.array([2]), 3)
     array([[False,  True,  True]])
     """
+    _require_stated(spec)
     count = np.clip(valid_lens, 0, length)[:, None]
     position = np.arange(length)[None, :]
-    return position >= length - count if _mask(mask_mode).pads_left else position < count
+    return position >= length - count if spec.padding == "left" else position < count
 
 
 def columns(
-    mask_mode: str, valid_lens: np.ndarray, qo_len: int, kv_len: int
+    spec: PrefillSpec, valid_lens: np.ndarray, qo_len: int, kv_len: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The key columns that a row sees unless it is padding: from the first to before the second.
 
@@ -80,34 +76,43 @@ def columns(
     Raises
     ------
     InvalidSpecError
-        If the mask is unknown.
+        If a spec has a field that is not stated here.
     """
-    mask = _mask(mask_mode)
-    count = np.clip(np.asarray(valid_lens, np.int64), 0, kv_len)[:, None]
-    begin = kv_len - count if mask.pads_left else np.zeros_like(count)
-    end = begin + count
-    if mask.causal:  # aligned at the ends
-        end = np.minimum(end, np.arange(qo_len)[None, :] + (kv_len - qo_len + 1))
+    _require_stated(spec)
+    lens = np.asarray(valid_lens, np.int64)[:, None]
+    keys, queries = np.clip(lens, 0, kv_len), np.clip(lens, 0, qo_len)
+    if spec.padding == "left":
+        begin = kv_len - keys
+        own = np.arange(qo_len)[None, :] + (kv_len - qo_len)  # the last row's is the last column
+    else:
+        begin = np.zeros_like(keys)
+        own = np.arange(qo_len)[None, :] + (keys - queries)  # the last valid row's the last valid
+    end = begin + keys
+    left, right = spec.window
+    if right is not None:
+        end = np.minimum(end, own + right + 1)
+    if left is not None:
+        begin = np.maximum(begin, own - left)
     return begin, np.maximum(begin, end)
 
 
 def seen_columns(
-    mask_mode: str, valid_lens: np.ndarray, qo_len: int, kv_len: int
+    spec: PrefillSpec, valid_lens: np.ndarray, qo_len: int, kv_len: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """As :func:`columns`, both ``[batch, qo_len]``; none for a row of padding."""
-    begin, end = columns(mask_mode, valid_lens, qo_len, kv_len)
-    rows = valid_positions(mask_mode, valid_lens, qo_len)
+    begin, end = columns(spec, valid_lens, qo_len, kv_len)
+    rows = valid_positions(spec, valid_lens, qo_len)
     return np.broadcast_to(begin, rows.shape), np.where(rows, end, begin)
 
 
-def seen_keys(mask_mode: str, valid_lens: np.ndarray, qo_len: int, kv_len: int) -> np.ndarray:
+def seen_keys(spec: PrefillSpec, valid_lens: np.ndarray, qo_len: int, kv_len: int) -> np.ndarray:
     """Which columns a row sees unless it is padding, bool ``[batch, 1 or qo_len, kv_len]``."""
-    begin, end = columns(mask_mode, valid_lens, qo_len, kv_len)
+    begin, end = columns(spec, valid_lens, qo_len, kv_len)
     column = np.arange(kv_len)
     return (column >= begin[..., None]) & (column < end[..., None])
 
 
-def seen_pairs(mask_mode: str, valid_lens: np.ndarray, qo_len: int, kv_len: int) -> np.ndarray:
+def seen_pairs(spec: PrefillSpec, valid_lens: np.ndarray, qo_len: int, kv_len: int) -> np.ndarray:
     """Which rows see which columns, bool ``[batch, qo_len, kv_len]``."""
-    rows = valid_positions(mask_mode, valid_lens, qo_len)
-    return rows[..., None] & seen_keys(mask_mode, valid_lens, qo_len, kv_len)
+    rows = valid_positions(spec, valid_lens, qo_len)
+    return rows[..., None] & seen_keys(spec, valid_lens, qo_len, kv_len)

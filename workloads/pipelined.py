@@ -18,7 +18,7 @@ import tvm
 from tvm.script import tirx as T
 
 from .elementary import PTX, Elementary, elementary_of
-from .expressions import MASKED_SCORE, MASKS, MAX_INIT, LengthMask, or_nan, score, stored_lse
+from .expressions import MASKED_SCORE, MAX_INIT, LengthMask, mask_of, or_nan, score, stored_lse
 from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 from .tiles import Tiles
 
@@ -74,7 +74,7 @@ def pipelined_attention(
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
     BQ, BKV = tiles.q_tile, tiles.kv_tile
     NQ, NKV = -(-LQ // BQ), -(-LKV // BKV)
-    mask = LengthMask(MASKS[spec.mask_mode], LQ, LKV)
+    mask = LengthMask(mask_of(spec), LQ, LKV)
     R, FC = tiles.ring, FRAGMENT_COLUMNS
 
     begin_moves, end_moves = mask.moves
@@ -220,8 +220,9 @@ def pipelined_attention(
                             with T.init():
                                 row_max[wi] = T.float32(MAX_INIT)
                             row_max[wi] = T.Select(
-                                score(spec, tile_max[wi]) > row_max[wi] + T.float32(SLACK),
-                                score(spec, tile_max[wi]),
+                                score(elementary, spec, tile_max[wi])
+                                > row_max[wi] + T.float32(SLACK),
+                                score(elementary, spec, tile_max[wi]),
                                 row_max[wi],
                             )
                     for i, c in T.grid(BQ, FC):
@@ -232,7 +233,7 @@ def pipelined_attention(
                         with T.sblock("weights"):
                             wi, wj = T.axis.remap("SS", [i, j])
                             weights[wi, wj] = elementary.exp2(
-                                score(spec, scores[wi, wj]) - row_max[wi]
+                                score(elementary, spec, scores[wi, wj]) - row_max[wi]
                             )
                     # Each lane sums its own columns; the lanes are added up once, at the end.
                     for i, lane, j in T.grid(BQ, FC // 2, BKV // FC * 2):

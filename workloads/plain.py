@@ -9,16 +9,20 @@ are given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import tvm
+from tvm import tirx
 from tvm.script import tirx as T
 
 from .elementary import POLYNOMIALS, Elementary, elementary_of
 from .expressions import (
     MASKED_SCORE,
-    MASKS,
     LengthMask,
     defined_sum,
     keep,
+    mask_of,
     score,
     stored_lse,
     value,
@@ -43,14 +47,16 @@ def plain_attention(
     Returns
     -------
     IRModule
-        With one PrimFunc ``main(q, k, v, valid_lens, output, lse)``:
+        With one PrimFunc ``main(q, k, v, valid_lens, output, lse)``, of a spec with a bias
+        ``main(q, k, v, valid_lens, bias, output, lse)``:
 
         - ``q`` and ``output`` ``[batch, qo_len, num_qo_heads, head_dim]``,
         - ``k`` and ``v`` ``[batch, kv_len, num_kv_heads, head_dim]``,
         - ``valid_lens`` ``[batch]`` int32; out of range it is clamped,
+        - ``bias`` ``[num_qo_heads, qo_len + kv_len - 1]`` float32, by column - row + qo_len - 1,
         - ``lse`` ``[batch, qo_len, num_qo_heads]``, base 2;
 
-        all but ``valid_lens`` and ``lse`` of the spec's dtype, ``lse`` of its ``lse_dtype``. Rows
+        q, k, v and output of the spec's dtype, ``lse`` of its ``lse_dtype``. Rows
         that keep no key get output 0 and LSE :func:`~prefilltune.workloads.lse.empty_lse`; padding
         is never let through. A row with a NaN or Inf among the scores that it sees is NaN.
     """
@@ -59,7 +65,7 @@ def plain_attention(
     dtype = spec.dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
-    mask = LengthMask(MASKS[spec.mask_mode], LQ, LKV)
+    mask = LengthMask(mask_of(spec), LQ, LKV)
 
     def column_valid(column, valid_len):
         """Whether some row may see ``column``: the ends never move left from row to row."""
@@ -67,12 +73,16 @@ def plain_attention(
         _, end = mask.columns(LQ - 1, valid_len)
         return keep((begin, end), column)
 
+    def score_of_pair(dot, bias):
+        return score(elementary, spec, dot, bias if spec.bias else None)
+
     @T.prim_func(s_tir=True)
     def main(
         q: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
         k: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
         v: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
         valid_lens: T.Buffer((B,), "int32"),  # [batch]
+        bias: T.Buffer((HQ, LQ + LKV - 1), "float32"),  # [num_qo_heads, qo_len + kv_len - 1]
         output: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
         lse: T.Buffer((B, LQ, HQ), spec.lse_type),  # [batch, qo_len, num_qo_heads]
     ):
@@ -97,7 +107,7 @@ def plain_attention(
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
                 scores[vb, vh, vi, vj] = T.Select(
                     mask.kept(vi, vj, valid_lens[vb]),
-                    score(spec, dot[vb, vh, vi, vj]),
+                    score_of_pair(dot[vb, vh, vi, vj], bias[vh, vj - vi + (LQ - 1)]),
                     T.float32(MASKED_SCORE),
                 )
         for b, h, i, j in T.grid(B, HQ, LQ, LKV):
@@ -152,4 +162,11 @@ def plain_attention(
                     defined_sum(row_sum[vb, vh, vi]),
                 )
 
-    return tvm.IRModule({"main": main})
+    unread = () if spec.bias else (main.params[4],)
+    return tvm.IRModule({"main": _without(main, unread)})
+
+
+def _without(function: Any, parameters: Sequence[Any]) -> Any:
+    """``function`` without parameters that nothing in it reads."""
+    kept = [each for each in function.params if each not in parameters]
+    return tirx.PrimFunc(kept, function.body, attrs=function.attrs)

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from .errors import InvalidSpecError
 from .lse import lse_range
 from .pairs import seen_pairs
 from .spec import PrefillSpec
@@ -28,13 +29,15 @@ def reference_attention(
     key: np.ndarray,
     value: np.ndarray,
     valid_lens: np.ndarray,
+    bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masked attention in float64.
 
     Parameters
     ----------
     spec : PrefillSpec
-        Heads, scale, mask and the dtype of the LSE; that of the rest is not looked at.
+        Heads, mask, what becomes of scores, and the dtype of the LSE; that of the rest is not
+        looked at.
     query : np.ndarray
         ``[batch, qo_len, num_qo_heads, head_dim]``, any float dtype (``ml_dtypes.bfloat16`` too).
     key, value : np.ndarray
@@ -43,6 +46,9 @@ def reference_attention(
     valid_lens : np.ndarray
         ``[batch]`` whole numbers; outside of ``[0, qo_len]`` clamped for the queries, outside of
         ``[0, kv_len]`` for the keys.
+    bias : np.ndarray, optional
+        ``[num_qo_heads, qo_len + kv_len - 1]``, of a spec with a bias: the entry
+        ``column - row + qo_len - 1`` is added to the scaled and capped score.
 
     Returns
     -------
@@ -61,7 +67,7 @@ def reference_attention(
     ends = lse_range(spec.lse_type)
     lse = np.full((batch, qo_len, num_qo_heads), ends.empty)
     for b in range(batch):
-        (kept,) = seen_pairs(spec.mask_mode, valid_lens[b : b + 1], qo_len, kv_len)
+        (kept,) = seen_pairs(spec, valid_lens[b : b + 1], qo_len, kv_len)
         rows = np.flatnonzero(kept.any(axis=1))
         columns = np.flatnonzero(kept.any(axis=0))
         if not rows.size:
@@ -75,8 +81,13 @@ def reference_attention(
             q = q.reshape(num_kv_heads, spec.group_size, some.size, head_dim)
             sees = kept[np.ix_(some, columns)]
             with np.errstate(invalid="ignore", divide="ignore"):  # of rows that are NaN
-                exponents = (q @ k) * (spec.scale * math.log2(math.e))
-                exponents = np.where(sees, exponents, -np.inf)
+                scores = (q @ k) * spec.scale
+                if spec.softcap is not None:
+                    scores = spec.softcap * np.tanh(scores / spec.softcap)
+                if spec.bias == "relative":
+                    added = _relative(bias, some, columns, qo_len)
+                    scores += added.reshape(num_kv_heads, spec.group_size, *sees.shape)
+                exponents = np.where(sees, scores * math.log2(math.e), -np.inf)
                 row_max = exponents.max(axis=-1, keepdims=True)
                 weights = np.exp2(exponents - row_max)
                 row_sum = weights.sum(axis=-1, keepdims=True)
@@ -85,6 +96,15 @@ def reference_attention(
             output[b, some] = result.reshape(num_qo_heads, some.size, head_dim).transpose(1, 0, 2)
             lse[b, some] = result_lse.reshape(num_qo_heads, some.size).T
     return output, lse
+
+
+def _relative(
+    bias: np.ndarray | None, rows: np.ndarray, columns: np.ndarray, qo_len: int
+) -> np.ndarray:
+    """What is added for each pair, ``[num_qo_heads, rows, columns]`` float64."""
+    if bias is None:
+        raise InvalidSpecError("a spec with a relative bias needs its tensor: pass bias")
+    return bias.astype(np.float64)[:, columns[None, :] - rows[:, None] + (qo_len - 1)]
 
 
 def _weighted(weights: np.ndarray, v: np.ndarray, sees: np.ndarray) -> np.ndarray:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .choices import (
+    CAUSAL,
+    CHOICES,
+    MASK_CHOICES,
+    OPEN,
+    SCORE_CHOICES,
+    WINDOW,
+    Window,
+    parsed_choices,
+)
 from .errors import InvalidShapeError, InvalidSpecError
 
-MASK_MODES = ("padded", "causal_padded_left")
+_PADDED = {"right": "padded", "left": "padded_left"}
+
+#: Names of masks: those that are causal or see all, padded to the one side or the other.
+MASK_MODES = (*_PADDED.values(), *(f"causal_{padded}" for padded in _PADDED.values()))
+
 DTYPES = ("float16", "bfloat16", "float32")
 
 #: What an LSE may be besides the dtype of what it is of.
@@ -24,7 +39,7 @@ def _require_positive(value: object, field: str, error: type[ValueError]) -> Non
         raise error(f"{field} is {value!r}; it must be a whole number of 1 or more: correct it")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class PrefillSpec:
     """The meaning of one masked batch prefill attention; with a :class:`PrefillShape`, a workload.
 
@@ -39,20 +54,31 @@ class PrefillSpec:
         Elements a head.
     dtype : str
         Of query, key, value and output: one of :data:`DTYPES`. Sums are always float32.
-    mask_mode : str
-        One of :data:`MASK_MODES`. ``padded``: right-padded and bidirectional;
-        ``causal_padded_left``: left-padded and causal.
+    mask_mode : str, optional
+        A name for padding and window, instead of these: ``padded`` (right, open; meant when
+        absent), ``padded_left`` (left, open), ``causal_padded`` (right, causal) or
+        ``causal_padded_left`` (left, causal); a window behind it, as in ``padded_w64-64``.
     sm_scale : float, optional
         Factor on query times key; ``1 / sqrt(head_dim)`` when absent.
     lse_dtype : str, optional
         Of the LSE: ``dtype``, which is meant when absent (and None is what it becomes), or
         ``float32``. Parts that are merged want the latter: 16 bits are off by 4e-3 (float16) or
         3e-2 (bfloat16) for an LSE about 8.
+    padding : str
+        ``right`` or ``left``: the end at which a sequence that is shorter than the batch is filled.
+    window : tuple of (int or None)
+        How many columns a row sees to its left and to its right, besides its own; None for all.
+        ``(None, 0)`` is causal. The own column of the last valid row is the last valid column.
+    softcap : float, optional
+        A scaled score ``x`` becomes ``softcap * tanh(x / softcap)``.
+    bias : str, optional
+        ``relative``: a float32 tensor ``[num_qo_heads, qo_len + kv_len - 1]``, whose entry
+        ``column - row + qo_len - 1`` is added to the scaled and capped score.
 
     Raises
     ------
     InvalidSpecError
-        For a field out of its range.
+        For a field out of its range, or a ``mask_mode`` besides a padding or a window.
 
     Examples
     --------
@@ -62,42 +88,77 @@ class PrefillSpec:
     1
     >>> str(PrefillSpec(12, 12, 64, "float16", lse_dtype="float32"))
     'padded_hq12_hkv12_d64_float16_s0.125_lsefloat32'
+    >>> str(PrefillSpec(12, 12, 64, window=(64, 64), softcap=50, bias="relative"))
+    'padded_w64-64_hq12_hkv12_d64_float16_s0.125_cap50.0_biasrelative'
+    >>> PrefillSpec(12, 12, 64, padding="left", window=(None, 0)).mask_mode
+    'causal_padded_left'
     """
 
     num_qo_heads: int
     num_kv_heads: int
     head_dim: int
-    dtype: str = "float16"
-    mask_mode: str = "padded"
-    sm_scale: float | None = None
-    lse_dtype: str | None = None
+    dtype: str
+    padding: str
+    window: Window
+    sm_scale: float | None
+    softcap: float | None
+    bias: str | None
+    lse_dtype: str | None
 
-    def __post_init__(self) -> None:
-        for field in ("num_qo_heads", "num_kv_heads", "head_dim"):
-            _require_positive(getattr(self, field), field, InvalidSpecError)
-        if self.num_qo_heads % self.num_kv_heads:
+    def __init__(
+        self,
+        num_qo_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: str = "float16",
+        mask_mode: str | None = None,
+        sm_scale: float | None = None,
+        lse_dtype: str | None = None,
+        *,
+        padding: str | None = None,
+        window: Sequence[int | None] | None = None,
+        softcap: float | None = None,
+        bias: str | None = None,
+    ) -> None:
+        heads = {"num_qo_heads": num_qo_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+        for field, size in heads.items():
+            _require_positive(size, field, InvalidSpecError)
+        if num_qo_heads % num_kv_heads:
             raise InvalidSpecError(
-                f"num_kv_heads {self.num_kv_heads} does not divide num_qo_heads "
-                f"{self.num_qo_heads}: every key/value head serves a whole group of query heads; "
-                "choose a divisor"
+                f"num_kv_heads {num_kv_heads} does not divide num_qo_heads {num_qo_heads}: every "
+                "key/value head serves a whole group of query heads; choose a divisor"
             )
-        if self.dtype not in DTYPES:
-            raise InvalidSpecError(f"dtype {self.dtype!r} is unknown; choose {', '.join(DTYPES)}")
-        if self.mask_mode not in MASK_MODES:
-            raise InvalidSpecError(
-                f"mask mode {self.mask_mode!r} is unknown; choose {', '.join(MASK_MODES)}"
-            )
-        scale = 1.0 / math.sqrt(self.head_dim) if self.sm_scale is None else float(self.sm_scale)
+        if dtype not in DTYPES:
+            raise InvalidSpecError(f"dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}")
+        scale = 1.0 / math.sqrt(head_dim) if sm_scale is None else float(sm_scale)
         if not (math.isfinite(scale) and scale > 0):
             raise InvalidSpecError(f"sm_scale is {scale}; it must be finite and above 0")
-        object.__setattr__(self, "sm_scale", scale)
-        if self.lse_dtype not in (None, self.dtype, LSE_DTYPE):
-            allowed = " or ".join(dict.fromkeys((self.dtype, LSE_DTYPE)))
+        if lse_dtype not in (None, dtype, LSE_DTYPE):
+            allowed = " or ".join(dict.fromkeys((dtype, LSE_DTYPE)))
             raise InvalidSpecError(
-                f"the LSE of {self.dtype} attention cannot be {self.lse_dtype!r}; choose {allowed}"
+                f"the LSE of {dtype} attention cannot be {lse_dtype!r}; choose {allowed}"
             )
-        if self.lse_dtype == self.dtype:
-            object.__setattr__(self, "lse_dtype", None)
+        chosen = {"padding": padding, "window": window, "softcap": softcap, "bias": bias}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        if mask_mode is not None:
+            given = _beside(given, mask_mode)
+        fields = {
+            **heads,
+            "dtype": dtype,
+            "sm_scale": scale,
+            "lse_dtype": None if lse_dtype == dtype else lse_dtype,
+            **{each.name: each.checked(given.get(each.name, each.default)) for each in CHOICES},
+        }
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def mask_mode(self) -> str:
+        """The name of the mask: of padding, window and whatever else says which pairs are seen."""
+        causal = self.window == CAUSAL
+        others = (each for each in MASK_CHOICES if not (causal and each is WINDOW))
+        name = ("causal_" if causal else "") + _PADDED[self.padding]
+        return name + "".join(each.suffix(getattr(self, each.name)) for each in others)
 
     @property
     def scale(self) -> float:
@@ -125,6 +186,7 @@ class PrefillSpec:
         return (
             f"{self.mask_mode}_hq{self.num_qo_heads}_hkv{self.num_kv_heads}"
             f"_d{self.head_dim}_{self.dtype}_s{self.scale!r}"
+            f"{''.join(each.suffix(getattr(self, each.name)) for each in SCORE_CHOICES)}"
             f"{'' if self.lse_dtype is None else f'_lse{self.lse_dtype}'}"
         )
 
@@ -138,8 +200,9 @@ class PrefillSpec:
             If ``text`` is not the canonical text of a spec.
         """
         found = re.fullmatch(
-            r"(?P<mask_mode>[a-z_]+)_hq(?P<qo>\d+)_hkv(?P<kv>\d+)_d(?P<d>\d+)"
-            r"_(?P<dtype>[a-z]+\d+)_s(?P<scale>[-+.\de]+)(?:_lse(?P<lse>[a-z]+\d+))?",
+            r"(?P<mask_mode>.+)_hq(?P<qo>\d+)_hkv(?P<kv>\d+)_d(?P<d>\d+)"
+            r"_(?P<dtype>[a-z]+\d+)_s(?P<scale>[-+.\de]+)"
+            rf"{''.join(each.pattern for each in SCORE_CHOICES)}(?:_lse(?P<lse>[a-z]+\d+))?",
             text,
         )
         if found is None:
@@ -153,7 +216,47 @@ class PrefillSpec:
         return cls(
             int(found["qo"]), int(found["kv"]), int(found["d"]),
             found["dtype"], found["mask_mode"], scale, found["lse"],
+            **parsed_choices({each.name: found[each.name] for each in SCORE_CHOICES}),
         )  # fmt: skip
+
+
+def _beside(given: dict[str, Any], mask_mode: str) -> dict[str, Any]:
+    """``given`` choices and those that ``mask_mode`` stands for, which must not be the same."""
+    named = parse_mask_mode(mask_mode)
+    for name in named:
+        if name in given:
+            raise InvalidSpecError(
+                f"mask_mode {mask_mode!r} says the {name}, and {name} {given[name]!r} is given "
+                "besides: give either"
+            )
+    return {**given, **named}
+
+
+def parse_mask_mode(text: str) -> dict[str, Any]:
+    """The choices that a name of a mask stands for.
+
+    Raises
+    ------
+    InvalidSpecError
+        If it is none.
+
+    Examples
+    --------
+    >>> parse_mask_mode("causal_padded_left")
+    {'padding': 'left', 'window': (None, 0)}
+    >>> parse_mask_mode("padded_w64-64")
+    {'padding': 'right', 'window': (64, 64)}
+    """
+    patterns = "".join(each.pattern for each in MASK_CHOICES)
+    found = re.fullmatch(rf"(?P<causal>causal_)?padded(?P<left>_left)?{patterns}", text)
+    if found is None or (found["causal"] and found["window"]):
+        raise InvalidSpecError(
+            f"mask mode {text!r} is unknown; choose {', '.join(MASK_MODES)}, or a padding and a "
+            "window"
+        )
+    chosen = parsed_choices({each.name: found[each.name] for each in MASK_CHOICES})
+    window = CAUSAL if found["causal"] else chosen.pop("window", OPEN)
+    return {"padding": "left" if found["left"] else "right", "window": window, **chosen}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from prefilltune.tuning.errors import UnsupportedTargetError
 from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import MASK_MODES, PrefillShape, PrefillSpec, masked_baseline
+from prefilltune.workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec, masked_baseline
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,7 +50,7 @@ def worker(target: ResolvedTarget) -> Iterator[Worker]:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
 def test_peers_and_kernels_are_right_and_timed(
     dtype: str, mask_mode: str, worker: Worker, target: ResolvedTarget, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.workloads import MASK_MODES, Inputs, PrefillShape, PrefillSpec, numpy_dtype
+from prefilltune.workloads import TVM_MASK_MODES, Inputs, PrefillShape, PrefillSpec, numpy_dtype
 from prefilltune.workloads.pipelined import MAX_SCORE
 
 pytestmark = [
@@ -49,7 +49,7 @@ def run_on_gpu(path: str, spec: PrefillSpec, inputs: Inputs) -> tuple[np.ndarray
         tensor(np.full(inputs.query.shape, np.nan, inputs.query.dtype), device),
         tensor(np.full(inputs.query.shape[:3], np.nan, numpy_dtype(spec.lse_type)), device),
     )
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     load_module(path)["main"](*(tensor(each, device) for each in arrays), *results)
     return results[0].numpy(), results[1].numpy()
 
@@ -66,7 +66,7 @@ def _built(
     return build_library(proposal.module, target.target, str(folder / "kernel.so"))
 
 
-@pytest.mark.parametrize("mask_mode", MASK_MODES)
+@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
 @pytest.mark.parametrize(("space", "pipeline", "dtype"), _CASES, ids=str)
 def test_rows_are_nan_where_they_see_it_and_untouched_elsewhere(
     space: str, pipeline: dict[str, Any], dtype: str, mask_mode: str, tmp_path: Path

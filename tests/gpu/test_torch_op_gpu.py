@@ -58,7 +58,7 @@ def sequence_prefill(folder: Path) -> Any:
 def tensors(shape: PrefillShape, seed: int = 0) -> list[Any]:
     lens = np.linspace(shape.num_kv, 1, shape.batch).astype("int32")
     inputs = make_inputs(SPEC, shape, lens, seed, poison_padding=True)
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     return [torch.from_numpy(array).cuda() for array in arrays]
 
 
@@ -213,10 +213,7 @@ def test_an_lse_of_float32_merges_parts(sequence_prefill: Any, tmp_path: Path) -
     build_small(tmp_path, spec, resolve_target("cuda"), "cuda_mma")
     prefill.load(tmp_path)
     inputs = make_inputs(spec, PrefillShape(2, 150), np.array([150, 150]), 0)
-    query, key, value, lens = (
-        torch.from_numpy(each).cuda()
-        for each in (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
-    )
+    query, key, value, lens = (torch.from_numpy(each).cuda() for each in inputs.arguments)
     parts = [
         sequence_prefill(
             query, key[:, part].contiguous(), value[:, part].contiguous(), lens,
@@ -224,7 +221,7 @@ def test_an_lse_of_float32_merges_parts(sequence_prefill: Any, tmp_path: Path) -
         )
         for part in (slice(0, 40), slice(40, 150))
     ]  # fmt: skip
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    arrays = inputs.arguments
     expected = reference_attention(spec, *arrays)
     output, lse = prefill.merge_parts(*zip(*parts, strict=True))
     assert lse.dtype == torch.float32

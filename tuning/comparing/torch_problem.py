@@ -86,7 +86,7 @@ def valid_positions(problem: Problem, length: int) -> Any:
     import torch  # pyright: ignore[reportMissingImports]
 
     lens = problem.valid_lens.cpu().numpy()
-    valid = pairs.valid_positions(problem.spec.mask_mode, lens, length)
+    valid = pairs.valid_positions(problem.spec, lens, length)
     return torch.from_numpy(valid).to(problem.device)
 
 
@@ -95,7 +95,7 @@ def seen_keys(problem: Problem) -> Any:
     import torch  # pyright: ignore[reportMissingImports]
 
     lens, kv_len = problem.valid_lens.cpu().numpy(), problem.shape.num_kv
-    found = pairs.columns(problem.spec.mask_mode, lens, problem.shape.qo_len, kv_len)
+    found = pairs.columns(problem.spec, lens, problem.shape.qo_len, kv_len)
     begin, end = (torch.from_numpy(each)[..., None].to(problem.device) for each in found)
     column = torch.arange(kv_len, device=problem.device)
     return (column >= begin) & (column < end)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...database import Finder, Match, NoRecordError, TargetKey, Tier, committed_root
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError, parse_lengths
+from ...workloads.baseline import nearest_with_baseline
 from ..backends import backend_of
 from ..backends.commands import advice
 from ..errors import InvalidOptionError
@@ -343,8 +344,7 @@ def _miss(
     if has_baseline and on_missing != "baseline":
         hints.append("take TVM's hand-written kernel with on_missing='baseline'")
     if on_missing == "baseline" and not has_baseline:
-        of = "" if spec.lse_dtype is None else f" and an LSE of {spec.lse_dtype}"
-        hints.append(f"TVM has no masked prefill kernel for {target.kind}{of} to fall back to")
+        hints.append(f"TVM has no prefill kernel for {spec} on {target.kind} to fall back to")
     return (
         f"no record that fits any shape serves {spec} on {target.key}; searched "
         f"{', '.join(map(str, databases.roots))}; "
@@ -355,7 +355,8 @@ def _miss(
 
 def _has_baseline(spec: PrefillSpec, target: ResolvedTarget) -> bool:
     """Whether TVM's hand-written kernel computes it; its LSE is of the query's dtype."""
-    return spec.lse_dtype is None and backend_of(target.kind).masked_baseline
+    known = nearest_with_baseline(spec) == spec
+    return known and backend_of(target.kind).masked_baseline
 
 
 def _has_candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...workloads import DTYPES, MASK_MODES, PrefillSpec, PrefilltuneError, masked_baseline
+from ...workloads import DTYPES, TVM_MASK_MODES, PrefillSpec, PrefilltuneError, masked_baseline
 from ..backends import backend_of
 from ..backends.resolving import resolve_target
 from ..errors import NotSwappedError
@@ -175,7 +175,7 @@ def _specs(function: Any) -> Iterator[PrefillSpec]:
     if not (num_qo_heads and num_kv_heads and head_dim) or num_qo_heads % num_kv_heads:
         return
     for scale in _scales(function, head_dim):
-        for mask_mode in MASK_MODES:
+        for mask_mode in TVM_MASK_MODES:
             yield PrefillSpec(num_qo_heads, num_kv_heads, head_dim, dtype, mask_mode, scale)
 
 

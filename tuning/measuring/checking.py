@@ -117,12 +117,13 @@ def expect(
             inputs.key[b : b + 1, :, group : group + 1],
             inputs.value[b : b + 1, :, group : group + 1],
             inputs.valid_lens[b : b + 1],
+            None if inputs.bias is None else inputs.bias[h : h + 1],
         )
         return output[0, :, 0], lse[0, :, 0]
 
     with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
         outputs, lses = zip(*pool.map(of_head, heads), strict=True)
-    begin, end = seen_columns(spec.mask_mode, inputs.valid_lens, shape.qo_len, shape.num_kv)
+    begin, end = seen_columns(spec, inputs.valid_lens, shape.qo_len, shape.num_kv)
     return Expected(begin < end, empty_lse(spec.lse_type), tuple(heads), outputs, lses)
 
 

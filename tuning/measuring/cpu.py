@@ -25,6 +25,7 @@ from ...workloads import (
     max_error,
     reference_attention,
 )
+from ...workloads.choices import CAUSAL
 from ...workloads.pairs import seen_keys, valid_positions
 from .checking import Expected, expect
 
@@ -84,7 +85,8 @@ def check_kernel(
     Parameters
     ----------
     path : str
-        A library with ``main(query, key, value, valid_lens, output, lse)``.
+        A library with ``main(query, key, value, valid_lens, output, lse)``, a bias before the
+        output of a spec that has one.
     lens : Sequence[tuple[int, ...]]
         One batch's valid lengths each; they may lie out of range.
     seed : int
@@ -233,7 +235,7 @@ def _reference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """All of what peers are checked against, which leave rows of padding as they like."""
     inputs = _inputs(spec, shape, lens, seed, True)
-    return reference_attention(spec, inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    return reference_attention(spec, *inputs.arguments)
 
 
 def _poisoned_results(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]:
@@ -249,8 +251,7 @@ def _poisoned_results(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]
 def _tensors(inputs: Inputs) -> tuple[Any, ...]:
     from tvm.runtime import tensor
 
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
-    return tuple(tensor(array) for array in arrays)
+    return tuple(tensor(array) for array in inputs.arguments)
 
 
 @lru_cache(maxsize=64)
@@ -263,13 +264,13 @@ def _function(path: str) -> Any:
 def _bound(
     kernel: Any, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
 ) -> list[Callable[[], object]]:
-    """A call of ``kernel`` for each batch; query, key and value are the same in all of them."""
+    """A call of ``kernel`` for each batch; all but the lengths is the same in all of them."""
     from tvm.runtime import tensor
 
-    query, key, value, _ = _tensors(_inputs(spec, shape, batches[0], seed, False))
-    output, lse = _poisoned_results(spec, shape)
+    query, key, value, _, *others = _tensors(_inputs(spec, shape, batches[0], seed, False))
+    results = _poisoned_results(spec, shape)
     valid_lens = [tensor(np.asarray(lens, "int32")) for lens in batches]
-    calls = [partial(kernel, query, key, value, lens, output, lse) for lens in valid_lens]
+    calls = [partial(kernel, query, key, value, lens, *others, *results) for lens in valid_lens]
     calls[0]()
     return calls
 
@@ -282,8 +283,8 @@ def _ragged_call(
 
     inputs = _inputs(spec, shape, lens, seed, False)
     valid = np.asarray(lens)
-    queries = valid_positions(spec.mask_mode, valid, shape.qo_len)
-    keys = valid_positions(spec.mask_mode, valid, shape.num_kv)
+    queries = valid_positions(spec, valid, shape.qo_len)
+    keys = valid_positions(spec, valid, shape.num_kv)
     rows = np.count_nonzero(queries, axis=1)
     output = tensor(np.zeros((rows.sum(), spec.num_qo_heads, spec.head_dim), spec.dtype))
     arguments = (
@@ -296,7 +297,7 @@ def _ragged_call(
         tensor(np.zeros(shape.batch, "int32")),
         output,
         tensor(np.zeros((rows.sum(), spec.num_qo_heads), "float32")),
-        int(spec.mask_mode != "padded"),
+        int(spec.window == CAUSAL),
         0,
         1.0,
         10000.0,
@@ -329,7 +330,7 @@ def _torch_call(
         torch.from_numpy(array.astype("float32")).to(dtype).transpose(1, 2)
         for array in (inputs.query, inputs.key, inputs.value)
     )
-    keys = seen_keys(spec.mask_mode, np.asarray(lens), shape.qo_len, shape.num_kv)
+    keys = seen_keys(spec, np.asarray(lens), shape.qo_len, shape.num_kv)
     mask = torch.from_numpy(keys)[:, None].expand(-1, 1, shape.qo_len, -1)
 
     def call() -> Any:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -140,11 +141,11 @@ def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed
 def _bound(
     kernel: Any, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
 ) -> list[Callable[[], object]]:
-    """A call of ``kernel`` for each batch; query, key and value are the same in all of them."""
-    query, key, value, _ = _on_device(spec, shape, batches[0], seed, False)
+    """A call of ``kernel`` for each batch; all but the lengths is the same in all of them."""
+    query, key, value, _, *others = _on_device(spec, shape, batches[0], seed, False)
     results, _ = _results(spec, shape)
     valid_lens = [_upload(np.asarray(lens, "int32")) for lens in batches]
-    return [partial(kernel, query, key, value, lens, *results) for lens in valid_lens]
+    return [partial(kernel, query, key, value, lens, *others, *results) for lens in valid_lens]
 
 
 @lru_cache(maxsize=16)
@@ -182,7 +183,7 @@ def _inputs(spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, poiso
     inputs, valid_lens = _drawn(spec, shape, seed), np.asarray(lens, "int32")
     if poison:
         return poisoned(spec, inputs, valid_lens)
-    return Inputs(inputs.query, inputs.key, inputs.value, valid_lens)
+    return replace(inputs, valid_lens=valid_lens)
 
 
 @lru_cache(maxsize=64)
@@ -194,9 +195,7 @@ def _expected(spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> 
 def _on_device(
     spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, poison: bool
 ) -> tuple[Any, ...]:
-    inputs = _inputs(spec, shape, lens, seed, poison)
-    arrays = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
-    return tuple(_upload(array) for array in arrays)
+    return tuple(map(_upload, _inputs(spec, shape, lens, seed, poison).arguments))
 
 
 @lru_cache(maxsize=1)

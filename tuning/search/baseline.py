@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 from concurrent.futures import Future
+from dataclasses import replace
 
 from ...workloads import Case
+from ...workloads.baseline import has_baseline, nearest_with_baseline
 from ..backends import backend_of
 from ..devices.pool import Pool
 from ..errors import WorkerFailedError
@@ -18,6 +20,8 @@ from .device_job import baseline_call
 
 class Baseline:
     """TVM's hand-written kernel for a case, built in the background from here on.
+
+    Where TVM's kernels do not compute the case, one of the nearest that they do compare devices.
 
     Parameters
     ----------
@@ -32,11 +36,12 @@ class Baseline:
     """
 
     def __init__(self, case: Case, target: ResolvedTarget, builders: Builders, pool: Pool) -> None:
-        self._case = case
+        self._case = replace(case, spec=nearest_with_baseline(case.spec))
+        self._computes_it = has_baseline(case.spec)
         self._pool = pool
         self._target = target
         # TVMScript is parsed by one thread only: the caller's.
-        module = backend_of(target.kind).engine.baseline(case.spec, target.target)
+        module = backend_of(target.kind).engine.baseline(self._case.spec, target.target)
 
         def build() -> str | None:
             path, outcome = builders.build(module, DesignSpace.build_timeout)
@@ -50,7 +55,9 @@ class Baseline:
         return self._path if len(self._pool.slots) > 1 else None
 
     def time(self) -> float:
-        """Seconds a call; nan if it cannot be built or fails."""
+        """Seconds a call; nan if TVM has none, or it cannot be built, or fails."""
+        if not self._computes_it:
+            return math.nan
         if self.calibration is not None:
             self._pool.wait_until_ready()
             return self._pool.baseline_seconds

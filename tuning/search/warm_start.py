@@ -64,11 +64,17 @@ def _is_same(entry: Entry, case: Case) -> bool:
     return (of.spec, of.shape, of.lens) == (str(case.spec), str(case.shape), case.lens.text)
 
 
+def _form(spec: PrefillSpec) -> tuple[object, ...]:
+    """What descriptions are built of, whatever the numbers: traces fit where it is the same."""
+    ends = tuple(end is None for end in spec.window)
+    return spec.padding, ends, spec.softcap is None, spec.bias
+
+
 def _distance(entry: Entry, case: Case) -> float | None:
     """How near the workload of a record is; ``None`` if nothing can be learnt from it."""
     spec, other = PrefillSpec.parse(entry.provenance.spec), case.spec
     same_width = spec.dtype == other.dtype or "float32" not in (spec.dtype, other.dtype)
-    if (spec.head_dim, spec.mask_mode) != (other.head_dim, other.mask_mode) or not same_width:
+    if spec.head_dim != other.head_dim or _form(spec) != _form(other) or not same_width:
         return None
     shapes = shape_distance(PrefillShape.parse(entry.provenance.shape), case.shape)
     heads = abs(math.log2(spec.num_qo_heads / other.num_qo_heads))
