@@ -13,7 +13,7 @@ import tvm
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles, plain_attention
 from ...workloads.elementary import BUILT_IN, POLYNOMIALS, Elementary, elementary_of
 from ...workloads.expressions import MAX_INIT
-from .derive import derive_online
+from .derive import derive_online, derive_text
 from .naming import Names
 from .tiling import Tiling
 
@@ -60,3 +60,8 @@ def online_attention(
     tiling = Tiling(tiles.q_tile, tiles.kv_tile, tiles.operand_dtype, MAX_INIT, _ORDER)
     calls = {"exp2": fast.exp2, "log2": fast.log2}
     return tvm.IRModule({"main": derive_online(plain, tiling, calls, _NAMES)})
+
+
+def online_text(spec: PrefillSpec, shape: PrefillShape | SymbolicShape) -> str:
+    """The recurrence of :func:`online_attention` before it is tiled, for readers."""
+    return derive_text(plain_attention(spec, shape, BUILT_IN)["main"], MAX_INIT, _NAMES)
