@@ -134,7 +134,7 @@ def test_where_a_scale_and_a_mask_are_not_the_usual_ones(tmp_path: Path) -> None
         assert reached(advised(message)) == ("tune", f"{spec} b2_q5_kv9", key(), str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["build", "compare"])
+@pytest.mark.parametrize("name", ["build", "compare", "show --stage source"])
 def test_where_another_shape_is_tuned(name: str, one: Path) -> None:
     options = f"{HEADS} --shape 3x99 --threads 1 --database {shlex.quote(str(one))}"
     message = run(f"prefilltune {name} {options}")

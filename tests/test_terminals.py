@@ -33,6 +33,7 @@ COMMANDS = {
     "build": ("build --heads 2/1x32 {threads} --database {root}", 2, "hkv1_d32"),
     "report": ("report --target nothing --database {root}", 2, "nothing"),
     "explain": ("explain {heads} --database {root}", 0, "{id}"),
+    "show": ("show {heads} --shape 1x16 --stage tiled --database {root}", 0, "{id}"),
     "presets": ("presets", 0, "xlm-r-large"),
     "tracker": ("tracker --port 0", 2, "--port is 0"),
     "worker": ("worker --tracker 1 --key x", 2, "HOST:PORT"),

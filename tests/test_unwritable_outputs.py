@@ -41,7 +41,10 @@ INTO_A_FOLDER = {
     "import": "db import {export} --database {out}",
     "migrate": "db migrate {root} --database {out}",
 }
-INTO_A_FILE = {"export": "db export {out}.json --database {root}"}
+INTO_A_FILE = {
+    "export": "db export {out}.json --database {root}",
+    "show": "show {heads} --shape 1x16 --stage plain --database {root} --output {out}.json",
+}
 #: A command that changes the database {root}.
 IN_PLACE = {
     "compare": "compare {heads} --database {root}",

@@ -40,6 +40,8 @@ class Backend(ABC):
         several; empty where it has one.
     masked_baseline : bool
         Whether TVM's hand-written masked prefill kernel, which serves any shape, can be built.
+    source_language, source_comment : str
+        What :meth:`source` is written in, by Pygments' name for it, and how a comment begins there.
     """
 
     kind: str
@@ -50,6 +52,8 @@ class Backend(ABC):
     pass_config: Mapping[str, Any] = field(default_factory=dict)
     visible_devices: str = ""
     masked_baseline: bool = False
+    source_language: str = "text"
+    source_comment: str = "#"
 
     @property
     def is_cpu(self) -> bool:
@@ -180,6 +184,16 @@ class Backend(ABC):
             If the device code cannot be compiled.
         """
         return {}
+
+    def source(self, host: Any) -> str:
+        """The code of the kernels of what TVM generated, for readers.
+
+        Parameters
+        ----------
+        host : tvm.runtime.Module
+            As :meth:`packing` takes it.
+        """
+        return host.inspect_source()
 
     # One function with several kernels inside, of which the host picks one at each call.
 

@@ -13,7 +13,7 @@ from ..target import ResolvedTarget
 from . import backend_of
 
 #: Commands that make code for devices that are elsewhere, which ``--arch`` names.
-_ANYWHERE = ("build", "explain")
+_ANYWHERE = ("build", "explain", "show")
 
 
 def advice(

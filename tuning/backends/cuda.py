@@ -132,6 +132,10 @@ class Cuda(Backend):
         cubin = compile_cubin(source, str(target.attrs["arch"]))
         return {"fpack_imports": packed_as_machine_code(source, cubin)}
 
+    def source(self, host: Any) -> str:
+        """CUDA, as NVRTC is given it."""
+        return device_source(host)
+
     def picked(self, kernels: Any) -> Any:
         """With what keeps any build from unrolling loops, which NVRTC does from a pragma."""
         from tvm import tirx
@@ -208,6 +212,8 @@ CUDA = Cuda(
     pass_config={"tirx.UnrollLoop": {"explicit_unroll": False}},
     visible_devices="CUDA_VISIBLE_DEVICES",
     masked_baseline=True,
+    source_language="cuda",
+    source_comment="//",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import re
@@ -25,6 +26,11 @@ _X86_LEVELS = (
     ("x86-64-v2", ("sse4.2", "popcnt")),
     ("x86-64", ()),
 )
+
+
+# What assembly holds for debuggers alone: lines among the instructions, and sections at the end.
+_OF_DEBUGGERS = re.compile(r"\s*\.(?:loc|cfi_\w+)\b|\.Ltmp\d+:")
+_DEBUG_SECTION = re.compile(r'\s*\.section\s+"?\.debug_')
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,12 @@ class Llvm(Backend):
 
         return {"llvm": str(tvm_ffi.get_global_func("target.llvm_version_major")())}
 
+    def source(self, host: Any) -> str:
+        """Assembly, without what it holds for debuggers."""
+        lines = host.inspect_source("asm").splitlines()
+        code = itertools.takewhile(lambda line: not _DEBUG_SECTION.match(line), lines)
+        return "\n".join(line for line in code if not _OF_DEBUGGERS.match(line))
+
     def default_spaces(
         self, spec: PrefillSpec, shapes: Sequence[PrefillShape], target: ResolvedTarget
     ) -> list[str]:
@@ -141,6 +153,7 @@ LLVM = Llvm(
     usual_dtype="float32",
     alignment=1,  # vectors are read from anywhere
     device_type=("kDLCPU", 1),
+    source_language="gas",
 )
 
 

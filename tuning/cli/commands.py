@@ -10,7 +10,7 @@ from ...database.scratch import remove_abandoned, remove_own
 from ...database.writing import remove_unfinished
 from ...workloads import PrefilltuneError
 from ..ending import Ending
-from . import build, compare, db, moved, plan, presets, report, serve, sweep, tune
+from . import build, compare, db, moved, plan, presets, report, serve, show, sweep, tune
 from .console import print_error
 from .output import whole_output
 from .signature import ungrouped
@@ -28,6 +28,7 @@ for _command in (
     sweep.sweep,
     build.build,
     build.explain,
+    show.show,
     presets.presets,
     serve.tracker,
     serve.worker,

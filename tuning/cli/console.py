@@ -64,6 +64,24 @@ def print_table(table: Table) -> None:
     console.print(fitted(table, console))
 
 
+def print_code(code: str, language: str) -> None:
+    """Print code: in colours on a terminal, and into a pipe as it is.
+
+    Parameters
+    ----------
+    language : str
+        By Pygments' name for it.
+    """
+    if not console.is_terminal:
+        print(code)
+        return
+    from rich.syntax import Syntax
+
+    # The terminal's own colours: which others can be read there is not known.
+    coloured = Syntax("", language, theme="ansi_dark").highlight(code)
+    console.print(coloured, soft_wrap=True, end="")
+
+
 def print_error(error: PrefilltuneError | OSError) -> None:
     """Print an error as one line; what the system says on its own too."""
     if sys.stderr is not None:

@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
-from ....database import Entry, NoRecordError, TargetKey, diff, diff_best
-from ...errors import InvalidOptionError
+from ....database import Entry, diff, diff_best
 from ...measuring.tvm_import import import_tvm_without_torch
 from .answer import Answer
 from .data import bad_line_data, change_data, record_data, record_details
-from .opened import ReadOptions, TargetOption, all_usable, database_option, list_command, open_all
+from .opened import (
+    ReadOptions,
+    TargetOption,
+    all_usable,
+    database_option,
+    find_record,
+    open_all,
+)
 from .text import changes_table, count, record_text, records_table
 
 _TRACE_TIMEOUT = 120.0
@@ -50,7 +56,7 @@ def show(
     where: ReadOptions,
 ) -> Iterator[Answer]:
     """Everything about one record: its place, provenance, decisions, and its trace as Python."""
-    key, entry = _find(record, where)
+    key, entry = find_record(record, where.open_all(), where.database)
     details = record_details(key, entry, *_python(entry))
     yield Answer(details, record_text(key, entry, details))
 
@@ -76,25 +82,6 @@ def diff_databases(
         },
         [changes_table("records", records), changes_table("fastest of each case", best)],
     )
-
-
-def _find(start: str, where: ReadOptions) -> tuple[TargetKey, Entry]:
-    found = [
-        (each.key, entry)
-        for each in where.open_all()
-        for entry in each.entries
-        if entry.record_id.startswith(start)
-    ]
-    ids = sorted({entry.record_id for _, entry in found})
-    if not ids:
-        raise NoRecordError(
-            f"no record begins with {start!r}; {list_command(where.database)} shows all"
-        )
-    if len(ids) > 1:
-        raise InvalidOptionError(
-            f"{len(ids)} records begin with {start!r}: {', '.join(ids[:5])}; write more of one"
-        )
-    return found[0]
 
 
 def _python(entry: Entry) -> tuple[list[str], str]:

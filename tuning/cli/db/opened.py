@@ -14,13 +14,14 @@ from ....database import (
     BadLine,
     Entry,
     InvalidTargetKeyError,
+    NoRecordError,
     RecordStore,
     TargetKey,
     committed_root,
     target_keys,
 )
 from ....workloads import PrefilltuneError
-from ...errors import NothingFoundError
+from ...errors import InvalidOptionError, NothingFoundError
 from ...measuring.tvm_import import import_tvm_without_torch
 from ..records import work_root
 
@@ -133,6 +134,37 @@ def all_usable(opened: Iterable[Opened]) -> list[Opened]:
             raise NothingFoundError(each.error)
         found.append(each)
     return found
+
+
+def find_record(
+    start: str, opened: Iterable[Opened], database: Path | None
+) -> tuple[TargetKey, Entry]:
+    """The one record whose id begins with ``start``.
+
+    Parameters
+    ----------
+    database : Path, optional
+        That was asked for, for errors.
+
+    Raises
+    ------
+    NoRecordError, InvalidOptionError
+        If there is none, or more than one.
+    """
+    found = [
+        (each.key, entry)
+        for each in opened
+        for entry in each.entries
+        if entry.record_id.startswith(start)
+    ]
+    ids = sorted({entry.record_id for _, entry in found})
+    if not ids:
+        raise NoRecordError(f"no record begins with {start!r}; {list_command(database)} shows all")
+    if len(ids) > 1:
+        raise InvalidOptionError(
+            f"{len(ids)} records begin with {start!r}: {', '.join(ids[:5])}; write more of one"
+        )
+    return found[0]
 
 
 def database_option(root: Path) -> str:
