@@ -28,6 +28,7 @@ from prefilltune.workloads import (
     make_inputs,
     max_error,
     plain_attention,
+    reference_attention,
     regimes,
 )
 from prefilltune.workloads.elementary import BUILT_IN
@@ -99,6 +100,32 @@ def test_a_window_is_said_in_plain_alone(tiles):
     assert_same(spec, shape, Tiles(*tiles))
 
 
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "mask_mode"),
+    [
+        (72, "float16", "causal_padded_left"),
+        (40, "bfloat16", "padded"),
+        (46, "float32", "causal_padded_left"),
+    ],
+)
+def test_tiles_are_extended_with_zeros_and_memory_is_not(head_dim, dtype, mask_mode):
+    """NaN in what a guard does not keep out would show, and so would what lies behind a head."""
+    spec, shape = PrefillSpec(4, 2, head_dim, dtype, mask_mode), PrefillShape(2, 5, 9)
+    tiles = Tiles(4, 3, head_multiple=16)
+    text = online_attention(spec, shape, tiles)["main"].script()
+    assert f"acc = T.sblock_alloc_buffer((4, {-(-head_dim // 16) * 16}))" in text
+    for name in ("q", "k", "v"):
+        (copy,) = re.findall(rf"^ +{name}_rows\[\w+, wd\] = (.*)$", text, re.MULTILINE)
+        assert copy.startswith(f"T.if_then_else(wd < {head_dim}, ")
+    kernel = compiled(online_attention(spec, shape, tiles)["main"])
+    for seed, lens in enumerate(regimes(2, 9)):
+        inputs = make_inputs(spec, shape, lens, seed, poison_padding=True)
+        arguments = [inputs.query, inputs.key, inputs.value, inputs.valid_lens]
+        nan = [np.full(inputs.query.shape[:rank], np.nan, dtype) for rank in (4, 3)]
+        pairs = zip(run(kernel, arguments, nan), reference_attention(spec, *arguments), strict=True)
+        assert all(max_error(*pair) <= TOLERANCE[dtype] for pair in pairs)
+
+
 def test_a_window_visits_what_it_keeps():
     """A tile of 4 rows sees 8 columns, whatever the length: at most 3 tiles of 4."""
     spec, shape = PrefillSpec(1, 1, 4, "float32", window=WINDOW), PrefillShape(1, 64)
@@ -133,7 +160,10 @@ def test_a_score_is_said_in_plain_alone(mask_mode):
     assert_same(spec, PrefillShape(3, 7, 9), Tiles(4, 3))
 
 
-@pytest.mark.parametrize("tiling", [Tiling(4, 3), Tiling(7, 16, order=(0,)), Tiling(1, 1)])
+@pytest.mark.parametrize(
+    "tiling",
+    [Tiling(4, 3), Tiling(7, 16, order=(0,)), Tiling(1, 1), Tiling(4, 3, multiple=4)],
+)
 def test_passes_know_nothing_of_attention(tiling):
     """Another description, with names of its own and e where attention has 2."""
     groups, rows, columns, elements = SIZES

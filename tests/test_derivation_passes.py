@@ -23,6 +23,7 @@ from prefilltune.tuning.derivation.expressions import (
     with_calls,
     with_loads,
 )
+from prefilltune.tuning.derivation.extending import extend
 from prefilltune.tuning.derivation.inlining import inline
 from prefilltune.tuning.derivation.intervals import find_intervals, guard_of, interval, never_falls
 from prefilltune.tuning.derivation.nest import Kept
@@ -278,14 +279,52 @@ def test_products_read_operands(description):
     assert [each.value.ty.dtype for each in (heap.a, heap.b)] == ["float16", "float16"]
 
 
+# Extending.
+
+
+@pytest.fixture(scope="module")
+def staged(description):
+    roles = find_roles(description)
+    intervals = find_intervals(description, roles)
+    return stage_operands(description, roles, intervals, "float32", Names())
+
+
+def test_axes_of_products_become_a_multiple_but_for_outputs(staged):
+    extended = extend(staged, find_roles(staged), 4)
+    extents = {stage.name: [axis.extent for axis in stage.axes] for stage in extended.stages}
+    assert extents["table_rows"] == [2, 11, 8]
+    assert extents["heap"] == [2, 7, 8, 11]
+    assert extents["pull_operand"] == [2, 7, 11]  # neither rows nor columns
+    assert extents["result"] == [2, 7, 5]
+    (operand,) = (stage for stage in extended.stages if stage.within is not None)
+    assert operand.name == "table_rows"
+    assert equal(operand.within, operand.axes[-1].var < 5)
+
+
+def test_what_is_a_multiple_stays_as_it_is(staged):
+    for stage, same in zip(
+        staged.stages, extend(staged, find_roles(staged), 5).stages, strict=True
+    ):
+        assert stage is same
+
+
+def test_zeros_are_for_products_alone(staged):
+    """The smallest of a row's elements, say, would be 0 where all are above."""
+    heap = named(staged, "heap")
+    smallest = replace(heap, name="smallest", combine=tirx.Min, value=heap.value.a)
+    with pytest.raises(
+        DerivationError, match=r"'smallest' is over .*, which is extended with zeros"
+    ):
+        extend(Description((*staged.stages, smallest)), find_roles(staged), 4)
+
+
 # One pass, its end, and its tiles.
 
 
 @pytest.fixture(scope="module")
-def nest(description):
+def nest(description, staged):
     roles = find_roles(description)
     intervals = find_intervals(description, roles)
-    staged = stage_operands(description, roles, intervals, "float32", Names())
     passes = one_pass(staged, roles, tiles_of(roles.column, 3), None, Names())
     done = finish(passes, (*roles.outer, roles.row), guard_of(staged), Names())
     return passes, done, tiled(done, roles, intervals, Tiling(4, 3), Names())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,11 @@ class Tiles:
         Key positions of one step of the recurrence.
     operand_dtype : str
         Of the query, key, value and probability tiles that the two GEMMs read.
+    head_multiple : int
+        Of the elements of a head in these tiles, with zeros beyond what there are in memory.
     """
 
     q_tile: int
     kv_tile: int
     operand_dtype: str = "float32"
+    head_multiple: int = field(default=1, kw_only=True)

@@ -57,7 +57,9 @@ def online_attention(
     """
     fast = elementary_of(elementary)
     plain = plain_attention(spec, shape, BUILT_IN)["main"]
-    tiling = Tiling(tiles.q_tile, tiles.kv_tile, tiles.operand_dtype, MAX_INIT, _ORDER)
+    tiling = Tiling(
+        tiles.q_tile, tiles.kv_tile, tiles.operand_dtype, MAX_INIT, _ORDER, tiles.head_multiple
+    )
     calls = {"exp2": fast.exp2, "log2": fast.log2}
     return tvm.IRModule({"main": derive_online(plain, tiling, calls, _NAMES)})
 

@@ -9,6 +9,7 @@ from tvm import tirx
 from .axes import find_roles, unify
 from .emitting import Calls, emit
 from .epilogue import finish
+from .extending import extend
 from .inlining import inline
 from .intervals import find_intervals, guard_of
 from .naming import Names
@@ -42,6 +43,7 @@ def derive_online(function: Any, tiling: Tiling, calls: Calls, names: Names) -> 
     roles = find_roles(description)
     intervals, guard = find_intervals(description, roles), guard_of(description)
     description = stage_operands(description, roles, intervals, tiling.operand_dtype, names)
+    description = extend(description, roles, tiling.multiple)
     tile = tiles_of(roles.column, tiling.columns)
     start = None if tiling.start is None else tirx.const(tiling.start, roles.dtype)
     passes = one_pass(description, roles, tile, start, names)

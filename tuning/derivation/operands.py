@@ -36,7 +36,7 @@ def stage_operands(
     """
     stages: list[Stage] = []
     for stage in description.stages:
-        if stage.reduced and isinstance(stage.value, tirx.Mul):
+        if stage.is_product:
             factors = (stage.value.a, stage.value.b)
             sources = [_source(intervals, stage, factor) for factor in factors]
             operands = [_operand(description, roles, stage, s, dtype, names) for s in sources]

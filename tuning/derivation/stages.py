@@ -64,6 +64,8 @@ class Stage:
     tile : Axis, optional
         The tile of columns that it is in, of a stage that is computed once a tile: a reduction
         over tiles, if there is an ``init``. Its value is all that it stores.
+    within : Expr, optional
+        Where there is what an elementwise stage reads: it is 0 elsewhere, and reads nothing.
     """
 
     name: str
@@ -75,11 +77,17 @@ class Stage:
     combine: Any = None
     is_output: bool = False
     tile: Axis | None = None
+    within: Expr | None = None
 
     @property
     def reduced(self) -> tuple[Axis, ...]:
         """The axes that it reduces."""
         return tuple(axis for axis in self.axes if axis.var not in self.indices)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a reduction of products."""
+        return bool(self.reduced) and isinstance(self.value, tirx.Mul)
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,8 @@ class Tiling:
         value are finite.
     order : tuple of int
         The loops outside, as a permutation of the anchor's indices before the row.
+    multiple : int
+        Of the other axes of products, extended with zeros: see :mod:`.extending`.
     """
 
     rows: int
@@ -60,6 +62,7 @@ class Tiling:
     operand_dtype: str = "float32"
     start: float | None = None
     order: tuple[int, ...] = ()
+    multiple: int = 1
 
 
 def tiles_of(axis: Axis, size: int) -> Axis:
@@ -180,6 +183,9 @@ class _Place:
     def step(self, stage: Stage, kept: Kept) -> Step:
         """``stage`` in the tile, its buffer kept as said if it has one of its own."""
         value = self._expr(stage.value)
+        if stage.within is not None:
+            zero = tirx.const(0, dtype_of(value))
+            value = tirx.if_then_else(self._expr(stage.within), value, zero)
         if stage.is_output:
             buffer, where = stage.buffer, self.row_begin + self.row.var < self.roles.row.extent
             indices = tuple(self._expr(index) for index in stage.indices)
