@@ -38,7 +38,7 @@ from prefilltune.tuning.cli.console import as_started
 from prefilltune.tuning.deployment import choose_serving
 from prefilltune.tuning.environment import pip_install
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import PrefillSpec
+from prefilltune.workloads import CHOICES, PrefillSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS: Any = typer.main.get_command(app)
@@ -126,12 +126,31 @@ def test_where_nothing_is_tuned(name: str, tmp_path: Path) -> None:
     assert reached(advised(message)) == ("tune", f"{spec} b1_q128_kv128", key(1), str(root))
 
 
-def test_where_a_scale_and_a_mask_are_not_the_usual_ones(tmp_path: Path) -> None:
-    options = "--heads 4/2x16 --mask-mode causal_padded_left --sm-scale 0.3 --shape 2x5x9"
-    spec = PrefillSpec(4, 2, 16, "float32", "causal_padded_left", 0.3)
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ("--mask-mode causal_padded_left", {"padding": "left", "window": (None, 0)}),
+        ("--mask-mode padded_left_w3-open", {"padding": "left", "window": (3, None)}),
+        ("--padding left --window open,0", {"mask_mode": "causal_padded_left"}),
+        (
+            "--window 4095,0 --softcap 50 --bias relative",
+            {"window": (4095, 0), "softcap": 50.0, "bias": "relative"},
+        ),
+    ],
+)
+def test_where_a_scale_a_mask_and_scores_are_not_the_usual_ones(
+    options: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = PrefillSpec(4, 2, 16, "float32", sm_scale=0.3, **fields)
+    options += " --heads 4/2x16 --sm-scale 0.3 --shape 2x5x9"
     for name in ("build", "compare"):
         message = run(f"prefilltune {name} {options} --database {tmp_path}")
         assert reached(advised(message)) == ("tune", f"{spec} b2_q5_kv9", key(), str(tmp_path))
+
+
+def test_each_choice_of_a_spec_has_an_option() -> None:
+    taken = {option for each in COMMANDS.commands["tune"].params for option in each.opts}
+    assert taken >= {each.option for each in CHOICES}
 
 
 @pytest.mark.parametrize("name", ["build", "compare", "show --stage source"])
@@ -338,6 +357,9 @@ def test_every_text_names_a_command_that_there_is() -> None:
         ("tune --model bge-base --mask-mode padded", "--mask-mode padded goes with --heads"),
         ("tune --model bge-base --sm-scale 0.5", "--sm-scale 0.5 goes with --heads"),
         ("compare --mask-mode padded", "--mask-mode padded goes with --heads"),
+        ("tune --model bge-base --window 5,3", "--window 5,3 goes with --heads; bge-base has its"),
+        ("sweep --softcap 50", "--softcap 50 goes with --heads; give the heads too"),
+        ("build --heads 2x16 --mask-mode padded --window 5,3", "says the window, and window (5, 3"),
         ("tune --model bge-base --arch sm_90a", "--arch sm_90a goes with --target cuda"),
         ("build --model bge-base --target cuda --arch sm_90a --threads 2", "--threads 2"),
         ("explain --library x.so --lens full", "--library tells what was built"),

@@ -498,6 +498,8 @@ def test_heads_alone_mean_the_shapes_that_have_a_record(
         (["--heads", "6/4x16", "--shape", "1x8"], "num_kv_heads 4 does not divide"),
         (["--heads", "0x16", "--shape", "1x8"], "num_qo_heads is 0"),
         ([*SMALL, "--mask-mode", "diagonal"], "mask mode 'diagonal' is unknown"),
+        ([*SMALL, "--window", "5"], "window is '5'; write LEFT,RIGHT"),
+        ([*SMALL, "--softcap", "none"], "softcap is 'none'; write CAP"),
         ([*SMALL, "--dtype", "float8"], "dtype 'float8' is unknown"),
         (["--heads", "2x16", "--shape", "0x24"], "batch is 0"),
         (["--heads", "2x16", "--shape", "1x-4"], "qo_len is -4"),

@@ -25,6 +25,14 @@ class Size:
     names: Annotated[list[str] | None, typer.Option("--name")] = None
 
 
+@dataclass(frozen=True)
+class Box:
+    """A group with a group in it."""
+
+    size: Size
+    lid: Annotated[bool, typer.Option("--lid")] = False
+
+
 def _app(command) -> typer.Typer:
     app = typer.Typer()
     app.command()(ungrouped(command))
@@ -48,6 +56,17 @@ def test_the_fields_of_a_group_are_options() -> None:
     assert "Takes it." in said
     assert said.index("--unit") < said.index("--width") < said.index("--last")
     assert CliRunner().invoke(app, ["a", "--width", "wide"]).exit_code == 2
+
+
+def test_a_group_may_hold_a_group() -> None:
+    taken: list[Box] = []
+
+    def take(box: Box) -> None:
+        taken.append(box)
+
+    app = _app(take)
+    assert CliRunner().invoke(app, ["--width", "5", "--lid"]).exit_code == 0
+    assert taken == [Box(Size(5), lid=True)]
 
 
 def _two_parts(size: Size) -> Iterator[Answer]:

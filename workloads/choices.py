@@ -29,7 +29,7 @@ class Choice:
     Parameters
     ----------
     name : str
-        Of the field, and of the option (``--name``).
+        Of the field, and of what says it in options and files.
     tag : str
         What its text follows in the canonical text of a spec.
     default : object
@@ -53,6 +53,11 @@ class Choice:
     metavar: str
     help: str
 
+    @property
+    def option(self) -> str:
+        """Of the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
     def parse(self, text: str) -> Any:
         """The value that ``text`` says.
 
@@ -68,6 +73,23 @@ class Choice:
                 f"{self.name} is {text!r}; write {self.metavar}: {self.help}"
             ) from None
         return self.checked(value)
+
+    def of_file(self, value: Any) -> Any:
+        """The value that a field of a TOML file says: as a text, or as itself.
+
+        Raises
+        ------
+        InvalidSpecError
+            If it says none.
+
+        Examples
+        --------
+        >>> WINDOW.of_file("open,0") == WINDOW.of_file(["open", 0])
+        True
+        """
+        if isinstance(value, list):
+            value = ",".join(map(str, value))
+        return self.parse(value) if isinstance(value, str) else self.checked(value)
 
     def suffix(self, value: Any) -> str:
         """What the canonical text of a spec with ``value`` says of it."""

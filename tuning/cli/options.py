@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,15 @@ from typing import Annotated
 import typer
 
 from ...database import Tier
-from ...workloads import MASK_MODES, PrefillShape, PrefillSpec, parse_lengths, preset
+from ...workloads import (
+    CHOICES,
+    MASK_MODES,
+    PrefillShape,
+    PrefillSpec,
+    parse_lengths,
+    preset,
+)
+from ...workloads.choices import parsed_choices
 from ..backends import USUAL_KIND, backend_of
 from ..errors import InvalidOptionError
 from ..heads import parse_heads
@@ -75,12 +84,49 @@ DevicesOption = Annotated[
 ]
 
 
+@dataclass(frozen=True, init=False)
+class ChoiceOptions:
+    """What a spec may choose: an option for each of ``CHOICES``.
+
+    Parameters
+    ----------
+    texts : Mapping[str, str]
+        Of those that are given, by the choices' names.
+    """
+
+    texts: Mapping[str, str]
+
+    __signature__ = inspect.Signature(
+        [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default="",
+                annotation=Annotated[
+                    str,
+                    typer.Option(
+                        each.option, metavar=each.metavar, help=f"With --heads: {each.help}."
+                    ),
+                ],
+            )
+            for each in CHOICES
+        ]
+    )
+
+    def __init__(self, **texts: str) -> None:
+        object.__setattr__(self, "texts", {name: text for name, text in texts.items() if text})
+
+
 @dataclass(frozen=True)
 class WorkloadOptions:
     """Which attention a kernel is for: a model's, or heads by themselves."""
 
     model: Annotated[
-        str, typer.Option("--model", help="A preset; `prefilltune presets` lists them.")
+        str,
+        typer.Option(
+            "--model",
+            help="A preset, with a mask and scores of its own; `prefilltune presets` lists them.",
+        ),
     ] = ""
     heads: Annotated[
         str,
@@ -94,9 +140,11 @@ class WorkloadOptions:
         str,
         typer.Option(
             "--mask-mode",
-            help=f"With --heads: {' or '.join(MASK_MODES)}; {MASK_MODES[0]} when absent.",
+            help=f"With --heads, a name for --padding and --window in the place of these: "
+            f"{' or '.join(MASK_MODES)}; {MASK_MODES[0]} when all are absent.",
         ),
     ] = ""
+    choices: ChoiceOptions = ChoiceOptions()
     sm_scale: Annotated[
         float | None,
         typer.Option(
@@ -139,8 +187,9 @@ class WorkloadOptions:
             return chosen.spec(dtype), shapes or list(chosen.shapes)
         if not shapes and not any_tuned:
             raise InvalidOptionError("--heads needs a shape too, such as --shape 4x128")
-        mask_mode = self.mask_mode or MASK_MODES[0]
-        return parse_heads(self.heads, mask_mode, dtype, self.sm_scale), shapes
+        choices = parsed_choices(self.choices.texts)
+        spec = parse_heads(self.heads, self.mask_mode or None, dtype, self.sm_scale, **choices)
+        return spec, shapes
 
     def parse_if_given(
         self, shape: Sequence[str] | None
@@ -157,7 +206,9 @@ class WorkloadOptions:
         return None
 
     def _refuse_without_heads(self, reason: str) -> None:
-        for option, value in (("--mask-mode", self.mask_mode), ("--sm-scale", self.sm_scale)):
+        options = {each.option: self.choices.texts.get(each.name) for each in CHOICES}
+        options |= {"--mask-mode": self.mask_mode, "--sm-scale": self.sm_scale}
+        for option, value in options.items():
             if value not in ("", None) and not self.heads:
                 raise InvalidOptionError(f"{option} {value} goes with --heads; {reason}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
@@ -39,6 +39,8 @@ def parameters_of(command: Callable[..., object]) -> list[inspect.Parameter]:
 def ungrouped(command: Callable[..., _Result]) -> Callable[..., _Result]:
     """A command whose parameters that are dataclasses are given field by field.
 
+    A field may be such a group itself. What a group's ``__init__`` takes are its fields.
+
     >>> @dataclasses.dataclass
     ... class Size:
     ...     width: int = 2
@@ -50,22 +52,32 @@ def ungrouped(command: Callable[..., _Result]) -> Callable[..., _Result]:
     >>> ungrouped(area)(width=5, height=3, unit="m")
     '15 m2'
     """
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, type] = {}
-    for each in parameters_of(command):
-        if isinstance(each.annotation, type) and dataclasses.is_dataclass(each.annotation):
-            groups[each.name] = each.annotation
-            parameters += parameters_of(each.annotation)
-        else:
-            parameters.append(each)
 
     def run(**options: Any) -> _Result:
-        grouped = {
-            name: kind(
-                **{field.name: options.pop(field.name) for field in dataclasses.fields(kind)}
-            )
-            for name, kind in groups.items()
-        }
-        return command(**grouped, **options)
+        return command(**_grouped(command, options))
 
-    return signed(command, parameters, run)
+    return signed(command, _single(command), run)
+
+
+def _single(taker: Callable[..., object]) -> list[inspect.Parameter]:
+    """The parameters of a command or a group, in the place of each group those of its own."""
+    return [
+        single
+        for each in parameters_of(taker)
+        for single in (_single(each.annotation) if _is_group(each) else [each])
+    ]
+
+
+def _grouped(taker: Callable[..., object], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command or a group takes, of all options."""
+    return {
+        each.name: each.annotation(**_grouped(each.annotation, options))
+        if _is_group(each)
+        else options[each.name]
+        for each in parameters_of(taker)
+    }
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    kind = parameter.annotation
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
