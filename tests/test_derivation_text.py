@@ -73,15 +73,23 @@ T = SimpleNamespace(
     Cast=lambda dtype, value: np.dtype(dtype).type(value),
     Select=lambda condition, one, other: one if condition else other,
     if_then_else=lambda condition, one, other: one if condition else other,
-    max=max, min=min, exp2=np.exp2, log2=np.log2, float32=np.float32,
+    max=max, min=min, exp2=np.exp2, log2=np.log2, tanh=np.tanh, float32=np.float32,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("mask_mode", ["padded", "causal_padded_left"])
-def test_it_computes_attention(mask_mode: str) -> None:
-    spec, shape = PrefillSpec(2, 1, 4, "float32", mask_mode), PrefillShape(3, 5, 8)
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"mask_mode": "causal_padded_left"},
+        {"padding": "left", "window": (2, 1), "softcap": 1.5, "bias": "relative"},
+    ],
+)
+def test_it_computes_attention(chosen: dict[str, Any]) -> None:
+    spec, shape = PrefillSpec(2, 1, 4, "float32", **chosen), PrefillShape(3, 5, 8)
     inputs = make_inputs(spec, shape, np.array([0, 3, 8], "int32"), 0, poison_padding=True)
-    given = (inputs.query, inputs.key, inputs.value, inputs.valid_lens)
+    given = [inputs.query, inputs.key, inputs.value, inputs.valid_lens]
+    given += [] if inputs.bias is None else [inputs.bias]
     output = np.full(inputs.query.shape, math.nan, "float32")
     lse = np.full(inputs.query.shape[:3], math.nan, "float32")
     tree = ast.fix_missing_locations(_Sblocks().visit(ast.parse(online_text(spec, shape))))
