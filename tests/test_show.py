@@ -101,6 +101,10 @@ def test_a_record_of_a_gpu_is_cuda() -> None:
     assert out.startswith(f"// source: {STAGES['source']}\n// {entry.provenance.spec} at ")
     assert "__global__" in out
     assert "wgmma.mma_async" in out
+    scheduled = shown("--record", entry.record_id, "--stage", "scheduled")
+    assert re.search(r"prefill_dot_wgmma_\w+", scheduled)
+    assert "wgmma.mma_async" not in scheduled  # device functions stand in the source alone
+    assert max(map(len, scheduled.splitlines())) < 1000
 
 
 def test_a_file_holds_what_is_printed(root: Path, tmp_path: Path) -> None:

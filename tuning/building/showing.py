@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from ..spaces import Variant
 from .build import generate
 from .describing import describe
 from .replaying import replay_record
+
+_DEVICE_SOURCE = re.compile(r'source_code="(?:[^"\\]|\\.)*"')
 
 #: What each stage is, in the order in which one becomes the next.
 STAGES = {
@@ -103,7 +106,7 @@ def show_stage(stage: str, kernel: Kernel) -> Shown:
 
 
 def _plain(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
-    return Shown(heading, plain_attention(kernel.spec, kernel.shape, BUILT_IN).script().strip("\n"))
+    return Shown(heading, _script(plain_attention(kernel.spec, kernel.shape, BUILT_IN)))
 
 
 def _online(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
@@ -112,11 +115,11 @@ def _online(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
 
 def _tiled(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
     described = describe(kernel.space, kernel.spec, kernel.shape, kernel.variant)
-    return Shown((*heading, _origin(kernel)), described.script().strip("\n"))
+    return Shown((*heading, _origin(kernel)), _script(described))
 
 
 def _scheduled(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
-    return Shown((*heading, _origin(kernel)), _replayed(kernel).script().strip("\n"))
+    return Shown((*heading, _origin(kernel)), _script(_replayed(kernel)))
 
 
 def _source(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
@@ -138,6 +141,11 @@ _SHOWN: dict[str, Callable[[Kernel, tuple[str, ...]], Shown]] = {
 def _replayed(kernel: Kernel) -> Any:
     assert kernel.entry is not None
     return replay_record(kernel.entry, spec=kernel.spec)
+
+
+def _script(module: Any) -> str:
+    """As TVM prints it, but for the source of device functions, which the last stage shows."""
+    return _DEVICE_SOURCE.sub('source_code="..."', module.script().strip("\n"))
 
 
 def _origin(kernel: Kernel) -> str:
