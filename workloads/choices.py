@@ -193,8 +193,11 @@ BIAS = Choice(
     "a tensor that is added to scores, by head and by column minus row",
 )
 
-#: Those that say which pairs are seen, and those that say what a score is, in the order of texts.
-MASK_CHOICES, SCORE_CHOICES = (WINDOW,), (SOFTCAP, BIAS)
+#: Those that say which pairs are seen, in the order of texts.
+MASK_CHOICES = (WINDOW,)
+
+#: Those that say what a score is.
+SCORE_CHOICES = (SOFTCAP, BIAS)
 
 CHOICES = (PADDING, *MASK_CHOICES, *SCORE_CHOICES)
 

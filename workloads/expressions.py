@@ -157,9 +157,10 @@ def score(elementary: Elementary, spec: PrefillSpec, dot: Expr, bias: Expr = Non
     bias : Expr, optional
         What a spec with a bias adds for the pair, float32.
     """
+    exponent: Expr
     log2_e = math.log2(math.e)
     if spec.softcap is None:
-        exponent: Expr = dot * _float32(spec.scale * log2_e)
+        exponent = dot * _float32(spec.scale * log2_e)
     else:
         capped = elementary.tanh(dot * _float32(spec.scale / spec.softcap))
         exponent = capped * _float32(spec.softcap * log2_e)

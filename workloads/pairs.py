@@ -15,9 +15,17 @@ from .spec import PrefillSpec
 
 #: The fields of a spec that are stated here and in the reference; another one would be left out.
 _STATED = {
-    "num_qo_heads", "num_kv_heads", "head_dim", "dtype", "padding", "window", "sm_scale",
-    "softcap", "bias", "lse_dtype",
-}  # fmt: skip
+    "num_qo_heads",
+    "num_kv_heads",
+    "head_dim",
+    "dtype",
+    "padding",
+    "window",
+    "sm_scale",
+    "softcap",
+    "bias",
+    "lse_dtype",
+}
 
 
 def _require_stated(spec: PrefillSpec) -> None:

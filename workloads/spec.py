@@ -138,7 +138,12 @@ class PrefillSpec:
             raise InvalidSpecError(
                 f"the LSE of {dtype} attention cannot be {lse_dtype!r}; choose {allowed}"
             )
-        chosen = {"padding": padding, "window": window, "softcap": softcap, "bias": bias}
+        chosen = {
+            "padding": padding,
+            "window": window,
+            "softcap": softcap,
+            "bias": bias,
+        }
         given = {name: value for name, value in chosen.items() if value is not None}
         if mask_mode is not None:
             given = _beside(given, mask_mode)
