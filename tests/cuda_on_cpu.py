@@ -1,4 +1,4 @@
-"""Running generated CUDA source on the CPU: a check of float32 schedules where there is no GPU.
+"""Running generated CUDA source on the CPU: a check of schedules where there is no GPU.
 
 Every thread of a block is a fiber that runs until its next barrier or shuffle. Warps, and threads
 of a warp, take turns in a chosen order, so that a missing barrier shows as a wrong result.
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from ptx_on_cpu import FUNCTIONS, on_cpu
 
 #: Who runs first between two barriers, for warps and for threads of a warp.
 ORDERS = range(4)
@@ -51,7 +52,9 @@ static float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 static int max(int a, int b) { return a > b ? a : b; }
 static int min(int a, int b) { return a < b ? a : b; }
 static float max(float a, float b) { return fmaxf(a, b); }
-static float prefill_exp2(float x) { return x < -126 ? 0 : exp2f(x); }
+static float min(float a, float b) { return fminf(a, b); }
+#define __device__ static
+#define __forceinline__
 static void stop(State state) {
   fibers[current].state = state;
   swapcontext(&fibers[current].context, &scheduler);
@@ -71,8 +74,6 @@ static float __shfl_down_sync(uint mask, float value, int delta, int width) {
 """
 
 _DRIVER = r"""
-static float *q, *k, *v, *output, *lse;
-static int *valid_lens;
 static void thread() {
   main_kernel(ARGUMENTS);
   stop(DONE);
@@ -109,11 +110,10 @@ static bool run_block(int warps, int order) {
   } while (all_at(0, threads, AT_BARRIER));
   return all_at(0, threads, DONE);
 }
-extern "C" int run(float* a, float* b, float* c, int* d, float* e, float* f,
-                   int x, int y, int z, int warps, int shared_bytes, int order) {
-  q = a, k = b, v = c, valid_lens = d, output = e, lse = f;
+extern "C" int run(void** given, int x, int y, int z, int warps, int shared_bytes, int order) {
+  GIVEN
   std::vector<Fiber>(warps * 32).swap(fibers);
-  buf_dyn_shmem_ptr = (uchar*)aligned_alloc(64, (shared_bytes + 63) / 64 * 64);
+  buf_dyn_shmem_ptr = (uchar*)aligned_alloc(1024, (shared_bytes + 1023) / 1024 * 1024);
   bool good = true;
   for (blockIdx.z = 0; blockIdx.z < z; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < y; ++blockIdx.y)
@@ -144,18 +144,29 @@ def kernel_on_cpu(
     run = ctypes.CDLL(str(library)).run
 
     def kernel(*arguments: np.ndarray, order: int) -> None:
-        pointers = [ctypes.c_void_p(each.ctypes.data) for each in arguments]
-        assert run(*pointers, *grid, warps, shared_bytes, order), "threads of a block part ways"
+        pointers = (ctypes.c_void_p * len(arguments))(*(each.ctypes.data for each in arguments))
+        assert run(pointers, *grid, warps, shared_bytes, order), "threads of a block part ways"
 
     return kernel
 
 
 def _cpp(source: str) -> str:
-    kernel = source[source.rindex('extern "C" __global__') :]
+    begin = source.rindex('extern "C" __global__')
+    functions, kernel = source[source.index("__device__ __forceinline__") : begin], source[begin:]
     found = re.search(r"main_kernel\(([^)]*)\)", kernel)
     assert found is not None
-    names = [each.split()[-1].removesuffix("_ptr") for each in found[1].split(",")]
-    assert sorted(names) == sorted(_PARAMETERS)
+    types = dict(_parameter(each) for each in found[1].split(","))
+    assert sorted(types) == sorted(_PARAMETERS)
     kernel = kernel.replace('extern "C" __global__', "static")
     kernel = re.sub(r"__launch_bounds__\([^)]*\)|extern __shared__[^;]*;", "", kernel)
-    return _RUNTIME + kernel + _DRIVER.replace("ARGUMENTS", ", ".join(names))
+    functions = re.sub(r'extern "C" __global__[^;]*;', "", functions)
+    tensors = "".join(f"static {type_} {name};\n" for name, type_ in types.items())
+    given = " ".join(f"{n} = ({types[n]})given[{i}];" for i, n in enumerate(_PARAMETERS))
+    driver = _DRIVER.replace("ARGUMENTS", ", ".join(types)).replace("GIVEN", given)
+    return _RUNTIME + FUNCTIONS + on_cpu(functions) + kernel + tensors + driver
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    """Name and type of ``half* __restrict__ q_ptr``."""
+    type_, *_, name = text.split()
+    return name.removesuffix("_ptr"), type_
