@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
 from .baseline import TVM_MASK_MODES, masked_baseline, ragged_cpu_baseline
+from .biases import alibi_bias, t5_bias
 from .case import Case
 from .choices import CHOICES, Choice
 from .errors import (
@@ -47,6 +48,7 @@ __all__ = [
     "SymbolicShape",
     "Tiles",
     "UnknownPresetError",
+    "alibi_bias",
     "check_batches",
     "empty_lse",
     "load_presets",
@@ -61,6 +63,7 @@ __all__ = [
     "ragged_cpu_baseline",
     "reference_attention",
     "regimes",
+    "t5_bias",
     "useful_flops",
 ]
 
