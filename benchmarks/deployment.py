@@ -92,11 +92,12 @@ def built(folder: Path) -> None:
 
     target = resolve_target("llvm")
     finder = Finder([committed_root()])
-    matches = [
-        finder.find(target.key, PrefillSpec(12, 12, 64, "float32"), shape, accept=Tier.OTHER_TARGET)
+    spec = PrefillSpec(12, 12, 64, "float32")
+    fixed = [
+        (spec, finder.find(target.key, spec, shape, accept=Tier.OTHER_TARGET))
         for shape in (PrefillShape(1, 128), PrefillShape(4, 128), PrefillShape(1, 512))
     ]
-    build_kernels(matches, [], target, folder)
+    build_kernels(fixed, [], target, folder)
     build_library(plain_attention(SPEC, SHAPE), target.target, str(folder / "tiny.so"))
     sizes, tree = SymbolicShape.fresh(), Leaf("0")
     for index in range(1, KERNELS):

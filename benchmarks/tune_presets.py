@@ -48,8 +48,8 @@ def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]
             for model in options.model or BATCHES:
                 for length in options.length or _ENCODER:
                     batch = BATCHES.get(model, _ENCODER).get(length, 1)
-                    shape, spec = PrefillShape(batch, length), preset(model).spec(dtype)
-                    yield Case(spec, shape, parse_lengths(lens))
+                    for spec in preset(model).specs(dtype):
+                        yield Case(spec, PrefillShape(batch, length), parse_lengths(lens))
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ from prefilltune.tuning.cli.console import as_started
 from prefilltune.tuning.deployment import choose_serving
 from prefilltune.tuning.environment import pip_install
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import CHOICES, PrefillSpec
+from prefilltune.workloads import CHOICES, Case, PrefillSpec, Preset
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS: Any = typer.main.get_command(app)
@@ -60,9 +60,10 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def swept(spec: Any, found: Any, shapes: Any, lens: Any, target: Any, **_: Any):
         raise Reached("sweep", spec, target)
 
-    def built(spec: Any, matches: Any, servings: Any, target: Any, output: Any):
-        shapes = " ".join(match.entry.provenance.shape for match in matches)
-        raise Reached("build", f"{spec} {shapes}", target)
+    def built(fixed: Any, servings: Any, target: Any, output: Any):
+        specs = " ".join({str(spec): None for spec, _ in fixed})
+        shapes = " ".join(match.entry.provenance.shape for _, match in fixed)
+        raise Reached("build", f"{specs} {shapes}", target)
 
     def compared(bench: Any, case: Any, tuned: Any, stock: Any):
         raise Reached("compare", f"{case.spec} {case.shape}", bench._target)
@@ -146,6 +147,34 @@ def test_where_a_scale_a_mask_and_scores_are_not_the_usual_ones(
     for name in ("build", "compare"):
         message = run(f"prefilltune {name} {options} --database {tmp_path}")
         assert reached(advised(message)) == ("tune", f"{spec} b2_q5_kv9", key(), str(tmp_path))
+
+
+def test_a_model_means_each_of_its_attentions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = replace(SPEC, window=(5, 3))
+    both = Preset("both", "", "", {"global": SPEC, "local": local}, (SHORT, LONG))
+    monkeypatch.setattr("prefilltune.tuning.cli.options.preset", lambda name: both)
+    done: list[tuple[PrefillSpec, Any]] = []
+
+    def tuned(case: Case, *_: Any) -> None:
+        done.append((case.spec, case.shape))
+
+    monkeypatch.setattr("prefilltune.tuning.search.tune.tune_case", tuned)
+    monkeypatch.setattr("prefilltune.tuning.cli.tune._print_kept", lambda *_: None)
+    monkeypatch.setattr(
+        "prefilltune.tuning.cli.compare.compare_all", lambda each, *_: done.extend(each)
+    )
+    root = database(tmp_path, record(SPEC, SHORT), record(local, SHORT))
+    options = f"--model both --threads 1 --database {root}"
+    run(f"prefilltune tune {options} --no-compare")
+    assert done == [(spec, shape) for spec in (SPEC, local) for shape in (SHORT, LONG)]
+    done.clear()
+    run(f"prefilltune compare {options}")
+    assert done == [(SPEC, SHORT), (local, SHORT)]
+    assert reached(f"prefilltune build {options}")[1] == f"{SPEC} {local} {SHORT} {SHORT}"
+    said = run(f"prefilltune explain {options}")
+    assert said.count(str(SPEC)) == said.count(str(local)) == 1
 
 
 def test_each_choice_of_a_spec_has_an_option() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from ...database import Finder, NoRecordError, Tier
+from ...database import Match, NoRecordError, Tier
 from ...workloads import PrefillSpec, parse_lengths
 from ..errors import InvalidOptionError
 from .console import console, print_table
@@ -27,7 +27,6 @@ from .targets import prepare
 
 if TYPE_CHECKING:
     from ..deployment import Serving
-    from ..target import ResolvedTarget
 
 
 def build(
@@ -47,32 +46,37 @@ def build(
     A kernel for each --shape, else for each shape that has a record; and one
     that serves every shape.
     """
-    spec, shapes = workload.parse(shape, any_tuned=True)
+    specs, usual = workload.parse(shape, any_tuned=True)
     tier = tier_of(accept)
     if lens:
         parse_lengths(lens)
     resolved = prepare(target)
-    spec = workload.in_dtype_for(spec, resolved.kind)
+    specs = workload.in_dtype_for(specs, resolved.kind)
     if not resolved.is_here:
         tier = max(tier, Tier.FAMILY)
-    from ..deployment import choose_kernel
+    from ..deployment import choose_kernel, choose_serving
     from ..deployment.explanation import explanation_lines
     from ..deployment.library import build_kernels
 
     databases = open_databases(database or work_root())
     warn_of_bad_lines(databases, resolved, tier)
-    if not shape:
-        shapes = tuned_shapes(databases, resolved, spec, shapes, tier)
-    matches = [
-        choose_kernel(spec, each, resolved, databases, accept=tier, lens=lens)[0] for each in shapes
-    ]
-    servings, missing = _servings(spec, resolved, databases, tier, lens)
-    built = build_kernels(spec, matches, servings, resolved, output)
+    fixed: list[tuple[PrefillSpec, Match]] = []
+    servings: list[Serving] = []
+    missing: list[str] = []
+    for spec in specs:
+        for each in usual if shape else tuned_shapes(databases, resolved, spec, usual, tier):
+            match, _ = choose_kernel(spec, each, resolved, databases, accept=tier, lens=lens)
+            fixed.append((spec, match))
+        try:  # what a kernel for every shape is made of
+            servings.append(choose_serving(spec, resolved, databases, accept=tier, lens=lens))
+        except NoRecordError as error:
+            missing.append(f"no kernel for every shape is in it: {error}")
+    built = build_kernels(fixed, servings, resolved, output)
     symbols = Column("symbol", overflow="fold")  # they differ in their ends, so none is cut off
     table = Table(symbols, "record", "tier", title=f"{built.library}", title_justify="left")
-    for symbol, match in zip(built.symbols, matches, strict=False):
+    for symbol, (_, match) in zip(built.symbols, fixed, strict=False):
         table.add_row(symbol, match.entry.record_id, str(match.tier))
-    for symbol, serving in zip(built.symbols[len(matches) :], servings, strict=True):
+    for symbol, serving in zip(built.symbols[len(fixed) :], servings, strict=True):
         tiers = {str(match.tier) for match in serving.matches.values()}
         table.add_row(symbol, f"any of {len(serving.matches)}", ", ".join(sorted(tiers)))
     print_table(table)
@@ -126,15 +130,15 @@ def explain(
     else:
         from ..deployment import choose_serving
 
-        spec, _ = workload.parse(None, any_tuned=True)
+        specs, _ = workload.parse(None, any_tuned=True)
         tier = tier_of(accept)
         resolved = prepare(target, compiler=False)
-        spec = workload.in_dtype_for(spec, resolved.kind)
         databases = open_databases(database or work_root())
-        serving = choose_serving(
-            spec, resolved, databases, on_missing=on_missing, accept=tier, lens=lens
-        )
-        found = [serving.as_data()]
+        servings = [
+            choose_serving(each, resolved, databases, on_missing=on_missing, accept=tier, lens=lens)
+            for each in workload.in_dtype_for(specs, resolved.kind)
+        ]
+        found = [each.as_data() for each in servings]
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -144,15 +148,3 @@ def explain(
         console.print(f"runs on {needs}", soft_wrap=True)
     for line in explanation_lines(found):
         console.print(line, soft_wrap=True)
-
-
-def _servings(
-    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, tier: Tier, lens: str
-) -> tuple[list[Serving], list[str]]:
-    """What a kernel for every shape is made of, or why there is none."""
-    from ..deployment import choose_serving
-
-    try:
-        return [choose_serving(spec, target, databases, accept=tier, lens=lens)], []
-    except NoRecordError as error:
-        return [], [f"no kernel for every shape is in it: {error}"]

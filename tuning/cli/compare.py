@@ -76,10 +76,12 @@ def compare(
     if wanted is None:
         workloads = tuned_workloads(databases, resolved, workload.dtype, given, tier)
     else:
-        spec, usual = wanted
-        spec = workload.in_dtype_for(spec, resolved.kind)
-        shapes = given or tuned_shapes(databases, resolved, spec, usual, tier)
-        workloads = [(spec, each) for each in shapes]
+        specs, usual = wanted
+        workloads = [
+            (spec, each)
+            for spec in workload.in_dtype_for(specs, resolved.kind)
+            for each in given or tuned_shapes(databases, resolved, spec, usual, tier)
+        ]
     folder = output or root / str(resolved.key)
     ending_of(context).advice = (
         f"what was compared is in {folder / COMPARISON_FILE}; run the same command again, with "

@@ -125,7 +125,9 @@ class WorkloadOptions:
         str,
         typer.Option(
             "--model",
-            help="A preset, with a mask and scores of its own; `prefilltune presets` lists them.",
+            metavar="NAME[:ATTENTION]",
+            help="A preset, with masks and scores of its own, or one attention of several; "
+            "`prefilltune presets` lists them.",
         ),
     ] = ""
     heads: Annotated[
@@ -168,11 +170,12 @@ class WorkloadOptions:
 
     def parse(
         self, shape: Sequence[str] | None, *, any_tuned: bool = False
-    ) -> tuple[PrefillSpec, list[PrefillShape]]:
-        """The spec and the shapes that are meant; a preset's usual shapes if none is given.
+    ) -> tuple[list[PrefillSpec], list[PrefillShape]]:
+        """The specs and the shapes that are meant, each spec on each shape.
 
-        With ``any_tuned``, heads alone will do: the shapes that have a record are meant. The spec
-        has its dtypes once the target is known: :meth:`in_dtype_for` gives it them.
+        A preset has a spec for each of its attentions, and its usual shapes if none is given.
+        With ``any_tuned``, heads alone will do: the shapes that have a record are meant. Specs
+        have their dtypes once the target is known: :meth:`in_dtype_for` gives them these.
         """
         if bool(self.model) == bool(self.heads):
             raise InvalidOptionError(
@@ -184,16 +187,16 @@ class WorkloadOptions:
         self._refuse_without_heads(f"{self.model} has its own")
         if self.model:
             chosen = preset(self.model)
-            return chosen.spec(dtype), shapes or list(chosen.shapes)
+            return chosen.specs(dtype), shapes or list(chosen.shapes)
         if not shapes and not any_tuned:
             raise InvalidOptionError("--heads needs a shape too, such as --shape 4x128")
         choices = parsed_choices(self.choices.texts)
         spec = parse_heads(self.heads, self.mask_mode or None, dtype, self.sm_scale, **choices)
-        return spec, shapes
+        return [spec], shapes
 
     def parse_if_given(
         self, shape: Sequence[str] | None
-    ) -> tuple[PrefillSpec, list[PrefillShape]] | None:
+    ) -> tuple[list[PrefillSpec], list[PrefillShape]] | None:
         """As :meth:`parse` does of what may have been tuned; None where every workload is meant."""
         if self.model or self.heads:
             return self.parse(shape, any_tuned=True)
@@ -212,10 +215,10 @@ class WorkloadOptions:
             if value not in ("", None) and not self.heads:
                 raise InvalidOptionError(f"{option} {value} goes with --heads; {reason}")
 
-    def in_dtype_for(self, spec: PrefillSpec, kind: str) -> PrefillSpec:
+    def in_dtype_for(self, specs: Sequence[PrefillSpec], kind: str) -> list[PrefillSpec]:
         """With the dtypes that are asked for, else the usual one of a kind of target."""
-        spec = spec if self.dtype else in_usual_dtype(spec, kind)
-        return dataclasses.replace(spec, lse_dtype=self.lse_dtype or None)
+        typed = specs if self.dtype else [in_usual_dtype(each, kind) for each in specs]
+        return [dataclasses.replace(each, lse_dtype=self.lse_dtype or None) for each in typed]
 
 
 @dataclass(frozen=True)

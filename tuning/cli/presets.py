@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.table import Column, Table
 
-from ...workloads import load_presets
-from .console import print_table
+from ...workloads import PrefillSpec, load_presets
+from ...workloads.choices import SCORE_CHOICES
+from .console import console, print_table
 
 
 def presets() -> None:
-    """List the models whose heads and usual shapes are known."""
-    rest = ("heads", "head_dim", "mask", "usual shapes", "model")
+    """List the models whose attentions and usual shapes are known."""
+    rest = ("heads", "head_dim", "mask and scores", "usual shapes", "model")
     columns = (Column(title, overflow="fold") for title in rest)
     table = Table(Column("preset", no_wrap=True), *columns)  # a name is there to be copied
-    for name, each in load_presets().items():
+    for each in (each for whole in load_presets().values() for each in whole.apart()):
         spec = each.spec()
         heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}"
         shapes = " ".join(f"{size.batch}x{size.qo_len}" for size in each.shapes)
-        table.add_row(name, heads, str(spec.head_dim), spec.mask_mode, shapes, each.model)
+        table.add_row(each.name, heads, str(spec.head_dim), _meaning(spec), shapes, each.model)
     print_table(table)
+    console.print(
+        "a name without what is behind its colon means all attentions of the model", soft_wrap=True
+    )
+
+
+def _meaning(spec: PrefillSpec) -> str:
+    """The mask, and what of the scores is not usual."""
+    scores = [
+        f"{each.name} {each.write(value)}"
+        for each in SCORE_CHOICES
+        if (value := getattr(spec, each.name)) != each.default
+    ]
+    if spec != replace(spec, sm_scale=None):
+        scores.insert(0, f"scale {spec.scale:g}")
+    return ", ".join([spec.mask_mode, *scores])

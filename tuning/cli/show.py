@@ -68,7 +68,8 @@ def show(
 ) -> None:
     """Print a kernel on its way from the plain description to machine code.
 
-    It is the tuned one that would be built. What is there before anything is tuned
+    It is the tuned one that would be built; of a model, for its first attention unless
+    --model names another. What is there before anything is tuned
     (plain, online, tiled) is shown for any workload.
     """
     if output is not None and not stage:
@@ -155,12 +156,12 @@ def _of_workload(
     database: Path | None,
 ) -> tuple[Kernel, str, NoRecordError | None]:
     """The kernel that a build has for a workload, the command that shows it, and what it lacks."""
-    spec, shapes = workload.parse([shape] if shape else None, any_tuned=True)
+    specs, shapes = workload.parse([shape] if shape else None, any_tuned=True)
     tier = tier_of(accept)
     if lens:
         parse_lengths(lens)
     resolved = prepare(target, compiler=False)
-    spec = workload.in_dtype_for(spec, resolved.kind)
+    spec = workload.in_dtype_for(specs, resolved.kind)[0]
     if not resolved.is_here:
         tier = max(tier, Tier.FAMILY)
     from ..backends.commands import command

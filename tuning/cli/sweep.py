@@ -61,7 +61,7 @@ def sweep(
     if wanted is None:
         specs = _unswept(databases, resolved, workload.dtype)
     else:
-        specs = [workload.in_dtype_for(wanted[0], resolved.kind)]
+        specs = workload.in_dtype_for(wanted[0], resolved.kind)
     from ..deployment import SWEEP_FILE
 
     if specs:

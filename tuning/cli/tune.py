@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...database import Tier
-from ...workloads import Case, parse_lengths
-from ..backends.commands import advice, command
+from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
+from ..backends.commands import command
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
 from .compare import compare_all, require_comparable
@@ -28,6 +29,7 @@ from .targets import choose_spaces, open_devices
 if TYPE_CHECKING:
     from ..search.state import SearchState
     from ..search.tune import TuneResult
+    from ..target import ResolvedTarget
 
 _DEFAULT_BUDGET = "140s"
 
@@ -107,30 +109,31 @@ def tune(
     """Search for fast kernels and keep the best, verified, in the database."""
     if plan is not None:
         raise moved("tune --plan", "plan run", str(plan), database)
-    spec, shapes = workload.parse(shape)
+    specs, shapes = workload.parse(shape)
     lengths = parse_lengths(lens)
     root = database or work_root()
     ending = ending_of(context)
     with ExitStack() as stack:
         resolved, pool = stack.enter_context(open_devices(target, devices))
-        spec = workload.in_dtype_for(spec, resolved.kind)
+        specs = workload.in_dtype_for(specs, resolved.kind)
         from ..devices.opening import local_pool
         from ..search.builders import local_builders
         from ..search.progress import SearchDisplay
         from ..search.state import Limit
         from ..search.tune import log_path, tune_case
 
-        spaces = choose_spaces(search.space, spec, shapes, resolved)
+        spaces = {each: choose_spaces(search.space, each, shapes, resolved) for each in specs}
+        workloads = [(spec, each) for spec in specs for each in shapes]
         folder = root / str(resolved.key)
         compares = compare and not devices.tracker  # it measures here, not where a tracker's do
         if compares:
             require_comparable(folder)
         warn_of_bad_lines(open_databases(root), resolved)
         builders = None
-        if len(shapes) > 1:  # the processes of one pool and its builders serve all of them
+        if len(workloads) > 1:  # the processes of one pool and its builders serve all of them
             pool = pool or stack.enter_context(local_pool(resolved))
             builders = stack.enter_context(local_builders())
-        for each in shapes:
+        for spec, each in workloads:
             case = Case(spec, each, lengths, search.seed)
             log = log_path(case, resolved.key, root)
             ending.advice = f"run the same command again and the search goes on from {log}"
@@ -141,7 +144,7 @@ def tune(
                 result = tune_case(
                     case,
                     resolved,
-                    spaces,
+                    spaces[spec],
                     Limit(search.trials, search.seconds),
                     root,
                     search.keep,
@@ -155,8 +158,7 @@ def tune(
                 return  # to where the process ends
     if not compares:
         if compare:
-            more = f"--lens {shlex.quote(lens)}"
-            again = command("compare", resolved, spec, *shapes, more=more)
+            again = _compare_commands(specs, shapes, lens, resolved)
             console.print(
                 "not compared, which is done where the device is, once the records are there: "
                 f"{again}",
@@ -169,11 +171,24 @@ def tune(
     if bench_of(resolved.kind).needs_torch and not find_spec("torch"):
         console.print(TORCH_HINT, soft_wrap=True)
     else:
-        workloads = [(spec, each) for each in shapes]
-        more = f"--lens {shlex.quote(lens)}"
-        again = advice("compare", resolved, spec, *shapes, database=root, more=more)
-        ending.advice = f"what was found is kept; {again}"
+        again = _compare_commands(specs, shapes, lens, resolved, root)
+        ending.advice = f"what was found is kept; run: {again}"
         compare_all(workloads, resolved, [lens], open_databases(root), Tier.EXACT, folder)
+
+
+def _compare_commands(
+    specs: Sequence[PrefillSpec],
+    shapes: Sequence[PrefillShape],
+    lens: str,
+    target: ResolvedTarget,
+    root: Path | None = None,
+) -> str:
+    """One line of shell."""
+    more = f"--lens {shlex.quote(lens)}"
+    commands = (
+        command("compare", target, spec, *shapes, database=root, more=more) for spec in specs
+    )
+    return " && ".join(commands)
 
 
 def _print_kept(result: TuneResult, root: Path) -> None:

@@ -51,8 +51,7 @@ class Built:
 
 
 def build_kernels(
-    spec: PrefillSpec,
-    matches: Sequence[Match],
+    fixed: Sequence[tuple[PrefillSpec, Match]],
     servings: Sequence[Serving],
     target: ResolvedTarget,
     folder: Path,
@@ -61,10 +60,8 @@ def build_kernels(
 
     Parameters
     ----------
-    spec : PrefillSpec
-        What all of them compute.
-    matches : Sequence[Match]
-        One for each kernel that serves the shape alone that it was tuned for.
+    fixed : Sequence[tuple[PrefillSpec, Match]]
+        What each kernel computes that serves the shape alone that it was tuned for, and its record.
     servings : Sequence[Serving]
         One for each kernel that serves every shape.
     folder : Path
@@ -85,7 +82,7 @@ def build_kernels(
         require_replaceable(path)
     functions: dict[str, Any] = {}
     kernels: list[dict[str, Any]] = []
-    for match in matches:
+    for spec, match in fixed:
         provenance = match.entry.provenance
         symbol = symbol_of(str(spec), provenance.shape)
         kernel = replay_record(match.entry, spec=spec)["main"]
