@@ -78,13 +78,36 @@ trials = 200
     assert (usual.targets, usual.has_dtypes) == ((PlannedTarget("llvm"),), False)
 
 
+@pytest.mark.parametrize("window", ['"4095,0"', "[4095, 0]"])
+def test_heads_of_a_plan_take_what_a_spec_may_choose(tmp_path: Path, window: str) -> None:
+    choices = f'padding = "left"\nwindow = {window}\nsoftcap = 50\nbias = "relative"\n'
+    ((spec, shape),) = read_plan(_written(tmp_path, LEAST + choices)).workloads
+    assert str(spec) == "padded_left_w4095-0_hq2_hkv1_d16_float32_s0.25_cap50.0_biasrelative"
+    assert str(shape) == "b2_q24_kv24"
+    for ends in ('"open,0"', '["open", 0]'):
+        ((spec, _),) = read_plan(_written(tmp_path, LEAST + f"window = {ends}")).workloads
+        assert spec.mask_mode == "causal_padded"
+
+
+def test_a_plan_tunes_each_attention_of_a_model_or_one(tmp_path: Path) -> None:
+    def masks(model: str) -> list[str]:
+        text = f'models = ["{model}"]\nshapes = ["1x128"]\nbudget = "1h"\n'
+        return [spec.mask_mode for spec, _ in read_plan(_written(tmp_path, text)).workloads]
+
+    assert masks("modernbert-base") == ["padded", "padded_w64-64"]
+    assert masks("modernbert-base:local") == ["padded_w64-64"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("models = [", "is no plan"),
         ('models = ["bge-base"]', "budget is missing"),
         ('budget = "1h"', "it tunes nothing"),
-        ('models = ["bge"]\nbudget = "1h"', "models: 'bge' is unknown"),
+        ('models = ["bge"]\nbudget = "1h"', "models: preset 'bge' is unknown; did you mean bge-"),
+        ('models = ["modernbert-base:all"]\nbudget = "1h"', "has no attention 'all'; choose"),
+        ('models = ["bge-base"]\nwindow = "5,3"\nbudget = "1h"', "window goes with heads; models"),
+        ('models = ["bge-base"]\nmask_mode = "padded"\nbudget = "1h"', "mask_mode goes with heads"),
         ('heads = ["2x16"]\nbudget = "1h"', "heads need shapes too"),
         ('heads = ["2"]\nshapes = ["1x8"]\nbudget = "1h"', "write QOxDIM"),
         (LEAST + "shape = 1", "shape is unknown; choose among models"),
@@ -97,6 +120,11 @@ trials = 200
         (LEAST + 'dtypes = ["int8"]', "int8"),
         (LEAST + 'lens = "some"', "some"),
         (LEAST + 'mask_mode = "none"', "mask mode 'none' is unknown"),
+        (LEAST + 'mask_mode = "padded"\nwindow = [5, 3]', "window (5, 3) is given besides"),
+        (LEAST + "window = 5", "window is 5; it has two ends"),
+        (LEAST + "window = [5, -3]", "window is '5,-3'; write LEFT,RIGHT"),
+        (LEAST + "softcap = true", "softcap is True; it must be a finite number"),
+        (LEAST + "bias = 1", "bias is 1; choose None or relative"),
         (LEAST + "targets = [1]", "targets holds 1; write a text or a table"),
         (LEAST + "targets = []", "targets is empty"),
         (LEAST + '[[targets]]\nkey = "a"', "a table has no target"),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...workloads import (
-    MASK_MODES,
+    CHOICES,
     PrefillShape,
     PrefillSpec,
     PrefilltuneError,
-    load_presets,
+    UnknownPresetError,
     parse_lengths,
+    preset,
 )
 from ..backends import USUAL_KIND
 from ..devices.address import Address, check_key
@@ -29,11 +30,12 @@ else:
 
 _SLICE = 64
 
-#: What a plan may say, and of which type.
-_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+#: What a plan may say, and of which type; of a choice it is for the choice to say.
+_FIELDS: Mapping[str, type | None] = {
     "models": list,
     "heads": list,
     "mask_mode": str,
+    **{each.name: None for each in CHOICES},
     "shapes": list,
     "dtypes": list,
     "lse_dtype": str,
@@ -160,19 +162,24 @@ def _plan(name: str, fields: dict[str, Any]) -> Plan:
 def _workloads(fields: dict[str, Any]) -> list[tuple[PrefillSpec, PrefillShape]]:
     shapes = [PrefillShape.parse(text) for text in _texts(fields, "shapes")]
     dtypes = _texts(fields, "dtypes") or ["float32"]
-    mask_mode = fields.get("mask_mode", MASK_MODES[0])
-    if "mask_mode" in fields and "heads" not in fields:
-        raise InvalidPlanError("mask_mode goes with heads; models have their own: leave it out")
-    presets, found = load_presets(), []
+    mask_mode = fields.get("mask_mode")
+    chosen = {each.name: each.of_file(fields[each.name]) for each in CHOICES if each.name in fields}
+    if "heads" not in fields:
+        for name in ("mask_mode", *chosen):
+            if name in fields:
+                raise InvalidPlanError(f"{name} goes with heads; models have theirs: leave it out")
+    found: list[tuple[PrefillSpec, Sequence[PrefillShape]]] = []
     for name in _texts(fields, "models"):
-        if name not in presets:
-            raise InvalidPlanError(f"models: {name!r} is unknown; `prefilltune presets` lists them")
-        usual = list(presets[name].shapes)
-        found += [(presets[name].spec(dtype), shapes or usual) for dtype in dtypes]
+        try:
+            model = preset(name)
+        except UnknownPresetError as error:
+            raise InvalidPlanError(f"models: {error}") from None
+        specs = (spec for dtype in dtypes for spec in model.specs(dtype))
+        found += [(spec, shapes or model.shapes) for spec in specs]
     for text in _texts(fields, "heads"):
         if not shapes:
             raise InvalidPlanError('heads need shapes too, such as shapes = ["4x128"]')
-        found += [(parse_heads(text, mask_mode, dtype), shapes) for dtype in dtypes]
+        found += [(parse_heads(text, mask_mode, dtype, **chosen), shapes) for dtype in dtypes]
     if not found:
         raise InvalidPlanError('it tunes nothing; name models = ["bge-base"] or heads = ["12x64"]')
     return list(dict.fromkeys((spec, shape) for spec, each in found for shape in each))
@@ -195,14 +202,13 @@ def _target(fields: str | dict[str, Any]) -> PlannedTarget:
     return PlannedTarget(**fields)
 
 
-def _check_fields(
-    fields: dict[str, Any], allowed: Mapping[str, type | tuple[type, ...]], where: str
-) -> None:
+def _check_fields(fields: dict[str, Any], allowed: Mapping[str, type | None], where: str) -> None:
     for name, value in fields.items():
         if name not in allowed:
             raise InvalidPlanError(f"{where}{name} is unknown; choose among {', '.join(allowed)}")
-        if not isinstance(value, allowed[name]) or isinstance(value, bool):
-            wanted = {list: "a list", str: "a text", int: "a whole number"}[allowed[name]]  # pyright: ignore
+        kind = allowed[name]
+        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            wanted = {list: "a list", str: "a text", int: "a whole number"}[kind]
             raise InvalidPlanError(f"{where}{name} is {value!r}; it must be {wanted}")
 
 
