@@ -1,0 +1,56 @@
+"""What a spec chooses, in words: for titles, and for what computes some choices and not others."""
+
+from __future__ import annotations
+
+import math
+
+from .choices import CAUSAL, CHOICES, PADDING, WINDOW
+from .spec import PrefillSpec
+
+
+def extras(spec: PrefillSpec) -> dict[str, str]:
+    """What a spec chooses beyond padding and causality: by name, as options write it.
+
+    Examples
+    --------
+    >>> extras(PrefillSpec(12, 12, 64, window=(64, 64), softcap=50))
+    {'window': '64,64', 'softcap': '50'}
+    >>> extras(PrefillSpec(12, 12, 64, mask_mode="causal_padded_left"))
+    {}
+    """
+    values = {each: getattr(spec, each.name) for each in CHOICES if each is not PADDING}
+    return {
+        each.name: each.write(value).removesuffix(".0")
+        for each, value in values.items()
+        if value != each.default and not (each is WINDOW and value == CAUSAL)
+    }
+
+
+def phrase(spec: PrefillSpec, *, short: bool = False) -> str:
+    """What is seen and what becomes of scores; head counts, dtypes and usual scales aside.
+
+    Parameters
+    ----------
+    short : bool
+        Leave out what goes without saying: ``padded`` (on the right, seeing all), and that what is
+        causal is padded on the left.
+
+    Examples
+    --------
+    >>> phrase(PrefillSpec(12, 12, 64, window=(64, 64), softcap=50, bias="relative"))
+    'padded, window 64,64, softcap 50, bias relative'
+    >>> phrase(PrefillSpec(12, 12, 64, mask_mode="causal_padded_left"))
+    'causal padded left'
+    >>> phrase(PrefillSpec(12, 12, 64, mask_mode="causal_padded_left"), short=True)
+    'causal'
+    >>> phrase(PrefillSpec(12, 12, 64), short=True)
+    ''
+    """
+    left = " left" if spec.padding == "left" else ""
+    mask = f"causal padded{left}" if spec.window == CAUSAL else f"padded{left}"
+    if short:
+        mask = {"padded": "", "causal padded left": "causal"}.get(mask, mask)
+    scores = [f"{name} {text}" for name, text in extras(spec).items()]
+    if not math.isclose(spec.scale, spec.head_dim**-0.5):
+        scores.append(f"scale {spec.scale:g}")
+    return ", ".join(each for each in (mask, *scores) if each)
