@@ -17,8 +17,8 @@ from prefilltune.tuning.errors import WorkerFailedError
 from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.workloads import (
+    MASK_MODES,
     TOLERANCE,
-    TVM_MASK_MODES,
     PrefillShape,
     PrefillSpec,
     check_batches,
@@ -28,7 +28,14 @@ from prefilltune.workloads import (
 pytestmark = pytest.mark.skipif(not find_spec("torch"), reason="needs the extra [torch]")
 
 SPEC = PrefillSpec(4, 2, 16, "float32")
+ALL = PrefillSpec(4, 2, 16, "float32", padding="left", window=(4, 0), softcap=2, bias="relative")
 SHAPES = [PrefillShape(3, 17), PrefillShape(2, 9, 20), PrefillShape(2, 20, 9)]
+PADDED, CAUSAL, CAUSAL_LEFT = (
+    PrefillSpec(4, 2, 16, "float32", mask_mode)
+    for mask_mode in ("padded", "causal_padded", "causal_padded_left")
+)
+WINDOW = PrefillSpec(4, 2, 16, "float32", window=(2, 3))
+BIAS = PrefillSpec(4, 2, 16, "float32", window=(2, None), bias="relative")
 GEMM_SIZE = 32
 
 
@@ -43,12 +50,11 @@ def _built(spec: PrefillSpec, shape: PrefillShape, folder: Path) -> str:
     return build_library(module, resolve_target("llvm", 1).target, str(folder / "kernel.so"))
 
 
-@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
+@pytest.mark.parametrize("spec", [PADDED, CAUSAL, CAUSAL_LEFT, WINDOW, ALL], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_right_kernel_agrees_with_the_reference_on_the_device_in_every_regime(
-    mask_mode: str, shape: PrefillShape, worker: Worker, tmp_path: Path
+    spec: PrefillSpec, shape: PrefillShape, worker: Worker, tmp_path: Path
 ) -> None:
-    spec = dataclasses.replace(SPEC, mask_mode=mask_mode)
     batches = check_batches(shape.batch, max(shape.qo_len, shape.num_kv), 1)
     path = _built(spec, shape, tmp_path)
     error = call(worker, largest_kernel_error, path, spec, shape, batches, 0, "cpu")
@@ -62,12 +68,17 @@ def test_a_wrong_kernel_has_an_error(worker: Worker, tmp_path: Path) -> None:
     assert error > 0.01
 
 
-@pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
-@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        (PADDED, SHAPES[0]), (CAUSAL, SHAPES[1]), (CAUSAL_LEFT, SHAPES[1]),
+        (WINDOW, SHAPES[1]), (BIAS, SHAPES[0]), (ALL, SHAPES[1]),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_everything_is_timed_or_has_a_reason(
-    mask_mode: str, shape: PrefillShape, worker: Worker, tmp_path: Path
+    spec: PrefillSpec, shape: PrefillShape, worker: Worker, tmp_path: Path
 ) -> None:
-    spec = dataclasses.replace(SPEC, mask_mode=mask_mode)
     other_scale = dataclasses.replace(spec, sm_scale=0.5)
     (tmp_path / "wrong").mkdir()
     libraries = {
@@ -81,13 +92,31 @@ def test_everything_is_timed_or_has_a_reason(
     )
     assert set(results) == {*libraries, *(peer.name for peer in PEERS), "gemm"}
     assert all(bool(each.seconds) != bool(each.failure) for each in results.values())
-    for name in ("tuned", "torch_sdpa_mask", "torch_flex"):
+    for name in ("tuned", "torch_flex", *(["torch_sdpa_mask"] if spec.softcap is None else [])):
         assert results[name].error <= 1e-5
         assert min(results[name].seconds) > 0
     assert "wrong on valid rows" in results["wrong"].failure
     assert "missing.so" in results["missing"].failure
-    assert "CPU" in results["torch_varlen_with_packing"].failure
     assert results["torch_flash_dense"].error is None
+    for peer in PEERS:
+        if lacking := peer.lacks(spec):
+            assert results[peer.name].failure == lacking
+        elif "varlen" in peer.name:
+            assert "CPU" in results[peer.name].failure
+
+
+def test_peers_say_what_they_have_no_way_to_compute() -> None:
+    lacking = {peer.name: peer.lacks(ALL) for peer in PEERS}
+    assert lacking == {
+        "torch_sdpa_mask": "takes no softcap",
+        "torch_flex": "",
+        "torch_varlen_with_packing": "takes no softcap or bias",
+        "torch_varlen_packed": "takes no softcap or bias",
+        "torch_cudnn_dense": "takes no window, softcap or bias",
+        "torch_flash_dense": "takes no window, softcap or bias",
+    }
+    for mask_mode in MASK_MODES:
+        assert not any(peer.lacks(PrefillSpec(4, 2, 16, mask_mode=mask_mode)) for peer in PEERS)
 
 
 def test_a_worker_that_raises_is_named(worker: Worker) -> None:

@@ -1,4 +1,4 @@
-"""Comparing on a GPU with PyTorch's peers; TVM's hand-written kernel stands for a tuned one."""
+"""Comparing on a GPU with PyTorch's peers; some kernel or other stands for a tuned one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cuda_schedules import proposals
 
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.comparing.device_facts import device_facts
 from prefilltune.tuning.comparing.side_by_side import (
     PEER_TOLERANCE,
+    largest_kernel_error,
     measure_side_by_side,
     warm_up_peers,
 )
@@ -21,15 +24,30 @@ from prefilltune.tuning.comparing.torch_peers import PEERS
 from prefilltune.tuning.errors import UnsupportedTargetError
 from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec, masked_baseline
+from prefilltune.workloads import (
+    TOLERANCE,
+    TVM_MASK_MODES,
+    PrefillShape,
+    PrefillSpec,
+    masked_baseline,
+)
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not find_spec("torch"), reason="needs the extra [torch]"),
 ]
 
-SPEC = PrefillSpec(4, 2, 64)
+CHOSEN: dict[str, dict[str, Any]] = {
+    "padded_left": {"padding": "left"},
+    "causal_padded": {"window": (None, 0)},
+    "window": {"window": (64, 64)},
+    "causal_window": {"padding": "left", "window": (100, 0)},
+    "softcap": {"softcap": 5},
+    "bias": {"padding": "left", "bias": "relative"},
+    "all": {"padding": "left", "window": (64, 30), "softcap": 5, "bias": "relative"},
+}
 SHAPE = PrefillShape(2, 256)
 BATCHES = [(256, 100), (31, 200)]
 GEMM_SIZE = 512
@@ -54,7 +72,7 @@ def worker(target: ResolvedTarget) -> Iterator[Worker]:
 def test_peers_and_kernels_are_right_and_timed(
     dtype: str, mask_mode: str, worker: Worker, target: ResolvedTarget, tmp_path: Path
 ) -> None:
-    spec = dataclasses.replace(SPEC, dtype=dtype, mask_mode=mask_mode)
+    spec = PrefillSpec(4, 2, 64, dtype, mask_mode)
     libraries = {
         name: build_library(
             masked_baseline(each, target.target), target.target, str(tmp_path / f"{name}.so")
@@ -70,6 +88,30 @@ def test_peers_and_kernels_are_right_and_timed(
         assert results[name].failure == ""
         assert results[name].error <= PEER_TOLERANCE[dtype]
     assert "wrong on valid rows" in results["wrong"].failure
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("chosen", CHOSEN)
+def test_peers_compute_each_choice_or_say_that_they_do_not(
+    dtype: str, chosen: str, worker: Worker, target: ResolvedTarget, tmp_path: Path
+) -> None:
+    spec = PrefillSpec(4, 2, 64, dtype, **CHOSEN[chosen])
+    variant, *_ = SPACES["cuda_mma"].variants(spec, SHAPE, target)
+    proposal = proposals("cuda_mma", dict(variant), spec, SHAPE, target)[-1]
+    tuned = build_library(proposal.module, target.target, str(tmp_path / "tuned.so"))
+    timed = (spec, SHAPE, BATCHES, 0)
+    assert call(worker, largest_kernel_error, tuned, *timed, "cuda") <= TOLERANCE[dtype]
+    call(worker, warm_up_peers, *timed, "cuda")
+    results = call(worker, measure_side_by_side, {"tuned": tuned}, *timed, GEMM_SIZE, "cuda")
+    assert set(results) == {"tuned", *(peer.name for peer in PEERS), "gemm"}
+    for peer in PEERS:
+        if lacking := peer.lacks(spec):
+            assert results[peer.name].failure == lacking
+        assert "wrong" not in results[peer.name].failure
+    for name in ("tuned", "torch_flex", *(["torch_sdpa_mask"] if spec.softcap is None else [])):
+        assert results[name].failure == "", (name, results[name])
+        assert results[name].error <= PEER_TOLERANCE[dtype]
+        assert min(results[name].seconds) > 0
 
 
 def test_facts_of_the_device(worker: Worker) -> None:

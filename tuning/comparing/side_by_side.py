@@ -73,8 +73,9 @@ def warm_up_peers(
     """Have PyTorch compile what it compiles for a workload; failures are left to be met again."""
     (problem,) = draw_problems(spec, shape, batches[:1], seed, device)
     for peer in PEERS:
-        with contextlib.suppress(Exception):
-            peer.prepare(problem).call()
+        if not peer.lacks(spec):
+            with contextlib.suppress(Exception):
+                peer.prepare(problem).call()
 
 
 def measure_side_by_side(
@@ -91,8 +92,9 @@ def measure_side_by_side(
     Parameters
     ----------
     libraries : Mapping[str, str]
-        Paths of kernels ``main(query, key, value, valid_lens, output, lse)``, by any names; TVM's
-        hand-written one by the name :data:`BASELINE`.
+        Paths of kernels ``main(query, key, value, valid_lens, output, lse)``, a bias before the
+        output of a spec that has one, by any names; TVM's hand-written one by the name
+        :data:`BASELINE`.
     batches : Sequence[Sequence[int]]
         Valid lengths; a call's time is the mean over them.
     gemm_size : int
@@ -119,9 +121,15 @@ def measure_side_by_side(
             # TVM's hand-written kernel knows no other dtype than the query's.
             for lse_dtype in [spec.dtype if name == BASELINE else spec.lse_type]
         },
-        **{peer.name: _Entrant(peer.prepare, peer.kind != DENSE) for peer in PEERS},
+        **{
+            peer.name: _Entrant(peer.prepare, peer.kind != DENSE)
+            for peer in PEERS
+            if not peer.lacks(spec)
+        },
     }
-    results: dict[str, Result] = {}
+    results = {
+        peer.name: Result(failure=lacking) for peer in PEERS if (lacking := peer.lacks(spec))
+    }
     timers: dict[str, Timer] = {}
     for name, entrant in entrants.items():
         try:
@@ -152,8 +160,8 @@ class _Kernel:
         self.lse = self.output.new_full(
             problem.query.shape[:3], float("nan"), dtype=getattr(torch, lse_dtype)
         )
-        tensors = (problem.query, problem.key, problem.value, problem.valid_lens)
-        self._arguments = [tvm_ffi.from_dlpack(each) for each in (*tensors, self.output, self.lse)]
+        tensors = (*problem.arguments, self.output, self.lse)
+        self._arguments = [tvm_ffi.from_dlpack(each) for each in tensors]
 
     def __call__(self) -> Any:
         import torch  # pyright: ignore[reportMissingImports]

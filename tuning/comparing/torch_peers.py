@@ -7,14 +7,17 @@ its layers.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from ...workloads import PrefillShape, PrefillSpec
+from ...workloads.choices import CAUSAL, OPEN
+from ...workloads.phrases import extras
 from .comparison import DENSE, MASKED, PACKED
-from .torch_problem import Problem, seen_keys, valid_positions
+from .torch_problem import Problem, relative_bias, seen_keys, valid_positions
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,31 @@ class TorchPeer:
     ----------
     name : str
         In comparison files.
+    title : str
+        For people.
     kind : str
         As in :class:`~.comparison.Peer`.
+    takes : tuple of str
+        Names of the choices that it has a way to compute, besides padding and causality.
     prepare : Callable[[Problem], Prepared]
         May raise anything: not every PyTorch has every peer, nor every peer every workload.
     """
 
     name: str
+    title: str
     kind: str
+    takes: tuple[str, ...]
     prepare: Callable[[Problem], Prepared]
+
+    def lacks(self, spec: PrefillSpec) -> str:
+        """What of a spec it has no way to compute, in words; empty if it takes all of it.
+
+        >>> peer = TorchPeer("dense", "dense attention", DENSE, (), _sdpa_mask)
+        >>> peer.lacks(PrefillSpec(4, 2, 64, window=(64, 64), softcap=50, bias="relative"))
+        'takes no window, softcap or bias'
+        """
+        *names, last = [each for each in extras(spec) if each not in self.takes] or [""]
+        return f"takes no {' or '.join(filter(None, (', '.join(names), last)))}" if last else ""
 
 
 def _heads_first(tensor: Any) -> Any:
@@ -71,8 +90,11 @@ def _sdpa(problem: Problem, mask: Any, is_causal: bool) -> Prepared:
 
 
 def _sdpa_mask(problem: Problem) -> Prepared:
-    mask = seen_keys(problem)[:, None].expand(-1, 1, problem.shape.qo_len, -1)
-    return _sdpa(problem, mask, is_causal=False)
+    seen = seen_keys(problem)[:, None].expand(-1, 1, problem.shape.qo_len, -1)
+    if problem.bias is None:
+        return _sdpa(problem, seen, is_causal=False)
+    added = relative_bias(problem).to(problem.query.dtype)  # what SDPA adds has its tensors' dtype
+    return _sdpa(problem, added.where(seen, -math.inf), is_causal=False)
 
 
 def _sdpa_dense(backend: str) -> Callable[[Problem], Prepared]:
@@ -82,7 +104,7 @@ def _sdpa_dense(backend: str) -> Callable[[Problem], Prepared]:
             sdpa_kernel,
         )
 
-        plain = _sdpa(problem, None, is_causal=problem.spec.mask_mode != "padded")
+        plain = _sdpa(problem, None, is_causal=problem.spec.window == CAUSAL)
 
         def call() -> Any:
             with sdpa_kernel(getattr(SDPBackend, backend)):
@@ -94,6 +116,15 @@ def _sdpa_dense(backend: str) -> Callable[[Problem], Prepared]:
 
 
 def _flex(problem: Problem) -> Prepared:
+    """As it is on a CPU, where a test does not wait for a compiler."""
+    return _flex_with(problem, compiled=problem.device.type != "cpu")
+
+
+def _flex_compiled(problem: Problem) -> Prepared:
+    return _flex_with(problem, compiled=True)
+
+
+def _flex_with(problem: Problem, *, compiled: bool) -> Prepared:
     from torch.nn.attention.flex_attention import (  # pyright: ignore[reportMissingImports]
         create_block_mask,
     )
@@ -102,41 +133,64 @@ def _flex(problem: Problem) -> Prepared:
     sizes = (shape.batch, None, shape.qo_len, shape.num_kv)
     block_mask = create_block_mask(_flex_mask(problem), *sizes, device=problem.device)
     tensors = [_heads_first(each) for each in (problem.query, problem.key, problem.value)]
-    attend = _flex_attention(spec, shape, problem.device.type)
+    attend, score = _flex_attention(spec, shape, compiled), _flex_score(problem)
 
     def call() -> Any:
         return attend(
-            *tensors, block_mask=block_mask, scale=spec.scale, enable_gqa=spec.group_size > 1
-        )
+            *tensors, score_mod=score, block_mask=block_mask, scale=spec.scale,
+            enable_gqa=spec.group_size > 1,
+        )  # fmt: skip
 
     return Prepared(call, _heads_first)
 
 
 def _flex_mask(problem: Problem) -> Callable[..., Any]:
-    lens, qo_len, kv_len = problem.valid_lens, problem.shape.qo_len, problem.shape.num_kv
+    """Whether a row sees a column; block masks skip the blocks in which no row sees any."""
+    qo_len, kv_len = problem.shape.qo_len, problem.shape.num_kv
+    queries, keys = (problem.valid_lens.clamp(0, length) for length in (qo_len, kv_len))
+    left, right = problem.spec.window
 
     def padded(batch: Any, head: Any, row: Any, column: Any) -> Any:
-        return (row < lens[batch]) & (column < lens[batch])
+        own = row if qo_len == kv_len else row + keys[batch] - queries[batch]
+        return windowed((row < queries[batch]) & (column < keys[batch]), own, column)
 
-    def causal_padded_left(batch: Any, head: Any, row: Any, column: Any) -> Any:
-        return (
-            (row >= qo_len - lens[batch])
-            & (column >= kv_len - lens[batch])
-            & (column <= row + (kv_len - qo_len))
-        )
+    def padded_left(batch: Any, head: Any, row: Any, column: Any) -> Any:
+        valid = (row >= qo_len - queries[batch]) & (column >= kv_len - keys[batch])
+        return windowed(valid, row + (kv_len - qo_len), column)
 
-    return padded if problem.spec.mask_mode == "padded" else causal_padded_left
+    def windowed(valid: Any, own: Any, column: Any) -> Any:
+        if right is not None:
+            valid = valid & (column <= own + right)
+        if left is not None:
+            valid = valid & (column >= own - left)
+        return valid
+
+    return padded_left if problem.spec.padding == "left" else padded
+
+
+def _flex_score(problem: Problem) -> Callable[..., Any] | None:
+    """What becomes of a scaled score; None if it stays as it is."""
+    softcap, bias, last_row = problem.spec.softcap, problem.bias, problem.shape.qo_len - 1
+    if softcap is None and bias is None:
+        return None
+
+    def changed(score: Any, batch: Any, head: Any, row: Any, column: Any) -> Any:
+        if softcap is not None:
+            score = softcap * (score / softcap).tanh()
+        return score if bias is None else score + bias[head, column - row + last_row]
+
+    return changed
 
 
 @lru_cache(maxsize=1)
-def _flex_attention(spec: PrefillSpec, shape: PrefillShape, device: str) -> Callable[..., Any]:
-    """Compiled once for a workload, whatever its lengths; as it is on a CPU, where nobody waits."""
+def _flex_attention(spec: PrefillSpec, shape: PrefillShape, compiled: bool) -> Callable[..., Any]:
+    """Compiled once for a workload, whatever its lengths."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch.nn.attention.flex_attention import (  # pyright: ignore[reportMissingImports]
         flex_attention,
     )
 
-    if device == "cpu":
+    if not compiled:
         return flex_attention
     torch._dynamo.reset()  # past a few shapes it would compile no more, and run it unfused
     return torch.compile(flex_attention, dynamic=False, fullgraph=True)
@@ -167,8 +221,8 @@ def _varlen(problem: Problem) -> tuple[Callable[..., Any], ...]:
     queries, offsets_q, longest_q = _packing(problem, shape.qo_len)
     keys, offsets_k, longest_k = _packing(problem, shape.num_kv)
     options: dict[str, Any] = {"scale": spec.scale}
-    if spec.mask_mode != "padded":
-        options["window_size"] = (-1, 0)
+    if spec.window != OPEN:
+        options["window_size"] = tuple(-1 if end is None else end for end in spec.window)
     repeats = spec.group_size
     if repeats > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
         options["enable_gqa"], repeats = True, 1
@@ -201,14 +255,32 @@ def _packing(problem: Problem, length: int) -> tuple[Any, Any, int]:
     return valid.flatten().nonzero()[:, 0], offsets, int(counts.max())
 
 
-PEERS = (
-    TorchPeer("torch_sdpa_mask", MASKED, _sdpa_mask),
-    TorchPeer("torch_flex", MASKED, _flex),
-    TorchPeer("torch_varlen_with_packing", MASKED, _varlen_with_packing),
-    TorchPeer("torch_varlen_packed", PACKED, _varlen_packed),
-    TorchPeer("torch_cudnn_dense", DENSE, _sdpa_dense("CUDNN_ATTENTION")),
-    TorchPeer("torch_flash_dense", DENSE, _sdpa_dense("FLASH_ATTENTION")),
+_SDPA = TorchPeer(
+    "torch_sdpa_mask", "PyTorch SDPA with mask", MASKED, ("window", "bias"), _sdpa_mask
 )
+_FLEX = TorchPeer("torch_flex", "FlexAttention", MASKED, ("window", "softcap", "bias"), _flex)
+
+PEERS = (
+    _SDPA,
+    _FLEX,
+    TorchPeer("torch_varlen_with_packing", "varlen with packing", MASKED, ("window",),
+              _varlen_with_packing),
+    TorchPeer("torch_varlen_packed", "varlen, already packed", PACKED, ("window",),
+              _varlen_packed),
+    TorchPeer("torch_cudnn_dense", "cuDNN SDPA without mask", DENSE, (),
+              _sdpa_dense("CUDNN_ATTENTION")),
+    TorchPeer("torch_flash_dense", "flash SDPA without mask", DENSE, (),
+              _sdpa_dense("FLASH_ATTENTION")),
+)  # fmt: skip
+
+
+def peers_on_a_cpu(spec: PrefillSpec) -> tuple[TorchPeer, ...]:
+    """Those on a CPU, where FlexAttention takes half a minute to compile.
+
+    It takes part where it may be the faster one: where there is a window to skip what is outside
+    of, or a score that SDPA needs a mask of floats for, or cannot compute.
+    """
+    return (_SDPA, replace(_FLEX, prepare=_flex_compiled)) if extras(spec) else (_SDPA,)
 
 
 @lru_cache(maxsize=1)

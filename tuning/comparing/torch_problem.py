@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...workloads import PrefillShape, PrefillSpec, empty_lse, pairs
+from ...workloads import Inputs, PrefillShape, PrefillSpec, empty_lse, pairs
+from ...workloads.arrays import bias_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class Problem:
         ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype.
     valid_lens : torch.Tensor
         ``[batch]`` int32; it may be out of range.
+    bias : torch.Tensor, optional
+        ``[num_qo_heads, qo_len + kv_len - 1]`` float32, of a spec with a bias.
     """
 
     spec: PrefillSpec
@@ -36,6 +39,13 @@ class Problem:
     key: Any
     value: Any
     valid_lens: Any
+    bias: Any = None
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What a kernel takes before its results, in its order."""
+        given = (self.query, self.key, self.value, self.valid_lens, self.bias)
+        return tuple(each for each in given if each is not None)
 
     @property
     def device(self) -> Any:
@@ -50,22 +60,39 @@ def draw_problems(
     seed: int,
     device: str,
 ) -> list[Problem]:
-    """Unit-normal query, key and value, the same ones under the lengths of each batch."""
+    """Unit-normal query, key, value and bias, the same ones under the lengths of each batch."""
     import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
     generator = torch.Generator(device).manual_seed(seed)
 
-    def draw(length: int, heads: int) -> Any:
-        size = (shape.batch, length, heads, spec.head_dim)
-        return torch.randn(size, generator=generator, device=device).to(getattr(torch, spec.dtype))
+    def draw(*size: int) -> Any:
+        return torch.randn(size, generator=generator, device=device)
 
-    query = draw(shape.qo_len, spec.num_qo_heads)
-    key, value = (draw(shape.num_kv, spec.num_kv_heads) for _ in range(2))
+    def draw_heads(length: int, heads: int) -> Any:
+        drawn = draw(shape.batch, length, heads, spec.head_dim)
+        return drawn.to(getattr(torch, spec.dtype))
+
+    query = draw_heads(shape.qo_len, spec.num_qo_heads)
+    key, value = (draw_heads(shape.num_kv, spec.num_kv_heads) for _ in range(2))
+    bias = draw(spec.num_qo_heads, bias_columns(shape)) if spec.bias else None
     return [
         Problem(spec, shape, query, key, value,
-                torch.tensor(lens, dtype=torch.int32, device=device))
+                torch.tensor(lens, dtype=torch.int32, device=device), bias)
         for lens in batches
     ]  # fmt: skip
+
+
+def problem_of(spec: PrefillSpec, shape: PrefillShape, inputs: Inputs) -> Problem:
+    """Inputs of NumPy as a problem on the CPU."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    dtype = getattr(torch, spec.dtype)
+    query, key, value = (  # PyTorch takes no bfloat16 from NumPy
+        torch.from_numpy(each.astype("float32")).to(dtype)
+        for each in (inputs.query, inputs.key, inputs.value)
+    )
+    bias = None if inputs.bias is None else torch.from_numpy(inputs.bias)
+    return Problem(spec, shape, query, key, value, torch.from_numpy(inputs.valid_lens), bias)
 
 
 def poison_padding(problem: Problem) -> Problem:
@@ -101,6 +128,16 @@ def seen_keys(problem: Problem) -> Any:
     return (column >= begin) & (column < end)
 
 
+def relative_bias(problem: Problem, heads: slice = slice(None)) -> Any:
+    """What is added to the score of each pair, ``[heads, qo_len, kv_len]`` float32."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    qo_len, kv_len = problem.shape.qo_len, problem.shape.num_kv
+    row = torch.arange(qo_len, device=problem.device)[:, None]
+    column = torch.arange(kv_len, device=problem.device)
+    return problem.bias[heads, column - row + (qo_len - 1)]
+
+
 def reference(problem: Problem) -> tuple[Any, Any]:
     """Output and LSE in float64; 0 and ``empty_lse`` in rows that keep no key."""
     import torch  # pyright: ignore[reportMissingImports]
@@ -120,8 +157,12 @@ def reference(problem: Problem) -> tuple[Any, Any]:
             group = slice(head * spec.group_size, (head + 1) * spec.group_size)
             query = problem.query[b, row, group].double().transpose(0, 1)
             key, value = (each[b, column, head].double() for each in (problem.key, problem.value))
-            exponents = (query @ key.T) * (spec.scale * math.log2(math.e))
-            exponents.masked_fill_(dropped, -math.inf)
+            scores = (query @ key.T).mul_(spec.scale)
+            if spec.softcap is not None:
+                scores.div_(spec.softcap).tanh_().mul_(spec.softcap)
+            if spec.bias is not None:
+                scores += relative_bias(problem, group)[:, row][:, :, column]
+            exponents = scores.mul_(math.log2(math.e)).masked_fill_(dropped, -math.inf)
             largest = exponents.amax(-1, keepdim=True)
             weights = (exponents - largest).exp2_()
             total = weights.sum(-1, keepdim=True)
