@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -76,27 +78,28 @@ def test_poison_fills_the_padding_and_nothing_else(mask_mode, dtype):
 
 
 @given(
-    mask_mode=st.sampled_from(TVM_MASK_MODES),
+    padding=st.sampled_from(("right", "left")),
+    window=st.tuples(*[st.none() | st.integers(0, 6)] * 2),
     qo_len=st.integers(1, 9),
     kv_len=st.integers(1, 9),
     valid_lens=st.lists(st.integers(-3, 12), min_size=1, max_size=4),
 )
-def test_useful_flops_counts_each_kept_pair(mask_mode, qo_len, kv_len, valid_lens):
+def test_useful_flops_counts_each_kept_pair(padding, window, qo_len, kv_len, valid_lens):
+    left, right = (math.inf if end is None else end for end in window)
     pairs = 0
     for valid in valid_lens:
         n_q, n_kv = min(max(valid, 0), qo_len), min(max(valid, 0), kv_len)
-        for row in range(qo_len):
-            for col in range(kv_len):
-                if mask_mode == "padded":
-                    pairs += row < n_q and col < n_kv
-                else:
-                    pairs += (
-                        row >= qo_len - n_q
-                        and col >= kv_len - n_kv
-                        and col <= row + kv_len - qo_len
-                    )
+        rows, columns = range(n_q), range(n_kv)
+        own = n_kv - n_q
+        if padding == "left":
+            rows, columns = range(qo_len - n_q, qo_len), range(kv_len - n_kv, kv_len)
+            own = kv_len - qo_len
+        pairs += sum(row + own - left <= column <= row + own + right
+                     for row in rows for column in columns)  # fmt: skip
     shape = PrefillShape(len(valid_lens), qo_len, kv_len)
-    counted = useful_flops(spec(mask_mode), shape, np.array(valid_lens))
+    # What becomes of scores is no work of the two products.
+    chosen = PrefillSpec(4, 2, 8, padding=padding, window=window, softcap=50, bias="relative")
+    counted = useful_flops(chosen, shape, np.array(valid_lens))
     assert counted == 4 * 8 * 4 * pairs
     assert type(counted) is int
 
