@@ -1,13 +1,26 @@
-"""What a CPU could reach: the fastest matrix product of a run."""
+"""What a CPU could reach (the fastest matrix product of a run), and PyTorch's peers on it."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from prefilltune.tuning.comparing.cpu_bench import with_one_product
+from prefilltune.tuning.comparing.torch_on_cpu import ENVIRONMENT, check_peer, time_peer
+from prefilltune.tuning.comparing.torch_peers import peers_on_a_cpu
 from prefilltune.tuning.measuring.cpu import time_torch_gemm
+from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.timing import Result
+from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.workloads import PrefillShape, PrefillSpec
 
+SHAPE, BATCHES = PrefillShape(3, 17), ((17, 9, 3), (1, 2, 7))
+PADDED = PrefillSpec(4, 2, 16, "float32")
+BIAS = PrefillSpec(4, 2, 16, "float32", padding="left", window=(4, 0), bias="relative")
+SOFTCAP = PrefillSpec(
+    4, 2, 16, "float32", padding="left", window=(4, 0), bias="relative", softcap=2
+)
 TUNED = Result((1e-3, 1e-3))
 SLOW, FAST = Result((4e-3, 5e-3, 3e-3)), Result((2e-3, 2e-3, 9e-3))
 
@@ -26,3 +39,36 @@ def test_without_pytorch_numpys_is() -> None:
 def test_pytorchs_product_is_timed() -> None:
     pytest.importorskip("torch", reason="needs the extra [torch]")
     assert time_torch_gemm(16, 1, 0.0) > 0
+
+
+def test_flex_attention_takes_part_where_a_mask_is_not_all() -> None:
+    assert [each.name for each in peers_on_a_cpu(PADDED)] == ["torch_sdpa_mask"]
+    assert [each.name for each in peers_on_a_cpu(BIAS)] == ["torch_sdpa_mask", "torch_flex"]
+    assert [each.lacks(SOFTCAP) for each in peers_on_a_cpu(SOFTCAP)] == ["takes no softcap", ""]
+
+
+@pytest.mark.parametrize(
+    ("peer", "spec"),
+    [
+        ("torch_sdpa_mask", PADDED),
+        ("torch_sdpa_mask", BIAS),
+        pytest.param("torch_flex", SOFTCAP, marks=pytest.mark.slow),
+    ],
+)
+def test_pytorchs_peers_are_right_and_timed(peer: str, spec: PrefillSpec) -> None:
+    pytest.importorskip("torch", reason="needs the extra [torch]")
+    with Worker(ENVIRONMENT, uses_tvm=False, frozen_when_idle=True) as worker:
+        found = call(worker, check_peer, peer, spec, SHAPE, BATCHES[0], 0, 1)
+        assert not found.failure
+        assert found.error <= 1e-5
+        assert call(worker, time_peer, peer, spec, SHAPE, BATCHES, 0, 1, 0.0) > 0
+
+
+@pytest.mark.slow
+def test_a_peer_that_raises_is_a_row_that_says_why(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra [torch]")
+    without_compiler = {"CXX": "/absent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    with Worker({**ENVIRONMENT, **without_compiler}, uses_tvm=False) as worker:
+        found = call(worker, check_peer, "torch_flex", SOFTCAP, SHAPE, BATCHES[0], 0, 1)
+    assert "compiler" in found.failure
+    assert found.error is None

@@ -26,7 +26,7 @@ class Measured:
     Parameters
     ----------
     results : Mapping[str, Result]
-        ``tuned``, ``baseline``, ``gemm``, where they exist ``stock`` and ``unscheduled``, and the
+        ``tuned``, ``gemm``, where they exist ``baseline``, ``stock`` and ``unscheduled``, and the
         peers.
     peers : Mapping[str, str]
         Which results are of peers, and the kind of each.

@@ -14,7 +14,7 @@ from ..errors import UnsupportedTargetError
 from ..measuring.timing import Result
 from ..target import ResolvedTarget
 from .bench import Bench, Measured
-from .comparison import Comparison, Peer
+from .comparison import NO_BASELINE, Comparison, Peer
 from .cpu_bench import CpuBench
 from .cuda_bench import CudaBench
 
@@ -155,7 +155,7 @@ def _comparison(
         tuned_gflops=useful / tuned_ms / 1e6,
         max_abs_error=measured.max_abs_error,
         spread_ms={name: each.spread_ms for name, each in results.items() if each.seconds},
-        baseline_failure=results["baseline"].failure,
+        baseline_failure=results["baseline"].failure if "baseline" in results else NO_BASELINE,
         clocks_mhz=measured.clocks_mhz,
     )
 

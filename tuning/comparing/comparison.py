@@ -24,6 +24,9 @@ PACKED = "packed"
 #: One without a mask: wrong on padding, and a ceiling for what dense attention reaches.
 DENSE = "dense"
 
+#: Why a case has no time of TVM's hand-written kernel where TVM has none that computes it.
+NO_BASELINE = "TVM has none"
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -36,7 +39,7 @@ class Peer:
     ms : float or None
         Median milliseconds a call; None for a failure.
     failure : str
-        Why there is no time; empty if there is one.
+        Why there is no time, if only that the peer does not compute it; empty if there is one.
     max_abs_error : float or None
         On valid rows; None where it was not checked, as for :data:`DENSE`.
     """
@@ -66,7 +69,7 @@ class Comparison:
     tuned_ms : float
         Median milliseconds a call of the tuned kernel.
     baseline_ms : float or None
-        Of TVM's hand-written kernel; None if it failed.
+        Of TVM's hand-written kernel; None if it failed, or TVM has none.
     stock_ms : float or None
         Of the best record of TVM's stock rules; None without one.
     stock_trials : int or None

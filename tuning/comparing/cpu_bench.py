@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 from ...database import Match
 from ...workloads import TOLERANCE, Case, PrefillSpec, plain_attention, ragged_cpu_baseline
+from ...workloads.baseline import has_baseline
 from ..backends import backend_of
 from ..errors import KernelCheckError
 from ..measuring import cpu as measure
@@ -17,9 +18,9 @@ from ..measuring.timing import Result, Timer, interleave
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget, vector_lanes
 from .bench import Bench, Libraries, Measured, errors_of
-from .comparison import MASKED
-
-TORCH_SDPA = "torch_sdpa_mask"
+from .side_by_side import BASELINE
+from .torch_on_cpu import ENVIRONMENT, check_peer, time_peer
+from .torch_peers import TorchPeer, peers_on_a_cpu
 
 _GEMM_SIZE = 2048
 _GEMMS = _NUMPY_GEMM, _AVX512_GEMM, _TORCH_GEMM = "numpy_gemm", "numpy_avx512_gemm", "torch_gemm"
@@ -50,7 +51,9 @@ class CpuBench(Bench):
             for name, environment in products.items()
         }
         self._torch = (
-            Worker(blas, uses_tvm=False, frozen_when_idle=True) if find_spec("torch") else None
+            Worker({**blas, **ENVIRONMENT}, uses_tvm=False, frozen_when_idle=True)
+            if find_spec("torch")
+            else None
         )
         self._libraries = Libraries(self._tvm, target)
 
@@ -70,38 +73,52 @@ class CpuBench(Bench):
         }
         if stock is not None:
             kernels["stock"] = self._libraries.of_record(stock, spec)
-        baseline = self._libraries.of(f"baseline-{spec}", lambda: ragged_cpu_baseline(spec))
         errors = errors_of(measure.check_kernel, case, kernels, self._tvm)
         timed = (spec, shape, case.batches(), seed)
-        checked = (spec, shape, case.batches()[0], seed)
-        errors["baseline"] = call(self._tvm, measure.check_ragged_baseline, baseline, *checked)
-        _refuse_wrong_peer("TVM's ragged CPU prefill", spec, errors["baseline"])
         timers: dict[str, Timer] = {
-            **{
-                name: partial(call, self._tvm, measure.time_kernel, path, *timed)
-                for name, path in kernels.items()
-            },
-            "baseline": partial(call, self._tvm, measure.time_ragged_baseline, baseline, *timed),
-            **{
-                name: partial(call, worker, measure.time_gemm, _GEMM_SIZE)
-                for name, worker in self._blas.items()
-            },
+            name: partial(call, self._tvm, measure.time_kernel, path, *timed)
+            for name, path in kernels.items()
         }
-        found, peers = backend_of(target.kind).versions(), {}
+        if has_baseline(spec):
+            path = self._libraries.of(f"baseline-{spec}", lambda: ragged_cpu_baseline(spec))
+            checked = (spec, shape, case.batches()[0], seed)
+            errors[BASELINE] = call(self._tvm, measure.check_ragged_baseline, path, *checked)
+            _refuse_wrong_peer("TVM's ragged CPU prefill", spec, errors[BASELINE])
+            timers[BASELINE] = partial(call, self._tvm, measure.time_ragged_baseline, path, *timed)
+        for name, worker in self._blas.items():
+            timers[name] = partial(call, worker, measure.time_gemm, _GEMM_SIZE)
+        versions, peers, failures = backend_of(target.kind).versions(), {}, {}
         if self._torch is not None:
             on_torch, threads = partial(call, self._torch), target.threads
-            errors[TORCH_SDPA] = on_torch(measure.check_torch, *checked, threads)
-            _refuse_wrong_peer("PyTorch", spec, errors[TORCH_SDPA])
-            found["torch"] = on_torch(measure.torch_version)
-            peers[TORCH_SDPA] = MASKED
-            timers[TORCH_SDPA] = partial(on_torch, measure.time_torch, *timed, threads)
+            versions["torch"] = on_torch(measure.torch_version)
             timers[_TORCH_GEMM] = partial(on_torch, measure.time_torch_gemm, _GEMM_SIZE, threads)
+            for peer in peers_on_a_cpu(spec):
+                peers[peer.name] = peer.kind
+                found = self._checked(peer, case)
+                if found.error is None:
+                    failures[peer.name] = found
+                    continue
+                errors[peer.name] = found.error
+                timers[peer.name] = partial(on_torch, time_peer, peer.name, *timed, threads)
         times = interleave([*timers.values()])
         results = {
             name: Result(seconds, errors.get(name))
             for name, seconds in zip(timers, times, strict=True)
         }
-        return Measured(with_one_product(results), peers, _GEMM_SIZE, errors["tuned"], found)
+        results = with_one_product({**results, **failures})
+        return Measured(results, peers, _GEMM_SIZE, errors["tuned"], versions)
+
+    def _checked(self, peer: TorchPeer, case: Case) -> Result:
+        """The error of a peer of PyTorch's that is right, or why it takes no part."""
+        assert self._torch is not None
+        if lacking := peer.lacks(case.spec):
+            return Result(failure=lacking)
+        lens = case.batches()[0]
+        checked = (case.spec, case.shape, lens, case.seed, self._target.threads)
+        found: Result = call(self._torch, check_peer, peer.name, *checked)
+        if found.error is not None:
+            _refuse_wrong_peer(f"PyTorch's {peer.title}", case.spec, found.error)
+        return found
 
 
 def with_one_product(results: Mapping[str, Result]) -> dict[str, Result]:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ...database import Match
 from ...workloads import Case, masked_baseline
+from ...workloads.baseline import has_baseline
 from ..backends import backend_of
 from ..environment import pip_install
 from ..errors import EnvironmentMismatchError, WorkerFailedError
@@ -65,7 +66,7 @@ class CudaBench(Bench):
             kernels = {"tuned": self._libraries.of_record(tuned, case.spec)}
             if stock is not None:
                 kernels["stock"] = self._libraries.of_record(stock, case.spec)
-            baseline, failure = self._baseline(case)
+            baseline, failure = self._baseline(case) if has_baseline(case.spec) else ({}, {})
         finally:
             warm = self._device.result()
         try:

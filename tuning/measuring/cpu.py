@@ -20,13 +20,12 @@ from ...workloads import (
     Inputs,
     PrefillShape,
     PrefillSpec,
-    empty_lse,
     make_inputs,
     max_error,
     reference_attention,
 )
 from ...workloads.choices import CAUSAL
-from ...workloads.pairs import seen_keys, valid_positions
+from ...workloads.pairs import valid_positions
 from .checking import Expected, expect
 
 #: Valid lengths of a batch, hashable.
@@ -151,30 +150,6 @@ def check_ragged_baseline(
     inputs = make_inputs(spec, shape, np.asarray(lens, "int32"), seed)
     expected, _ = _reference(spec, shape, lens, seed)
     return max_error(unpack(), expected) if inputs.query.size else 0.0
-
-
-def time_torch(
-    spec: PrefillSpec,
-    shape: PrefillShape,
-    batches: Batches,
-    seed: int,
-    threads: int,
-    seconds: float,
-) -> float:
-    """Seconds a call of PyTorch's ``scaled_dot_product_attention`` with the boolean mask."""
-    return time_calls(
-        [_torch_call(spec, shape, lens, seed, threads)[0] for lens in batches], seconds
-    )
-
-
-def check_torch(
-    spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, threads: int
-) -> float:
-    """Largest output error of PyTorch over the rows that keep a key."""
-    _, result = _torch_call(spec, shape, lens, seed, threads)
-    expected, lse = _reference(spec, shape, lens, seed)
-    rows = lse > empty_lse(spec.lse_type)
-    return max_error(result()[rows], expected[rows]) if rows.any() else 0.0
 
 
 def time_gemm(size: int, seconds: float) -> float:
@@ -315,30 +290,6 @@ def _ragged_call(
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype("int32")
-
-
-@lru_cache(maxsize=16)
-def _torch_call(
-    spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, threads: int
-) -> tuple[Callable[[], object], Callable[[], np.ndarray]]:
-    import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
-
-    torch.set_num_threads(threads)
-    inputs = _inputs(spec, shape, lens, seed, False)
-    dtype = getattr(torch, spec.dtype)
-    query, key, value = (
-        torch.from_numpy(array.astype("float32")).to(dtype).transpose(1, 2)
-        for array in (inputs.query, inputs.key, inputs.value)
-    )
-    keys = seen_keys(spec, np.asarray(lens), shape.qo_len, shape.num_kv)
-    mask = torch.from_numpy(keys)[:, None].expand(-1, 1, shape.qo_len, -1)
-
-    def call() -> Any:
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, mask, scale=spec.scale, enable_gqa=spec.group_size > 1
-        )
-
-    return call, lambda: call().transpose(1, 2).float().numpy()
 
 
 @lru_cache(maxsize=1)
