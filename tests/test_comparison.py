@@ -14,6 +14,7 @@ from prefilltune.tuning.comparing.chart import draw_chart
 from prefilltune.tuning.comparing.comparison import (
     DENSE,
     MASKED,
+    NO_BASELINE,
     PACKED,
     Comparison,
     Peer,
@@ -21,9 +22,19 @@ from prefilltune.tuning.comparing.comparison import (
     read_comparisons,
     write_comparisons,
 )
-from prefilltune.tuning.comparing.report import contestants, markdown, summary_table, table
+from prefilltune.tuning.comparing.report import (
+    case_title,
+    contestants,
+    markdown,
+    short_title,
+    summary_table,
+    table,
+    workload_title,
+)
+from prefilltune.tuning.comparing.torch_peers import PEERS
 from prefilltune.tuning.errors import InvalidComparisonError
 from prefilltune.tuning.measuring.timing import interleave
+from prefilltune.workloads import MASK_MODES, PrefillSpec
 
 CASE = Comparison(
     spec="padded_hq12_hkv12_d64_float32_s0.125",
@@ -72,6 +83,9 @@ GPU_CASE = dataclasses.replace(
     spread_ms={"tuned": 0.001, "baseline": 0.1},
     clocks_mhz={"sm": 1755, "memory": 2619, "sm_max": 1980},
 )
+
+
+WINDOWED = PrefillSpec(32, 8, 128, window=(64, 64), softcap=50)
 
 
 def test_cases_are_added_and_replaced(tmp_path: Path) -> None:
@@ -183,6 +197,48 @@ def test_a_missing_baseline_is_shown_with_its_reason() -> None:
     assert case.over_baseline is None
 
 
+def without_a_baseline(case: Comparison, spec: PrefillSpec) -> Comparison:
+    lacking = {peer.name: peer.lacks(spec) for peer in PEERS}
+    peers = {
+        name: Peer(each.kind, None, lacking[name]) if lacking[name] else each
+        for name, each in case.peers.items()
+    }
+    return dataclasses.replace(
+        case, spec=str(spec), baseline_ms=None, baseline_failure=NO_BASELINE, peers=peers
+    )
+
+
+def test_where_tvm_has_no_kernel_there_is_no_ratio_and_tables_say_so() -> None:
+    windowed = without_a_baseline(GPU_CASE, WINDOWED)
+    assert windowed.over_baseline is None
+    assert windowed.over_masked == 2.0
+    page = markdown([GPU_CASE, windowed], None)
+    assert "32/8 heads, head_dim 128, float16, padded, window 64,64, softcap 50, full" in page
+    assert "| TVM hand-written (TVM has none) | none |  |  |  |" in page
+    assert "| varlen, already packed (takes no softcap) | none |  |  |  |" in page
+    assert "| cuDNN SDPA without mask (takes no window or softcap) | none |  |  |  |" in page
+    assert "| 40% | FlexAttention | 2.00x | none | none |" in page
+    assert "| geometric mean |  |  |  |  | 2.00x | 100.00x | 0.80x |" in page
+    assert page.count('"none" stands where a kernel has no way to compute a case') == 1
+    assert "nan" not in page
+    assert '"none" stands' not in markdown([GPU_CASE], None)
+    shown = summary_table([windowed])
+    assert "padded and causal padded left alone" in str(shown.caption)
+
+
+def test_cases_of_every_spec_have_titles_of_their_own() -> None:
+    specs = [
+        *(PrefillSpec(12, 12, 64, mask_mode=mask_mode) for mask_mode in MASK_MODES),
+        *(PrefillSpec(12, 12, 64, window=window) for window in [(64, 64), (64, 0), (None, 64)]),
+        PrefillSpec(12, 12, 64, softcap=50),
+        PrefillSpec(12, 12, 64, softcap=30, bias="relative"),
+        PrefillSpec(12, 12, 64, sm_scale=1.0),
+    ]
+    cases = [dataclasses.replace(CASE, spec=str(each)) for each in specs]
+    for title in (case_title, short_title, workload_title):
+        assert len({title(each) for each in cases}) == len(specs)
+
+
 def test_speeds_are_over_the_best_of_each_kind() -> None:
     assert GPU_CASE.fastest(MASKED) == ("torch_flex", 0.5)
     assert GPU_CASE.over_masked == 2.0
@@ -225,7 +281,7 @@ def test_the_chart_is_a_png(tmp_path: Path, case: Comparison, count: int) -> Non
     pytest.importorskip("matplotlib", reason="needs the extra [report]")
     shapes = [dataclasses.replace(case, shape=f"b{n}_q8_kv8") for n in range(1, count + 1)]
     other = dataclasses.replace(case, lens="uniform", peers={})
-    draw_chart([*shapes, other], tmp_path / "c.png")
+    draw_chart([*shapes, other, without_a_baseline(case, WINDOWED)], tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from ...database.writing import write_file
@@ -91,7 +93,7 @@ def _bars(pyplot: Any, comparisons: Sequence[Comparison]) -> tuple[Any, dict[str
         axes.grid(axis="x", color="0.9")
         axes.margins(x=0.08)
         _plain(axes)
-    panels[0][0].set_yticks(range(len(cases)), cases)
+    panels[0][0].set_yticks(range(len(cases)), [_wrapped(case, 32) for case in cases])
     panels[0][0].set_ylim(len(cases) - 0.5, -0.5)
     return figure, drawn
 
@@ -119,11 +121,15 @@ def _lines(pyplot: Any, comparisons: Sequence[Comparison]) -> tuple[Any, dict[st
                 axes.set_axis_off()
                 continue
             drawn.update(_draw_panel(axes, cases, styles))
-            axes.set_title(f"{workload}, {text} lengths", fontsize=8)
+            axes.set_title(_wrapped(f"{workload}, {text} lengths", 56), fontsize=8)
             axes.grid(axis="y", color="0.9")
             _plain(axes)
         row[0].set_ylabel(f"{unit.name} on useful work", fontsize=8)
     return figure, drawn
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(fill(line, width, break_on_hyphens=False) for line in text.splitlines())
 
 
 def _plain(axes: Any) -> None:
@@ -143,12 +149,18 @@ def _draw_panel(
         for row in contestants(each):
             if row.ms is not None:
                 rates[_series(row)][position] = work / row.ms
-    drawn = {name: axes.plot(positions, rates[name], **styles[name])[0] for name in styles}
+    drawn = {
+        name: axes.plot(positions, rates[name], **styles[name])[0]
+        for name in styles
+        if not all(map(math.isnan, rates[name]))
+    }
     limits = [each.limit_gflops / unit.gflops for each in cases]
     (drawn[_LIMIT],) = axes.plot(positions, limits, "k_--", lw=1)
     axes.set_xticks(positions, [shape_title(each) for each in cases])
     axes.margins(x=0.08)
     axes.set_ylim(bottom=0)
+    if absent := [row.name for row in contestants(cases[0]) if not row.computes_it]:
+        axes.set_xlabel(_wrapped(f"none: {'; '.join(absent)}", 70), fontsize=6, color="0.35")
     return drawn
 
 
@@ -165,7 +177,7 @@ def _draw_case(
         at = position + (index - (len(styles) - 1) / 2) * thickness
         rate = 0.0 if row.ms is None else work / row.ms
         drawn[series] = axes.barh(at, rate / unit.gflops, thickness * 0.9, **styles[series])
-        text = "failed" if row.ms is None else f"{rate / unit.gflops:.3g}"
+        text = row.without_time if row.ms is None else f"{rate / unit.gflops:.3g}"
         axes.text(rate / unit.gflops, at, f" {text}", va="center", fontsize=6.5,
                   weight="bold" if row.key == "tuned" else "normal")  # fmt: skip
     (limit,) = axes.plot(

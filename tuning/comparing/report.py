@@ -8,22 +8,20 @@ from textwrap import shorten
 
 from rich.table import Table
 
-from ...workloads import PrefillShape, PrefillSpec
+from ...workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec
+from ...workloads.baseline import has_baseline
+from ...workloads.phrases import phrase
 from ..environment import pip_install
 from .comparison import DENSE, MASKED, PACKED, Comparison, geometric_mean
+from .torch_peers import PEERS
 
 TORCH_HINT = "PyTorch is not installed, so nothing was compared with it; " + pip_install(
     "prefilltune[torch]"
 )
-_PEER_NAMES = {
-    "torch_sdpa_mask": "PyTorch SDPA with mask",
-    "torch_flex": "FlexAttention",
-    "torch_varlen_with_packing": "varlen with packing",
-    "torch_varlen_packed": "varlen, already packed",
-    "torch_cudnn_dense": "cuDNN SDPA without mask",
-    "torch_flash_dense": "flash SDPA without mask",
-}
+_PEERS = {peer.name: peer for peer in PEERS}
 _LONGEST_REMARK = 80
+# Where there is nothing to compare with, and where it has no time.
+_NONE, _NO_TIME = "none", "-"
 _REMARKS = {MASKED: "", PACKED: "another layout", DENSE: "wrong on padding"}
 
 
@@ -38,11 +36,13 @@ class Row:
     name : str
         For people.
     ms : float or None
-        None for a failure.
+        None without a time.
     remark : str
-        What a reader must know about it, or why it failed; mostly empty.
+        What a reader must know about it, or why it has no time; mostly empty.
     kind : str
         As in :class:`~.comparison.Peer`; empty for TVM's kernels and ours.
+    computes_it : bool
+        Whether it has a way to compute the case: if not, that it has no time is no failure.
     """
 
     key: str
@@ -50,6 +50,12 @@ class Row:
     ms: float | None
     remark: str = ""
     kind: str = ""
+    computes_it: bool = True
+
+    @property
+    def without_time(self) -> str:
+        """What stands where its time would."""
+        return "failed" if self.computes_it else _NONE
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def case_title(comparison: Comparison) -> str:
     spec, shape = PrefillSpec.parse(comparison.spec), PrefillShape.parse(comparison.shape)
     return (
         f"batch {shape.batch}, length {_length(shape)}, {_heads(spec)} heads, "
-        f"head_dim {spec.head_dim}, {_dtypes(spec)}, {spec.mask_mode.replace('_', ' ')}, "
+        f"head_dim {spec.head_dim}, {_dtypes(spec)}, {phrase(spec)}, "
         f"{comparison.lens} lengths"
     )
 
@@ -100,8 +106,7 @@ def shape_title(comparison: Comparison) -> str:
 
 
 def _attention(spec: PrefillSpec) -> str:
-    mask = " causal" if spec.mask_mode != "padded" else ""
-    return f"H={_heads(spec)} D={spec.head_dim}{mask}"
+    return f"H={_heads(spec)} D={spec.head_dim} {phrase(spec, short=True)}".rstrip()
 
 
 def _dtypes(spec: PrefillSpec) -> str:
@@ -119,16 +124,21 @@ def _length(shape: PrefillShape) -> str:
 
 def contestants(comparison: Comparison) -> list[Row]:
     """Everything that was to be timed, the tuned kernel first."""
+    spec = PrefillSpec.parse(comparison.spec)
     rows = [Row("tuned", "tuned", comparison.tuned_ms)]
-    rows += [
-        Row(key, _PEER_NAMES.get(key, key), peer.ms, peer.failure or _REMARKS[peer.kind], peer.kind)
-        for key, peer in comparison.peers.items()
-    ]
+    for key, peer in comparison.peers.items():
+        known = _PEERS.get(key)
+        name, lacking = (known.title, known.lacks(spec)) if known else (key, "")
+        remark = peer.failure or _REMARKS[peer.kind]
+        rows.append(Row(key, name, peer.ms, remark, peer.kind, not lacking))
     if comparison.stock_ms is not None:
         trials = f"{comparison.stock_trials} trials"
         rows.append(Row("stock", "TVM stock rules", comparison.stock_ms, trials))
     remark = comparison.baseline_failure or ("" if comparison.on_gpu else "ragged CPU")
-    rows.append(Row("baseline", "TVM hand-written", comparison.baseline_ms, remark))
+    rows.append(
+        Row("baseline", "TVM hand-written", comparison.baseline_ms, remark,
+            computes_it=has_baseline(spec))
+    )  # fmt: skip
     if comparison.unscheduled_ms is not None:
         rows.append(Row("unscheduled", "unscheduled", comparison.unscheduled_ms))
     return rows
@@ -154,7 +164,12 @@ def table(comparison: Comparison) -> Table:
 
 def summary_table(comparisons: Sequence[Comparison]) -> Table:
     """All cases and the geometric mean over them, for the terminal."""
-    shown = Table(title="Tuned against the best of each kind", title_justify="left")
+    shown = Table(
+        title="Tuned against the best of each kind",
+        caption=_about_none(comparisons) or None,
+        title_justify="left",
+        caption_justify="left",
+    )
     _fill(shown, _summary_columns(comparisons[0]), _summary_rows(comparisons))
     return shown
 
@@ -166,6 +181,8 @@ def markdown(comparisons: Sequence[Comparison], chart: str | None) -> str:
     if chart:
         parts.append(f"![rates of all kernels]({chart})\n")
     parts.append(_explanation(comparisons[0]))
+    if about_none := _about_none(comparisons):
+        parts.append(f"{about_none}\n")
     parts.append("## All cases\n")
     parts.append(_markdown_table(_summary_columns(comparisons[0]), _summary_rows(comparisons)))
     for each in comparisons:
@@ -198,6 +215,17 @@ def _explanation(comparison: Comparison) -> str:
     )
 
 
+def _about_none(comparisons: Iterable[Comparison]) -> str:
+    """A sentence for tables in which something does not compute a case; empty for others."""
+    if all(row.computes_it for each in comparisons for row in contestants(each)):
+        return ""
+    masks = " and ".join(each.replace("_", " ") for each in TVM_MASK_MODES)
+    return (
+        f'"{_NONE}" stands where a kernel has no way to compute a case: those that TVM ships know '
+        f"the masks {masks} alone, and no window, softcap or bias."
+    )
+
+
 def _facts(comparison: Comparison) -> str:
     unit = unit_of(comparison)
     versions = ", ".join(f"{name} {text}" for name, text in sorted(comparison.versions.items()))
@@ -221,7 +249,7 @@ def _rows(comparison: Comparison) -> Iterable[tuple[str, ...]]:
         remark = shorten(row.remark, _LONGEST_REMARK, placeholder=" ...")
         name = f"{row.name} ({remark})" if remark else row.name
         if row.ms is None:
-            yield name, "failed", "", "", ""
+            yield name, row.without_time, "", "", ""
         else:
             ratio = "" if row.key == "tuned" else f"{row.ms / comparison.tuned_ms:.2f}x"
             spread = comparison.spread_ms.get(row.key, 0.0) / row.ms
@@ -242,26 +270,30 @@ def _summary_columns(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _summary_rows(comparisons: Sequence[Comparison]) -> Iterable[tuple[str, ...]]:
-    figures: list[Callable[[Comparison], float | None]] = [
-        lambda each: each.over_masked,
-        lambda each: each.over_baseline,
+    figures: list[tuple[str, Callable[[Comparison], float | None]]] = [
+        ("", lambda each: each.over_masked),
+        ("baseline", lambda each: each.over_baseline),
     ]
     if comparisons[0].on_gpu:
-        figures.append(lambda each: each.over_peer("torch_cudnn_dense"))
+        figures.append(("torch_cudnn_dense", lambda each: each.over_peer("torch_cudnn_dense")))
     for each in comparisons:
         best = each.fastest(MASKED)
-        over_best, *others = (_times(figure(each)) for figure in figures)
+        rows = {row.key: row for row in contestants(each)}
+        absent = {key for key, row in rows.items() if not row.computes_it}
+        over_best, *others = (
+            _times(figure(each), _NONE if key in absent else _NO_TIME) for key, figure in figures
+        )
         yield (
             short_title(each), each.lens, unit_of(each).text(each.tuned_gflops),
-            f"{each.share_of_limit:.0%}", _PEER_NAMES.get(best[0], best[0]) if best else "none",
+            f"{each.share_of_limit:.0%}", rows[best[0]].name if best else _NONE,
             over_best, *others,
         )  # fmt: skip
-    over_best, *others = (_times(geometric_mean(comparisons, figure)) for figure in figures)
-    yield "geometric mean", "", "", "", "", over_best, *others
+    means = (_times(geometric_mean(comparisons, figure), _NO_TIME) for _, figure in figures)
+    yield "geometric mean", "", "", "", "", *means
 
 
-def _times(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}x"
+def _times(ratio: float | None, without: str) -> str:
+    return without if ratio is None else f"{ratio:.2f}x"
 
 
 def _fill(shown: Table, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
