@@ -2,7 +2,7 @@
 
     python benchmarks/tune_presets.py --target cuda --database database/records --minutes 9
 
-tunes every preset's heads in each dtype, on lengths from 128 to 4096 and each length distribution,
+tunes every preset's attention in each dtype, on lengths as it is served and each distribution of them,
 where there is no record yet. Then `prefilltune sweep` and `compare` without a model measure what
 there is. One process after the other builds and measures for all of them, so that a case costs its
 search and its verification alone.
@@ -26,14 +26,28 @@ from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, parse_lengths, preset
 
-# Presets of all the heads that there are in embedders and small decoders, and batches by length.
+# Presets of all the attentions that there are, and batches by length.
 _ENCODER = {128: 32, 512: 32, 1024: 8, 2048: 4, 4096: 2}
 _DECODER = {**_ENCODER, 512: 16}
+_SHORT = {128: 32, 512: 32}
+_LONG = {128: 32, 512: 16, 2048: 4}
 BATCHES = {
     "bge-base": _ENCODER,
     "bge-large": _ENCODER,
     "qwen3-embedding-8b": _DECODER,
     "qwen3-embedding-0.6b": _DECODER,
+    "modernbert-base:local": _ENCODER,
+    "modernbert-large:local": _ENCODER,
+    "minilm-l6": _SHORT,
+    "jina-v2-base": _LONG,
+    "t5-base": _SHORT,
+    "embeddinggemma-300m:global": _LONG,
+    "embeddinggemma-300m:local": _LONG,
+    "gte-qwen2-1.5b": _LONG,
+    "gte-qwen2-7b": _LONG,
+    "e5-mistral-7b": {**_LONG, 4096: 2},
+    "siglip-so400m": {729: 8},
+    "whisper-large-v3": {1500: 8},
 }
 LENS = ("full", "uniform:0.125-1")
 DTYPES = ("float16", "bfloat16")
@@ -46,8 +60,9 @@ def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]
     for dtype in options.dtype or DTYPES:
         for lens in options.lens or LENS:
             for model in options.model or BATCHES:
-                for length in options.length or _ENCODER:
-                    batch = BATCHES.get(model, _ENCODER).get(length, 1)
+                batches = BATCHES.get(model, _ENCODER)
+                for length in options.length or batches:
+                    batch = batches.get(length, 1)
                     for spec in preset(model).specs(dtype):
                         yield Case(spec, PrefillShape(batch, length), parse_lengths(lens))
 
