@@ -2,10 +2,10 @@
 
     python benchmarks/tune_presets.py --target cuda --database database/records --minutes 9
 
-tunes every preset's attention in each dtype, on lengths as it is served and each distribution of them,
-where there is no record yet. Then `prefilltune sweep` and `compare` without a model measure what
-there is. One process after the other builds and measures for all of them, so that a case costs its
-search and its verification alone.
+tunes every preset's attention in each dtype, on lengths as it is served and every distribution of
+them, where there is no record yet. Then `prefilltune sweep` and `compare` without a model measure
+what there is. One process after the other builds and measures for all of them, so that a case costs
+its search and its verification alone.
 """
 
 from __future__ import annotations
