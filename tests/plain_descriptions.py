@@ -12,7 +12,13 @@ from tvm.script import tirx as T
 SIZES = (2, 7, 11, 5)
 
 
-def smoothed(summand: Any = None, kept: Any = None, some: Any = None, divided: bool = True) -> Any:
+def smoothed(
+    summand: Any = None,
+    kept: Any = None,
+    some: Any = None,
+    divided: bool = True,
+    scale: Any = None,
+) -> Any:
     """Per group and row, a mean of ``table`` weighted by e to ``energy``, over ``counts`` columns.
 
     Parameters
@@ -25,11 +31,19 @@ def smoothed(summand: Any = None, kept: Any = None, some: Any = None, divided: b
         ``(row, count)`` to the begin and the end of the columns that the row sees.
     divided : bool
         Whether the result is divided by the sum of weights.
+    scale : callable, optional
+        What an energy is made before anything else.
     """
     G, R, C, E = SIZES
     weight = summand or (lambda energy, largest: tirx.exp(energy - largest))
     sees = kept or (lambda row, column, count: column < tirx.max(tirx.min(count, C), 0))
     ends = some or (lambda row, count: (0, tirx.max(tirx.min(count, C), 0)))
+
+    scaled = scale or (lambda energy: energy)
+
+    def shown_to_some(column: Any, count: Any) -> Any:
+        begin, end = ends(0, count)[0], ends(R - 1, count)[1]
+        return column < end if some is None else tirx.all(column >= begin, column < end)
 
     def mean(total: Any, mass: Any) -> Any:
         return total / mass if divided else total
@@ -52,7 +66,7 @@ def smoothed(summand: Any = None, kept: Any = None, some: Any = None, divided: b
             with T.sblock("shown"):
                 vg, vr, vc = T.axis.remap("SSS", [g, r, c])
                 shown[vg, vr, vc] = T.Select(
-                    sees(vr, vc, counts[vg]), energy[vg, vr, vc], T.float32(float("-inf"))
+                    sees(vr, vc, counts[vg]), scaled(energy[vg, vr, vc]), T.float32(float("-inf"))
                 )
         for g, r, c in T.grid(G, R, C):
             with T.sblock("high_water"):
@@ -74,7 +88,7 @@ def smoothed(summand: Any = None, kept: Any = None, some: Any = None, divided: b
             with T.sblock("shown_table"):
                 vg, vc, ve = T.axis.remap("SSS", [g, c, e])
                 shown_table[vg, vc, ve] = T.Select(
-                    vc < T.max(T.min(counts[vg], C), 0), table[vg, vc, ve], T.float32(0)
+                    shown_to_some(vc, counts[vg]), table[vg, vc, ve], T.float32(0)
                 )
         for g, r, e, c in T.grid(G, R, E, C):
             with T.sblock("heap"):

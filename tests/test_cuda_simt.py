@@ -16,6 +16,7 @@ from tvm.s_tir import Schedule
 
 from prefilltune.database import apply_trace
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.derivation import pipelined_attention
 from prefilltune.tuning.search.strategies import make_strategy
 from prefilltune.tuning.search.strategies.context import tune_context
 from prefilltune.tuning.spaces import SPACES, Variant
@@ -32,7 +33,6 @@ from prefilltune.workloads import (
     regimes,
 )
 from prefilltune.workloads.elementary import POLYNOMIALS
-from prefilltune.workloads.pipelined import pipelined_attention
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
 

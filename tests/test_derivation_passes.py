@@ -335,7 +335,7 @@ def test_each_stage_has_its_place_in_the_pass(nest):
     assert names_of(passes.first) == ["shown", "tile_water"]
     assert names_of(passes.moving) == ["water_before", "high_water", "rescale"]
     assert names_of(passes.second) == [
-        *("table_rows", "pull", "tile_mass", "pull_operand", "tile_heap", "heap")
+        *("pull", "tile_mass", "whole_mass", "pull_operand", "table_rows", "tile_heap", "heap")
     ]
     assert names_of(passes.closing) == ["whole_mass"]
 
@@ -344,7 +344,7 @@ def test_all_sums_are_put_right_by_one_rescale(nest):
     passes, _, _ = nest
     rescale = named(passes, "rescale")
     readers = [stage.name for stage in passes.stages if reads(stage.value, rescale.buffer)]
-    assert readers == ["heap", "whole_mass"]
+    assert readers == ["whole_mass", "heap"]
 
 
 def test_a_row_is_divided_once(nest):

@@ -12,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spec_strategies import masks_and_scores
 
-from prefilltune.tuning.derivation import online_attention
+from prefilltune.tuning.derivation import (
+    PipelinedTiles,
+    online_attention,
+    pipelined_attention,
+)
 from prefilltune.workloads import (
     DTYPES,
     TOLERANCE,
@@ -29,7 +33,6 @@ from prefilltune.workloads import (
 )
 from prefilltune.workloads.elementary import BUILT_IN, POLYNOMIALS, PTX
 from prefilltune.workloads.errors import InvalidShapeError
-from prefilltune.workloads.pipelined import PipelinedTiles, pipelined_attention
 
 # Tiles that divide none of the lengths below.
 DESCRIPTIONS = {

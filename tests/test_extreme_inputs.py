@@ -12,7 +12,12 @@ from extreme_inputs import difference, extreme_inputs, run_on_cpu
 from tvm.s_tir import Schedule
 
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.derivation import online_attention
+from prefilltune.tuning.derivation import (
+    MAX_SCORE,
+    PipelinedTiles,
+    online_attention,
+    pipelined_attention,
+)
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.spaces.llvm_fused import schedule
 from prefilltune.workloads import (
@@ -23,7 +28,6 @@ from prefilltune.workloads import (
     plain_attention,
 )
 from prefilltune.workloads.elementary import BUILT_IN, POLYNOMIALS
-from prefilltune.workloads.pipelined import MAX_SCORE, PipelinedTiles, pipelined_attention
 
 SHAPE = PrefillShape(2, 37, 45)
 

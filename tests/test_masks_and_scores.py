@@ -12,12 +12,14 @@ import tvm
 from cuda_schedules import proposals
 from kernel_checks import kernel_error
 from machine_code import compile_device
-from tvm import tirx
 from tvm.s_tir import Schedule
-from tvm.sym.analyzer import Analyzer
 
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.derivation import online_attention
+from prefilltune.tuning.derivation import (
+    PipelinedTiles,
+    online_attention,
+    pipelined_attention,
+)
 from prefilltune.tuning.spaces import SPACES, llvm_fused
 from prefilltune.workloads import (
     TOLERANCE,
@@ -29,8 +31,6 @@ from prefilltune.workloads import (
     reference_attention,
 )
 from prefilltune.workloads.elementary import POLYNOMIALS
-from prefilltune.workloads.expressions import LengthMask, mask_of
-from prefilltune.workloads.pipelined import PipelinedTiles, pipelined_attention
 
 SHAPES = [PrefillShape(4, 50), PrefillShape(4, 23, 60), PrefillShape(4, 60, 23)]
 
@@ -76,7 +76,7 @@ DESCRIPTIONS: dict[str, Describe] = {
 CASES = [
     *((name, SHAPES[index % 3], mask) for index, name in enumerate(DESCRIPTIONS) for mask in MASKS),
     *(("pipelined 16x8", shape, mask) for shape in SHAPES for mask in MASKS),
-    *((name, SHAPES[1], score) for name in ("plain", "online", "scheduled") for score in SCORES),
+    *((name, SHAPES[1], score) for name in DESCRIPTIONS for score in SCORES),
 ]
 
 
@@ -88,26 +88,6 @@ def test_every_description_computes_it(name: str, shape: PrefillShape, chosen: s
     target = resolve_target("llvm", 1).target
     kernel = tvm.compile(DESCRIPTIONS[name](spec, shape), target=target)["main"]
     assert kernel_error(kernel, spec, shape, lens, 0) <= TOLERANCE["float32"]
-
-
-@pytest.mark.parametrize(
-    ("chosen", "moves"),
-    [
-        ({}, (False, False)),
-        ({"mask_mode": "causal_padded_left"}, (False, True)),
-        ({"window": (LEFT, RIGHT)}, (True, True)),
-        ({"window": (LEFT, None)}, (True, False)),
-    ],
-)
-def test_which_ends_move_from_row_to_row(chosen: dict, moves: tuple[bool, bool]) -> None:
-    assert LengthMask(mask_of(PrefillSpec(2, 1, 16, **chosen)), 50, 60).moves == moves
-
-
-def test_key_tiles_outside_the_window_are_not_visited() -> None:
-    mask = LengthMask(mask_of(PrefillSpec(2, 1, 16, window=(LEFT, RIGHT))), 1000, 1000)
-    found = mask.kv_range(tirx.const(512, "int32"), 64, tirx.const(900, "int32"))
-    analyzer = Analyzer()
-    assert [int(analyzer.simplify(each)) for each in found] == [512 - LEFT, 512 + 64 + RIGHT]
 
 
 @pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_simt"])

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm_ffi import structural_equal
 
 from .elementary import Elementary
 from .lse import lse_range
@@ -84,31 +83,6 @@ class LengthMask:
     def kept(self, row: Expr, column: Expr, valid_len: Expr) -> Expr:
         """Whether ``row`` may see ``column``."""
         return keep(self.columns(row, valid_len), column)
-
-    def kv_range(self, row_begin: Expr, rows: int, valid_len: Expr) -> Interval:
-        """The columns that any valid one of ``rows`` rows may see; empty for a tile of padding."""
-        first_row, end_row = self.rows(valid_len)
-        row_end: Expr = tirx.min(row_begin + rows, end_row)
-        begin, _ = self.columns(row_begin, valid_len)
-        _, end = self.columns(row_end - 1, valid_len)
-        some_row = tirx.all(row_begin < end_row, row_begin + rows > first_row)
-        return begin, tirx.Select(some_row, end, begin)
-
-    def seen_by_all(self, row_begin: Expr, rows: int, valid_len: Expr) -> Interval:
-        """The columns that every valid one of ``rows`` rows sees."""
-        first_row, end_row = self.rows(valid_len)
-        row_end: Expr = tirx.min(row_begin + rows, end_row)
-        begin, _ = self.columns(row_end - 1, valid_len)
-        _, end = self.columns(tirx.max(row_begin, first_row), valid_len)
-        return begin, end
-
-    @property
-    def moves(self) -> tuple[bool, bool]:
-        """Whether the begin and the end of a row's columns are other ones than another row's."""
-        rows, valid_len = [tirx.Var(name, "int32") for name in "ij"], tirx.Var("n", "int32")
-        one, other = (self.columns(row, valid_len) for row in rows)
-        begins, ends = zip(one, other, strict=True)
-        return not structural_equal(*begins), not structural_equal(*ends)
 
 
 def _clamp(value: Expr, low: Expr, high: Expr) -> Expr:

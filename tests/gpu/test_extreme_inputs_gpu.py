@@ -15,11 +15,11 @@ from extreme_inputs import difference, extreme_inputs
 from prefilltune.tuning.backends.cuda import cuda_device
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
+from prefilltune.tuning.derivation import MAX_SCORE
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import TVM_MASK_MODES, Inputs, PrefillShape, PrefillSpec, numpy_dtype
-from prefilltune.workloads.pipelined import MAX_SCORE
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,7 +7,6 @@ from typing import Any
 
 from tvm import s_tir, tirx
 from tvm.ir import Range, Var
-from tvm.sym import Analyzer
 
 from .expressions import Buffer, Expr, equal, loads, substituted, variables, with_calls
 from .nest import Half, Kept, Nest, Step
@@ -18,6 +17,7 @@ Calls = Mapping[str, Callable[[Expr], Expr]]
 
 _ZERO: Any = 0
 _ONE: Any = 1
+_UNROLLED = tirx.ForKind.UNROLLED
 _SPATIAL, _REDUCE = tirx.IterVar.DataPar, tirx.IterVar.CommReduce
 
 
@@ -32,11 +32,17 @@ def _tile_of_rows(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any
     bound = [value for _, value in nest.bindings]
     body: list[Any] = [tirx.Bind(var, value) for var, value in nest.bindings]
     if nest.before:
-        once = _sequence([_step(step, None, calls) for step in nest.before])
-        body.append(tirx.IfThenElse(nest.columns.begin < nest.columns.end, once, None))
+        once = [_step(step, None, calls) for step in nest.before]
+        if nest.before_where is None:
+            body += once
+        else:
+            body.append(tirx.IfThenElse(nest.before_where, _sequence(once), None))
     body += [_tiles_of_columns(nest, parameters, calls)]
     body += [_step(step, None, calls) for step in nest.after]
     loops = _loop_vars(nest.outer)
+    *outside, tile = (var for var, _ in loops)
+    extent: Any = nest.outer[-1].extent
+    values = [*outside, extent - 1 - tile if nest.last_first else tile]
     block = s_tir.SBlock(
         [_iteration(axis, axis.var, _SPATIAL) for axis in nest.outer],
         _regions(nest, nest.steps, [each for each in parameters if each not in written], bound),
@@ -45,25 +51,26 @@ def _tile_of_rows(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any
         tirx.SeqStmt(body),
         alloc_buffers=_allocated(nest.steps, lambda kept: kept is not Kept.WITHIN),
     )
-    return _nested(loops, s_tir.SBlockRealize([var for var, _ in loops], True, block))
+    return _nested(loops, s_tir.SBlockRealize(values, True, block))
 
 
 def _tiles_of_columns(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any:
     loop = nest.tile.fresh("")
-    visited: Any = nest.columns.end - nest.columns.begin + (nest.width - 1)
     body = [
         _half(nest, each, loop, parameters, calls)
         if isinstance(each, Half)
         else _step(each, (nest.tile, loop), calls)
         for each in nest.loop
     ]
-    return _nested([(loop, Analyzer().simplify(visited // nest.width))], tirx.SeqStmt(body))
+    return _nested([(loop, nest.visited)], tirx.SeqStmt(body))
 
 
 def _half(nest: Nest, half: Half, loop: Var, parameters: Sequence[Buffer], calls: Calls) -> Any:
     steps = half.steps
     made = [step.buffer for step in steps]
-    read = _distinct(load.source for step in steps for load in loads(step.value))
+    read = _distinct(
+        load.source for step in steps for value in step.values for load in loads(value)
+    )
     given = [each for each in read if each not in made and each not in parameters]
     carried = [step.buffer for step in steps if step.kept is Kept.CARRIED]
     var = nest.tile.fresh("v")
@@ -81,42 +88,67 @@ def _half(nest: Nest, half: Half, loop: Var, parameters: Sequence[Buffer], calls
 def _step(step: Step, tile: tuple[Axis, Var] | None, calls: Calls) -> Any:
     """The loops and the sblock of ``step`` in a tile of columns, which has a variable around it."""
     loops = _loop_vars(step.axes)
+    at_loop = {axis.var: var for axis, (var, _) in zip(step.axes, loops, strict=True)}
     own = {axis.var: axis.fresh("w") for axis in step.axes}
     iterations = [
-        _iteration(axis, own[axis.var], _REDUCE if axis.var in step.reduced else _SPATIAL)
+        (_iteration(axis, own[axis.var], kind), at_loop[axis.var])
+        for kind in (_SPATIAL, _REDUCE)
         for axis in step.axes
+        if (kind is _REDUCE) == (axis.var in step.reduced)
     ]
-    values: list[Any] = [var for var, _ in loops]
     if tile is not None:
         axis, around = tile
         own[axis.var] = around
-        if step.tile is not None:
+        numbered = step.at or step.tile
+        if numbered is not None:
             own[axis.var] = axis.fresh("w")
-            kind = _SPATIAL if step.init is None else _REDUCE
-            iterations.append(_iteration(axis, own[axis.var], kind))
-            values.append(around)
-    indices = [substituted(index, own) for index in step.indices]
-    value = with_calls(substituted(step.value, own), calls)
-    init = None if step.init is None else tirx.BufferStore(step.buffer, step.init, indices)
-    store = tirx.BufferStore(step.buffer, value, indices)
-    where: Any = True
-    if step.where is not None:
-        at = {axis.var: var for axis, (var, _) in zip(step.axes, loops, strict=True)}
-        where = substituted(step.where, at)
-    block = _with_regions(iterations, step.name, store, init)
+            kind = _REDUCE if step.tile is not None and step.init is not None else _SPATIAL
+            place = 0 if step.at is not None else len(step.axes) - len(step.reduced)
+            iterations.insert(place, (_iteration(numbered, own[axis.var], kind), around))
+    values: list[Any] = [value for _, value in iterations]
+    where = True if step.where is None else substituted(step.where, at_loop)
+    block = _block(step, [each for each, _ in iterations], own, calls)
     return _nested(loops, s_tir.SBlockRealize(values, where, block))
 
 
-def _with_regions(iterations: list[Any], name: str, store: Any, init: Any) -> Any:
-    """An sblock with what it reads and writes; a reduction does not read what it adds to."""
-    bare = s_tir.SBlock(iterations, [], [], name, store, init)
-    buffers = {load.source: load.source for load in loads(store.value)} | {
-        store.buffer: store.buffer
-    }
+def _block(step: Step, iterations: list[Any], own: dict[Var, Var], calls: Calls) -> Any:
+    def store(value: Expr) -> Any:
+        loops = _loop_vars(step.unrolled)
+        at = {axis.var: var for axis, (var, _) in zip(step.unrolled, loops, strict=True)}
+        stored = with_calls(substituted(value, own | at), calls)
+        indices = [substituted(index, own | at) for index in step.indices]
+        return _nested(loops, tirx.BufferStore(step.buffer, stored, indices), _UNROLLED)
+
+    body, init = store(step.value), None if step.init is None else store(step.init)
+    if step.everywhere is not None:
+        condition, value = step.everywhere
+        body = tirx.IfThenElse(substituted(condition, own), store(value), body)
+    bare = s_tir.SBlock(iterations, [], [], step.name, body, init)
+    read, written = _touched(step, bare)
+    return s_tir.SBlock(iterations, read, written, step.name, body, init)
+
+
+def _touched(step: Step, bare: Any) -> tuple[list[Any], list[Any]]:
+    """What an sblock reads and writes; a reduction does not read what it adds to."""
+    read_of = {load.source: load.source for value in step.values for load in loads(value)}
+    buffers = read_of | {step.buffer: step.buffer}
     read, written, _ = s_tir.analysis.get_sblock_access_region(bare, buffers)
-    if init is not None:
-        read = [each for each in read if not each.source.same_as(store.buffer)]
-    return s_tir.SBlock(iterations, read, written, name, store, init)
+    if step.init is not None:
+        read = [each for each in read if not each.source.same_as(step.buffer)]
+    if step.unrolled:
+        return [_wide(each) for each in read], [_wide(each) for each in written]
+    return read, written
+
+
+def _wide(region: Any) -> Any:
+    """``region`` with all of a dimension of which it has more than one element."""
+    ranges = [
+        part
+        if isinstance(part.extent, tirx.IntImm) and part.extent.value == 1
+        else Range(_ZERO, extent)
+        for part, extent in zip(region.region, region.source.shape, strict=True)
+    ]
+    return tirx.BufferRegion(region.source, ranges)
 
 
 def _allocated(steps: Sequence[Step], wanted: Callable[[Kept], bool]) -> list[Buffer]:
@@ -127,7 +159,7 @@ def _regions(
     nest: Nest, steps: Sequence[Step], parameters: Iterable[Buffer], values: Iterable[Expr] = ()
 ) -> list[Any]:
     """What ``steps`` and ``values`` touch of each of ``parameters``, of those that they touch."""
-    exprs = [*(step.value for step in steps), *values]
+    exprs = [*(value for step in steps for value in step.values), *values]
     touched = [(load.source, load.indices) for expr in exprs for load in loads(expr)]
     touched += [(step.buffer, step.indices) for step in steps if step.kept is None]
     indices = dict(touched)
@@ -165,9 +197,11 @@ def _loop_vars(axes: Sequence[Axis]) -> list[tuple[Var, Expr]]:
     return [(axis.fresh(""), axis.extent) for axis in axes]
 
 
-def _nested(loops: Sequence[tuple[Var, Expr]], body: Any) -> Any:
+def _nested(
+    loops: Sequence[tuple[Var, Expr]], body: Any, kind: tirx.ForKind = tirx.ForKind.SERIAL
+) -> Any:
     for var, extent in reversed(loops):
-        body = tirx.For(var, _ZERO, extent, tirx.ForKind.SERIAL, body)
+        body = tirx.For(var, _ZERO, extent, kind, body)
     return body
 
 

@@ -7,15 +7,17 @@ of the row, one reciprocal serves all elements of the row. So:
   ``Select(valid, x, 0) * inverse``;
 - ``final`` is the total where the row is valid, 1 elsewhere, and ``inverse`` is ``1 / final``; if
   an output reads the total as one that is NaN where it is not above 0 (``total + Select(total > 0,
-  0, NaN)``), all do: ``x / 0`` of a sum of nothing is NaN as well;
-- an output that has one element a row is computed for the whole tile, and stored afterwards: only
-  the store is bound to the rows that there are.
+  0, NaN)``), all do: ``x / 0`` of a sum of nothing is NaN as well. Where a condition says which
+  rows are defined, all outputs read a total that is NaN elsewhere.
+
+An output may be computed for a whole tile, and stored afterwards: only the store is bound to the
+rows that there are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +30,14 @@ from .one_pass import OnePass
 from .stages import Axis, Stage, load, new_stage
 
 
-def finish(passes: OnePass, rows: Sequence[Axis], guard: Expr, names: Names) -> OnePass:
+def finish(
+    passes: OnePass,
+    rows: Sequence[Axis],
+    guard: Expr,
+    names: Names,
+    defined: Expr | None = None,
+    lazy: bool = False,
+) -> OnePass:
     """``passes`` with outputs as they are computed at the end of a tile of rows.
 
     Parameters
@@ -37,30 +46,49 @@ def finish(passes: OnePass, rows: Sequence[Axis], guard: Expr, names: Names) -> 
         Of a value a row.
     guard : Expr
         Where outputs are no constants.
+    defined : Expr, optional
+        Where a row is no NaN, if not where its total is above 0.
+    lazy : bool
+        Whether an element is not so much as read where the row is not valid.
     """
     made: list[Stage] = []
-    outputs = list(passes.after)
+    outputs = passes.after
     for total in passes.closing:
         if not any(_divided_by(total, output.value) for output in outputs):
             continue
-        defined = _as_read(total, outputs)
+        read = _as_read(total, outputs)
         one = tirx.const(1, dtype_of(total.buffer))
-        valid = tirx.Select(guard, defined, one)
+        value = read if defined is None else _or_nan(defined, load(total))
+        valid = tirx.Select(guard, value, one)
         final = new_stage(names("final_{last}", total.name), rows, valid)
         inverse = new_stage(names("inv_{last}", total.name), rows, one / load(final))
         made += [final, inverse]
-        products = [_multiplied(output.value, total, load(inverse)) for output in outputs]
-        outputs = [
-            replace(output, value=with_equal(product, defined, load(final)))
+        products = [_multiplied(output.value, total, load(inverse), lazy) for output in outputs]
+        outputs = tuple(
+            replace(output, value=with_equal(product, read, load(final)))
             for output, product in zip(outputs, products, strict=True)
-        ]
-    for output in outputs:
-        if len(output.axes) > len(rows):
-            made.append(output)
+        )
+    return replace(passes, after=(*made, *outputs))
+
+
+def stage_outputs(passes: OnePass, wanted: Callable[[Stage], bool], names: Names) -> OnePass:
+    """``passes`` with those outputs that are ``wanted`` so computed before they are stored."""
+    after: list[Stage] = []
+    for stage in passes.after:
+        if stage.is_output and wanted(stage):
+            axes = [
+                axis for index in stage.indices for axis in stage.axes if axis.var.same_as(index)
+            ]
+            staged = new_stage(names("row_{stage}", stage.name), axes, stage.value)
+            after += [staged, replace(stage, value=load(staged))]
         else:
-            row = new_stage(names("row_{stage}", output.name), rows, output.value)
-            made += [row, replace(output, value=load(row))]
-    return replace(passes, after=tuple(made))
+            after.append(stage)
+    return replace(passes, after=tuple(after))
+
+
+def _or_nan(condition: Expr, number: Any) -> Any:
+    zero, nan = (tirx.const(each, dtype_of(number)) for each in (0.0, math.nan))
+    return number + tirx.Select(condition, zero, nan)
 
 
 def _divided_by(total: Stage, expr: Expr) -> bool:
@@ -69,19 +97,21 @@ def _divided_by(total: Stage, expr: Expr) -> bool:
 
 def _as_read(total: Stage, outputs: Sequence[Stage]) -> Expr:
     """``total``; with NaN where it is not above 0, if an output reads it so."""
-    zero, nan = (tirx.const(each, dtype_of(total.buffer)) for each in (0.0, math.nan))
-    defined = load(total) + tirx.Select(load(total) > zero, zero, nan)
+    defined = _or_nan(load(total) > tirx.const(0.0, dtype_of(total.buffer)), load(total))
     sums = [each for output in outputs for each in found(output.value, tirx.Add)]
     return defined if any(equal(each, defined) for each in sums) else load(total)
 
 
-def _multiplied(expr: Expr, total: Stage, inverse: Load) -> Expr:
+def _multiplied(expr: Expr, total: Stage, inverse: Load, lazy: bool) -> Expr:
     """``expr`` with a product where it selects a quotient by ``total``, or 0."""
 
     def changed(select: Any) -> Expr:
         quotient = select.true_value
         if not (isinstance(quotient, tirx.Div) and _divided_by(total, quotient)):
             return select
+        if lazy:
+            product: Any = quotient.a * inverse
+            return tirx.if_then_else(select.condition, product, select.false_value)
         return tirx.Select(select.condition, quotient.a, select.false_value) * inverse
 
     return tvm_ffi.structural_map(expr, (tirx.Select, changed))

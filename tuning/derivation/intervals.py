@@ -59,6 +59,23 @@ class Intervals:
         some_row = tirx.all(row_begin < self.rows.end, row_begin + rows > self.rows.begin)
         return Interval(begin, tirx.Select(some_row, end, begin))
 
+    def seen_by_all(self, row_begin: Expr, rows: int) -> Interval:
+        """The columns that every valid one of ``rows`` rows sees."""
+        row_end: Any = tirx.min(row_begin + rows, self.rows.end)
+        begin = self._at(self.columns.begin, row_end - 1)
+        end = self._at(self.columns.end, tirx.max(row_begin, self.rows.begin))
+        return Interval(begin, end)
+
+    @property
+    def begin_moves(self) -> bool:
+        """Whether columns begin elsewhere in another row."""
+        return depends(self.columns.begin, self.row.var)
+
+    @property
+    def end_moves(self) -> bool:
+        """Whether columns end elsewhere in another row."""
+        return depends(self.columns.end, self.row.var)
+
     def always(self, condition: Expr) -> bool:
         """Whether ``condition`` holds for every column that some row sees."""
         asked = interval(condition, self.column)

@@ -8,7 +8,6 @@ from enum import IntEnum
 from tvm.ir import Var
 
 from .expressions import Buffer, Expr
-from .intervals import Interval
 from .stages import Axis
 
 
@@ -16,12 +15,14 @@ class Kept(IntEnum):
     """What a buffer of the nest is kept for; buffers are allocated in this order."""
 
     ROWS = 0  # operands for all tiles of columns
-    SHARED = 1  # values a column, for both halves of a tile
-    REDUCED = 2  # what a half reduces its columns to
-    ROW = 3  # values a row
-    RECIPROCAL = 4  # of values a row
-    CARRIED = 5  # from tile to tile, with more axes than the row
-    WITHIN = 6  # one half: allocated there
+    COPIES = 1  # operands for one tile of columns, of steps side by side
+    SHARED = 2  # values a column, for both halves of a tile
+    REDUCED = 3  # what a half reduces its columns to
+    ROW = 4  # values a row
+    RECIPROCAL = 5  # of values a row
+    CARRIED = 6  # from tile to tile, with more axes than the row
+    STAGED = 7  # an output, before it is stored
+    WITHIN = 8  # one half: allocated there
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +46,19 @@ class Step:
     init : Expr, optional
         What a reduction starts with.
     tile : Axis, optional
-        The tile of columns, of a step that needs to know it.
+        The tile of columns, of a step that is computed once a tile: a reduction over tiles, if
+        there is an ``init``.
     where : Expr, optional
         Whether there is such an element, if not always.
     kept : Kept, optional
         What ``buffer`` is kept for; None for an output.
+    at : Axis, optional
+        The tile of columns, of a step beside others that reads or writes what lies at its number:
+        an iteration variable before all others.
+    unrolled : tuple of Axis
+        Loops within the sblock, around its one store.
+    everywhere : tuple of (Expr, Expr), optional
+        A condition on the whole tile, and the value that all elements have where it holds.
     """
 
     name: str
@@ -62,6 +71,14 @@ class Step:
     tile: Axis | None = None
     where: Expr | None = None
     kept: Kept | None = None
+    at: Axis | None = None
+    unrolled: tuple[Axis, ...] = ()
+    everywhere: tuple[Expr, Expr] | None = None
+
+    @property
+    def values(self) -> tuple[Expr, ...]:
+        """What it computes."""
+        return (self.value,) if self.everywhere is None else (self.value, *self.everywhere)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,18 +105,20 @@ class Nest:
         Of the tile.
     bindings : tuple of (Var, Expr)
         What a tile of rows computes once, in the order of its use.
-    columns : Interval
-        The columns that it visits.
     tile : Axis
         The tile of columns, of all that there can be.
-    width : int
-        Columns of a tile.
+    visited : Expr
+        How many tiles of columns it visits.
     before : tuple of Step
-        Once, where there are columns to visit.
+        Once, ahead of the loop.
     loop : tuple of Step or Half
         For each tile of columns.
     after : tuple of Step
-        Once, in any case.
+        Once, behind the loop.
+    before_where : Expr, optional
+        Whether there is anything to do before, if not always.
+    last_first : bool
+        Whether the last tiles of rows are begun first.
     """
 
     name: str
@@ -107,12 +126,13 @@ class Nest:
     row: Axis
     row_begin: Expr
     bindings: tuple[tuple[Var, Expr], ...]
-    columns: Interval
     tile: Axis
-    width: int
+    visited: Expr
     before: tuple[Step, ...]
     loop: tuple[Step | Half, ...]
     after: tuple[Step, ...]
+    before_where: Expr | None = None
+    last_first: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:

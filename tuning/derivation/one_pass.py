@@ -1,14 +1,12 @@
 """The pass that makes reductions over all columns reductions over one tile, carried to the next.
 
-A tile of columns is computed in two halves: up to what the anchor is reduced to, and everything
-that reads the anchor. Between them the anchor moves. Carried values of a row alone are updated
-outside of the halves, those with more axes inside, where schedules fuse the update with the product
-that it adds.
+What is computed for a tile of columns has three parts: up to what the anchor is reduced to; the
+anchor moves; and everything that reads the anchor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,9 +31,9 @@ class OnePass:
         The tiles of columns.
     before : tuple of Stage
         Once for a tile of rows: what no column has a part in.
-    first, moving, second, closing : tuple of Stage
-        For each tile of columns: the first half; the anchor's way on; the second half; the
-        carried values of a row alone.
+    first, moving, second : tuple of Stage
+        For each tile of columns: up to what the anchor is reduced to; the anchor's way on; what
+        reads the anchor.
     after : tuple of Stage
         Once, at the end: what outputs are made of.
     """
@@ -45,15 +43,36 @@ class OnePass:
     first: tuple[Stage, ...]
     moving: tuple[Stage, ...]
     second: tuple[Stage, ...]
-    closing: tuple[Stage, ...]
     after: tuple[Stage, ...]
+
+    @property
+    def loop(self) -> tuple[Stage, ...]:
+        """What is computed for each tile of columns."""
+        return (*self.first, *self.moving, *self.second)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """All, in their order."""
-        return (
-            *self.before, *self.first, *self.moving, *self.second, *self.closing, *self.after,
-        )  # fmt: skip
+        return (*self.before, *self.loop, *self.after)
+
+    @property
+    def closing(self) -> tuple[Stage, ...]:
+        """Of what reads the anchor, the carried values of a row alone."""
+        fewest = min(len(stage.axes) for stage in self.moving)
+        return tuple(s for s in self.second if s.tile is not None and len(s.axes) == fewest)
+
+    def copies(self, stage: Stage) -> bool:
+        """Whether ``stage`` is a copy of a tile of a parameter."""
+        value = stage.value
+        while isinstance(value, tirx.Cast):
+            value = value.value
+        made = (each.buffer for each in self.stages)
+        return isinstance(value, TensorLoad) and not any(map(value.source.same_as, made))
+
+    def changed(self, change: Callable[[Stage], Stage]) -> OnePass:
+        """The same with ``change(stage)`` in place of every stage."""
+        places = ("before", "first", "moving", "second", "after")
+        return replace(self, **{each: tuple(map(change, getattr(self, each))) for each in places})
 
 
 def one_pass(
@@ -88,23 +107,20 @@ def one_pass(
     )
     rescales: list[Stage] = []
     second: list[Stage] = []
-    closing: list[Stage] = []
     for stage in late:
         if stage in carried:
             factor = repair(description, anchor, stage, load(then), load(anchor))
             part = _tile_of(stage, names)
             update = _carried(stage, load(part), _stored(factor, anchor, rescales, names), tile)
-            second.append(part)
-            (closing if len(_kept(stage)) == len(_kept(anchor)) else second).append(update)
+            second += [part, update]
         elif not stage.is_output:
             second.append(stage)
     return OnePass(
         tile,
         tuple(stage for stage in early if roles.column not in stage.axes),
-        (*_copies_first(description, [s for s in early if roles.column in s.axes]), reduced),
+        (*(stage for stage in early if roles.column in stage.axes), reduced),
         (then, _carried(anchor, load(reduced), None, tile), *rescales),
-        tuple(_copies_first(description, second)),
-        tuple(closing),
+        tuple(second),
         tuple(stage for stage in late if stage.is_output),
     )
 
@@ -169,15 +185,3 @@ def _stored(factor: Expr | None, anchor: Stage, rescales: list[Stage], names: Na
     rule = "rescale_{stage}" if rescales else "rescale"
     rescales.append(new_stage(names(rule, str(len(rescales))), _kept(anchor), factor))
     return load(rescales[-1])
-
-
-def _copies_first(description: Description, stages: Sequence[Stage]) -> list[Stage]:
-    """``stages`` with copies of parameters before all else."""
-    return sorted(stages, key=lambda stage: not _copies(description, stage))  # stable
-
-
-def _copies(description: Description, stage: Stage) -> bool:
-    value = stage.value
-    while isinstance(value, tirx.Cast):
-        value = value.value
-    return isinstance(value, TensorLoad) and description.stage_of(value.source) is None

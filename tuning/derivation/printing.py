@@ -55,7 +55,6 @@ def one_pass_text(
             *sblocks(passes.moving, 3),
             f"            # the second half: what reads {anchor}",
             *sblocks(passes.second, 3),
-            *sblocks(passes.closing, 3),
             "        # outputs",
             *sblocks(passes.after, 2),
         ]

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from tvm import tirx
 from tvm.ir import Var
+from tvm.sym import Analyzer
 
 from .axes import Roles
 from .expressions import (
@@ -73,60 +73,209 @@ def tiles_of(axis: Axis, size: int) -> Axis:
 def tiled(
     passes: OnePass, roles: Roles, intervals: Intervals, tiling: Tiling, names: Names
 ) -> Nest:
-    """The nest of ``passes``."""
-    row_tiles = tiles_of(roles.row, tiling.rows)
-    row_begin: Any = row_tiles.var * tiling.rows
-    begin, end = Var("begin", "int32"), Var("end", "int32")
-    bindings = _read_once(passes, roles)
-    place = _Place(
-        passes,
-        roles,
-        Axis(Var("wi", "int32"), tiling.rows),
-        Axis(Var("wj", "int32"), tiling.columns),
-        row_begin,
-        Interval(begin, end),
-        bindings,
-    )
-    visited = intervals.columns_of(row_begin, tiling.rows)
+    """The nest of ``passes``, a tile of columns in two halves.
+
+    Carried values of a row alone are updated outside of the halves, those with more axes inside,
+    where schedules fuse the update with the product that it adds.
+    """
+    place = place_of(passes, roles, tiling)
+    closing = passes.closing
 
     def half(rule: str, stages: Sequence[Stage]) -> Half:
-        kept = [_kept_of_half(passes, roles, stages, stage) for stage in stages]
-        return Half(names(rule), tuple(map(place.step, stages, kept)))
+        copies_first = sorted(stages, key=lambda stage: not passes.copies(stage))  # stable
+        steps = (place.step(s, _kept_of_half(passes, roles, stages, s)) for s in copies_first)
+        return Half(names(rule), tuple(steps))
 
-    def rows(stages: Sequence[Stage], kept: Kept = Kept.ROW) -> tuple[Step, ...]:
-        return tuple(place.step(stage, kept) for stage in stages)
-
+    visited: Any = place.columns.end - place.columns.begin + (tiling.columns - 1)
     return Nest(
         names("row_tile"),
-        (*(roles.outer[i] for i in tiling.order or range(len(roles.outer))), row_tiles),
+        place.outer,
         place.row,
-        row_begin,
-        (
-            *((var, load) for load, var in bindings.items()),
-            (begin, _bound(visited.begin, bindings)),
-            (end, _bound(visited.end, bindings)),
-        ),
-        Interval(begin, end),
+        place.row_begin,
+        place.bound(intervals),
         passes.tile,
-        tiling.columns,
-        rows(passes.before, Kept.ROWS),
+        Analyzer().simplify(visited // tiling.columns),
+        place.steps(passes.before, Kept.ROWS),
         (
             half("first_half", passes.first),
-            *rows(passes.moving),
-            half("second_half", passes.second),
-            *rows(passes.closing),
+            *place.steps(passes.moving),
+            half("second_half", [stage for stage in passes.second if stage not in closing]),
+            *place.steps(closing),
         ),
-        rows(passes.after),
+        place.steps(passes.after),
+        before_where=place.columns.begin < place.columns.end,
     )
+
+
+def place_of(passes: OnePass, roles: Roles, tiling: Tiling) -> Place:
+    """How the stages of ``passes`` read in a tile."""
+    row_tiles = tiles_of(roles.row, tiling.rows)
+    row, column = Axis(Var("wi", "int32"), tiling.rows), Axis(Var("wj", "int32"), tiling.columns)
+    inside = {roles.row: row, roles.column: column}
+    return Place(
+        passes,
+        roles,
+        (*(roles.outer[i] for i in tiling.order or range(len(roles.outer))), row_tiles),
+        row,
+        column,
+        tiling.columns,
+        (column.var,),
+        row_tiles.var * tiling.rows,
+        Interval(Var("begin", "int32"), Var("end", "int32")),
+        _read_once(passes, roles),
+        {s.buffer: _tile_buffer(s, roles, inside) for s in passes.stages if not s.is_output},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """How the stages of a description read in a tile.
+
+    Parameters
+    ----------
+    outer : tuple of Axis
+        The loops outside, tiles of rows last.
+    row, column : Axis
+        Within the tile.
+    width : int
+        Columns of a tile.
+    parts : tuple of Expr
+        What adds up to a column within the tile.
+    row_begin : Expr
+        Of the tile.
+    columns : Interval
+        Those of all tiles of columns: variables.
+    bindings : mapping
+        What stands for loads.
+    buffers : mapping
+        What stands for the buffers of stages.
+    """
+
+    passes: OnePass
+    roles: Roles
+    outer: tuple[Axis, ...]
+    row: Axis
+    column: Axis
+    width: int
+    parts: tuple[Any, ...]
+    row_begin: Any
+    columns: Interval
+    bindings: Mapping[Load, Var]
+    buffers: Mapping[Buffer, Buffer]
+
+    def bound(self, intervals: Intervals) -> tuple[tuple[Var, Expr], ...]:
+        """What a tile of rows computes once: what is read of parameters, and its columns."""
+        visited = intervals.columns_of(self.row_begin, self.row.extent)
+        begin: Any = self.columns.begin
+        end: Any = self.columns.end
+        return (
+            *((var, load) for load, var in self.bindings.items()),
+            (begin, self.once(visited.begin)),
+            (end, self.once(visited.end)),
+        )
+
+    def once(self, expr: Expr) -> Expr:
+        """``expr`` with variables for what is read once."""
+        return _with_bindings(expr, self.bindings)
+
+    def steps(self, stages: Sequence[Stage], kept: Kept = Kept.ROW) -> tuple[Step, ...]:
+        """``stages`` in the tile, each buffer kept as said."""
+        return tuple(self.step(stage, kept) for stage in stages)
+
+    def step(self, stage: Stage, kept: Kept) -> Step:
+        """``stage`` in the tile, its buffer kept as said if it has one of its own."""
+        value = self.expr(stage.value)
+        if stage.within is not None:
+            zero = tirx.const(0, dtype_of(value))
+            value = tirx.if_then_else(self.expr(stage.within), value, zero)
+        if stage.is_output:
+            buffer, where = stage.buffer, self.row_begin + self.row.var < self.roles.row.extent
+            indices = tuple(self.expr(index) for index in stage.indices)
+        else:
+            buffer, where = self.buffers[stage.buffer], None
+            indices = self._local(stage.indices)
+        if stage.combine is not None:
+            value = stage.combine(element(buffer, indices), value)
+        inside = {self.roles.row: self.row, self.roles.column: self.column}
+        axes = (axis for axis in stage.axes if axis not in self.roles.outer)
+        return Step(
+            stage.name,
+            tuple(inside.get(axis, axis) for axis in axes),
+            tuple(inside.get(axis, axis).var for axis in stage.reduced),
+            buffer,
+            indices,
+            value,
+            stage.init,
+            stage.tile,
+            where,
+            _kept(stage, kept),
+        )
+
+    @property
+    def tile_begin(self) -> Any:
+        """The first column of a tile of columns."""
+        tile: Any = self.passes.tile.var
+        return self.columns.begin + tile * self.width
+
+    def expr(self, expr: Expr, inside: bool = False) -> Expr:
+        """``expr`` within the tile.
+
+        Parameters
+        ----------
+        inside : bool
+            Whether all columns of the tile are known to be some that there are.
+        """
+        roles, row = self.roles, self.row_begin + self.row.var
+        column: Any = sum(self.parts, self.tile_begin)
+        there_is = {
+            roles.row.var: tirx.min(row, roles.row.extent - 1),
+            roles.column.var: column if inside else tirx.min(column, self.columns.end - 1),
+        }
+
+        def changed(load: Load) -> Expr:
+            buffer = self.buffers.get(load.source)
+            if buffer is not None:
+                return element(buffer, self._local(load.indices))
+            return element(load.source, [substituted(i, there_is) for i in load.indices])
+
+        tiled = with_loads(self.once(expr), changed)
+        return substituted(tiled, {roles.row.var: row, roles.column.var: column})
+
+    def _local(self, indices: Sequence[Any]) -> tuple[Any, ...]:
+        """Indices within the tile."""
+        roles, (first, *others) = self.roles, self.parts
+        inside: dict[Any, Any] = {
+            roles.row.var: self.row.var,
+            roles.column.var: sum(others, first),
+        }
+        kept = (index for index in indices if not _among(index, roles.outer))
+        return tuple(inside.get(index, index) for index in kept)
+
+
+def kept_in_loop(roles: Roles, stage: Stage) -> Kept:
+    """What the buffer of a stage that is computed for each tile of columns is kept for."""
+    return Kept.SHARED if roles.column.var in stage.indices else Kept.REDUCED
 
 
 def _kept_of_half(passes: OnePass, roles: Roles, half: Sequence[Stage], stage: Stage) -> Kept:
-    """What the buffer of a stage of one half is kept for."""
     if stage.tile is not None:
         return Kept.CARRIED
     if not any(reads(each.value, stage.buffer) for each in passes.stages if each not in half):
         return Kept.WITHIN
-    return Kept.SHARED if roles.column.var in stage.indices else Kept.REDUCED
+    return kept_in_loop(roles, stage)
+
+
+def _kept(stage: Stage, kept: Kept) -> Kept | None:
+    if stage.is_output:
+        return None
+    return Kept.RECIPROCAL if isinstance(stage.value, tirx.Div) else kept
+
+
+def _tile_buffer(stage: Stage, roles: Roles, inside: Mapping[Axis, Axis]) -> Buffer:
+    """What holds a tile of ``stage``."""
+    extents = {axis.var: inside.get(axis, axis).extent for axis in stage.axes}
+    shape = [extents[index] for index in stage.indices if not _among(index, roles.outer)]
+    return new_buffer(shape, dtype_of(stage.buffer), stage.name)
 
 
 def _read_once(passes: OnePass, roles: Roles) -> dict[Load, Var]:
@@ -137,7 +286,7 @@ def _read_once(passes: OnePass, roles: Roles) -> dict[Load, Var]:
         for load in loads(stage.value):
             once = all(_among(index, roles.outer) for index in load.indices)
             integer = dtype_of(load) == "int32" and load.source not in made
-            if once and integer and _bound(load, bindings).same_as(load):
+            if once and integer and _with_bindings(load, bindings).same_as(load):
                 bindings[load] = Var(load.source.name, "int32")
     return bindings
 
@@ -146,7 +295,7 @@ def _among(index: Expr, axes: Sequence[Axis]) -> bool:
     return any(axis.var.same_as(index) for axis in axes)
 
 
-def _bound(expr: Expr, bindings: Mapping[Load, Var]) -> Expr:
+def _with_bindings(expr: Expr, bindings: Mapping[Load, Var]) -> Expr:
     """``expr`` with variables for what is bound to them."""
 
     def changed(load: Load) -> Expr:
@@ -154,102 +303,3 @@ def _bound(expr: Expr, bindings: Mapping[Load, Var]) -> Expr:
         return next(known, load)
 
     return with_loads(expr, changed)
-
-
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """How the stages of a description read in a tile.
-
-    Parameters
-    ----------
-    row, column : Axis
-        Within the tile.
-    row_begin : Expr
-        Of the tile.
-    columns : Interval
-        Those of all tiles of columns.
-    bindings : mapping
-        What stands for loads.
-    """
-
-    passes: OnePass
-    roles: Roles
-    row: Axis
-    column: Axis
-    row_begin: Any
-    columns: Interval
-    bindings: Mapping[Load, Var]
-
-    def step(self, stage: Stage, kept: Kept) -> Step:
-        """``stage`` in the tile, its buffer kept as said if it has one of its own."""
-        value = self._expr(stage.value)
-        if stage.within is not None:
-            zero = tirx.const(0, dtype_of(value))
-            value = tirx.if_then_else(self._expr(stage.within), value, zero)
-        if stage.is_output:
-            buffer, where = stage.buffer, self.row_begin + self.row.var < self.roles.row.extent
-            indices = tuple(self._expr(index) for index in stage.indices)
-        else:
-            buffer, where = self.buffers[stage.buffer], None
-            indices = self._local(stage.indices)
-        if stage.combine is not None:
-            value = stage.combine(element(buffer, indices), value)
-        return Step(
-            stage.name,
-            self._axes(stage),
-            self._local([axis.var for axis in stage.reduced]),
-            buffer,
-            indices,
-            value,
-            stage.init,
-            stage.tile,
-            where,
-            _kept(stage, kept),
-        )
-
-    @cached_property
-    def buffers(self) -> dict[Buffer, Buffer]:
-        """What stands for the buffers of stages."""
-        return {s.buffer: self._buffer(s) for s in self.passes.stages if not s.is_output}
-
-    def _buffer(self, stage: Stage) -> Buffer:
-        extents = {axis.var: axis.extent for axis in self._axes(stage)}
-        shape = [extents[index] for index in self._local(stage.indices)]
-        return new_buffer(shape, dtype_of(stage.buffer), stage.name)
-
-    def _axes(self, stage: Stage) -> tuple[Axis, ...]:
-        """The axes of ``stage`` within the tile."""
-        inside = {self.roles.row: self.row, self.roles.column: self.column}
-        return tuple(inside.get(axis, axis) for axis in stage.axes if axis not in self.roles.outer)
-
-    def _local(self, indices: Sequence[Any]) -> tuple[Var, ...]:
-        """Variables of axes within the tile."""
-        roles = self.roles
-        inside: dict[Any, Any] = {roles.row.var: self.row.var, roles.column.var: self.column.var}
-        kept = (index for index in indices if not _among(index, roles.outer))
-        return tuple(inside.get(index, index) for index in kept)
-
-    def _expr(self, expr: Expr) -> Expr:
-        """``expr`` within the tile."""
-        roles, row = self.roles, self.row_begin + self.row.var
-        column: Any = self.columns.begin + self.passes.tile.var * self.column.extent
-        column = column + self.column.var
-        there_is = {
-            roles.row.var: tirx.min(row, roles.row.extent - 1),
-            roles.column.var: tirx.min(column, self.columns.end - 1),
-        }
-
-        def changed(load: Load) -> Expr:
-            buffer = self.buffers.get(load.source)
-            if buffer is not None:
-                return element(buffer, self._local(load.indices))
-            return element(load.source, [substituted(i, there_is) for i in load.indices])
-
-        inside = with_loads(_bound(expr, self.bindings), changed)
-        return substituted(inside, {roles.row.var: row, roles.column.var: column})
-
-
-def _kept(stage: Stage, kept: Kept) -> Kept | None:
-    if stage.is_output:
-        return None
-    return Kept.RECIPROCAL if isinstance(stage.value, tirx.Div) else kept

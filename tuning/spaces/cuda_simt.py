@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any, ClassVar
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
-from ...workloads.pipelined import FRAGMENT_COLUMNS, PipelinedTiles, pipelined_attention
+from ..derivation import FRAGMENT_COLUMNS, PipelinedTiles, pipelined_attention
 from ..target import ResolvedTarget
 from .row_threads import (
     LANES_X,
@@ -148,7 +148,7 @@ def schedule(sch: Any, s: SimtStructure) -> None:
     Parameters
     ----------
     sch : tvm.s_tir.Schedule
-        Of an unscheduled :func:`~prefilltune.workloads.pipelined.pipelined_attention`; scheduled in
+        Of an unscheduled :func:`~prefilltune.tuning.derivation.pipelined_attention`; scheduled in
         place.
     """
     threads = RowThreads(sch, s.rows, binds_at_once=True)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
-from ...workloads.pipelined import PipelinedTiles, pipelined_attention
+from ..derivation import PipelinedTiles, pipelined_attention
 from ..intrinsics import (
     CHUNK,
     FRAGMENT,
@@ -274,7 +274,7 @@ def schedule(sch: Any, s: TensorCoreStructure) -> None:
     Parameters
     ----------
     sch : tvm.s_tir.Schedule
-        Of an unscheduled :func:`~prefilltune.workloads.pipelined.pipelined_attention`; scheduled in
+        Of an unscheduled :func:`~prefilltune.tuning.derivation.pipelined_attention`; scheduled in
         place.
     """
     copy, dot, acc = _register(s)
