@@ -18,7 +18,7 @@ from ptx_on_cpu import FUNCTIONS, on_cpu
 #: Who runs first between two barriers, for warps and for threads of a warp.
 ORDERS = range(4)
 
-_PARAMETERS = ("q", "k", "v", "valid_lens", "output", "lse")
+_PARAMETERS = ("q", "k", "v", "valid_lens", "bias", "output", "lse")
 
 _RUNTIME = r"""
 #include <ucontext.h>
@@ -135,8 +135,8 @@ def kernel_on_cpu(
     Returns
     -------
     Callable[..., None]
-        ``kernel(query, key, value, valid_lens, output, lse, order)`` on NumPy arrays; ``order`` is
-        one of :data:`ORDERS`.
+        ``kernel(query, key, value, valid_lens, output, lse, order)`` on NumPy arrays, with the bias
+        behind ``valid_lens`` if there is one; ``order`` is one of :data:`ORDERS`.
     """
     text, library = folder / "kernel.cpp", folder / "kernel.so"
     text.write_text(_cpp(source))
@@ -156,12 +156,13 @@ def _cpp(source: str) -> str:
     found = re.search(r"main_kernel\(([^)]*)\)", kernel)
     assert found is not None
     types = dict(_parameter(each) for each in found[1].split(","))
-    assert sorted(types) == sorted(_PARAMETERS)
+    parameters = [name for name in _PARAMETERS if name in types or name != "bias"]
+    assert sorted(types) == sorted(parameters)
     kernel = kernel.replace('extern "C" __global__', "static")
     kernel = re.sub(r"__launch_bounds__\([^)]*\)|extern __shared__[^;]*;", "", kernel)
     functions = re.sub(r'extern "C" __global__[^;]*;', "", functions)
     tensors = "".join(f"static {type_} {name};\n" for name, type_ in types.items())
-    given = " ".join(f"{n} = ({types[n]})given[{i}];" for i, n in enumerate(_PARAMETERS))
+    given = " ".join(f"{n} = ({types[n]})given[{i}];" for i, n in enumerate(parameters))
     driver = _DRIVER.replace("ARGUMENTS", ", ".join(types)).replace("GIVEN", given)
     return _RUNTIME + FUNCTIONS + on_cpu(functions) + kernel + tensors + driver
 

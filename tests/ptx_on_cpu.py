@@ -76,6 +76,7 @@ _COPY = r"cp\.async\.c[ag]\.shared\.global \[%0\], \[%1\], (?P<size>\d+)"
 _LOAD = r"ldmatrix\.sync\.aligned\.m8n8\.x4"
 _CALLS = (
     (r"ex2\.approx\.ftz\.f32 %0, %1;", "{} = ptx_ex2({})"),
+    (r"rcp\.approx\.ftz\.f32 %0, %1;", "{} = 1 / ({})"),
     (rf"{_COPY};", "ptx_copy({}, {}, {size}, {size})"),
     (rf"{_COPY}, %2;", "ptx_copy({}, {}, {size}, {})"),
     (r"cp\.async\.(commit_group|wait_group \d);", "(void)0"),

@@ -78,14 +78,18 @@ def test_sblocks_have_the_names_that_traces_look_up(shape, operands):
     assert sblocks(online_attention(spec, shape, Tiles(4, 3, operands))["main"]) == SBLOCKS
 
 
-def test_committed_records_hold_what_is_derived():
+@pytest.mark.parametrize(
+    ("target", "space"),
+    [("llvm", "llvm_fused"), pytest.param("cuda", "cuda_wgmma", marks=pytest.mark.slow)],
+)
+def test_committed_records_hold_what_is_derived(target, space):
     """Structural equality, with attributes and names of functions: what a look-up asks for."""
-    (name,) = (p.name for p in committed_root().iterdir() if p.name.startswith("llvm"))
+    (name,) = (p.name for p in committed_root().iterdir() if p.name.startswith(target))
     store = RecordStore.open(committed_root(), TargetKey.parse(name))
     seen = set()
     for entry in store.entries:
         of = entry.provenance
-        if of.space != "llvm_fused" or entry.workload_line in seen:
+        if of.space != space or entry.workload_line in seen:
             continue
         seen.add(entry.workload_line)
         derived = describe_for_every_shape(of.space, PrefillSpec.parse(of.spec), of.variant)
