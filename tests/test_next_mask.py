@@ -1,0 +1,65 @@
+"""The next mask or score is an edit in workloads/ alone: those that docs/derivation.md shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DIFFS = re.findall(r"^```diff\n(.*?)^```", (ROOT / "docs/derivation.md").read_text(), re.M | re.S)
+
+#: What each of them is called: the mask, then the score.
+NAMES = ("prefix", "softsign")
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages, of which workloads/ is edited."""
+    folder = tmp_path_factory.mktemp("edited")
+    shutil.copytree(ROOT / "workloads", folder / "workloads")
+    for diff in DIFFS:
+        assert set(re.findall(r"^[-+]{3} [ab]/(\w+)/", diff, re.MULTILINE)) == {"workloads"}
+        subprocess.run(["git", "apply", "-C1", "-"], cwd=folder, input=diff, text=True, check=True)
+    package = folder / "prefilltune"
+    package.mkdir()
+    (package / "workloads").symlink_to(folder / "workloads")
+    for name in ("tuning", "database"):
+        (package / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run(edited: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(edited), str(ROOT / "tests")))}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_shows_a_mask_and_a_score() -> None:
+    assert [name in diff for name, diff in zip(NAMES, DIFFS, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_description_computes_it(edited: Path, name: str) -> None:
+    run(edited, str(ROOT / "tests/next_mask_checks.py"), "cpu", name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_compiles_for_cuda(edited: Path, name: str) -> None:
+    if find_spec("cuda") is None:
+        pytest.skip("needs the extra [cuda]")
+    run(edited, str(ROOT / "tests/next_mask_checks.py"), "cuda", name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_an_option(edited: Path, name: str) -> None:
+    assert f"--{name}" in run(edited, "-m", "prefilltune.tuning", "tune", "--help")
