@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .provenance import FULL
 from .store import RecordStore
 from .target_key import TargetKey
 
-NEAREST_NAMED = 5  # shapes that the error of a miss names
+NEAREST_NAMED = 5  # shapes or specs that the error of a miss names
 NOISE_LIMIT = 0.05  # of the fastest median
 
 
@@ -193,6 +193,8 @@ class Finder:
         if farther:
             tier = str(farther[0].tier)
             mend = f"accept the tier '{tier}' (--accept {tier.replace(' ', '-')}), or {mend}"
+        if not found and (near := specs_in_words(self.specs_near(key, spec))):
+            mend = f"{near}; {mend}"
         raise NoRecordError(_miss(query, accept, self.roots, found, notes, mend))
 
     def bad_lines(self, key: TargetKey) -> list[tuple[Path, BadLine]]:
@@ -218,6 +220,25 @@ class Finder:
             As :meth:`find`.
         """
         return {each for _, store in self._own_stores(key, []) for each in store.workloads}
+
+    def specs_near(self, key: TargetKey, spec: PrefillSpec) -> list[PrefillSpec]:
+        """Specs with the same heads that have records of a target, the most alike first.
+
+        Their records serve no call of ``spec``; a search for it starts from what they found.
+
+        Raises
+        ------
+        VersionMismatchError, MalformedProvenanceError
+            As :meth:`find`.
+        """
+        asked = asdict(spec)
+        heads = ("num_qo_heads", "num_kv_heads", "head_dim")
+        found: list[tuple[int, str]] = []
+        for text in {text for text, _ in self.workloads(key)}:
+            other = asdict(PrefillSpec.parse(text))
+            if all(asked[name] == other[name] for name in heads):
+                found.append((sum(asked[name] != other[name] for name in asked), text))
+        return [PrefillSpec.parse(text) for _, text in sorted(found)[:NEAREST_NAMED]]
 
     def groups(self, key: TargetKey, spec: PrefillSpec) -> list[tuple[PrefillShape, str, str]]:
         """Shape, length distribution and design space of every record of a spec, once each.
@@ -309,6 +330,14 @@ class Finder:
         if (root, key) not in self._stores:
             self._stores[root, key] = RecordStore.open(root, key)
         return self._stores[root, key]
+
+
+def specs_in_words(near: Sequence[PrefillSpec]) -> str:
+    """What an error says of :meth:`Finder.specs_near`; nothing if there are none."""
+    if not near:
+        return ""
+    named = ", ".join(map(str, near))
+    return f"with these heads there are records of {named}, and a record serves its own spec alone"
 
 
 @dataclass(frozen=True)

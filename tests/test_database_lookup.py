@@ -69,6 +69,19 @@ def test_another_spec_is_never_a_match(tmp_path):
         lookup([tmp_path], KEY, PrefillSpec(2, 1, 16, "float32"), SHAPE, accept=Tier.OTHER_TARGET)
 
 
+def test_a_miss_names_other_specs_of_the_same_heads(tmp_path):
+    window = replace(SPEC, window=(64, 64))
+    near = [replace(SPEC, window=(128, 128)), replace(window, softcap=30.0, bias="relative")]
+    heads = replace(window, num_qo_heads=24, num_kv_heads=24)
+    specs = [heads, *reversed(near)]
+    filled(tmp_path, [small_entry(i, spec=str(each)) for i, each in enumerate(specs)])
+    assert Finder([tmp_path]).specs_near(KEY, window) == near
+    with pytest.raises(NoRecordError) as caught:
+        lookup([tmp_path], KEY, window, SHAPE)
+    named = ", ".join(map(str, near))
+    assert f"there are records of {named}, and a record serves its own" in str(caught.value)
+
+
 def test_order_within_a_tier(tmp_path):
     entries = [
         small_entry(0, secs=3e-3, lens="mixed"),
@@ -239,7 +252,7 @@ def test_a_finder_answers_from_one_reading(tmp_path):
 
 def test_groups_name_every_shape_lens_and_space_of_a_spec_once(tmp_path):
     own, committed = tmp_path / "own", tmp_path / "committed"
-    other = str(replace(SPEC, mask_mode="causal_padded_left"))
+    other = str(replace(SPEC, padding="left", window=(None, 0)))
     filled(own, [small_entry(0), small_entry(1), small_entry(2, space="other")])
     filled(committed, [small_entry(3), small_entry(4, lens="uniform"), small_entry(5, spec=other)])
     filled(committed, [small_entry(6, shape="b9_q9_kv9")], SIBLING)

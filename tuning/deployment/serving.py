@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...database import Finder, Match, NoRecordError, TargetKey, Tier, committed_root
+from ...database.lookup import specs_in_words
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError, parse_lengths
 from ...workloads.baseline import nearest_with_baseline
 from ..backends import backend_of
@@ -338,6 +339,8 @@ def _miss(
             f"take those of {', '.join(map(str, family))} with on_missing='nearest' (--accept "
             "family)"
         )
+    elif near := specs_in_words(databases.specs_near(target.key, spec)):
+        hints.append(near)
     if hint := backend_of(target.kind).arch_hint(target.key):
         hints.append(hint)
     has_baseline = _has_baseline(spec, target)
