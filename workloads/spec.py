@@ -362,13 +362,15 @@ def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape) ->
     """
     if isinstance(shape, SymbolicShape):
         return
-    sizes = {
-        "query": shape.batch * shape.qo_len * spec.num_qo_heads * spec.head_dim,
-        "key": shape.batch * shape.num_kv * spec.num_kv_heads * spec.head_dim,
-    }
-    for name, size in sizes.items():
+    positions = shape.qo_len + shape.num_kv - 1
+    sizes = [
+        ("query", shape.batch * shape.qo_len * spec.num_qo_heads * spec.head_dim, "batch"),
+        ("key", shape.batch * shape.num_kv * spec.num_kv_heads * spec.head_dim, "batch"),
+        *([("bias", spec.num_qo_heads * positions, "queries or the keys")] if spec.bias else []),
+    ]
+    for name, size, parts in sizes:
         if size >= INDEXABLE:
             raise InvalidShapeError(
                 f"{name} of {spec} at {shape} has {size} elements; kernels number fewer than "
-                f"{INDEXABLE} (2^31): split the batch"
+                f"{INDEXABLE} (2^31): split the {parts}"
             )

@@ -7,8 +7,12 @@ from typing import Any
 
 from ..backends import backend_of
 
-#: Read one by one.
+#: May begin anywhere.
 _SCALARS = frozenset({"valid_lens"})
+
+#: Read one by one, so that any element may be the first. Which of them a row needs for a tile of
+#: columns depends on the row: no vector of them begins where vectors may, however the tensor does.
+_READ_BY_ELEMENT = frozenset({"bias"})
 
 
 def refuse_misaligned(kernel: Any, kind: str) -> Any:
@@ -49,16 +53,27 @@ def parameter(shape: Sequence[Any], dtype: Any, name: str, kind: str) -> Any:
 
 
 def alignment_of(dtype: str, kind: str) -> int:
-    """Bytes that the begin of a tensor must be a multiple of: of its element, at least."""
+    """Bytes that the begin of a tensor must be a multiple of: of its element, at least.
+
+    Of query, key, value, output and LSE; a bias may begin at any of its elements.
+    """
     from tvm import DataType
 
     return max(backend_of(kind).alignment, DataType(dtype).itemsize)
 
 
+def _alignment_of(buffer: Any, kind: str) -> int:
+    from tvm import DataType
+
+    if buffer.name in _READ_BY_ELEMENT:
+        return DataType(str(buffer.dtype)).itemsize
+    return alignment_of(str(buffer.dtype), kind)
+
+
 def alignment_checks(buffers: Sequence[Any], kind: str) -> list[Any]:
     """Statements, for the host, that refuse buffers that begin where code cannot read them."""
     checked = [buffer for buffer in buffers if buffer.name not in _SCALARS]
-    alignments = [alignment_of(str(buffer.dtype), kind) for buffer in checked]
+    alignments = [_alignment_of(buffer, kind) for buffer in checked]
     return [
         require(
             _begins_at_multiple(buffer, alignment),

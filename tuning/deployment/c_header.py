@@ -12,16 +12,26 @@ _HEADER = """\
 /* The kernels of {library}. Made by `prefilltune build`; see manifest.json beside this file.
  *
  * Load the library with tvm-ffi (tvm::ffi::Module::LoadFromFile) and call a kernel by its symbol
- * with six tensors: query, key, value, valid_lens, output, lse. They are dense, on the device
- * below, and each begins at a multiple of PREFILL_ALIGNMENT bytes; a call refuses others:
+ * with six tensors: query, key, value, valid_lens, output, lse; with seven where `bias` is not
+ * NULL: query, key, value, valid_lens, bias, output, lse. They are dense, on the device below, and
+ * each begins at a multiple of PREFILL_ALIGNMENT bytes, valid_lens and bias at any of their
+ * elements; a call refuses others:
  *   query, output   [batch, qo_len, num_qo_heads, head_dim]   dtype
  *   key, value      [batch, kv_len, num_kv_heads, head_dim]   dtype
  *   valid_lens      [batch]                                   int32
+ *   bias            [num_qo_heads, qo_len + kv_len - 1]       float32
  *   lse             [batch, qo_len, num_qo_heads]             lse_dtype, base 2
+ *
+ * A row sees columns from window_left before its own to window_right behind it; the own column of
+ * the last valid row is the last valid column. Its score of one is
+ *   x = sm_scale * dot(query, key)
+ *   x = softcap * tanh(x / softcap)          where softcap is not 0
+ *   x + bias[head][column - row + qo_len - 1]  where bias is not NULL
  */
 #ifndef PREFILL_H_
 #define PREFILL_H_
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* DLPack's {device_name}. */
@@ -43,6 +53,15 @@ typedef struct {{
   int64_t batch;
   int64_t qo_len;
   int64_t kv_len;
+  /* The end at which sequences are filled, "right" or "left", and the window, in which -1 is open:
+   * what mask_mode is the name of. */
+  const char* padding;
+  int64_t window_left;
+  int64_t window_right;
+  /* 0 for none. */
+  double softcap;
+  /* "relative", or NULL for none. */
+  const char* bias;
 }} PrefillKernel;
 
 #define PREFILL_NUM_KERNELS {count}
@@ -92,8 +111,11 @@ def _row(symbol: str, spec_text: str, shape_text: str | None) -> str:
     if shape_text is not None:
         shape = PrefillShape.parse(shape_text)
         sizes = (shape.batch, shape.qo_len, shape.num_kv)
+    left, right = (-1 if end is None else end for end in spec.window)
+    bias = f'"{spec.bias}"' if spec.bias else "NULL"
     return (
         f'    {{"{symbol}",\n'
         f'     "{spec.mask_mode}", "{spec.dtype}", "{spec.lse_type}", {spec.num_qo_heads}, '
-        f"{spec.num_kv_heads}, {spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))}}},"
+        f"{spec.num_kv_heads}, {spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))},\n"
+        f'     "{spec.padding}", {left}, {right}, {spec.softcap or 0.0!r}, {bias}}},'
     )

@@ -25,8 +25,12 @@ def sequence_prefill_with_mask(
     target: Any,
     sm_scale: float = 1.0,
     *,
-    mask_mode: str = "padded",
+    mask_mode: str | None = None,
     lse_dtype: str | None = None,
+    padding: str | None = None,
+    window: Sequence[int | None] | None = None,
+    softcap: float | None = None,
+    bias: str | None = None,
     database: Path | str | Sequence[Path | str] | None = None,
     on_missing: str = "error",
     lens: str = "",
@@ -43,10 +47,14 @@ def sequence_prefill_with_mask(
         As TVM takes it.
     sm_scale : float
         Factor on query times key.
-    mask_mode : str
-        ``padded`` or ``causal_padded_left``.
+    mask_mode : str, optional
+        ``padded``, which is meant when absent, ``causal_padded_left``, or another name for a
+        padding and a window, in the place of these.
     lse_dtype : str, optional
         ``float32`` where parts are merged; ``dtype``, as of TVM's kernel, when absent.
+    padding, window, softcap, bias
+        As :class:`~prefilltune.workloads.PrefillSpec` takes them; TVM's kernels have none but
+        those that ``mask_mode`` names.
     database : Path or str or sequence of these, optional
         Folders of records, the first before the others; the committed ones when absent.
     on_missing : str
@@ -59,7 +67,9 @@ def sequence_prefill_with_mask(
     Returns
     -------
     tvm.tirx.PrimFunc
-        ``(q, k, v, valid_lens, output, lse)`` with TVM's own symbolic shapes, scheduled.
+        ``(q, k, v, valid_lens, output, lse)`` with TVM's own symbolic shapes, scheduled; with a
+        ``bias`` ``(q, k, v, valid_lens, bias, output, lse)``, whose bias is float32
+        ``[num_qo_heads, qo_len + kv_len - 1]``.
 
     Raises
     ------
@@ -76,7 +86,10 @@ def sequence_prefill_with_mask(
         For each note of the serving: records that nothing tells apart but their shapes, records
         that serve nothing, or the baseline that serves all.
     """
-    spec = PrefillSpec(h_q, h_kv, d, dtype, mask_mode, sm_scale, lse_dtype)
+    spec = PrefillSpec(
+        h_q, h_kv, d, dtype, mask_mode, sm_scale, lse_dtype,
+        padding=padding, window=window, softcap=softcap, bias=bias,
+    )  # fmt: skip
     resolved = resolve_target(target)
     databases = open_databases(database)
     serving = choose_serving(spec, resolved, databases, on_missing=on_missing, lens=lens)

@@ -13,8 +13,6 @@ from .lengths import Lengths
 
 #: TVM's name for its own kernel.
 SYMBOL = "batch_sequence_prefill_kv_masked"
-#: And of its parameters.
-_NAMES = ("q", "k", "v", "valid_lens", "output", "lse")
 
 
 def dispatching_kernel(
@@ -46,11 +44,13 @@ def dispatching_kernel(
     Returns
     -------
     tvm.tirx.PrimFunc
-        ``(q, k, v, valid_lens, output, lse)`` with TVM's own names, shapes and dtypes:
+        ``(q, k, v, valid_lens, output, lse)`` with TVM's own names, shapes and dtypes, and the bias
+        of a spec that has one behind ``valid_lens``:
 
         - ``q``, ``output``: ``[batch_size, qo_len, num_qo_heads, head_dim]``
         - ``k``, ``v``: ``[batch_size, kv_len, num_kv_heads, head_dim]``
         - ``valid_lens``: ``[batch_size]``, int32
+        - ``bias``: ``[num_qo_heads, qo_len + kv_len - 1]``, float32
         - ``lse``: ``[batch_size, qo_len, num_qo_heads]``, the spec's ``lse_dtype``
 
         A call refuses tensors too large for 32-bit indices and those that begin in the middle of a
@@ -118,13 +118,19 @@ def _if(condition: Any, then: Any, otherwise: Any = None) -> Any:
 
 def _parameters(spec: PrefillSpec, sizes: SymbolicShape, kind: str) -> list[Any]:
     rows = (sizes.batch, sizes.qo_len, spec.num_qo_heads)
+    queries = (*rows, spec.head_dim)
     keys = (sizes.batch, sizes.num_kv, spec.num_kv_heads, spec.head_dim)
-    shapes = ((*rows, spec.head_dim), keys, keys, (sizes.batch,), (*rows, spec.head_dim), rows)
-    dtypes = {"valid_lens": "int32", "lse": spec.lse_type}
-    return [
-        parameter(shape, dtypes.get(name, spec.dtype), name, kind)
-        for name, shape in zip(_NAMES, shapes, strict=True)
-    ]
+    bias = (spec.num_qo_heads, sizes.qo_len + sizes.num_kv - 1)
+    parameters: dict[str, tuple[tuple[Any, ...], str]] = {
+        "q": (queries, spec.dtype),
+        "k": (keys, spec.dtype),
+        "v": (keys, spec.dtype),
+        "valid_lens": ((sizes.batch,), "int32"),
+        **({"bias": (bias, "float32")} if spec.bias else {}),
+        "output": (queries, spec.dtype),
+        "lse": (rows, spec.lse_type),
+    }
+    return [parameter(shape, dtype, name, kind) for name, (shape, dtype) in parameters.items()]
 
 
 def _with_parameters(kernel: Any, buffers: Sequence[Any], sizes: SymbolicShape) -> Any:
@@ -166,20 +172,24 @@ def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
     """Refuse tensors whose elements 32-bit indices cannot number."""
     from tvm import tirx
 
-    def fewer(length: Any, heads: int) -> Any:
-        positions = tirx.Cast("int64", sizes.batch) * tirx.Cast("int64", length)
-        return positions * tirx.const(heads * spec.head_dim, "int64") < tirx.const(
-            INDEXABLE, "int64"
-        )
+    def fewer(count: Any, times: int) -> Any:
+        return count * tirx.const(times, "int64") < tirx.const(INDEXABLE, "int64")
 
+    batch, qo_len, kv_len = (
+        tirx.Cast("int64", each) for each in (sizes.batch, sizes.qo_len, sizes.num_kv)
+    )
+    indexable = [
+        ("q", fewer(batch * qo_len, spec.num_qo_heads * spec.head_dim), "batch"),
+        ("k", fewer(batch * kv_len, spec.num_kv_heads * spec.head_dim), "batch"),
+    ]
+    if spec.bias:
+        distances = qo_len + kv_len - tirx.const(1, "int64")
+        indexable.append(("bias", fewer(distances, spec.num_qo_heads), "queries or the keys"))
     return [
         require(
-            fewer(length, heads),
+            holds,
             f"{name} has {INDEXABLE} (2^31) elements or more, which kernels cannot number: split "
-            "the batch",
+            f"the {what}",
         )
-        for name, length, heads in (
-            ("q", sizes.qo_len, spec.num_qo_heads),
-            ("k", sizes.num_kv, spec.num_kv_heads),
-        )
+        for name, holds, what in indexable
     ]

@@ -40,8 +40,9 @@ class Built:
     library, manifest, header : Path
         The files.
     symbols : tuple[str, ...]
-        Of the kernels, each ``symbol(query, key, value, valid_lens, output, lse)``: those for one
-        shape in the order of their records, then those for any shape in theirs.
+        Of the kernels, each ``symbol(query, key, value, valid_lens, output, lse)``, with the bias
+        of a spec that has one behind ``valid_lens``: those for one shape in the order of their
+        records, then those for any shape in theirs.
     """
 
     library: Path
