@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ import prefilltune.torch as prefill  # noqa: E402
 from prefilltune.torch import arguments, library, machine, op, registry  # noqa: E402
 
 PADDED = PrefillSpec(2, 1, 16, "float32")
-CAUSAL = PrefillSpec(2, 1, 16, "float32", "causal_padded_left")
+#: With everything that there is.
+CHOSEN = PrefillSpec(
+    2, 1, 16, "float32", padding="left", window=(11, 0), softcap=1.5, bias="relative"
+)
 #: Whose LSE is float32.
-PART = PrefillSpec(2, 1, 16, "float16", lse_dtype="float32")
+PART = PrefillSpec(2, 1, 16, "float16", lse_dtype="float32", window=(5, 3))
 TUNED = PrefillShape(2, 24)
 OTHER = PrefillShape(3, 9, 31)
 
@@ -44,14 +49,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A library for each mask mode, with a kernel for TUNED and one for every shape."""
+    """A library for each spec, with a kernel for TUNED and one for every shape."""
     root = tmp_path_factory.mktemp("libraries")
     run(
         str(Path(__file__).with_name("small_libraries.py")),
         str(root),
-        *map(str, (PADDED, CAUSAL, PART)),
+        *map(str, (PADDED, CHOSEN, PART)),
     )
-    names = {"padded": PADDED, "causal_padded_left": CAUSAL, "part": PART}
+    names = {"padded": PADDED, "chosen": CHOSEN, "part": PART}
     return {name: root / str(spec) for name, spec in names.items()}
 
 
@@ -68,6 +73,14 @@ def tensors(spec: PrefillSpec, shape: PrefillShape, *lens: int) -> list[Any]:
     return [torch.from_numpy(array).clone() for array in arrays]
 
 
+def attention(
+    spec: PrefillSpec, query: Any, key: Any, value: Any, lens: Any, bias: Any = None, **more: Any
+) -> tuple[Any, Any]:
+    """The operator's, with the options of a spec."""
+    chosen = {"padding": spec.padding, "window": spec.window, "softcap": spec.softcap, "bias": bias}
+    return prefill.sequence_prefill(query, key, value, lens, **chosen, **more)
+
+
 def error(spec: PrefillSpec, inputs: list[Any], results: tuple[Any, Any]) -> float:
     expected = reference_attention(spec, *(tensor.numpy() for tensor in inputs))
     return max(
@@ -76,14 +89,26 @@ def error(spec: PrefillSpec, inputs: list[Any], results: tuple[Any, Any]) -> flo
 
 
 @pytest.mark.parametrize("shape", [TUNED, OTHER], ids=str)
-@pytest.mark.parametrize("spec", [PADDED, CAUSAL], ids=str)
+@pytest.mark.parametrize("spec", [PADDED, CHOSEN], ids=str)
 def test_it_computes_attention(spec: PrefillSpec, shape: PrefillShape) -> None:
     inputs = tensors(spec, shape, *(5, 24, 0)[: shape.batch])
-    results = prefill.sequence_prefill(*inputs, mask_mode=spec.mask_mode)
+    results = attention(spec, *inputs)
     assert error(spec, inputs, results) <= TOLERANCE["float32"]
     out = tuple(torch.full_like(each, float("nan")) for each in results)
-    assert prefill.sequence_prefill(*inputs, mask_mode=spec.mask_mode, out=out) is out
+    assert attention(spec, *inputs, out=out) is out
     torch.testing.assert_close(out, results, rtol=0, atol=0)
+
+
+def test_a_mask_goes_by_its_name_too() -> None:
+    *inputs, bias = tensors(CHOSEN, OTHER, 5, 24, 0)
+    expected = attention(CHOSEN, *inputs, bias)
+    results = prefill.sequence_prefill(
+        *inputs, mask_mode=CHOSEN.mask_mode, softcap=CHOSEN.softcap, bias=bias
+    )
+    torch.testing.assert_close(results, expected, rtol=0, atol=0)
+    inputs = tensors(PADDED, OTHER)
+    for named in ({}, {"mask_mode": "padded"}, {"padding": "right"}, {"window": (None, None)}):
+        assert error(PADDED, inputs, prefill.sequence_prefill(*inputs, **named)) <= 2e-5
 
 
 def test_a_library_says_what_it_serves(libraries: dict[str, Path]) -> None:
@@ -94,6 +119,9 @@ def test_a_library_says_what_it_serves(libraries: dict[str, Path]) -> None:
     (spec,) = {kernel.spec for kernel in loaded.kernels}
     assert spec == prefill.Spec("padded", 2, 1, 16, "float32", 0.25, "float32")
     assert "cpu: padded, heads 2/1x16, float32, sm_scale 0.25: every shape" in str(loaded)
+    (spec,) = {kernel.spec for kernel in prefill.load(libraries["chosen"]).kernels}
+    scores = ("float32", 0.25, "float32", 1.5, "relative")
+    assert spec == prefill.Spec("padded_left_w11-0", 2, 1, 16, *scores)
 
 
 def test_a_scale_that_differs_by_rounding_is_the_same() -> None:
@@ -113,11 +141,12 @@ def test_without_rows_there_is_nothing_to_compute(shape: tuple[int, int, int]) -
         prefill.sequence_prefill(torch.zeros(batch, qo_len, 2, 16), keys, keys, lens.new_zeros(1))
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_rows_without_keys_get_what_padding_gets(batch: int) -> None:
+@pytest.mark.parametrize(("spec", "batch"), [(PADDED, 1), (PADDED, 3), (CHOSEN, 3)], ids=str)
+def test_rows_without_keys_get_what_padding_gets(spec: PrefillSpec, batch: int) -> None:
     query, keys = torch.ones(batch, 9, 2, 16), torch.ones(batch, 0, 1, 16)
     lens = torch.full((batch,), 5, dtype=torch.int32)
-    output, lse = prefill.sequence_prefill(query, keys, keys, lens)
+    bias = torch.ones(2, 8) if spec.bias else None
+    output, lse = attention(spec, query, keys, keys, lens, bias)
     assert (output.shape, lse.shape) == ((batch, 9, 2, 16), (batch, 9, 2))
     assert not output.any()
     assert (lse == torch.finfo(lse.dtype).min).all()
@@ -128,11 +157,17 @@ def test_opcheck() -> None:
     output, lse = prefill.sequence_prefill(*inputs)
     torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.default, inputs)
     torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.out, [*inputs, output, lse])
+    *inputs, bias = tensors(CHOSEN, OTHER, 31, 31, 31)
+    options = {"mask_mode": CHOSEN.mask_mode, "softcap": CHOSEN.softcap, "bias": bias}
+    torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.default, inputs, options)
 
 
 def test_compiled_for_every_length_at_once() -> None:
-    def layer(query: Any, key: Any, value: Any, lens: Any) -> Any:
-        output, lse = prefill.sequence_prefill(2 * query, key.sin(), value, lens)
+    def layer(query: Any, key: Any, value: Any, lens: Any, bias: Any) -> Any:
+        output, lse = prefill.sequence_prefill(
+            2 * query, key.sin(), value, lens,
+            padding="left", window=(11, 0), softcap=1.5, bias=bias + 1,
+        )  # fmt: skip
         return output + 1, lse
 
     from torch._dynamo.testing import CompileCounterWithBackend
@@ -140,9 +175,22 @@ def test_compiled_for_every_length_at_once() -> None:
     graphs = CompileCounterWithBackend("inductor")
     compiled = torch.compile(layer, backend=graphs, fullgraph=True, dynamic=True)
     for shape in (OTHER, TUNED, PrefillShape(5, 33)):
-        inputs = tensors(PADDED, shape, *[shape.num_kv] * shape.batch)
+        inputs = tensors(CHOSEN, shape, *[shape.num_kv] * shape.batch)
         torch.testing.assert_close(compiled(*inputs), layer(*inputs))
     assert graphs.frame_count == 1
+
+
+def test_compiled_with_a_window_that_is_an_argument() -> None:
+    def layer(query: Any, key: Any, value: Any, lens: Any, bias: Any, left: int) -> Any:
+        return prefill.sequence_prefill(
+            query, key, value, lens, padding="left", window=(left, 0), softcap=1.5, bias=bias
+        )
+
+    inputs = tensors(CHOSEN, OTHER)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(*inputs, 11), attention(CHOSEN, *inputs))
+    with pytest.raises(prefill.NoKernelError, match="padded_left_w12-0"):
+        compiled(*inputs, 12)
 
 
 def test_compiled_into_tensors_of_the_caller() -> None:
@@ -172,16 +220,39 @@ INVALID: dict[str, tuple[int, Callable[[Any], Any], str]] = {
     "key elsewhere": (1, lambda key: key.to("meta"), "key.to('cpu')"),
     "shorter value": (2, lambda value: value[:, :5].clone(), "value is [3, 5, 1, 16]"),
     "value of more heads": (2, lambda value: value.repeat(1, 1, 2, 1), "value is [3, 31, 2, 16]"),
+    "bias of other lengths": (4, lambda bias: bias[:, 1:].clone(), "[num_qo_heads, qo_len + kv_"),
+    "bias of one head": (4, lambda bias: bias[:1], "bias is [1, 39]"),
+    "bias of one dimension": (4, lambda bias: bias[0], "bias is [39]"),
+    "bias of another dtype": (4, lambda bias: bias.half(), "bias.to(torch.float32)"),
+    "transposed bias": (4, lambda bias: bias.T.contiguous().T, "bias.contiguous()"),
+    "bias elsewhere": (4, lambda bias: bias.to("meta"), "bias.to('cpu')"),
 }
 
 
 @pytest.mark.parametrize("case", INVALID)
 def test_tensors_that_do_not_fit_are_refused(case: str) -> None:
     index, change, message = INVALID[case]
-    inputs = tensors(PADDED, OTHER)
+    inputs = tensors(CHOSEN, OTHER)
     inputs[index] = change(inputs[index])
     with pytest.raises(prefill.InvalidArgumentError) as raised:
-        prefill.sequence_prefill(*inputs)
+        attention(CHOSEN, *inputs)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask_mode": "padded", "padding": "left"}, "pass either"),
+        ({"padding": "top"}, "expected 'right' or 'left'"),
+        *(({"window": window}, "window is") for window in (64, (64,), (-1, 0), (True, 0), "4,4")),
+        *(({"softcap": cap}, "a finite number above 0") for cap in (0, -1.0, math.inf, "50")),
+        ({"bias": "relative"}, "bias is 'relative'; expected a float32 tensor [num_qo_heads"),
+    ],
+    ids=str,
+)
+def test_options_out_of_their_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(prefill.InvalidArgumentError) as raised:
+        prefill.sequence_prefill(*tensors(PADDED, OTHER), **options)
     assert message in str(raised.value)
 
 
@@ -199,7 +270,7 @@ def test_results_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("shape", [TUNED, OTHER], ids=str)
 @pytest.mark.parametrize("offset", [1, 3, 16])
-@pytest.mark.parametrize("spec", [PADDED, CAUSAL], ids=str)
+@pytest.mark.parametrize("spec", [PADDED, CHOSEN], ids=str)
 def test_a_cpu_reads_tensors_that_begin_anywhere(
     spec: PrefillSpec, shape: PrefillShape, offset: int
 ) -> None:
@@ -213,10 +284,10 @@ def test_a_cpu_reads_tensors_that_begin_anywhere(
         return view.copy_(tensor)
 
     inputs = tensors(spec, shape, *(5, 24, 0)[: shape.batch])
-    expected = prefill.sequence_prefill(*inputs, mask_mode=spec.mask_mode)
+    expected = attention(spec, *inputs)
     out = tuple(map(moved, expected))
     views = [moved(each) for each in inputs]
-    results = prefill.sequence_prefill(*views, mask_mode=spec.mask_mode, out=out)
+    results = attention(spec, *views, out=out)
     torch.testing.assert_close(results, expected, rtol=0, atol=0)
 
 
@@ -232,20 +303,21 @@ def test_what_a_device_cannot_read_is_copied_where_the_caller_allows_it(
         read.append(all(each.data_ptr() % 64 == 0 for each in tensors[:3]))
         if not read[-1]:
             raise ValueError("q must begin at a multiple of 64 bytes")
+        assert tensors[4].data_ptr() == bias.data_ptr()  # which is read one by one
         served(*tensors)
 
-    inputs = tensors(PADDED, OTHER)
-    served = registry.find(inputs[0], inputs[1], torch.float32, None, "padded")
+    *inputs, bias = tensors(CHOSEN, OTHER)
+    bias = torch.empty(bias.numel() + 1)[1:].view_as(bias).copy_(bias)
+    served = registry.find(*inputs[:2], torch.float32, None, CHOSEN.mask_mode, 1.5, bias)
     monkeypatch.setattr(op, "find", lambda *_: kernel)
-    expected = prefill.sequence_prefill(*inputs)
+    expected = attention(CHOSEN, *inputs, bias)
     memory = torch.empty(inputs[0].numel() + 1)
     query = memory[1:].view_as(inputs[0]).copy_(inputs[0])
     output = torch.empty(query.numel() + 1)[1:].view_as(query)
 
     def call(query: Any, *rest: Any, copy: bool) -> Any:
-        return prefill.sequence_prefill(
-            query, *rest, copy_misaligned=copy, out=(output, torch.empty(query.shape[:3]))
-        )
+        out = (output, torch.empty(query.shape[:3]))
+        return attention(CHOSEN, query, *rest, bias, copy_misaligned=copy, out=out)
 
     if compiled:
         call = torch.compile(call, backend="aot_eager", fullgraph=True)
@@ -258,17 +330,21 @@ def test_what_a_device_cannot_read_is_copied_where_the_caller_allows_it(
     assert results[0].data_ptr() == output.data_ptr()
 
 
+@pytest.mark.parametrize("differentiated", [0, 4], ids=["query", "bias"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_gradients_are_refused_unless_they_are_off(compiled: bool) -> None:
-    query, *rest = tensors(PADDED, OTHER)
-    query.requires_grad_()
-    call = prefill.sequence_prefill
+def test_gradients_are_refused_unless_they_are_off(compiled: bool, differentiated: int) -> None:
+    inputs = tensors(CHOSEN, OTHER)
+    inputs[differentiated].requires_grad_()
+
+    def call(*inputs: Any) -> Any:
+        return attention(CHOSEN, *inputs)
+
     if compiled:
         call = torch.compile(call, backend="aot_eager", fullgraph=True)
     with pytest.raises(RuntimeError, match="inference_mode"):
-        call(query, *rest)
+        call(*inputs)
     with torch.no_grad():
-        assert not call(query, *rest)[0].requires_grad
+        assert not call(*inputs)[0].requires_grad
 
 
 @pytest.mark.parametrize(
@@ -276,14 +352,18 @@ def test_gradients_are_refused_unless_they_are_off(compiled: bool) -> None:
     [
         ({"mask_mode": "diagonal"}, ["--mask-mode diagonal", "heads 2/1x16"]),
         ({"sm_scale": 0.5}, ["multiply the query by 2.0 and pass sm_scale=0.25"]),
+        ({"window": (4, None), "softcap": 30}, ["--mask-mode padded_w4-open --softcap 30.0"]),
+        ({"bias": torch.zeros(2, 39)}, ["--mask-mode padded --bias relative"]),
     ],
+    ids=str,
 )
 def test_a_call_that_nothing_serves_says_what_is_loaded(
     options: dict[str, Any], messages: list[str]
 ) -> None:
     with pytest.raises(prefill.NoKernelError) as raised:
         prefill.sequence_prefill(*tensors(PADDED, OTHER), **options)
-    for message in ["causal_padded_left, heads 2/1x16, float32", *messages]:
+    chosen = "padded_left_w11-0, heads 2/1x16, float32, sm_scale 0.25, softcap 1.5, bias relative"
+    for message in [chosen, *messages]:
         assert message in str(raised.value)
 
 
@@ -394,7 +474,7 @@ def test_a_file_that_was_replaced_is_not_taken_for_the_new_one(
     dist = shutil.copytree(libraries["padded"], tmp_path / "dist")
     prefill.load(dist)
     prefill.load(dist)
-    for path in shutil.copytree(libraries["causal_padded_left"], tmp_path / "new").iterdir():
+    for path in shutil.copytree(libraries["chosen"], tmp_path / "new").iterdir():
         os.replace(path, dist / path.name)
     with pytest.raises(prefill.ChecksumError, match="restart the process"):
         prefill.load(dist)
@@ -445,22 +525,24 @@ def test_a_process_of_its_own_has_no_tuner_and_no_compiler(
 
 def test_an_lse_may_be_float32_where_the_rest_is_not() -> None:
     query, key, value, lens = tensors(PART, OTHER, 31, 7, 0)
-    output, lse = prefill.sequence_prefill(query, key, value, lens, lse_dtype=torch.float32)
+    call = partial(prefill.sequence_prefill, query, key, value, lens, window=PART.window)
+    output, lse = call(lse_dtype=torch.float32)
     assert (output.dtype, lse.dtype) == (torch.float16, torch.float32)
     expected = reference_attention(PART, *(each.numpy() for each in (query, key, value, lens)))
+    assert max_error(output.numpy(), expected[0]) <= TOLERANCE["float16"]
     assert max_error(lse.numpy(), expected[1]) <= 1e-5  # which 16 bits are not
     into = torch.empty_like(output), torch.empty_like(lse)
-    prefill.sequence_prefill(query, key, value, lens, out=into)
+    call(out=into)
     assert torch.equal(into[1], lse)
     with pytest.raises(prefill.NoKernelError, match="pass lse_dtype="):
-        prefill.sequence_prefill(query, key, value, lens)
+        call()
     with pytest.raises(prefill.InvalidArgumentError, match=r"lse.to\(torch.float16\)"):
-        prefill.sequence_prefill(query, key, value, lens, lse_dtype=torch.float16, out=into)
+        call(lse_dtype=torch.float16, out=into)
     with pytest.raises(prefill.InvalidArgumentError, match=r"lse_dtype is torch.float64; expected"):
-        prefill.sequence_prefill(query, key, value, lens, lse_dtype=torch.float64)
+        call(lse_dtype=torch.float64)
     torch.library.opcheck(
         torch.ops.prefilltune.sequence_prefill.default,
-        (query, key, value, lens, None, "padded", torch.float32),
+        (query, key, value, lens, None, PART.mask_mode, torch.float32),
     )
 
 

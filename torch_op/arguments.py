@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
+import math
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
 from .errors import InvalidArgumentError, NotDifferentiableError
 
-_requires_grad = attrgetter("requires_grad")
+_SIZES = {"bias": "[num_qo_heads, qo_len + kv_len - 1]"}
+
+#: Whose elements are read one by one, so that any of them may be the first.
+_READ_BY_ELEMENT = frozenset({"bias"})
 
 
 def require_arguments(
-    query: Any, key: Any, value: Any, valid_lens: Any, output: Any, lse: Any
+    query: Any, key: Any, value: Any, valid_lens: Any, bias: Any, output: Any, lse: Any
 ) -> None:
     """Refuse tensors that do not fit each other or are not dense.
 
@@ -28,7 +31,7 @@ def require_arguments(
                 f"{name} has the shape {list(tensor.shape)}; expected 4 sizes: reshape it to "
                 "[batch, length, heads, head_dim]"
             )
-    batch, *_, head_dim = query.shape
+    batch, qo_len, num_qo_heads, head_dim = query.shape
     _, kv_len, num_kv_heads, _ = key.shape
     dtype, device = query.dtype, query.device
     keys = (batch, kv_len, num_kv_heads, head_dim)
@@ -36,6 +39,9 @@ def require_arguments(
     require("key", key, keys, dtype, device)
     require("value", value, keys, dtype, device)
     require("valid_lens", valid_lens, (batch,), torch.int32, device)
+    if bias is not None:
+        distances = max(qo_len + kv_len - 1, 0)
+        require("bias", bias, (num_qo_heads, distances), torch.float32, device)
     require("output", output, query.shape, dtype, device)
     is_float = lse.dtype == torch.float32  # which every LSE may be
     require("lse", lse, query.shape[:3], lse.dtype if is_float else dtype, device)
@@ -57,7 +63,8 @@ def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: 
     ):
         return
     if tensor.shape != shape:
-        advice = "pass tensors that fit each other: [batch, length, heads, head_dim]"
+        sizes = _SIZES.get(name, "[batch, length, heads, head_dim]")
+        advice = f"pass tensors that fit each other: {sizes}"
     elif tensor.dtype != dtype:
         advice = f"convert it: {name}.to({dtype})"
     elif tensor.device != device:
@@ -85,6 +92,26 @@ def require_lse_dtype(query: Any, lse_dtype: Any) -> None:
         )
 
 
+def require_score_options(softcap: Any, bias: Any) -> None:
+    """Refuse what becomes of no score.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Unless the cap is a finite number above 0, and the bias a tensor, where they are given.
+    """
+    is_number = isinstance(softcap, (int, float)) and not isinstance(softcap, bool)
+    if softcap is not None and not (is_number and 0 < softcap < math.inf):
+        raise InvalidArgumentError(
+            f"softcap is {softcap!r}; expected a finite number above 0: pass one, or leave it out"
+        )
+    if bias is not None and not isinstance(bias, torch.Tensor):
+        raise InvalidArgumentError(
+            f"bias is {bias!r}; expected a float32 tensor {_SIZES['bias']}: pass one, or leave it "
+            "out"
+        )
+
+
 #: Bytes that tensors begin at a multiple of, by device type: what the copy engine of a GPU needs. A
 #: CPU reads from wherever an element may begin.
 _ALIGNMENT = {"cuda": 16}
@@ -99,8 +126,8 @@ def require_aligned(**tensors: Any) -> None:
         Names the first.
     """
     for name, tensor in tensors.items():
-        alignment = _alignment(tensor)
-        if tensor.data_ptr() % alignment:
+        if not _is_aligned(name, tensor):
+            alignment = _alignment(name, tensor)
             raise InvalidArgumentError(
                 f"{name} begins at {tensor.data_ptr() % alignment} bytes past a multiple of "
                 f"{alignment}, where no kernel for {tensor.device.type} can read it: pass "
@@ -109,13 +136,18 @@ def require_aligned(**tensors: Any) -> None:
             )
 
 
-def aligned(tensor: Any) -> Any:
-    """The tensor, or a copy of it where a kernel cannot read it."""
-    return tensor.clone() if tensor.data_ptr() % _alignment(tensor) else tensor
+def aligned(**tensors: Any) -> list[Any]:
+    """The tensors, each that a kernel cannot read as a copy; None where there is none."""
+    return [each if _is_aligned(name, each) else each.clone() for name, each in tensors.items()]
 
 
-def _alignment(tensor: Any) -> int:
-    return max(_ALIGNMENT.get(tensor.device.type, 1), tensor.element_size())
+def _is_aligned(name: str, tensor: Any) -> bool:
+    return tensor is None or tensor.data_ptr() % _alignment(name, tensor) == 0
+
+
+def _alignment(name: str, tensor: Any) -> int:
+    vector = 1 if name in _READ_BY_ELEMENT else _ALIGNMENT.get(tensor.device.type, 1)
+    return max(vector, tensor.element_size())
 
 
 def require_one_device(query: Any, **others: Any) -> None:
@@ -127,7 +159,7 @@ def require_one_device(query: Any, **others: Any) -> None:
         Names the tensor.
     """
     for name, tensor in others.items():
-        if tensor.device != query.device:
+        if tensor is not None and tensor.device != query.device:
             require(name, tensor, tensor.shape, tensor.dtype, query.device)
 
 
@@ -139,7 +171,7 @@ def refuse_gradients(*tensors: Any) -> None:
     NotDifferentiableError
         If one requires a gradient and gradients are on.
     """
-    if torch.is_grad_enabled() and any(map(_requires_grad, tensors)):
+    if torch.is_grad_enabled() and any(each.requires_grad for each in tensors if each is not None):
         raise NotDifferentiableError(
             "sequence_prefill has no gradient, and an input requires one: call it under "
             "torch.inference_mode() or torch.no_grad(), or detach() the inputs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import InvalidLibraryError
 
@@ -16,7 +17,7 @@ class Spec:
     Parameters
     ----------
     mask_mode : str
-        ``padded`` or ``causal_padded_left``.
+        Name of the mask, such as ``padded``, ``causal_padded_left`` or ``padded_w64-64``.
     num_qo_heads, num_kv_heads, head_dim : int
         Heads of the query, heads of key and value, elements a head.
     dtype : str
@@ -25,6 +26,10 @@ class Spec:
         Factor on query times key.
     lse_dtype : str
         Of the LSE: ``dtype`` or ``float32``.
+    softcap : float, optional
+        A scaled score ``x`` becomes ``softcap * tanh(x / softcap)``.
+    bias : str, optional
+        ``relative``, where a tensor is added to scores.
     """
 
     mask_mode: str
@@ -34,11 +39,15 @@ class Spec:
     dtype: str
     sm_scale: float
     lse_dtype: str
+    softcap: float | None = None
+    bias: str | None = None
 
     def __str__(self) -> str:
         return (
             f"{self.mask_mode}, heads {self.num_qo_heads}/{self.num_kv_heads}x{self.head_dim}, "
             f"{self.dtype}, sm_scale {self.sm_scale!r}"
+            + ("" if self.softcap is None else f", softcap {self.softcap!r}")
+            + ("" if self.bias is None else f", bias {self.bias}")
             + ("" if self.lse_dtype == self.dtype else f", LSE {self.lse_dtype}")
         )
 
@@ -57,6 +66,8 @@ class Spec:
             f"prefilltune {name} --target {kind} --heads {heads} --dtype {self.dtype} "
             f"--mask-mode {self.mask_mode}"
             + ("" if is_usual else f" --sm-scale {self.sm_scale!r}")
+            + ("" if self.softcap is None else f" --softcap {self.softcap!r}")
+            + ("" if self.bias is None else f" --bias {self.bias}")
             + ("" if self.lse_dtype == self.dtype else f" --lse-dtype {self.lse_dtype}")
         )
 
@@ -66,13 +77,18 @@ class Spec:
 
         >>> str(Spec.parse("padded_hq12_hkv12_d64_float32_s0.125"))
         'padded, heads 12/12x64, float32, sm_scale 0.125'
+        >>> text = "padded_w64-open_hq12_hkv12_d64_float32_s0.125_cap50.0_biasrelative"
+        >>> str(Spec.parse(text))
+        'padded_w64-open, heads 12/12x64, float32, sm_scale 0.125, softcap 50.0, bias relative'
         """
-        mask_mode, heads, kv_heads, head_dim, dtype, scale, lse_dtype = _fields(
-            r"([a-z_]+)_hq(\d+)_hkv(\d+)_d(\d+)_([a-z]+\d+)_s([-+.\de]+)(?:_lse([a-z]+\d+))?",
+        mask_mode, heads, kv_heads, head_dim, dtype, scale, softcap, bias, lse_dtype = _fields(
+            r"([a-z_]+(?:_w[a-z\d]+-[a-z\d]+)?)_hq(\d+)_hkv(\d+)_d(\d+)_([a-z]+\d+)_s([-+.\de]+)"
+            r"(?:_cap([-+.\de]+))?(?:_bias(relative))?(?:_lse([a-z]+\d+))?",
             text,
         )
         sizes = int(heads), int(kv_heads), int(head_dim)
-        return cls(mask_mode, *sizes, dtype, float(scale), lse_dtype or dtype)
+        cap = None if softcap is None else float(softcap)
+        return cls(mask_mode, *sizes, dtype, float(scale), lse_dtype or dtype, cap, bias)
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,8 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     return int(batch), int(qo_len), int(kv_len)
 
 
-def _fields(pattern: str, text: str) -> tuple[str, ...]:
+def _fields(pattern: str, text: str) -> tuple[Any, ...]:
+    """The groups of a pattern that is all of a text; None for those that are left out."""
     found = re.fullmatch(pattern, text)
     if found is None:
         raise InvalidLibraryError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Sequence
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
@@ -14,16 +16,29 @@ from .arguments import (
     require_arguments,
     require_lse_dtype,
     require_one_device,
+    require_score_options,
 )
+from .masks import mask_name
 from .registry import find
 
 # Defined without torch.library.custom_op: its layers take twice the time of all of a call.
 _library = torch.library.Library("prefilltune", "FRAGMENT")
 _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor valid_lens"
 _RESULTS = "Tensor(a!) output, Tensor(b!) lse"
-_OPTIONS = "float? sm_scale=None, str mask_mode='padded'"
-_LSE = "ScalarType? lse_dtype=None"
-_COPY = "bool copy_misaligned=False"
+
+#: What a call says besides these, by name: its type in PyTorch's schema and what is meant when it
+#: is absent. In this order, whose beginning is that of earlier versions.
+_OPTIONS: dict[str, tuple[str, Any]] = {
+    "sm_scale": ("float?", None),
+    "mask_mode": ("str", "padded"),
+    "lse_dtype": ("ScalarType?", None),
+    "copy_misaligned": ("bool", False),
+    "softcap": ("float?", None),
+    "bias": ("Tensor?", None),
+}
+_SCHEMA = ", ".join(f"{type_} {name}={usual!r}" for name, (type_, usual) in _OPTIONS.items())
+#: PyTorch leaves out what ends a call as the schema would.
+_Options = namedtuple("_Options", _OPTIONS, defaults=[usual for _, usual in _OPTIONS.values()])
 
 
 def sequence_prefill(
@@ -33,7 +48,11 @@ def sequence_prefill(
     valid_lens: Any,
     *,
     sm_scale: float | None = None,
-    mask_mode: str = "padded",
+    mask_mode: str | None = None,
+    padding: str | None = None,
+    window: Sequence[int | None] | None = None,
+    softcap: float | None = None,
+    bias: Any = None,
     lse_dtype: Any = None,
     copy_misaligned: bool = False,
     out: tuple[Any, Any] | None = None,
@@ -55,8 +74,19 @@ def sequence_prefill(
         ``[batch]`` int32 on the same device.
     sm_scale : float, optional
         Factor on query times key; ``1 / sqrt(head_dim)`` when absent.
-    mask_mode : str
-        ``padded`` or ``causal_padded_left``.
+    mask_mode : str, optional
+        A name for padding and window, instead of these: ``padded`` (right, open; meant when all
+        are absent), ``padded_left``, ``causal_padded`` or ``causal_padded_left``.
+    padding : str, optional
+        ``right``, which is meant when absent, or ``left``: the end at which sequences are filled.
+    window : Sequence[int or None], optional
+        How many columns a row sees to its left and to its right, besides its own; None where it
+        is open. The own column of the last valid row is the last valid column.
+    softcap : float, optional
+        A scaled score ``x`` becomes ``softcap * tanh(x / softcap)``.
+    bias : torch.Tensor, optional
+        ``[num_qo_heads, qo_len + kv_len - 1]`` float32, contiguous, on the same device: its entry
+        ``column - row + qo_len - 1`` is added to the scaled and capped score.
     lse_dtype : torch.dtype, optional
         Of the LSE: ``torch.float32`` where parts are merged (:func:`.merge_parts`); the query's, or
         that of ``out``, when absent.
@@ -79,7 +109,7 @@ def sequence_prefill(
     ------
     InvalidArgumentError
         For tensors that do not fit each other, are not contiguous, or begin where no kernel can
-        read them.
+        read them; for another option out of its range.
     NoKernelError
         If no loaded library serves the call.
     NotDifferentiableError
@@ -87,65 +117,54 @@ def sequence_prefill(
     """
     if lse_dtype is not None:
         require_lse_dtype(query, lse_dtype)
+    if softcap is not None or bias is not None:
+        require_score_options(softcap, bias)
+    mask = mask_name(mask_mode, padding, window)
+    options = sm_scale, mask, lse_dtype, copy_misaligned, softcap, bias
     if out is None:
-        options = sm_scale, mask_mode, lse_dtype, copy_misaligned
         return _functional(query, key, value, valid_lens, *options)
-    if lse_dtype is not None:
-        require("lse", out[1], out[1].shape, lse_dtype, out[1].device)
-    _into(query, key, value, valid_lens, *out, sm_scale, mask_mode, copy_misaligned)
+    _into(query, key, value, valid_lens, *out, *options)
     return out
 
 
-def _compute(
-    query: Any,
-    key: Any,
-    value: Any,
-    valid_lens: Any,
-    sm_scale: float | None = None,
-    mask_mode: str = "padded",
-    lse_dtype: Any = None,
-    copy_misaligned: bool = False,
-) -> tuple[Any, Any]:
-    output, lse = _results(query, lse_dtype)
-    options = sm_scale, mask_mode, copy_misaligned
+def _compute(query: Any, key: Any, value: Any, valid_lens: Any, *options: Any) -> tuple[Any, Any]:
+    output, lse = _results(query, _Options(*options).lse_dtype)
     _compute_into(query, key, value, valid_lens, output, lse, *options)
     return output, lse
 
 
 def _compute_into(
-    query: Any,
-    key: Any,
-    value: Any,
-    valid_lens: Any,
-    output: Any,
-    lse: Any,
-    sm_scale: float | None = None,
-    mask_mode: str = "padded",
-    copy_misaligned: bool = False,
+    query: Any, key: Any, value: Any, valid_lens: Any, output: Any, lse: Any, *options: Any
 ) -> None:
-    refuse_gradients(query, key, value, output, lse)
-    if copy_misaligned:
-        query, key, value = map(aligned, (query, key, value))
-        computed, its_lse = aligned(output), aligned(lse)
-        _compute_into(query, key, value, valid_lens, computed, its_lse, sm_scale, mask_mode)
+    given = _Options(*options)
+    bias = given.bias
+    refuse_gradients(query, key, value, bias, output, lse)
+    if given.lse_dtype not in (None, lse.dtype):
+        require("lse", lse, lse.shape, given.lse_dtype, lse.device)
+    if given.copy_misaligned:
+        copies = aligned(query=query, key=key, value=value, bias=bias, output=output, lse=lse)
+        *inputs, bias, computed, its_lse = copies
+        options = given._replace(copy_misaligned=False, bias=bias)
+        _compute_into(*inputs, valid_lens, computed, its_lse, *options)
         for result, mine in ((output, computed), (lse, its_lse)):
             if mine is not result:
                 result.copy_(mine)
         return
+    arguments = (query, key, value, valid_lens, *(() if bias is None else (bias,)), output, lse)
     try:
-        kernel = find(query, key, lse.dtype, sm_scale, mask_mode)
+        kernel = find(query, key, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias)
         if not (query.numel() and key.numel()):
-            require_arguments(query, key, value, valid_lens, output, lse)
+            require_arguments(query, key, value, valid_lens, bias, output, lse)
             output.zero_()
             lse.fill_(torch.finfo(lse.dtype).min)
         elif query.is_cuda:
             with torch.cuda.device(query.device):  # the kernel leaves its device the current one
-                kernel(query, key, value, valid_lens, output, lse)
+                kernel(*arguments)
         else:
-            kernel(query, key, value, valid_lens, output, lse)
+            kernel(*arguments)
     except Exception:  # a kernel checks all of its arguments; what it finds is said in our words
-        require_arguments(query, key, value, valid_lens, output, lse)
-        require_aligned(query=query, key=key, value=value, output=output, lse=lse)
+        require_arguments(query, key, value, valid_lens, bias, output, lse)
+        require_aligned(query=query, key=key, value=value, bias=bias, output=output, lse=lse)
         raise
 
 
@@ -154,27 +173,21 @@ def _results(query: Any, lse_dtype: Any) -> tuple[Any, Any]:
     return output, query.new_empty(query.shape[:-1], dtype=lse_dtype)
 
 
-def _fake(
-    query: Any,
-    key: Any,
-    value: Any,
-    valid_lens: Any,
-    sm_scale: float | None = None,
-    mask_mode: str = "padded",
-    lse_dtype: Any = None,
-    copy_misaligned: bool = False,
-) -> tuple[Any, Any]:
-    refuse_gradients(query, key, value)
-    require_one_device(query=query, key=key, value=value, valid_lens=valid_lens)
-    return _results(query, lse_dtype)
+def _fake(query: Any, key: Any, value: Any, valid_lens: Any, *options: Any) -> tuple[Any, Any]:
+    given = _Options(*options)
+    refuse_gradients(query, key, value, given.bias)
+    require_one_device(query=query, key=key, value=value, valid_lens=valid_lens, bias=given.bias)
+    return _results(query, given.lse_dtype)
 
 
 def _fake_into(
     query: Any, key: Any, value: Any, valid_lens: Any, output: Any, lse: Any, *options: Any
 ) -> None:
-    tensors = {"query": query, "key": key, "value": value, "output": output, "lse": lse}
-    refuse_gradients(*tensors.values())
-    require_one_device(valid_lens=valid_lens, **tensors)
+    bias = _Options(*options).bias
+    tensors = {"query": query, "key": key, "value": value, "bias": bias}
+    results = {"output": output, "lse": lse}
+    refuse_gradients(*tensors.values(), *results.values())
+    require_one_device(valid_lens=valid_lens, **tensors, **results)
 
 
 def _define(name: str, schema: str, compute: Any, fake: Any) -> None:
@@ -186,13 +199,13 @@ def _define(name: str, schema: str, compute: Any, fake: Any) -> None:
 
 _define(
     "sequence_prefill",
-    f"({_INPUTS}, {_OPTIONS}, {_LSE}, {_COPY}) -> (Tensor output, Tensor lse)",
+    f"({_INPUTS}, {_SCHEMA}) -> (Tensor output, Tensor lse)",
     _compute,
     _fake,
 )
 _define(
     "sequence_prefill.out",
-    f"({_INPUTS}, {_RESULTS}, {_OPTIONS}, {_COPY}) -> ()",
+    f"({_INPUTS}, {_RESULTS}, {_SCHEMA}) -> ()",
     _compute_into,
     _fake_into,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
@@ -23,16 +23,29 @@ class _Served:
     kernels: dict[tuple[int, int, int] | None, tuple[Kernel, Any]] = field(default_factory=dict)
 
 
-# By device type, dtypes of query and LSE, mask mode, num_qo_heads, num_kv_heads and head_dim.
-_served: dict[tuple[Any, ...], list[_Served]] = {}
+class _Key(NamedTuple):
+    """What a call and a kernel must have alike, but for the scale and the shape."""
+
+    device: str
+    dtype: Any
+    lse_dtype: Any
+    mask_mode: str
+    softcap: float | None
+    bias: str | None
+    num_qo_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+_served: dict[_Key, list[_Served]] = {}
 
 
 def register(kernel: Kernel, function: Any) -> None:
     """Let a kernel serve calls, in the place of any that serves the same."""
     spec = kernel.spec
+    dtype, lse_dtype = getattr(torch, spec.dtype), getattr(torch, spec.lse_dtype)
     heads = (spec.num_qo_heads, spec.num_kv_heads, spec.head_dim)
-    dtypes = (getattr(torch, each) for each in (spec.dtype, spec.lse_dtype))
-    key = (kernel.device, *dtypes, spec.mask_mode, *heads)
+    key = _Key(kernel.device, dtype, lse_dtype, spec.mask_mode, spec.softcap, spec.bias, *heads)
     served = _of_scale(_served.setdefault(key, []), spec.sm_scale)
     if served is None:
         served = _Served(spec.sm_scale)
@@ -40,8 +53,16 @@ def register(kernel: Kernel, function: Any) -> None:
     served.kernels[kernel.shape] = kernel, function
 
 
-def find(query: Any, key: Any, lse_dtype: Any, sm_scale: float | None, mask_mode: str) -> Any:
-    """The function that serves a call.
+def find(
+    query: Any,
+    key: Any,
+    lse_dtype: Any,
+    sm_scale: float | None,
+    mask_mode: str,
+    softcap: float | None,
+    bias: Any,
+) -> Any:
+    """The function that serves a call; of the bias, whether there is one.
 
     Raises
     ------
@@ -50,8 +71,10 @@ def find(query: Any, key: Any, lse_dtype: Any, sm_scale: float | None, mask_mode
     """
     batch, qo_len, num_qo_heads, head_dim = query.shape
     _, kv_len, num_kv_heads, _ = key.shape
-    heads = (num_qo_heads, num_kv_heads, head_dim)
-    call = (query.device.type, query.dtype, lse_dtype, mask_mode, *heads)
+    call = _Key(
+        query.device.type, query.dtype, lse_dtype, mask_mode, softcap,
+        None if bias is None else "relative", num_qo_heads, num_kv_heads, head_dim,
+    )  # fmt: skip
     scale = 1 / math.sqrt(head_dim) if sm_scale is None else sm_scale
     served = _of_scale(_served.get(call, ()), scale)
     if served is not None:
@@ -69,13 +92,15 @@ def _of_scale(candidates: Any, sm_scale: float) -> _Served | None:
     return None
 
 
-def _miss(call: tuple[Any, ...], sm_scale: float, shape: tuple[int, int, int]) -> str:
-    device, *dtypes, mask_mode, num_qo_heads, num_kv_heads, head_dim = call
-    dtype, lse_dtype = (str(each).removeprefix("torch.") for each in dtypes)
-    spec = Spec(mask_mode, num_qo_heads, num_kv_heads, head_dim, dtype, sm_scale, lse_dtype)
+def _miss(call: _Key, sm_scale: float, shape: tuple[int, int, int]) -> str:
+    dtype, lse_dtype = (str(each).removeprefix("torch.") for each in (call.dtype, call.lse_dtype))
+    spec = Spec(
+        call.mask_mode, call.num_qo_heads, call.num_kv_heads, call.head_dim, dtype, sm_scale,
+        lse_dtype, call.softcap, call.bias,
+    )  # fmt: skip
     sizes = "x".join(map(str, shape))
     lines = [
-        f"no loaded kernel serves {device}: {spec}, batch x qo_len x kv_len {sizes}",
+        f"no loaded kernel serves {call.device}: {spec}, batch x qo_len x kv_len {sizes}",
         "loaded:" if _served else "nothing is loaded; load a library with prefilltune.torch.load",
         *(f"  {kernel}" for kernel in _loaded()),
     ]
@@ -83,10 +108,10 @@ def _miss(call: tuple[Any, ...], sm_scale: float, shape: tuple[int, int, int]) -
     if scales and not any(math.isclose(sm_scale, each, rel_tol=_ROUNDING) for each in scales):
         factor = sm_scale / scales[0]
         lines.append(f"multiply the query by {factor!r} and pass sm_scale={scales[0]!r}")
-    elif others := [each for each in _served if each[2] != call[2] and _but_for_lse(each, call)]:
-        lines.append(f"pass lse_dtype={others[0][2]}")
+    elif others := [each for each in _served if _is_but_for_lse(each, call)]:
+        lines.append(f"pass lse_dtype={others[0].lse_dtype}")
     else:
-        target = "cuda" if device == "cuda" else "llvm"
+        target = "cuda" if call.device == "cuda" else "llvm"
         lines += [
             f"one is built by: {spec.command('build', target)}",
             f"before it, unless it is tuned: {spec.command('tune', target)} --shape {sizes}",
@@ -94,8 +119,8 @@ def _miss(call: tuple[Any, ...], sm_scale: float, shape: tuple[int, int, int]) -
     return "\n".join(lines)
 
 
-def _but_for_lse(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return (*one[:2], *one[3:]) == (*other[:2], *other[3:])
+def _is_but_for_lse(one: _Key, other: _Key) -> bool:
+    return one != other and one == other._replace(lse_dtype=one.lse_dtype)
 
 
 def _loaded() -> list[Kernel]:

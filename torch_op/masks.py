@@ -1,0 +1,69 @@
+"""Names of masks, which kernels go by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import InvalidArgumentError
+
+_PADDED = {None: "padded", "right": "padded", "left": "padded_left"}
+
+
+def mask_name(mask_mode: str | None, padding: str | None, window: Any) -> str:
+    """The name of the mask of a call.
+
+    Parameters
+    ----------
+    mask_mode, padding, window
+        As :func:`.sequence_prefill` takes them.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If they say no mask, or one of them twice.
+
+    Examples
+    --------
+    >>> mask_name(None, None, None), mask_name("causal_padded_left", None, None)
+    ('padded', 'causal_padded_left')
+    >>> mask_name(None, "left", (None, 0)), mask_name(None, "right", [64, None])
+    ('causal_padded_left', 'padded_w64-open')
+    """
+    if padding is None and window is None:
+        return "padded" if mask_mode is None else mask_mode
+    if mask_mode is not None:
+        raise InvalidArgumentError(
+            f"mask_mode {mask_mode!r} is a name for a padding and a window, and padding "
+            f"{padding!r}, window {window!r} are given besides: pass either"
+        )
+    if padding not in _PADDED:
+        raise InvalidArgumentError(f"padding is {padding!r}; expected 'right' or 'left': pass one")
+    left, right = _ends(window)
+    if left is None and right == 0:
+        return f"causal_{_PADDED[padding]}"
+    if left is None and right is None:
+        return _PADDED[padding]
+    return f"{_PADDED[padding]}_w{_written(left)}-{_written(right)}"
+
+
+def _ends(window: Any) -> tuple[int | None, int | None]:
+    ends = (None, None) if window is None else window
+    if (
+        isinstance(ends, (tuple, list))
+        and len(ends) == 2
+        and all(
+            end is None or (isinstance(end, int) and not isinstance(end, bool) and end >= 0)
+            for end in ends
+        )
+    ):
+        return ends[0], ends[1]
+    raise InvalidArgumentError(
+        f"window is {window!r}; expected how many columns a row sees to its left and to its right, "
+        "whole numbers of 0 or more or None where it is open: pass one such as (64, 64)"
+    )
+
+
+def _written(end: int | None) -> str:
+    # torch.compile may take a number for one that differs from call to call, which it cannot write.
+    # The length of a range it knows, and compiles anew for another.
+    return "open" if end is None else str(len(range(end)))
