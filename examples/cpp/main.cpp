@@ -9,6 +9,7 @@
 #include <cstring>
 #include <new>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "prefill.h"
@@ -58,15 +59,22 @@ static Floats Normal(int64_t size, int seed) {
   return values;
 }
 
+static bool PaddedLeft(const PrefillKernel& kernel) {
+  return std::strcmp(kernel.padding, "left") == 0;
+}
+
 // Largest difference between row `row` of head `head` of sequence `b` and plain loops.
-static double RowError(const PrefillKernel& kernel, const Floats& query,
-                       const Floats& key, const Floats& value,
-                       const Floats& output, int64_t valid, int64_t b, int64_t row,
-                       int64_t head) {
+static double RowError(const PrefillKernel& kernel, const Floats& query, const Floats& key,
+                       const Floats& value, const Floats& bias, const Floats& output,
+                       int64_t valid, int64_t b, int64_t row, int64_t head) {
   const int64_t dim = kernel.head_dim, group = kernel.num_qo_heads / kernel.num_kv_heads;
-  const bool causal = std::strcmp(kernel.mask_mode, "padded") != 0;
-  const int64_t first = causal ? kernel.kv_len - valid : 0;
-  const int64_t end = causal ? row + kernel.kv_len - kernel.qo_len + 1 : valid;
+  // The valid columns, of which the window takes those around the row's own. Rows and columns are
+  // padded alike and equally many are valid, so that the first valid ones belong together.
+  const bool left = PaddedLeft(kernel);
+  int64_t first = left ? kernel.kv_len - valid : 0, end = first + valid;
+  const int64_t own = left ? row + kernel.kv_len - kernel.qo_len : row;
+  if (kernel.window_left >= 0) first = std::max(first, own - kernel.window_left);
+  if (kernel.window_right >= 0) end = std::min(end, own + kernel.window_right + 1);
   const float* q = &query[((b * kernel.qo_len + row) * kernel.num_qo_heads + head) * dim];
   auto at = [&](const Floats& rows, int64_t column) {
     return &rows[((b * kernel.kv_len + column) * kernel.num_kv_heads + head / group) * dim];
@@ -75,7 +83,13 @@ static double RowError(const PrefillKernel& kernel, const Floats& query,
   for (int64_t column = first; column < end; ++column) {
     double dot = 0;
     for (int64_t d = 0; d < dim; ++d) dot += double(q[d]) * at(key, column)[d];
-    scores.push_back(dot * kernel.sm_scale);
+    double score = dot * kernel.sm_scale;
+    if (kernel.softcap != 0) score = kernel.softcap * std::tanh(score / kernel.softcap);
+    if (kernel.bias != nullptr) {
+      const int64_t distances = kernel.qo_len + kernel.kv_len - 1;
+      score += bias[head * distances + column - row + kernel.qo_len - 1];
+    }
+    scores.push_back(score);
   }
   const double highest = *std::max_element(scores.begin(), scores.end());
   double total = 0;
@@ -96,6 +110,8 @@ static double Run(const ffi::Module& module, const PrefillKernel& kernel) {
   Floats query = Normal(batch * qo_len * heads * dim, 1);
   Floats key = Normal(batch * kv_len * kernel.num_kv_heads * dim, 2);
   Floats value = Normal(batch * kv_len * kernel.num_kv_heads * dim, 3);
+  const int64_t distances = qo_len + kv_len - 1;
+  Floats bias = Normal(heads * distances, 4);
   Floats output(query.size(), NAN), lse(batch * qo_len * heads, NAN);
   // The first sequence is full, each further one a position shorter.
   Ints valid_lens(batch);
@@ -107,19 +123,24 @@ static double Run(const ffi::Module& module, const PrefillKernel& kernel) {
   View k(key.data(), float32, {batch, kv_len, kernel.num_kv_heads, dim});
   View v(value.data(), float32, {batch, kv_len, kernel.num_kv_heads, dim});
   View lens(valid_lens.data(), int32, {batch});
+  View added(bias.data(), float32, {heads, distances});
   View o(output.data(), float32, {batch, qo_len, heads, dim});
   View l(lse.data(), float32, {batch, qo_len, heads});
   ffi::Function call = module->GetFunction(kernel.symbol).value();
-  call(&q.tensor, &k.tensor, &v.tensor, &lens.tensor, &o.tensor, &l.tensor);
+  if (kernel.bias != nullptr)
+    call(&q.tensor, &k.tensor, &v.tensor, &lens.tensor, &added.tensor, &o.tensor, &l.tensor);
+  else
+    call(&q.tensor, &k.tensor, &v.tensor, &lens.tensor, &o.tensor, &l.tensor);
 
-  const bool causal = std::strcmp(kernel.mask_mode, "padded") != 0;
+  const bool left = PaddedLeft(kernel);
   double error = 0;
   for (int64_t b : {int64_t{0}, batch - 1}) {
     const int64_t valid = valid_lens[b];
-    const int64_t first = causal ? qo_len - valid : 0;
-    const int64_t last = causal ? qo_len - 1 : valid - 1;
-    error = std::max(error, RowError(kernel, query, key, value, output, valid, b, first, 0));
-    error = std::max(error, RowError(kernel, query, key, value, output, valid, b, last, heads - 1));
+    const int64_t first = left ? qo_len - valid : 0, last = first + valid - 1;
+    for (const auto& [row, head] : {std::pair{first, int64_t{0}}, std::pair{last, heads - 1}}) {
+      error = std::max(
+          error, RowError(kernel, query, key, value, bias, output, valid, b, row, head));
+    }
   }
   return error;
 }
