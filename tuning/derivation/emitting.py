@@ -141,7 +141,10 @@ def _touched(step: Step, bare: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _wide(region: Any) -> Any:
-    """``region`` with all of a dimension of which it has more than one element."""
+    """``region`` with all of a dimension of which it has more than one element.
+
+    What a lane has of a row is not contiguous, and lanes write all of it together.
+    """
     ranges = [
         part
         if isinstance(part.extent, tirx.IntImm) and part.extent.value == 1

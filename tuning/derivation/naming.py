@@ -11,7 +11,8 @@ Traces of schedules look sblocks up by name: a rule is part of the format of rec
 | `rescale` | what repairs carried sums |
 | `final_{last}` | a row's carried value as outputs read it |
 | `inv_{last}` | its reciprocal |
-| `row_{output}` | an output of a row before it is stored |
+| `{stage}_of_lanes` | the lanes of a carried sum, added up |
+| `row_{output}` | an output of a tile of rows before it is stored |
 | `row_tile`, `first_half`, `second_half` | the sblocks that hold the others |
 
 `{last}` is what follows the last underscore of the stage's name: `tile_max` of `row_max`.
