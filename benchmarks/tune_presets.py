@@ -61,8 +61,9 @@ def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]
         for lens in options.lens or LENS:
             for model in options.model or BATCHES:
                 batches = BATCHES.get(model, _ENCODER)
-                for length in options.length or batches:
-                    batch = batches.get(length, 1)
+                for length, batch in batches.items():
+                    if options.length and length not in options.length:
+                        continue
                     for spec in preset(model).specs(dtype):
                         yield Case(spec, PrefillShape(batch, length), parse_lengths(lens))
 
