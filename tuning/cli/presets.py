@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from rich.table import Column, Table
 
-from ...workloads import PrefillSpec, load_presets
-from ...workloads.choices import SCORE_CHOICES
+from ...workloads import load_presets
+from ...workloads.phrases import phrase
 from .console import console, print_table
 
 
@@ -20,20 +18,8 @@ def presets() -> None:
         spec = each.spec()
         heads = f"{spec.num_qo_heads}/{spec.num_kv_heads}"
         shapes = " ".join(f"{size.batch}x{size.qo_len}" for size in each.shapes)
-        table.add_row(each.name, heads, str(spec.head_dim), _meaning(spec), shapes, each.model)
+        table.add_row(each.name, heads, str(spec.head_dim), phrase(spec), shapes, each.model)
     print_table(table)
     console.print(
         "a name without what is behind its colon means all attentions of the model", soft_wrap=True
     )
-
-
-def _meaning(spec: PrefillSpec) -> str:
-    """The mask, and what of the scores is not usual."""
-    scores = [
-        f"{each.name} {each.write(value)}"
-        for each in SCORE_CHOICES
-        if (value := getattr(spec, each.name)) != each.default
-    ]
-    if spec != replace(spec, sm_scale=None):
-        scores.insert(0, f"scale {spec.scale:g}")
-    return ", ".join([spec.mask_mode, *scores])

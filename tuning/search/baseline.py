@@ -33,11 +33,16 @@ class Baseline:
         Build it.
     pool : Pool
         Times it.
+
+    Attributes
+    ----------
+    exists : bool
+        Whether TVM has a kernel that computes the case.
     """
 
     def __init__(self, case: Case, target: ResolvedTarget, builders: Builders, pool: Pool) -> None:
         self._case = replace(case, spec=nearest_with_baseline(case.spec))
-        self._computes_it = has_baseline(case.spec)
+        self.exists = has_baseline(case.spec)
         self._pool = pool
         self._target = target
         # TVMScript is parsed by one thread only: the caller's.
@@ -56,7 +61,7 @@ class Baseline:
 
     def time(self) -> float:
         """Seconds a call; nan if TVM has none, or it cannot be built, or fails."""
-        if not self._computes_it:
+        if not self.exists:
             return math.nan
         if self.calibration is not None:
             self._pool.wait_until_ready()

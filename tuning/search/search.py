@@ -198,7 +198,7 @@ class Search:
         self.listener(self.state)
 
     def _time_baseline(self, baseline: Baseline) -> None:
-        if baseline.calibration is None:
+        if baseline.exists and baseline.calibration is None:
             self._say("timing TVM's hand-written kernel")
         with contextlib.suppress(SearchEndingError):
             self.state.baseline_seconds = baseline.time()
