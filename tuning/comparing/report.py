@@ -201,9 +201,10 @@ def _explanation(comparison: Comparison) -> str:
     if not comparison.on_gpu:
         return (
             "Medians of interleaved runs, each engine in a process of its own with the same number "
-            "of threads. GFLOP/s counts pairs that the mask keeps. The limit is the fastest "
-            "float32 matrix product in the same run: through NumPy's BLAS as it is and told to use "
-            "AVX-512 where there is AVX-512, and through PyTorch where it is installed.\n"
+            "of threads. Masks are made ahead of the clock. GFLOP/s counts pairs that the mask "
+            "keeps. The limit is the fastest float32 matrix product in the same run: through "
+            "NumPy's BLAS as it is and told to use AVX-512 where there is AVX-512, and through "
+            "PyTorch where it is installed.\n"
         )
     return (
         "Medians of interleaved replays of CUDA graphs, all in one process and timed with events; "

@@ -5,6 +5,7 @@ Everything here runs inside a :class:`~.worker.Worker` without TVM.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -67,6 +68,8 @@ def _prepared(
     import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
     torch.set_num_threads(threads)
+    # Without a GPU it warns of a CUDA that it finds as it compiles.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     inputs = make_inputs(spec, shape, np.asarray(lens, "int32"), seed)
     (peer,) = (each for each in peers_on_a_cpu(spec) if each.name == name)
     return peer.prepare(problem_of(spec, shape, inputs))
