@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from processes import hear_interrupts, processes_with
+from rich.console import Console
 from small_spaces import SplitScores
 
 from prefilltune.database import RecordStore, Tier, lookup
@@ -24,6 +26,7 @@ from prefilltune.tuning.errors import WorkerFailedError
 from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
 from prefilltune.tuning.measuring.worker import Outcome, Worker
 from prefilltune.tuning.search.choice import next_arm
+from prefilltune.tuning.search.progress import SearchDisplay
 from prefilltune.tuning.search.search import Search
 from prefilltune.tuning.search.state import Limit, SearchState
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
@@ -325,6 +328,27 @@ def test_a_search_that_is_late_measures_its_first_candidate_and_no_more(
         assert state.trials == len(search.trials) == 1
         assert state.shortfall
         assert search.run(Limit(trials=7, seconds=1e-3)).trials == 0  # nothing is owed any more
+
+
+def test_where_tvm_has_no_kernel_a_search_times_none_and_says_so(
+    builders: list[Worker], tmp_path: Path
+) -> None:
+    case, activities = _case(), list[str]()
+    case = dataclasses.replace(case, spec=dataclasses.replace(case.spec, softcap=5))
+    console = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)
+    display = SearchDisplay(console, str(case.spec))
+
+    def listen(state: SearchState) -> None:
+        activities.append(state.activity)
+        display.update(state)
+
+    space, log = SplitScores(((2, 4), (3, 6))), TrialLog(tmp_path / "log", {})
+    with Search(case, TARGET, [space], log, listen, builders=builders) as search:
+        assert math.isnan(search.run(Limit(trials=1)).baseline_seconds)
+    assert activities
+    assert not any("hand-written" in each for each in activities)
+    console.print(display._render())
+    assert "TVM has no hand-written kernel for it" in console.export_text()
 
 
 def test_a_search_that_owes_a_candidate_goes_on_until_many_have_failed() -> None:

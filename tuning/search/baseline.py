@@ -45,6 +45,9 @@ class Baseline:
         self.exists = has_baseline(case.spec)
         self._pool = pool
         self._target = target
+        self._path: Future[str | None] | None = None
+        if not (self.exists or self._compares_devices):
+            return
         # TVMScript is parsed by one thread only: the caller's.
         module = backend_of(target.kind).engine.baseline(self._case.spec, target.target)
 
@@ -57,7 +60,11 @@ class Baseline:
     @property
     def calibration(self) -> Future[str | None] | None:
         """Path of its library, where several devices time it to be compared with one another."""
-        return self._path if len(self._pool.slots) > 1 else None
+        return self._path if self._compares_devices else None
+
+    @property
+    def _compares_devices(self) -> bool:
+        return len(self._pool.slots) > 1
 
     def time(self) -> float:
         """Seconds a call; nan if TVM has none, or it cannot be built, or fails."""
@@ -66,6 +73,7 @@ class Baseline:
         if self.calibration is not None:
             self._pool.wait_until_ready()
             return self._pool.baseline_seconds
+        assert self._path is not None
         path = self._path.result()
         if path is None:
             return math.nan

@@ -70,7 +70,9 @@ class SearchDisplay:
         table.add_row("progress", ProgressBar(total=1.0, completed=_share_done(state), width=40))
         table.add_row("trials", _trials(state))
         table.add_row("best", _best(state))
-        if not math.isnan(state.baseline_seconds):
+        if not state.has_baseline:
+            table.add_row("baseline", "none: TVM has no hand-written kernel for it")
+        elif not math.isnan(state.baseline_seconds):
             baseline = f"{state.baseline_seconds * 1e3:.3f} ms (TVM's hand-written kernel)"
             table.add_row("baseline", baseline)
         table.add_row("failures", _failures(state))

@@ -132,6 +132,7 @@ class Search:
         samples = SamplesAhead(self._builders, bounds.sampled_ahead, bounds.first_turn)
         turns = Turns(self._arms(), bounds, samples, self._known, state, self._say, self._stopping)
         baseline = Baseline(self.case, self.target, self._builders, self.pool)
+        state.has_baseline = baseline.exists
         # Inputs and references take as long as sampling and building the first batch.
         self.pool.open(device_job(self.case, self.target, self._stopping, baseline.calibration))
         try:

@@ -52,6 +52,8 @@ class SearchState:
         Of the fastest candidate, also of earlier searches, and its design space.
     baseline_seconds : float
         Of TVM's hand-written kernel; nan until it has been timed.
+    has_baseline : bool
+        Whether TVM has one for the case.
     activity : str
         What is being done, for people.
     first_measured : float
@@ -69,6 +71,7 @@ class SearchState:
     best_seconds: float = math.inf
     best_label: str = ""
     baseline_seconds: float = math.nan
+    has_baseline: bool = True
     activity: str = ""
     first_measured: float = math.inf
 
