@@ -9,7 +9,12 @@ import tvm
 from tvm.script import tirx as T
 
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.building.alignment import alignment_of, refuse_misaligned
+from prefilltune.tuning.building.alignment import (
+    alignment_checks,
+    alignment_of,
+    parameter,
+    refuse_misaligned,
+)
 from prefilltune.tuning.building.build import generate
 
 
@@ -51,3 +56,17 @@ def test_code_for_cpus_reads_tensors_from_anywhere_and_its_own_memory_aligned() 
 def test_what_tensors_must_begin_at_a_multiple_of() -> None:
     assert [alignment_of(dtype, "llvm") for dtype in ("float16", "float32")] == [2, 4]
     assert [alignment_of(dtype, "cuda") for dtype in ("float16", "float32")] == [16, 16]
+
+
+def test_a_bias_may_begin_at_any_of_its_elements() -> None:
+    names = ("q", "valid_lens", "bias")
+    for kind, query in (("llvm", 2), ("cuda", 16)):
+        dtypes = ("float16", "int32", "float32")
+        buffers = [parameter((8,), *each, kind) for each in zip(dtypes, names, strict=True)]
+        found = [str(each.message_parts[0].value) for each in alignment_checks(buffers, kind)]
+        multiples = [
+            f"{name} must begin at a multiple of {n} " for name, n in (("q", query), ("bias", 4))
+        ]
+        assert [text.startswith(each) for text, each in zip(found, multiples, strict=True)] == [
+            True
+        ] * 2

@@ -53,7 +53,9 @@ from prefilltune.workloads import (
     reference_attention,
 )
 
-CAUSAL = PrefillSpec(4, 2, 16, "float32", "causal_padded_left")
+CHOSEN = PrefillSpec(
+    4, 2, 16, "float32", padding="left", window=(9, 0), softcap=1.5, bias="relative"
+)
 HALF = PrefillSpec(2, 2, 32, "float16")
 SMALL = PrefillShape(2, 8)
 CROSSED = PrefillShape(2, 24, 40)
@@ -82,7 +84,7 @@ def valid_lens(shape: PrefillShape) -> list[np.ndarray]:
 
 @pytest.fixture(
     scope="module",
-    params=[SPEC, *(pytest.param(each, marks=pytest.mark.slow) for each in (CAUSAL, HALF))],
+    params=[SPEC, *(pytest.param(each, marks=pytest.mark.slow) for each in (CHOSEN, HALF))],
     ids=str,
 )
 def drop_in(request, tmp_path_factory) -> tuple[PrefillSpec, Any]:
@@ -102,17 +104,16 @@ def drop_in(request, tmp_path_factory) -> tuple[PrefillSpec, Any]:
     }
     assert chosen.tree is not None
     assert {*leaves(chosen.tree)} == {*names}
-    function = sequence_prefill_with_mask(
-        spec.num_kv_heads,
-        spec.num_qo_heads,
-        spec.head_dim,
-        spec.dtype,
-        target().target,
-        spec.scale,
-        mask_mode=spec.mask_mode,
-        database=root,
-    )
-    return spec, built(function)
+    return spec, built(made(spec, root))
+
+
+def made(spec: PrefillSpec, root: Path) -> Any:
+    """The function of a spec, as those ask for it who have a model."""
+    return sequence_prefill_with_mask(
+        spec.num_kv_heads, spec.num_qo_heads, spec.head_dim, spec.dtype, target().target,
+        spec.scale, padding=spec.padding, window=spec.window, softcap=spec.softcap,
+        bias=spec.bias, database=root,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -361,14 +362,11 @@ def test_tensors_too_large_for_32_bits_are_refused(kernel, name: str) -> None:
 @pytest.fixture(scope="module")
 def unswept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """The kernel of two records that nothing tells apart but the shapes that they were tuned on."""
-    entries = (record(CAUSAL, SHORT), record(CAUSAL, LONG, q_tile=32, packed=True))
+    entries = (record(CHOSEN, SHORT), record(CHOSEN, LONG, q_tile=32, packed=True))
     root = database(tmp_path_factory.mktemp("unswept"), *entries)
-    arguments = (CAUSAL.num_kv_heads, CAUSAL.num_qo_heads, CAUSAL.head_dim, CAUSAL.dtype)
     message = "served by the one that was tuned nearest.*; run: prefilltune sweep"
     with pytest.warns(UserWarning, match=message):
-        function = sequence_prefill_with_mask(
-            *arguments, target().target, CAUSAL.scale, mask_mode=CAUSAL.mask_mode, database=root
-        )
+        function = made(CHOSEN, root)
     return built(function)
 
 
@@ -377,7 +375,7 @@ def unswept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
 def test_what_the_nearest_record_serves_is_right(unswept, shape: PrefillShape) -> None:
     longest = max(shape.qo_len, shape.num_kv)
     valid_lens = np.resize(np.array([longest // 2 + 1, longest, 0, 1], "int32"), shape.batch)
-    assert kernel_error(unswept, CAUSAL, shape, valid_lens, seed=3) <= TOLERANCE["float32"]
+    assert kernel_error(unswept, CHOSEN, shape, valid_lens, seed=3) <= TOLERANCE["float32"]
 
 
 @pytest.fixture(
@@ -505,6 +503,18 @@ def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
     assert len(kernels) == 4
     assert "__syncthreads" in source
     assert cubin.image[:4] == b"\x7fELF"
+
+
+def test_rings_of_tiles_take_a_bias_whose_length_is_learned_at_the_call() -> None:
+    """Copies of what a loop does name the sizes that the function learns, also in sums of them."""
+    resolved = resolve_target("cuda", arch="sm_90a")
+    spec = PrefillSpec(2, 1, 64, "float16", softcap=50, bias="relative")
+    function = for_every_shape("cuda_wgmma", spec, resolved)
+    (bias,) = [each for each in function.params if each.name == "bias"]
+    sizes = [function.params[0].shape[1], function.params[1].shape[1]]
+    tvm.ir.assert_structural_equal(bias.shape[1], sizes[0] + sizes[1] - 1)
+    named = {str(each) for each in tvm.tirx.analysis.undefined_vars(function.body)}
+    assert [name for name in named if re.match(r"(batch_size|qo_len|kv_len)_", name)] == []
 
 
 def test_a_trace_for_one_shape_alone_is_not_put_on_others() -> None:

@@ -147,16 +147,28 @@ def at(loop: Any, steps: Sequence[Any], tile: Any) -> Any:
     single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, body)
     reads, writes = _buffers(single)
     outer = [*dict.fromkeys([*reads, *writes])]
-    copy = s_tir.renew_defs(tirx.PrimFunc(outer, single))
-    # What is defined outside is to stay the same: its buffers were parameters of the copy, and
-    # take the place of the new ones that it was given.
-    both = tirx.PrimFunc([*copy.params, *outer], copy.body)
-    nest = both.specialize(dict(zip(copy.params, outer, strict=True))).body
+    sizes = _variables_of(outer)
+    copy = s_tir.renew_defs(tirx.PrimFunc([*sizes, *outer], single))
+    # What is defined outside is to stay the same: it was parameters of the copy, and takes the
+    # place of the new ones that it was given. Sizes first: of a buffer as long as the sum of two
+    # they do not follow.
+    new, buffers = copy.params[: len(sizes)], copy.params[len(sizes) :]
+    both = tirx.PrimFunc([*new, *buffers, *sizes, *outer], copy.body)
+    both = both.specialize(dict(zip(new, sizes, strict=True)))
+    nest = both.specialize(dict(zip(both.params[: len(outer)], outer, strict=True))).body
     # A loop of one iteration puts another index in the place of the loop variable.
     shifted = tirx.For(nest.loop_var, tile, one, tirx.ForKind.SERIAL, nest.body)
     # In an sblock a buffer has one writer, as a reduction over threads must have.
     reads, writes = ([*map(_whole, dict.fromkeys(each))] for each in (reads, writes))
     return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", shifted))
+
+
+def _variables_of(buffers: Sequence[Any]) -> list[Any]:
+    """The variables in the sizes of buffers, once each."""
+    from tvm.tirx.analysis import undefined_vars
+
+    sizes = (size for buffer in buffers for size in buffer.shape)
+    return [*dict.fromkeys(each for size in sizes for each in undefined_vars(size))]
 
 
 def _buffers(stmt: Any) -> tuple[list[Any], list[Any]]:
