@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import dispatch_fixtures as fixtures
 import numpy as np
 import pytest
+from cpp_example import check_cpp_example, needs_cpp
 from dispatch_fixtures import LONG, SHORT, SPEC
 from typer.testing import CliRunner
 
@@ -435,35 +435,9 @@ def test_a_sweep_of_what_cannot_be(arguments: list[str], message: str, tmp_path:
     assert not (tmp_path / "database").exists()
 
 
-@pytest.mark.skipif(
-    not (shutil.which("cmake") and shutil.which("c++")), reason="needs CMake and a C++ compiler"
-)
+@needs_cpp
 def test_the_cpp_example_runs_a_built_library(dist: Path, tmp_path: Path) -> None:
-    import tvm
-
-    example = Path(__file__).parent.parent / "examples" / "cpp"
-    runtime = Path(tvm.__file__).parent / "lib"
-    config = [sys.executable, "-m", "tvm_ffi.config", "--cmakedir"]
-    ffi = subprocess.run(config, capture_output=True, text=True, check=True).stdout.strip()
-    commands = (
-        ["cmake", "-S", str(example), "-B", str(tmp_path / "made"), f"-DPREFILL_DIST={dist}",
-         f"-DTVM_LIB_DIR={runtime}", f"-Dtvm_ffi_ROOT={ffi}",
-         f"-DPython_EXECUTABLE={sys.executable}"],
-        ["cmake", "--build", str(tmp_path / "made")],
-        [str(tmp_path / "made" / "run_prefill")],
-    )  # fmt: skip
-    for command in commands:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False,
-            env={**os.environ, "TVM_NUM_THREADS": "2"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-    kernels = json.loads((dist / "manifest.json").read_text())["kernels"]
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(kernels) == 2
-    for line, kernel in zip(lines, kernels, strict=True):
-        assert line.startswith(f"{kernel['symbol']}: error ")
-        assert line.endswith(", right")
+    check_cpp_example(dist, tmp_path)
 
 
 def test_presets_are_listed() -> None:

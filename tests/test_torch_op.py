@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpp_example import check_cpp_example, needs_cpp
 
 from prefilltune.workloads import (
     TOLERANCE,
@@ -122,6 +123,14 @@ def test_a_library_says_what_it_serves(libraries: dict[str, Path]) -> None:
     (spec,) = {kernel.spec for kernel in prefill.load(libraries["chosen"]).kernels}
     scores = ("float32", 0.25, "float32", 1.5, "relative")
     assert spec == prefill.Spec("padded_left_w11-0", 2, 1, 16, *scores)
+
+
+@pytest.mark.slow
+@needs_cpp
+def test_the_cpp_example_computes_all_that_a_spec_chooses(
+    libraries: dict[str, Path], tmp_path: Path
+) -> None:
+    check_cpp_example(libraries["chosen"], tmp_path)
 
 
 def test_a_scale_that_differs_by_rounding_is_the_same() -> None:
