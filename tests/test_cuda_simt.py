@@ -70,7 +70,7 @@ def test_tiles_fit_the_lengths() -> None:
     spec = PrefillSpec(4, 4, 64, "float32")
     short = SIMT.variants(spec, PrefillShape(2, 16), _target("sm_90a"))
     assert max(structure_of(spec, each).q_tile for each in short) == 32
-    assert not SIMT.variants(PrefillSpec(1, 1, 20), PrefillShape(2, 16), _target("sm_90a"))
+    assert SIMT.variants(PrefillSpec(1, 1, 20), PrefillShape(2, 16), _target("sm_90a"))
 
 
 @pytest.mark.parametrize("mask_mode", TVM_MASK_MODES)
@@ -122,6 +122,17 @@ def test_kernels_compile_to_registers(arch: str, dtype: str, mask_mode: str, hea
             PrefillSpec(2, 2, 32, "float32", "causal_padded_left"),
             PrefillShape(2, 150, 33),
             {"rows": 8, "warps": 2, "kv_tile": 64, "exchange": False},
+        ),
+        (
+            PrefillSpec(2, 1, 46, "float32", "causal_padded_left"),
+            PrefillShape(2, 70, 33),
+            {"rows": 2, "warps": 2, "kv_tile": 16, "exchange": True},
+        ),
+        pytest.param(
+            PrefillSpec(2, 2, 45, "float32", "padded"),
+            PrefillShape(2, 33, 70),
+            {"rows": 4, "warps": 2, "kv_tile": 32, "exchange": False},
+            marks=pytest.mark.slow,
         ),
     ],
     ids=str,

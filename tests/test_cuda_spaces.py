@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,71 @@ def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_pat
         # The softmax of a tile runs beside the value product of the one before.
         beside = code.split("DEPBAR.LE gsb0, 0x1")[1].split("DEPBAR.LE gsb0, 0x0")[0]
         assert len(re.findall("MUFU.EX2", beside)) >= variant["kv_tile"] // 2
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "pipelines"), [(72, WGMMA_PIPELINES), (40, WGMMA_PIPELINES), (46, ({},))]
+)
+def test_tiles_of_any_head_dim_are_offered(
+    head_dim: int, pipelines: tuple[dict[str, Any], ...]
+) -> None:
+    """Bulk copies, where rows begin at a multiple of 16 bytes; never more memory than there is."""
+    spec = PrefillSpec(8, 4, head_dim, "bfloat16")
+    for space, arch in (("cuda_wgmma", "sm_90a"), ("cuda_mma", "sm_90a"), ("cuda_mma", "sm_80")):
+        target = _target(arch)
+        variants = SPACES[space].variants(spec, PrefillShape(4, 2048), target)
+        limit = int(target.target.attrs["max_shared_memory_per_block"])
+        for variant in variants:
+            rows = 2 * variant.get("ring", 2) * variant["kv_tile"]
+            rows += (space == "cuda_wgmma") * variant["q_tile"]
+            assert rows * -(-head_dim // 16) * 32 <= limit
+        offered = {
+            tuple((key, each[key]) for key in each if not key.endswith("_tile"))
+            for each in variants
+        }
+        wanted = pipelines if space == "cuda_wgmma" else ({},)
+        assert offered == {tuple(each.items()) for each in wanted}
+
+
+@pytest.mark.parametrize(
+    ("space", "arch", "head_dim", "dtype", "more"),
+    [
+        ("cuda_mma", "sm_80", 46, "bfloat16", {}),
+        ("cuda_wgmma", "sm_90a", 72, "bfloat16", {"overlap": True, "ring": 2}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("cuda_mma", "sm_80", 40, "float16", {}),
+                ("cuda_mma", "sm_80", 72, "float16", {}),
+                ("cuda_mma", "sm_80", 45, "bfloat16", {}),
+                ("cuda_wgmma", "sm_90a", 72, "float16", {}),
+                ("cuda_wgmma", "sm_90a", 46, "float16", {}),
+                ("cuda_wgmma", "sm_90a", 40, "float16", {"ring": 3}),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_machine_code_of_any_head_dim(
+    space: str, arch: str, head_dim: int, dtype: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    spec, target = PrefillSpec(8, 2, head_dim, dtype, "causal_padded_left"), _target(arch)
+    variant = {"q_tile": 64, "kv_tile": 64, **more}
+    source, cubin = compile_device(
+        proposals(space, variant, spec, SHAPE, target)[0].module, target.target
+    )
+    code = instructions(cubin.image, tmp_path)
+    assert ("HMMA" if space == "cuda_mma" else "HGMMA") in code
+    assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory
+    size = 2 * math.gcd(8, head_dim)  # bytes at a multiple of which each row begins
+    store = {16: r"STG\.E\.128", 4: r"STG\.E", 2: r"STG\.E\.U16"}[size]
+    assert re.search(rf"{store} (desc)?\[", code)
+    if "ring" in more:
+        assert "UTMALDG" in code
+    else:
+        copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[%0\], \[%1\], (\d+), %2", source)
+        assert set(copies) == ({str(size)} if size > 2 else set())
+        assert ("LDGSTS" in code) == (size > 2)
 
 
 @pytest.mark.parametrize("ring", [2, 3])

@@ -16,7 +16,14 @@ from tvm.s_tir import meta_schedule as ms
 
 from prefilltune.database import RecordStore, TargetKey, committed_root
 from prefilltune.tuning.building.describing import describe_for_every_shape
-from prefilltune.tuning.derivation import Names, Tiling, derive_online, online_attention
+from prefilltune.tuning.derivation import (
+    Names,
+    PipelinedTiles,
+    Tiling,
+    derive_online,
+    online_attention,
+    pipelined_attention,
+)
 from prefilltune.tuning.errors import DerivationError
 from prefilltune.workloads import (
     MASK_MODES,
@@ -31,7 +38,7 @@ from prefilltune.workloads import (
     reference_attention,
     regimes,
 )
-from prefilltune.workloads.elementary import BUILT_IN
+from prefilltune.workloads.elementary import BUILT_IN, POLYNOMIALS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,23 +112,30 @@ def test_a_window_is_said_in_plain_alone(tiles):
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "dtype", "mask_mode"),
+    ("head_dim", "dtype", "mask_mode", "described"),
     [
-        (72, "float16", "causal_padded_left"),
-        (40, "bfloat16", "padded"),
-        (46, "float32", "causal_padded_left"),
+        (72, "float16", "causal_padded_left", "online"),
+        (40, "bfloat16", "padded", "pipelined"),
+        (46, "float32", "causal_padded_left", "pipelined"),
     ],
 )
-def test_tiles_are_extended_with_zeros_and_memory_is_not(head_dim, dtype, mask_mode):
+def test_tiles_are_extended_with_zeros_and_memory_is_not(head_dim, dtype, mask_mode, described):
     """NaN in what a guard does not keep out would show, and so would what lies behind a head."""
     spec, shape = PrefillSpec(4, 2, head_dim, dtype, mask_mode), PrefillShape(2, 5, 9)
-    tiles = Tiles(4, 3, head_multiple=16)
-    text = online_attention(spec, shape, tiles)["main"].script()
-    assert f"acc = T.sblock_alloc_buffer((4, {-(-head_dim // 16) * 16}))" in text
+    function = {
+        "online": lambda: online_attention(spec, shape, Tiles(4, 3, head_multiple=16)),
+        "pipelined": lambda: pipelined_attention(
+            spec, shape, PipelinedTiles(4, 8, staged_output=True, head_multiple=16), POLYNOMIALS
+        ),
+    }[described]()["main"]
+    text, columns = function.script(), -(-head_dim // 16) * 16
+    assert f"acc = T.sblock_alloc_buffer((4, {columns}))" in text
+    assert ("out_rows = T.sblock_alloc_buffer" in text) == (described == "pipelined")
+    assert f"out_rows = T.sblock_alloc_buffer((4, {head_dim})" not in text
     for name in ("q", "k", "v"):
-        (copy,) = re.findall(rf"^ +{name}_rows\[\w+, wd\] = (.*)$", text, re.MULTILINE)
+        (copy,) = re.findall(rf"^ +{name}_rows\[.*, wd\] = (.*)$", text, re.MULTILINE)
         assert copy.startswith(f"T.if_then_else(wd < {head_dim}, ")
-    kernel = compiled(online_attention(spec, shape, tiles)["main"])
+    kernel = compiled(function)
     for seed, lens in enumerate(regimes(2, 9)):
         inputs = make_inputs(spec, shape, lens, seed, poison_padding=True)
         arguments = [inputs.query, inputs.key, inputs.value, inputs.valid_lens]

@@ -13,9 +13,10 @@ from tvm.script import tirx as T
 
 from prefilltune.tuning.derivation import Names, Tiling
 from prefilltune.tuning.derivation.axes import find_roles, over, unify
-from prefilltune.tuning.derivation.epilogue import finish
+from prefilltune.tuning.derivation.epilogue import finish, stage_outputs
 from prefilltune.tuning.derivation.expressions import (
     conjuncts,
+    element,
     equal,
     reads,
     same_value,
@@ -316,6 +317,22 @@ def test_zeros_are_for_products_alone(staged):
         DerivationError, match=r"'smallest' is over .*, which is extended with zeros"
     ):
         extend(Description((*staged.stages, smallest)), find_roles(staged), 4)
+
+
+def test_outputs_are_staged_as_tiles_are_and_stored_as_they_are(description, staged):
+    """What a staged output reads of a parameter itself is not read beyond it either."""
+    roles, (table, *_) = find_roles(description), smoothed().params[1:]
+    passes = one_pass(extend(staged, roles, 4), roles, tiles_of(roles.column, 3), None, Names())
+    (output,) = passes.after
+    group, _, element_of = output.indices
+    more = output.value + element(table, [group, tirx.const(0, "int32"), element_of])
+    for value, guarded in ((output.value, False), (more, True)):
+        given = replace(passes, after=(replace(output, value=value),))
+        computed, stored = stage_outputs(given, lambda _: True, Names()).after
+        assert [axis.extent for axis in computed.axes] == [2, 7, 8]
+        assert [axis.extent for axis in stored.axes] == [2, 7, 5]
+        assert (computed.within is not None) == guarded
+        assert not guarded or equal(computed.within, element_of < 5)
 
 
 # One pass, its end, and its tiles.

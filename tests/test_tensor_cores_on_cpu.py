@@ -1,4 +1,4 @@
-"""Kernels on the matrix instructions of a warp, on the CPU: right and in bounds."""
+"""Kernels on the matrix instructions of a warp, on the CPU: right for any head dim, in bounds."""
 
 from __future__ import annotations
 
@@ -49,9 +49,19 @@ def fenced(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("head_dim", "chosen", "shape", "q_tile", "kv_tile"),
     [
-        (64, {"mask_mode": "causal_padded_left"}, PrefillShape(4, 36, 68), 64, 32),
+        (72, {"mask_mode": "causal_padded_left"}, PrefillShape(4, 36, 68), 64, 32),
         (64, ALL_CHOICES, PrefillShape(4, 36, 69), 64, 32),
-        pytest.param(80, {}, PrefillShape(4, 132, 100), 128, 64, marks=pytest.mark.slow),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (46, {}, PrefillShape(4, 68, 36), 64, 64),
+                (40, {}, PrefillShape(4, 132, 100), 128, 64),
+                (46, ALL_CHOICES, PrefillShape(4, 36, 101), 64, 96),
+                (45, {"mask_mode": "causal_padded_left"}, PrefillShape(4, 80, 80), 64, 32),
+                (64, {"mask_mode": "causal_padded_left"}, PrefillShape(4, 68, 132), 64, 64),
+                (80, {}, PrefillShape(4, 132, 100), 128, 64),
+            )
+        ),
     ],
     ids=str,
 )

@@ -24,7 +24,7 @@ from typing import Any
 import tvm_ffi
 from tvm import tirx
 
-from .expressions import Expr, Load, dtype_of, equal, found, with_equal
+from .expressions import Expr, Load, depends, dtype_of, equal, found, loads, with_equal
 from .naming import Names
 from .one_pass import OnePass
 from .stages import Axis, Stage, load, new_stage
@@ -72,18 +72,37 @@ def finish(
 
 
 def stage_outputs(passes: OnePass, wanted: Callable[[Stage], bool], names: Names) -> OnePass:
-    """``passes`` with those outputs that are ``wanted`` so computed before they are stored."""
+    """``passes`` with those outputs that are ``wanted`` so computed before they are stored.
+
+    They are computed over axes as tiles have them, and stored over their own.
+    """
+    tiles = [stage for stage in passes.stages if not stage.is_output]
+    in_tiles = {axis.var: axis for stage in tiles for axis in stage.axes}
     after: list[Stage] = []
     for stage in passes.after:
         if stage.is_output and wanted(stage):
-            axes = [
+            own = [
                 axis for index in stage.indices for axis in stage.axes if axis.var.same_as(index)
             ]
-            staged = new_stage(names("row_{stage}", stage.name), axes, stage.value)
+            axes = [in_tiles.get(axis.var, axis) for axis in own]
+            within = _within(passes, stage, [a for a in own if a not in axes])
+            staged = new_stage(names("row_{stage}", stage.name), axes, stage.value, within=within)
             after += [staged, replace(stage, value=load(staged))]
         else:
             after.append(stage)
     return replace(passes, after=tuple(after))
+
+
+def _within(passes: OnePass, output: Stage, extended: Sequence[Axis]) -> Expr | None:
+    """Where there is what ``output`` reads of parameters, if not all over its extended axes."""
+    made = {stage.buffer for stage in passes.stages}
+    read = [load for load in loads(output.value) if load.source not in made]
+    exists: list[Any] = [
+        axis.var < axis.extent
+        for axis in extended
+        if any(depends(index, axis.var) for load in read for index in load.indices)
+    ]
+    return tirx.all(*exists) if exists else None
 
 
 def _or_nan(condition: Expr, number: Any) -> Any:

@@ -72,3 +72,8 @@ def panel_width(columns: int) -> int:
 def swizzle_mask(width: int) -> int:
     """Of the address bits that the row permutes, for panels of ``width`` columns."""
     return {64: 0x70, 32: 0x30, 16: 0x10}[width]
+
+
+def in_panel(column: Any, width: int, columns: int) -> tuple[Any, Any]:
+    """Panel of a column, and its place in it; a single panel has no index to compute."""
+    return (0, column) if width == columns else (column // width, column % width)

@@ -27,6 +27,7 @@ from .fragments import (
     SHARED,
     UNTRACKED,
     WARP_ROWS,
+    in_panel,
     panel_width,
     swizzle_mask,
 )
@@ -102,11 +103,6 @@ def _wait(unit: str, result: Any, columns: int) -> Any:
     return T.cuda.func_call(name, result, 0, source_code=source)
 
 
-def _in_panel(column: Any, width: int, columns: int) -> tuple[Any, Any]:
-    """Panel of a column, and its place in it; a single panel has no index to compute."""
-    return (0, column) if width == columns else (column // width, column % width)
-
-
 def _all(buffer: Any) -> Any:
     """The whole region of a buffer."""
     return buffer[tuple(slice(0, extent) for extent in buffer.shape)]
@@ -140,11 +136,11 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
     def left(A: Any, row: Any, column: Any) -> Any:
         if q_tile is None:
             return A[row, column]
-        panel, place = _in_panel(column, W, K)
+        panel, place = in_panel(column, W, K)
         return A[panel, row, place]
 
     def right(B: Any, row: Any, column: Any) -> Any:
-        panel, place = _in_panel(column, W, K)
+        panel, place = in_panel(column, W, K)
         return B[0, panel, row, place]
 
     join = _join(product.unit)
@@ -205,7 +201,7 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
     W = panel_width(N)
 
     def right(B: Any, row: Any, column: Any) -> Any:
-        panel, place = _in_panel(column, W, N)
+        panel, place = in_panel(column, W, N)
         return B[0, panel, row, place]
 
     def call(C: Any, A: Any, B: Any, R: Any) -> Any:

@@ -2,9 +2,10 @@
 
 A load is a step that copies rows of ``[batch, length, heads, columns]`` into a slot of a ring
 ``[slots, panels, rows, width]`` in shared memory, the last row again and again where there are no
-more; or into the only one, ``[panels, rows, width]``.
+more; or into the only one, ``[panels, rows, width]``. Panels may hold more columns, which are 0.
 Here one thread has the copy engine do it (:mod:`~prefilltune.tuning.intrinsics.ring`), which copies
-whatever rows there are; those past the last are cleared where they might be multiplied by zero.
+whatever rows there are, and zeros for columns that there are not; rows past the last are cleared
+where they might be multiplied by zero.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
 
     block = _sblock(load)
     store = block.body
-    value = store.value if isinstance(store, tirx.BufferStore) else None
+    value = _copied(store.value) if isinstance(store, tirx.BufferStore) else None
     if not (isinstance(value, TensorLoad) and isinstance(value.indices[1], tirx.Min)):
         raise PipelineError(
             f"the step {block.name_hint} is no load into a ring: it must copy the rows of a tile, "
@@ -196,6 +197,17 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
         store.buffer, source, indices, steps[0] if steps else None, barriers, first_slot,
         tirx.Var(name, PointerType(tirx.TensorMapType())),
     )  # fmt: skip
+
+
+def _copied(value: Any) -> Any:
+    """What a load copies where there is anything: it may be a choice between that and zeros."""
+    from tvm.ir import Call
+    from tvm.tirx import FloatImm
+
+    if isinstance(value, Call) and getattr(value.op, "name", "").endswith("if_then_else"):
+        _, element, zero = value.args
+        return element if isinstance(zero, FloatImm) and zero.value == 0 else value
+    return value
 
 
 def _slots(buffer: Any) -> int:

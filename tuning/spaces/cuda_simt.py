@@ -31,6 +31,9 @@ from .space import DesignSpace, Variant, one_schedule, reaches
 #: float32 elements of one access to memory.
 _VECTOR = 4
 
+#: Columns of a tile that the lanes of a row share evenly.
+_MULTIPLE = LANES_X * _VECTOR
+
 #: Rows of a tile in shared memory are padded to an odd number of accesses: the same column of eight
 #: rows then lies in all of the banks, each once.
 _ROW_ALIGN, _ROW_OFFSET = 2 * _VECTOR, _VECTOR
@@ -62,8 +65,10 @@ class SimtStructure:
         Query rows that a thread computes.
     warps : int
         Warps of a thread block.
-    kv_tile, head_dim : int
-        Rows and columns of a key or value tile.
+    kv_tile : int
+        Rows of a key or value tile.
+    head_dim : int
+        Elements a head in memory.
     exchange : bool
         Whether the scores go through shared memory, so that their product can be spread over
         threads as shared memory serves it best, rather than as the softmax needs it.
@@ -81,21 +86,26 @@ class SimtStructure:
         return self.warps * self.rows * LANES_Y
 
     @property
+    def columns(self) -> int:
+        """Columns of a tile: elements of a head, and zeros up to what threads share evenly."""
+        return -(-self.head_dim // _MULTIPLE) * _MULTIPLE
+
+    @property
     def tiles(self) -> PipelinedTiles:
         """Parameters of the description."""
-        return PipelinedTiles(self.q_tile, self.kv_tile, "float32", ring=1)
+        return PipelinedTiles(self.q_tile, self.kv_tile, "float32", ring=1, head_multiple=_MULTIPLE)
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block, at most; the weights take the place of the scores."""
-        head_row, score_row = self.head_dim + _ROW_OFFSET, self.kv_tile + _ROW_OFFSET
+        head_row, score_row = self.columns + _ROW_OFFSET, self.kv_tile + _ROW_OFFSET
         query_rows = self.q_tile * (head_row + score_row + FRAGMENT_COLUMNS + 1)
         return (query_rows + 2 * self.kv_tile * head_row) * _FLOAT_BYTES
 
     @property
     def registers(self) -> int:
         """About how many registers a thread needs."""
-        return self.rows * (self.head_dim + self.kv_tile) // LANES_X + _OTHER_REGISTERS
+        return self.rows * (self.columns + self.kv_tile) // LANES_X + _OTHER_REGISTERS
 
 
 class CudaSimt(DesignSpace):
@@ -107,8 +117,6 @@ class CudaSimt(DesignSpace):
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
-        if spec.head_dim % (LANES_X * _VECTOR):
-            return ()
         limit = int(target.target.attrs["max_shared_memory_per_block"])
         structures = (
             SimtStructure(*sizes, spec.head_dim, exchange)
@@ -202,7 +210,7 @@ def _copy(sch: Any, name: str, s: SimtStructure) -> Any:
     """Bind a copy to threads; returns the loop over the accesses of one thread."""
     row, column = sch.get_loops(sch.get_sblock(name))[-2:]
     chunk, element = sch.split(column, [None, _VECTOR])
-    sch.vectorize(element)
+    (sch.vectorize if s.columns == s.head_dim else sch.unroll)(element)
     return bind_chunks(sch, row, chunk, s.warps)
 
 
@@ -248,7 +256,7 @@ def _output(sch: Any, s: SimtStructure) -> None:
     row, column = sch.get_loops(sch.get_sblock("output"))[-2:]
     own, group, element = _spread(sch, row, column, s, _VECTOR)
     unroll(sch, own, group)
-    sch.vectorize(element)
+    (sch.vectorize if s.columns == s.head_dim else sch.unroll)(element)
 
 
 def _split_reduction(sch: Any, reduction: Any) -> Any:
@@ -267,7 +275,9 @@ def _spread(
     next neighbours, ask for the same. So the lowest bit of a lane tells rows apart and the bit
     above it columns. Half a warp reads columns that lie side by side, and every bank once.
     """
-    lanes = _column_lanes(s.rows, int(sch.get(column).extent), width)
+    # Outputs have as many columns as a head has elements, and the tile that they are of some more.
+    columns = -(-int(sch.get(column).extent) // _MULTIPLE) * _MULTIPLE
+    lanes = _column_lanes(s.rows, columns, width)
     warp, own, row_y, row_x = sch.split(row, [s.warps, None, WARP // lanes // 2, 2])
     group, column_y, column_x, element = sch.split(column, [None, lanes // 2, 2, width])
     sch.reorder(warp, row_y, column_y, column_x, row_x, *between, own, group, element)

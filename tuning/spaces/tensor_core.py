@@ -10,6 +10,7 @@ by the bulk copy engine into rings of tiles, whose barriers let warps run apart.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from ..intrinsics import (
     Product,
     acc_intrin,
     copy_intrin,
+    copy_row_intrin,
     dot_intrin,
     panel_width,
 )
@@ -68,6 +70,9 @@ _REGISTERS, _THREAD_REGISTERS, _OTHER_REGISTERS = 65536, 255, 40
 # can bring more than a spill or two costs.
 _SPILLED = 0.9
 
+# Columns of a tile: what one step of a product sums over, or two of its results side by side.
+_MULTIPLE = 16
+
 # Rows of query tiles, and of key and value tiles; of each the most promising first.
 _Q_TILES = (128, 64, 192, 256)
 _SMALLEST_TILE = 64
@@ -97,8 +102,10 @@ class TensorCoreStructure:
     ----------
     unit : str
         ``wgmma`` or ``mma``.
-    q_tile, kv_tile, head_dim : int
-        Rows of a query tile, of a key and value tile, and their columns.
+    q_tile, kv_tile : int
+        Rows of a query tile, and of a key and value tile.
+    head_dim : int
+        Elements a head in memory.
     dtype : str
         ``float16`` or ``bfloat16``.
     overlap : bool
@@ -124,6 +131,11 @@ class TensorCoreStructure:
         and weights of one size the same registers, and the second tile's scores are wrong.
         """
         return self.unit == "wgmma"
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile: elements of a head, and zeros up to what instructions multiply."""
+        return -(-self.head_dim // _MULTIPLE) * _MULTIPLE
 
     @property
     def variant(self) -> Variant:
@@ -154,7 +166,12 @@ class TensorCoreStructure:
     def tiles(self) -> PipelinedTiles:
         """Parameters of the description."""
         return PipelinedTiles(
-            self.q_tile, self.kv_tile, self.dtype, self.ring or 2, staged_output=True
+            self.q_tile,
+            self.kv_tile,
+            self.dtype,
+            self.ring or 2,
+            staged_output=True,
+            head_multiple=_MULTIPLE,
         )
 
     @property
@@ -162,20 +179,29 @@ class TensorCoreStructure:
         """Shared memory of a block."""
         rows = 2 * self.tiles.ring * self.kv_tile
         barriers = BARRIER_BYTES if self.ring else 0
-        return (rows + self.shared_query * self.q_tile) * self.head_dim * 2 + barriers
+        return (rows + self.shared_query * self.q_tile) * self.columns * 2 + barriers
 
     @property
     def registers(self) -> int:
         """About how many registers a thread needs."""
-        query = 0 if self.shared_query else self.head_dim // 4
+        query = 0 if self.shared_query else self.columns // 4
         # Overlapping, a tile's weights are read while the next tile's scores are written.
         weights = self.kv_tile // 4 if self.overlap else 0
-        return self.head_dim // 2 + self.kv_tile // 2 + query + weights + _OTHER_REGISTERS
+        return self.columns // 2 + self.kv_tile // 2 + query + weights + _OTHER_REGISTERS
 
     @property
     def whole_copies(self) -> bool:
-        """Whether every thread of a warp copies as many chunks of a key or value tile."""
-        return self.kv_tile * self.head_dim // CHUNK % WARP == 0
+        """Whether tiles can be copied so.
+
+        Threads of a warp copy as many chunks of a key or value tile; where tiles have more columns
+        than there are in memory, as many rows. What fills rings copies from rows that begin at a
+        multiple of 16 bytes.
+        """
+        if self.columns == self.head_dim:
+            return self.kv_tile * self.columns // CHUNK % WARP == 0
+        if self.ring:
+            return self.head_dim % CHUNK == 0
+        return self.kv_tile % (self.warps * LANES_Y) == 0
 
 
 class TensorCoreSpace(DesignSpace):
@@ -197,7 +223,7 @@ class TensorCoreSpace(DesignSpace):
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
         arch, limit = target.key.arch, int(target.target.attrs["max_shared_memory_per_block"])
-        if not self.runs_on(arch) or spec.dtype not in PTX_TYPES or spec.head_dim % 16:
+        if not self.runs_on(arch) or spec.dtype not in PTX_TYPES:
             return ()
         return [
             s.variant
@@ -259,13 +285,28 @@ def _parsed(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles) -> An
     return pipelined_attention(spec, shape, tiles)
 
 
-def _register(s: TensorCoreStructure) -> tuple[str, str, str]:
-    """Register what traces of this structure name; the copy, the score and the value product."""
+def _register(s: TensorCoreStructure) -> tuple[str, ...]:
+    """Register what traces of this structure name; the products first."""
     return (
-        copy_intrin(s.dtype, s.head_dim),
-        dot_intrin(s.product, s.kv_tile, s.head_dim, s.q_tile if s.shared_query else None),
-        acc_intrin(s.product, s.kv_tile, s.head_dim),
+        dot_intrin(s.product, s.kv_tile, s.columns, s.q_tile if s.shared_query else None),
+        acc_intrin(s.product, s.kv_tile, s.columns),
+        *(_copy_of(s, name) for name in _copied(s)),
     )
+
+
+def _copied(s: TensorCoreStructure) -> tuple[str, ...]:
+    """What threads copy to shared memory."""
+    if s.ring:
+        return ()
+    return (*_LOADS, "q_rows") if s.shared_query else _LOADS
+
+
+def _copy_of(s: TensorCoreStructure, name: str) -> str:
+    """The copy to a tile."""
+    if s.columns == s.head_dim:
+        return copy_intrin(s.dtype, s.columns)
+    rows = s.q_tile if name == "q_rows" else s.kv_tile
+    return copy_row_intrin(s.dtype, rows, s.columns, s.head_dim)
 
 
 def schedule(sch: Any, s: TensorCoreStructure) -> None:
@@ -277,26 +318,25 @@ def schedule(sch: Any, s: TensorCoreStructure) -> None:
         Of an unscheduled :func:`~prefilltune.tuning.derivation.pipelined_attention`; scheduled in
         place.
     """
-    copy, dot, acc = _register(s)
+    dot, acc, *_ = _register(s)
     threads = RowThreads(sch, WARP_ROWS // LANES_Y, binds_at_once=False)
     bind_blocks(sch)
-    for name in _LOADS:
-        if s.ring:
-            _lay_out(sch, name, s)
-        else:
-            _copy(sch, name, s, copy)
+    for name in _copied(s):
+        _copy(sch, name, s)
     if s.ring:
+        for name in _LOADS:
+            _lay_out(sch, name, s)
         sch.annotate(sch.get_loops(_lay_out(sch, "q_rows", s))[-2], BULK_ONCE, 1)
-    elif s.shared_query:
-        _copy(sch, "q_rows", s, copy)
     fragments = ("dot", "probs", "acc", "rescale") + (() if s.shared_query else ("q_rows",))
     for name in fragments:
         sch.set_scope(sch.get_sblock(name), 0, FRAGMENT)
     for name in ("scores", "weights", "tile_max", "tile_sum", "max_before", "row_max", "row_sum",
                  "whole_sum", "final_sum", "inv_sum"):  # fmt: skip
         sch.set_scope(sch.get_sblock(name), 0, "local")
-    for name in ("probs", "out_rows") + (() if s.shared_query else ("q_rows",)):
+    for name in ("probs", "out_rows"):
         _fragment(threads, name, vectorize=True)
+    if not s.shared_query:
+        _fragment(threads, "q_rows", vectorize=s.columns == s.head_dim)
     _write_out(sch, s)
     for name in ("weights", "rescale"):
         _fragment(threads, name, vectorize=False)
@@ -312,12 +352,18 @@ def schedule(sch: Any, s: TensorCoreStructure) -> None:
     _pipeline(sch, s)
 
 
-def _copy(sch: Any, name: str, s: TensorCoreStructure, copy: str) -> None:
+def _copy(sch: Any, name: str, s: TensorCoreStructure) -> None:
     """Copy a tile to shared memory, 16 bytes a thread, neighbouring threads along a row."""
     block = _lay_out(sch, name, s)
     row, column = sch.get_loops(block)[-2:]
+    if s.columns > s.head_dim:
+        own, warp, lane_y = sch.split(row, [None, s.warps, LANES_Y])
+        sch.tensorize(column, _copy_of(s, name))
+        bind(sch, warp, lane_y)
+        sch.unroll(own)
+        return
     chunk, element = sch.split(column, [None, CHUNK])
-    sch.tensorize(element, copy)
+    sch.tensorize(element, _copy_of(s, name))
     sch.unroll(bind_chunks(sch, row, chunk, s.warps))
 
 
@@ -325,7 +371,7 @@ def _lay_out(sch: Any, name: str, s: TensorCoreStructure) -> Any:
     """Keep a tile in shared memory, in panels."""
     block = sch.get_sblock(name)
     sch.set_scope(block, 0, SHARED)
-    width = panel_width(s.head_dim)
+    width = panel_width(s.columns)
     if name == "q_rows":
         sch.transform_layout(block, ("write", 0), lambda r, c: [c // width, r, c % width])
     else:
@@ -334,14 +380,17 @@ def _lay_out(sch: Any, name: str, s: TensorCoreStructure) -> Any:
 
 
 def _write_out(sch: Any, s: TensorCoreStructure) -> None:
-    """Output through shared memory, so that each thread writes 16 bytes, neighbours along a row."""
+    """Output through shared memory, so that each thread writes 16 bytes, neighbours along a row.
+
+    Fewer where rows are not aligned so.
+    """
     rows = sch.get_sblock("out_rows")
     sch.set_scope(rows, 0, SHARED)
     # Rows are set apart so that the eight of a fragment lie in different banks.
-    sch.storage_align(rows, 0, -2, panel_width(s.head_dim), CHUNK)
+    sch.storage_align(rows, 0, -2, panel_width(s.columns), CHUNK)
     block = sch.get_sblock("output")
     row, column = sch.get_loops(block)[-2:]
-    chunk, element = sch.split(column, [None, CHUNK])
+    chunk, element = sch.split(column, [None, math.gcd(CHUNK, s.head_dim)])
     sch.unroll(bind_chunks(sch, row, chunk, s.warps))
     sch.vectorize(element)
 
