@@ -20,6 +20,15 @@ WGMMA_PIPELINES: tuple[dict[str, Any], ...] = (
     {"ring": 3},
     {"overlap": True, "ring": 2},
     {"overlap": True, "ring": 3},
+    # Few enough blocks that each takes several tiles, one after another.
+    {"ring": 2, "persistent": 3},
+    {"overlap": True, "ring": 2, "persistent": 3},
+)
+
+#: And how one of 128 query rows may be besides.
+WGMMA_TURNS: tuple[dict[str, Any], ...] = (
+    {"overlap": True, "ring": 2, "alternate": True},
+    {"overlap": True, "ring": 2, "persistent": 3, "alternate": True},
 )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tvm_ffi
-from cuda_schedules import WGMMA_PIPELINES, proposals
+from cuda_schedules import WGMMA_PIPELINES, WGMMA_TURNS, proposals
 from machine_code import compile_device, instructions
 from tvm.s_tir import Schedule
 
@@ -101,8 +102,20 @@ def test_machine_code_of_mma(arch: str, mask_mode: str, tmp_path: Path) -> None:
     assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory
 
 
-@pytest.mark.parametrize("mask_mode", MASKS)
-@pytest.mark.parametrize("pipeline", WGMMA_PIPELINES, ids=str)
+@pytest.mark.parametrize(
+    ("pipeline", "mask_mode"),
+    [
+        pytest.param(
+            each,
+            mask,
+            marks=[pytest.mark.slow]
+            * (mask == "padded" and not {"persistent", "alternate"}.isdisjoint(each)),
+        )
+        for each in [*WGMMA_PIPELINES, *WGMMA_TURNS]
+        for mask in MASKS
+    ],
+    ids=str,
+)
 def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_path: Path) -> None:
     spec, target = PrefillSpec(8, 2, 64, "float16", mask_mode), _target("sm_90a")
     variant = {"q_tile": 128, "kv_tile": 64, **pipeline}
@@ -126,7 +139,12 @@ def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "pipelines"), [(72, WGMMA_PIPELINES), (40, WGMMA_PIPELINES), (46, ({},))]
+    ("head_dim", "pipelines"),
+    [
+        (72, (*WGMMA_PIPELINES, *WGMMA_TURNS)),
+        (40, (*WGMMA_PIPELINES, *WGMMA_TURNS)),
+        (46, ({},)),
+    ],
 )
 def test_tiles_of_any_head_dim_are_offered(
     head_dim: int, pipelines: tuple[dict[str, Any], ...]
@@ -141,12 +159,14 @@ def test_tiles_of_any_head_dim_are_offered(
             rows = 2 * variant.get("ring", 2) * variant["kv_tile"]
             rows += (space == "cuda_wgmma") * variant["q_tile"]
             assert rows * -(-head_dim // 16) * 32 <= limit
-        offered = {
-            tuple((key, each[key]) for key in each if not key.endswith("_tile"))
-            for each in variants
-        }
         wanted = pipelines if space == "cuda_wgmma" else ({},)
-        assert offered == {tuple(each.items()) for each in wanted}
+        assert {*map(_pipeline_of, variants)} == {*map(_pipeline_of, wanted)}
+
+
+def _pipeline_of(variant: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """What a variant says besides tiles, for whatever number of multiprocessors."""
+    kept = {key: variant[key] for key in variant if not key.endswith("_tile")}
+    return tuple((kept | {"persistent": 132} if "persistent" in kept else kept).items())
 
 
 @pytest.mark.parametrize(

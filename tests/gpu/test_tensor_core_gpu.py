@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda_schedules import WGMMA_PIPELINES, proposals
+from cuda_schedules import WGMMA_PIPELINES, WGMMA_TURNS, proposals
 
 from prefilltune.tuning.backends.cuda import cuda_device
 from prefilltune.tuning.backends.resolving import resolve_target
@@ -84,7 +84,10 @@ def _is(pipeline: dict[str, Any], variant: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("mask_mode", ["padded", "causal_padded_left"])
 @pytest.mark.parametrize(
     ("space", "pipeline"),
-    [(space, each) for space in ("cuda_wgmma", "cuda_mma") for each in _pipelines(space)],
+    [
+        *((space, each) for space in ("cuda_wgmma", "cuda_mma") for each in _pipelines(space)),
+        *(("cuda_wgmma", each) for each in WGMMA_TURNS),
+    ],
     ids=str,
 )
 def test_every_decision_of_a_variant(
@@ -94,7 +97,8 @@ def test_every_decision_of_a_variant(
     target = resolve_target("cuda")
     if not SPACES[space].variants(spec, shape, target):
         pytest.skip(f"{target.key} lacks the instructions of {space}")
-    found = proposals(space, {"q_tile": 64, "kv_tile": 64, **pipeline}, spec, shape, target)
+    variant = {"q_tile": 128 if pipeline in WGMMA_TURNS else 64, "kv_tile": 64, **pipeline}
+    found = proposals(space, variant, spec, shape, target)
     for index, proposal in enumerate(found):
         path = build_library(proposal.module, target.target, str(tmp_path / f"{index}.so"))
         outcome = runner.call(check_kernel, path, spec, shape, _lens(shape), 1, timeout=120)

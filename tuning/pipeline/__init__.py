@@ -1,11 +1,23 @@
 """The pass that pipelines a loop: what it loads comes while it computes, in several orders."""
 
-from .annotations import AHEAD, BULK, BULK_ONCE, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from .annotations import (
+    AHEAD,
+    ALTERNATE,
+    BULK,
+    BULK_ONCE,
+    LOADS,
+    LOADS_AFTER,
+    MIN_BLOCKS,
+    OVERLAP,
+    PERSISTENT,
+)
+from .longest_first import RANKING_BYTES
 from .rewriting import pipeline
 from .rings import BARRIER_BYTES
 
 __all__ = [
     "AHEAD",
+    "ALTERNATE",
     "BARRIER_BYTES",
     "BULK",
     "BULK_ONCE",
@@ -13,5 +25,7 @@ __all__ = [
     "LOADS_AFTER",
     "MIN_BLOCKS",
     "OVERLAP",
+    "PERSISTENT",
+    "RANKING_BYTES",
     "pipeline",
 ]

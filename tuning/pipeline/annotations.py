@@ -26,5 +26,15 @@ OVERLAP = "prefill.overlap"
 #: bounds registers.
 MIN_BLOCKS = "prefill.min_blocks"
 
-#: All of them.
-ALL = (LOADS, LOADS_AFTER, OVERLAP, BULK, BULK_ONCE, AHEAD, MIN_BLOCKS)
+#: Annotation of a loop with :data:`BULK` within loops bound to blocks: as many blocks as run at
+#: once take one tile of queries after another. The value is the number of multiprocessors.
+PERSISTENT = "prefill.persistent"
+
+#: Annotation of a loop with :data:`OVERLAP` of two warpgroups: they take turns at the tensor cores.
+ALTERNATE = "prefill.alternate"
+
+#: TVM's attribute of a kernel that bounds registers.
+LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
+
+#: All annotations.
+ALL = (LOADS, LOADS_AFTER, OVERLAP, BULK, BULK_ONCE, AHEAD, MIN_BLOCKS, PERSISTENT, ALTERNATE)

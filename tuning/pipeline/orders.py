@@ -6,14 +6,18 @@ loads, and gives what stands in the loop's place; see :func:`~.rewriting.pipelin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import PipelineError
 from ..intrinsics import JOIN, WAIT
-from .annotations import AHEAD, BULK, OVERLAP
+from ..intrinsics.turns import begin_turns, pass_turn, take_turn
+from .annotations import AHEAD, ALTERNATE, BULK, OVERLAP
 from .rings import Ring, begin_rings, rings_of
 from .steps import at, if_any, serial, synchronized, waiting, without
+
+#: What starts the first loads of the loop's next run, or some of them.
+Following = Callable[[slice], Sequence[Any]]
 
 
 def prefetched(loop: Any, loads: Sequence[Any], others: Sequence[Any], after: int) -> Any:
@@ -50,33 +54,68 @@ def ringed(
             "it, cannot load bulk-wise: it needs two loads, the two products that read what these "
             "bring, first and last, and the load of the query before it"
         )
-    (query, keys, values), barriers = rings_of([*once, *loads])
-    rings += query, keys, values
+    found, barriers = rings_of([*once, *loads])
+    rings += found
+    whole = [
+        *first_loads(loop, found, loop.min, loop.extent),
+        synchronized(),
+        found[0].arrived(tirx.const(0, "int32")),
+        *computed(loop, found, others, after),
+    ]
+    body = [
+        begin_rings(found, int(loop.annotations[BULK])),
+        *begun_turns(loop),
+        tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(whole), None),
+    ]
+    block = s_tir.SBlock([], [], [], "rings", tirx.SeqStmt(body), alloc_buffers=[barriers])
+    return s_tir.SBlockRealize([], True, block)
+
+
+def _ahead(loop: Any, keys: Ring) -> int:
+    """How many tiles ahead of their use loads are started.
+
+    Raises
+    ------
+    PipelineError
+        If a ring cannot hold as many.
+    """
     ahead = int(loop.annotations.get(AHEAD, 1))
     if not 1 <= ahead <= keys.slots:
         raise PipelineError(
             f"loads of a loop are to be {ahead} tiles ahead, in rings of {keys.slots}; at least 1, "
             "and no more than a ring has slots"
         )
+    return ahead
+
+
+def first_loads(loop: Any, rings: Sequence[Ring], begin: Any, extent: Any) -> list[Any]:
+    """The loads that a loop begins with, of query, keys and values; it has a tile.
+
+    Where they fill the rings at once, the last one needs the slot of the last tile before.
+    """
+    from tvm import tirx
+
+    query, keys, values = rings
+    ahead = _ahead(loop, keys)
+    more = [
+        tirx.IfThenElse(begin + tile < begin + extent, ring.load(begin + tile), None)
+        for tile in range(1, ahead)
+        for ring in (keys, values)
+    ]
+    zero = tirx.const(0, "int32")
+    return [query.load(zero), keys.load(begin), values.load(begin), *more]
+
+
+def computed(
+    loop: Any,
+    rings: Sequence[Ring],
+    others: Sequence[Any],
+    after: int,
+    following: Following | None = None,
+) -> list[Any]:
+    """What computes with the tiles, and loads the next ones; they came through ``rings``."""
     order = _overlapped if OVERLAP in loop.annotations else _in_turn
-    first = [
-        _load(loop, ring, loop.min + tile) for tile in range(1, ahead) for ring in (keys, values)
-    ]
-    whole = [
-        query.load(tirx.const(0, "int32")),
-        keys.load(loop.min),
-        values.load(loop.min),
-        *first,
-        synchronized(),
-        query.arrived(tirx.const(0, "int32")),
-        *order(loop, keys, values, others, after, ahead),
-    ]
-    body = [
-        begin_rings([query, keys, values], int(loop.annotations[BULK])),
-        tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(whole), None),
-    ]
-    block = s_tir.SBlock([], [], [], "rings", tirx.SeqStmt(body), alloc_buffers=[barriers])
-    return s_tir.SBlockRealize([], True, block)
+    return order(loop, rings, others, after, following)
 
 
 def _load(loop: Any, ring: Ring, tile: Any) -> Any:
@@ -92,11 +131,16 @@ def _before_or_behind(ring: Ring, ahead: int, load: Any) -> tuple[list[Any], lis
 
 
 def _in_turn(
-    loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int, ahead: int
+    loop: Any,
+    rings: Sequence[Ring],
+    others: Sequence[Any],
+    after: int,
+    following: Following | None,
 ) -> list[Any]:
     """Compute in the given order."""
+    query, keys, values = rings
     first, *between, second = others
-    t = loop.loop_var
+    t, ahead = loop.loop_var, _ahead(loop, keys)
     before, behind = _before_or_behind(values, ahead, _load(loop, values, t + ahead))
     body = [
         keys.arrived(t),
@@ -112,15 +156,30 @@ def _in_turn(
         values.done(t),
         *behind,
     ]
-    return [serial(loop, t, loop.min, loop.extent, body)]
+    loops = [serial(loop, t, loop.min, loop.extent, body)]
+    if following is None:
+        return loops
+    return [*loops, _free(query), *following(slice(None))]
+
+
+def _free(query: Ring) -> Any:
+    from tvm import tirx
+
+    return query.done(tirx.const(0, "int32"))
 
 
 def _overlapped(
-    loop: Any, keys: Ring, values: Ring, others: Sequence[Any], after: int, ahead: int
+    loop: Any,
+    rings: Sequence[Ring],
+    others: Sequence[Any],
+    after: int,
+    following: Following | None,
 ) -> list[Any]:
     """Compute the first product a tile ahead of the second."""
     from tvm import tirx
 
+    query, keys, values = rings
+    ahead = _ahead(loop, keys)
     first, between, operand, second = _parts(others, after)
     begin, count = loop.min, loop.extent
     end = begin + count
@@ -138,11 +197,14 @@ def _overlapped(
     step: Any = tirx.Var("step", loop.loop_var.ty)
     t = begin + 1 + step
     before, behind = _before_or_behind(values, ahead, _load(loop, values, t - 1 + ahead))
+    take, passed = _turns(loop)
     within = [
         keys.arrived(t),
+        *take,
         at(loop, [without(WAIT, started)], t),
         values.arrived(t - 1),
         at(loop, [without(WAIT, second)], t - 1),
+        *passed,
         at(loop, [waiting(first, 1)], t),
         keys.done(t),
         *([at(loop, between[: after - 1], t)] if after > 1 else []),
@@ -153,13 +215,50 @@ def _overlapped(
         *behind,
         at(loop, [operand], t),
     ]
-    last = [
-        values.arrived(end - 1),
-        values.clear_past_the_end(end - 1),
-        at(loop, [second], end - 1),
-    ]
+    last = [values.arrived(end - 1), values.clear_past_the_end(end - 1)]
+    if following is None:
+        last += [at(loop, [second], end - 1)]
+    else:
+        last += [
+            at(loop, [without(WAIT, second)], end - 1),
+            _free(query),
+            *following(slice(None, -1) if ahead == values.slots else slice(None)),
+            at(loop, [waiting(second, 0)], end - 1),
+            values.done(end - 1),
+            *(following(slice(-1, None)) if ahead == values.slots else []),
+        ]
     zero = tirx.const(0, step.ty.dtype)
     return [*first_tile, serial(loop, step, zero, count - 1, within), *last]
+
+
+def _turns(loop: Any) -> tuple[list[Any], list[Any]]:
+    """What waits for a warpgroup's turn at the tensor cores, and what ends it."""
+    from tvm import tirx
+
+    if ALTERNATE not in loop.annotations:
+        return [], []
+    return [tirx.Evaluate(take_turn())], [tirx.Evaluate(pass_turn())]
+
+
+def begun_turns(loop: Any) -> list[Any]:
+    """What begins the turns of a loop's warpgroups, if they take turns.
+
+    Raises
+    ------
+    PipelineError
+        If there are not two warpgroups, or products do not overlap.
+    """
+    from tvm import tirx
+
+    if ALTERNATE not in loop.annotations:
+        return []
+    warps = int(loop.annotations[BULK])
+    if warps != 8 or OVERLAP not in loop.annotations:
+        raise PipelineError(
+            f"{warps} warps cannot take turns at the tensor cores: it needs the eight of two "
+            f"warpgroups, and {OVERLAP}"
+        )
+    return [tirx.Evaluate(begin_turns())]
 
 
 def _parts(others: Sequence[Any], after: int) -> tuple[Any, list[Any], Any, Any]:

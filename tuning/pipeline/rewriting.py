@@ -12,12 +12,21 @@ from functools import partial
 from typing import Any
 
 from ..errors import PipelineError
-from .annotations import ALL, BULK, BULK_ONCE, LOADS, LOADS_AFTER, MIN_BLOCKS, OVERLAP
+from .annotations import (
+    ALL,
+    BULK,
+    BULK_ONCE,
+    LAUNCH_BOUNDS,
+    LOADS,
+    LOADS_AFTER,
+    MIN_BLOCKS,
+    OVERLAP,
+    PERSISTENT,
+)
 from .orders import prefetched, ringed
+from .persistent import persistent
 from .rings import Ring
 from .steps import changed, joined
-
-_LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
 
 
 def pipeline(module: Any) -> Any:
@@ -63,6 +72,8 @@ def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
     """An annotated loop, and the loads beside it; what is loaded through goes to ``rings``."""
     from tvm import tirx
 
+    if _is_persistent(stmt):
+        return persistent(stmt, rings)
     if _is_for(stmt, LOADS):
         return _pipelined_loop(stmt, (), rings)
     if not (isinstance(stmt, tirx.SeqStmt) and any(_is_for(each, LOADS) for each in stmt.seq)):
@@ -78,6 +89,23 @@ def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
             if not (bulk and _is_for(each, BULK_ONCE))
         ]
     )
+
+
+def _is_persistent(stmt: Any) -> bool:
+    """Whether these are loops bound to blocks around a loop of a persistent grid."""
+    from tvm import tirx
+
+    binding = stmt.thread_binding if isinstance(stmt, tirx.For) else None
+    if binding is None or not binding.thread_tag.startswith("blockIdx"):
+        return False
+    found = []
+
+    def visit(part: Any) -> None:
+        if _is_for(part, PERSISTENT):
+            found.append(part)
+
+    changed(stmt, visit)
+    return bool(found)
 
 
 def _pipelined_loop(loop: Any, once: Sequence[Any], rings: list[Ring]) -> Any:
@@ -104,7 +132,7 @@ def _pipelined_loop(loop: Any, once: Sequence[Any], rings: list[Ring]) -> Any:
     min_blocks = loop.annotations.get(MIN_BLOCKS)
     if min_blocks is None:
         return rewritten
-    return tirx.AttrStmt(0, _LAUNCH_BOUNDS, min_blocks, rewritten)
+    return tirx.AttrStmt(0, LAUNCH_BOUNDS, min_blocks, rewritten)
 
 
 def _refuse_annotated(stmt: Any) -> None:

@@ -11,13 +11,14 @@ where they might be multiplied by zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import PipelineError
 from ..intrinsics import panel_width
 from ..intrinsics import ring as calls
 from ..intrinsics.fragments import UNTRACKED
+from .steps import substituted
 
 #: Shared memory that is set aside for barriers, more than they need: a permuted tile must begin at
 #: a multiple of 1024 bytes, also where TVM places it behind them.
@@ -46,6 +47,8 @@ class Ring:
         Among them, of this ring.
     map : tirx.Var
         The source's tensor map.
+    before : PrimExpr, optional
+        How many tiles it has held before the first of the loop; none if absent.
     """
 
     buffer: Any
@@ -55,6 +58,12 @@ class Ring:
     barriers: Any
     first_slot: int
     map: Any
+    before: Any = None
+
+    def elsewhere(self, values: dict[Any, Any], before: Any) -> Ring:
+        """The ring in another run of the loop, which has other values of variables."""
+        indices = tuple(substituted(each, values) for each in self.indices)
+        return replace(self, indices=indices, before=before)
 
     @property
     def slots(self) -> int:
@@ -73,10 +82,9 @@ class Ring:
 
         row, head, batch, _ = self._at(tile)
         pointer = tirx.address_of(self.map)
-        turn = tile // self.slots
         call = calls.load_tile(
-            self._barriers, self._slot(tile), turn, self._tile(tile), pointer, (row, head, batch),
-            self._rows, self._columns,
+            self._barriers, self._slot(tile), self._turn(tile), self._tile(tile), pointer,
+            (row, head, batch), self._rows, self._columns,
         )  # fmt: skip
         return tirx.Evaluate(call)
 
@@ -84,8 +92,7 @@ class Ring:
         """Wait for a tile."""
         from tvm import tirx
 
-        turn = tile // self.slots
-        return tirx.Evaluate(calls.arrived(self._barriers, self._slot(tile), turn))
+        return tirx.Evaluate(calls.arrived(self._barriers, self._slot(tile), self._turn(tile)))
 
     def done(self, tile: Any) -> Any:
         """Give a tile's slot free."""
@@ -133,16 +140,23 @@ class Ring:
     def _barriers(self) -> Any:
         return self.barriers.access_ptr(UNTRACKED)
 
+    def _ever(self, tile: Any) -> Any:
+        """Number of a tile among all that the ring ever holds."""
+        return tile if self.before is None else self.before + tile
+
+    def _turn(self, tile: Any) -> Any:
+        return self._ever(tile) // self.slots
+
     def _slot(self, tile: Any) -> Any:
-        return tile % self.slots + self.first_slot
+        return self._ever(tile) % self.slots + self.first_slot
 
     def _tile(self, tile: Any) -> Any:
-        offset = tile % self.slots * (self._rows * self._columns)
+        offset = self._ever(tile) % self.slots * (self._rows * self._columns)
         return self.buffer.access_ptr(UNTRACKED, offset=offset)
 
     def _at(self, tile: Any) -> list[Any]:
         values = {} if self.step is None else {self.step: tile}
-        return [_substituted(each, values) for each in self.indices]
+        return [substituted(each, values) for each in self.indices]
 
 
 def rings_of(loads: Sequence[Any]) -> tuple[list[Ring], Any]:
@@ -179,7 +193,7 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
     from tvm import tirx
     from tvm.ir import PointerType, TensorLoad
 
-    block = _sblock(load)
+    block = sblock_of(load)
     store = block.body
     value = _copied(store.value) if isinstance(store, tirx.BufferStore) else None
     if not (isinstance(value, TensorLoad) and isinstance(value.indices[1], tirx.Min)):
@@ -191,7 +205,7 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
     batch, row, head, _ = list[Any](value.indices)
     *steps, one, other = (each.var for each in block.iter_vars)
     first = {each: tirx.const(0, each.ty.dtype) for each in (one, other)}
-    indices = tuple(_substituted(each, first) for each in (row.a, head, batch, row.b + 1))
+    indices = tuple(substituted(each, first) for each in (row.a, head, batch, row.b + 1))
     name = f"{source.name}_map"
     return Ring(
         store.buffer, source, indices, steps[0] if steps else None, barriers, first_slot,
@@ -214,7 +228,7 @@ def _slots(buffer: Any) -> int:
     return int(buffer.shape[0]) if len(buffer.shape) == 4 else 1
 
 
-def _sblock(stmt: Any) -> Any:
+def sblock_of(stmt: Any) -> Any:
     """The one sblock within a nest of loops."""
     from tvm import s_tir, tirx
 
@@ -226,13 +240,6 @@ def _sblock(stmt: Any) -> Any:
             "be one sblock"
         )
     return stmt.block
-
-
-def _substituted(expression: Any, values: dict[Any, Any]) -> Any:
-    from tvm import tirx
-
-    function = tirx.PrimFunc(list(values), tirx.Evaluate(expression))
-    return function.specialize(values).body.value
 
 
 def _int64(value: Any) -> Any:

@@ -95,6 +95,21 @@ def without(function: str, step: Any) -> Any:
     return changed(step, lambda part: _nothing() if _is_call(part, function) else None)
 
 
+def sequence(stmts: Sequence[Any]) -> Any:
+    """Statements one after another."""
+    from tvm import tirx
+
+    return stmts[0] if len(stmts) == 1 else tirx.SeqStmt(list(stmts))
+
+
+def substituted(expression: Any, values: dict[Any, Any]) -> Any:
+    """An expression with values in the place of variables."""
+    from tvm import tirx
+
+    function = tirx.PrimFunc(list(values), tirx.Evaluate(expression))
+    return function.specialize(values).body.value
+
+
 def synchronized() -> Any:
     """A barrier of all threads of a block."""
     from tvm import tirx
@@ -143,8 +158,7 @@ def at(loop: Any, steps: Sequence[Any], tile: Any) -> Any:
     from tvm import s_tir, tirx
 
     one = tirx.const(1, loop.loop_var.ty.dtype)
-    body = steps[0] if len(steps) == 1 else tirx.SeqStmt(list(steps))
-    single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, body)
+    single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, sequence(steps))
     reads, writes = _buffers(single)
     outer = [*dict.fromkeys([*reads, *writes])]
     sizes = _variables_of(outer)

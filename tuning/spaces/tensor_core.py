@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
 from ..derivation import PipelinedTiles, pipelined_attention
@@ -33,6 +33,7 @@ from ..intrinsics import (
 )
 from ..pipeline import (
     AHEAD,
+    ALTERNATE,
     BARRIER_BYTES,
     BULK,
     BULK_ONCE,
@@ -40,6 +41,8 @@ from ..pipeline import (
     LOADS_AFTER,
     MIN_BLOCKS,
     OVERLAP,
+    PERSISTENT,
+    RANKING_BYTES,
 )
 from ..target import ResolvedTarget
 from .row_threads import (
@@ -78,20 +81,41 @@ _Q_TILES = (128, 64, 192, 256)
 _SMALLEST_TILE = 64
 _KV_TILES = (128, 64, 96, 80, 176, 160, 112, 192, 32, 48, 256, 16)
 
-# How the loop over key and value tiles is pipelined: whether products overlap, and the slots of the
-# rings that tiles are bulk-copied into; without rings (0), threads copy, and no products overlap.
-_Pipeline = tuple[bool, int]
+
+class _Pipeline(NamedTuple):
+    """How the loop over key and value tiles is pipelined; see :class:`TensorCoreStructure`."""
+
+    overlap: bool
+    ring: int
+    persistent: bool = False
+    alternate: bool = False
+
 
 # Which tiles are tried with which pipelines. All query tiles have their turn with one round before
 # the next round begins.
 _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
     "wgmma": (
-        (_KV_TILES[:2], ((False, 2), (True, 2))),
-        (_KV_TILES[:2], ((True, 3), (False, 3), (False, 0))),
-        (_KV_TILES[2:], ((False, 2), (True, 2), (True, 3))),
+        (_KV_TILES[:2], (_Pipeline(False, 2), _Pipeline(True, 2))),
+        (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
+        (_KV_TILES[2:], (_Pipeline(False, 2), _Pipeline(True, 2), _Pipeline(True, 3))),
+        (
+            _KV_TILES[:2],
+            (
+                _Pipeline(True, 2, persistent=True),
+                _Pipeline(False, 2, persistent=True),
+                _Pipeline(True, 2, persistent=True, alternate=True),
+                _Pipeline(True, 2, alternate=True),
+            ),
+        ),
     ),
-    "mma": ((_KV_TILES, ((False, 0),)),),
+    "mma": ((_KV_TILES, (_Pipeline(False, 0),)),),
 }
+
+# Query rows of two warpgroups, which may take turns.
+_TURNS_ROWS = 8 * WARP_ROWS
+
+# Of an H100 and an H200, for a target whose GPU is not here.
+_MULTIPROCESSORS = 132
 
 
 @dataclass(frozen=True)
@@ -113,6 +137,11 @@ class TensorCoreStructure:
         rings.
     ring : int
         Slots of the rings that key and value tiles are bulk-copied into; 0 where threads copy.
+    persistent : int
+        Multiprocessors of the GPU that a persistent grid is for; needs rings. 0 where every tile
+        of queries has a block of its own.
+    alternate : bool
+        Whether two warpgroups take turns at the tensor cores; needs overlap.
     """
 
     unit: str
@@ -122,6 +151,8 @@ class TensorCoreStructure:
     dtype: str
     overlap: bool = False
     ring: int = 0
+    persistent: int = 0
+    alternate: bool = False
 
     @property
     def shared_query(self) -> bool:
@@ -145,6 +176,10 @@ class TensorCoreStructure:
             found["overlap"] = True
         if self.ring:
             found["ring"] = self.ring
+        if self.persistent:
+            found["persistent"] = self.persistent
+        if self.alternate:
+            found["alternate"] = True
         return found
 
     @property
@@ -179,7 +214,11 @@ class TensorCoreStructure:
         """Shared memory of a block."""
         rows = 2 * self.tiles.ring * self.kv_tile
         barriers = BARRIER_BYTES if self.ring else 0
-        return (rows + self.shared_query * self.q_tile) * self.columns * 2 + barriers
+        tiles = (rows + self.shared_query * self.q_tile) * self.columns * 2 + barriers
+        if not self.persistent:
+            return tiles
+        # The output has a place of its own, as the next tile is loaded while it is written.
+        return tiles + self.q_tile * (self.columns + CHUNK) * 2 + RANKING_BYTES
 
     @property
     def registers(self) -> int:
@@ -227,7 +266,7 @@ class TensorCoreSpace(DesignSpace):
             return ()
         return [
             s.variant
-            for s in self._structures(spec)
+            for s in self._structures(spec, target)
             if s.shared_bytes <= limit
             and s.registers <= min(_REGISTERS // s.threads, _THREAD_REGISTERS)
             and s.whole_copies
@@ -235,15 +274,21 @@ class TensorCoreSpace(DesignSpace):
             and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
         ]
 
-    def _structures(self, spec: PrefillSpec) -> Iterator[TensorCoreStructure]:
+    def _structures(
+        self, spec: PrefillSpec, target: ResolvedTarget
+    ) -> Iterator[TensorCoreStructure]:
+        multiprocessors = _multiprocessors(target)
         for kv_tiles, pipelines in _ROUNDS[self.unit]:
             for kv_tile, q_tile in itertools.product(kv_tiles, _Q_TILES):
                 if q_tile % self.rows:
                     continue
-                for overlap, ring in pipelines:
+                for overlap, ring, persistent, alternate in pipelines:
+                    if alternate and q_tile != _TURNS_ROWS:
+                        continue
                     yield TensorCoreStructure(
-                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring
-                    )
+                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring,
+                        multiprocessors if persistent else 0, alternate,
+                    )  # fmt: skip
 
     def describe(
         self,
@@ -267,9 +312,20 @@ class TensorCoreSpace(DesignSpace):
     def _structure(self, spec: PrefillSpec, variant: Variant) -> TensorCoreStructure:
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
+        persistent, alternate = int(variant.get("persistent", 0)), variant.get("alternate", False)
         return TensorCoreStructure(
-            self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring
-        )
+            self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring, persistent,
+            bool(alternate),
+        )  # fmt: skip
+
+
+def _multiprocessors(target: ResolvedTarget) -> int:
+    """Of the target's GPU, where it is here."""
+    import tvm
+
+    device: Any = tvm.cuda(0)
+    here = target.is_here and device.exist
+    return int(device.multi_processor_count) if here else _MULTIPROCESSORS
 
 
 def _described(spec: PrefillSpec, shape: PrefillShape, tiles: PipelinedTiles) -> Any:
@@ -433,6 +489,10 @@ def _pipeline(sch: Any, s: TensorCoreStructure) -> None:
     if s.ring:
         sch.annotate(loop, BULK, s.warps)
         sch.annotate(loop, AHEAD, _choice(sch, (1, s.ring)))
+    if s.alternate:
+        sch.annotate(loop, ALTERNATE, 1)
+    if s.persistent:
+        sch.annotate(loop, PERSISTENT, s.persistent)
     positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
     sch.annotate(loop, LOADS_AFTER, _choice(sch, positions))
     # Never a spill where products overlap: it would stand in their midst.

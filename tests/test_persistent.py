@@ -1,0 +1,135 @@
+"""A persistent grid: every tile once, the longest first, its loads before the last one's output."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+from cuda_schedules import proposals
+from machine_code import compile_device
+from tvm import tirx
+from tvm.s_tir import Schedule
+from tvm.sym.analyzer import Analyzer
+
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.replaying import replay
+from prefilltune.tuning.errors import PipelineError
+from prefilltune.tuning.pipeline import ALTERNATE, BULK, PERSISTENT, pipeline
+from prefilltune.tuning.pipeline.persistent import item_of, turns_of
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
+
+pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+
+SPEC, SHAPE = PrefillSpec(4, 2, 64, "bfloat16", "causal_padded"), PrefillShape(5, 301)
+VARIANT = {"q_tile": 128, "kv_tile": 64, "overlap": True, "ring": 2, "persistent": 3}
+
+
+@cache
+def _proposal(**more: Any) -> Any:
+    target = resolve_target("cuda", arch="sm_90a")
+    return proposals("cuda_wgmma", {**VARIANT, **more}, SPEC, SHAPE, target)[0]
+
+
+def _pipelined(**more: Any) -> str:
+    return re.sub(r"source_code=.*\)", "source_code)", pipeline(_proposal(**more).module).script())
+
+
+@pytest.mark.parametrize(
+    ("blocks", "items"), [(5, 1), (5, 5), (5, 13), (5, 23), (1, 4), (132, 900)]
+)
+def test_every_item_is_taken_once(blocks: int, items: int) -> None:
+    def known(value: Any) -> int:
+        simplified: Any = Analyzer().simplify(value)
+        return int(simplified)
+
+    def number(value: int) -> Any:
+        return tirx.const(value, "int32")
+
+    taken = [
+        known(item_of(number(turn), number(block), number(blocks)))
+        for block in range(blocks)
+        for turn in range(known(turns_of(number(block), number(blocks), number(items))))
+    ]
+    assert sorted(taken) == list(range(items))
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_the_next_loads_are_started_before_the_output_is_written(overlap: bool) -> None:
+    text = _pipelined(overlap=overlap)
+    before, tile = text.split("for turn in")
+    assert before.count('"prefill_ring_load') == 3  # query, keys and values of a block's first tile
+    loop, rest = re.split(r"for \w+ in range\(tiles(?: - 1)?\):", tile)
+    assert '"prefill_ring_load_128' not in loop
+    assert 0 < rest.index('"prefill_ring_load_128') < rest.index('"prefill_write_rows')
+    # Where overlapped, even before the last product of values has ended.
+    last_wait = rest.rindex('"prefill_wait_product')
+    assert (rest.index('"prefill_ring_load_128') < last_wait) == overlap
+    # The other place is for a tile without keys.
+    assert rest.count('"prefill_ring_load_128') == 2
+
+
+def test_rings_go_on_from_tile_to_tile() -> None:
+    text = _pipelined().split("for turn in")[1]
+    read = re.findall(r"T.match_buffer\([kv]_rows\w*\[(.*?), 0[:,]", text)
+    assert set(read) == {"(wjt_o % 2 + tiles_before) % 2"}
+    turns = re.findall(r'"prefill_ring_arrived".*, (.*?), source_code', text)
+    assert turns.pop(0) == "queries_before"
+    assert all("tiles_before" in each for each in turns)
+
+
+def test_warps_meet_nowhere_between_tiles() -> None:
+    source, _ = compile_device(_proposal().module, resolve_target("cuda", arch="sm_90a").target)
+    kernel = source[source.rindex("main_kernel(") :]
+    assert "__syncthreads" in kernel.split("for (int turn")[0]
+    assert "__syncthreads" not in kernel.split("for (int turn")[1]
+
+
+@pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_grid_with_fewer_tiles_than_blocks_compiles(overlap: bool) -> None:
+    target = resolve_target("cuda", arch="sm_90a")
+    source, _ = compile_device(_proposal(overlap=overlap, persistent=132).module, target.target)
+    assert "for (int turn" not in source
+
+
+@pytest.mark.slow
+def test_a_kernel_for_every_shape_compiles_and_spills_nothing() -> None:
+    target, proposal = resolve_target("cuda", arch="sm_90a"), _proposal()
+    sizes = SymbolicShape.fresh()
+    found = replay(SPACES["cuda_wgmma"], SPEC, sizes, VARIANT, proposal.trace)
+    _, cubin = compile_device(found.module, target.target)
+    assert re.search(r"\b0 bytes spill stores", cubin.log)
+
+
+def test_the_output_has_shared_memory_of_its_own() -> None:
+    space, target = SPACES["cuda_wgmma"], resolve_target("cuda", arch="sm_90a")
+    spec, shape = PrefillSpec(4, 4, 256, "bfloat16"), PrefillShape(4, 2048)
+    offered = list(map(dict, space.variants(spec, shape, target)))
+    assert {"q_tile": 128, "kv_tile": 64, "ring": 2} in offered
+    assert not [each for each in offered if "persistent" in each and each["q_tile"] == 128]
+
+
+def _reannotated(name: str, value: int | None, **more: Any) -> Any:
+    schedule = Schedule(_proposal(**more).module)
+    loops: list[Any] = [*schedule.get_loops(schedule.get_sblock("scores"))]
+    stmts: list[Any] = [schedule.get(each) for each in loops]
+    annotations = [each.annotations for each in stmts]
+    index = next(i for i, each in enumerate(annotations) if PERSISTENT in each)
+    loop = loops[index]
+    if name in annotations[index]:
+        schedule.unannotate(loop, name)
+    if value is not None:
+        schedule.annotate(loop, name, value)
+    return schedule.mod
+
+
+def test_a_persistent_grid_needs_rings() -> None:
+    with pytest.raises(PipelineError, match=f"a loop with {PERSISTENT} needs {BULK} too"):
+        pipeline(_reannotated(BULK, None))
+
+
+def test_one_warpgroup_takes_no_turns() -> None:
+    with pytest.raises(PipelineError, match="4 warps cannot take turns at the tensor cores"):
+        pipeline(_reannotated(ALTERNATE, 1, q_tile=64))

@@ -1,0 +1,301 @@
+"""A grid of as many blocks as run at once, each of which takes one tile of queries after another.
+
+A block of its own for every tile waits alone for its first loads and its last stores. Here the
+loads that the next tile begins with are started before this one's output is written: rings go on
+where the tile before left them, and the query's slot is free once the last scores are there. Warps
+meet nowhere between tiles. A tile without keys touches no ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..errors import PipelineError
+from ..intrinsics.uniform import uniform
+from .annotations import BULK, BULK_ONCE, LAUNCH_BOUNDS, LOADS, LOADS_AFTER, MIN_BLOCKS, PERSISTENT
+from .longest_first import Order
+from .orders import begun_turns, computed, first_loads
+from .outputs import written_by_warps
+from .rings import Ring, begin_rings, rings_of
+from .steps import changed, sequence, substituted, synchronized
+
+#: TVM's attribute around memory that is read where no loop and no condition is around: without it,
+#: it refuses to lay out shared memory.
+_SCOPE = "extern_scope"
+
+
+def persistent(nest: Any, rings: list[Ring]) -> Any:
+    """The grid in the place of loops bound to blocks; what it loads through goes to ``rings``.
+
+    Raises
+    ------
+    PipelineError
+        If these are not loops over sequences, heads and tiles, or the loop within has no rings.
+    """
+    grid = _Grid.of(nest)
+    rings += grid.rings
+    return grid.rewritten()
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """What is rewritten.
+
+    Parameters
+    ----------
+    loops : tuple
+        Bound to blocks: over sequences, heads and tiles of queries.
+    realize : s_tir.SBlockRealize
+        Of one tile, within them.
+    binds, others : list
+        Of its statements, what is bound, and all of them but the load of the query.
+    loop : tirx.For
+        The one over key tiles.
+    rings : list of Ring
+        Of the query, keys and values.
+    barriers : tirx.Buffer
+        Of the rings.
+    """
+
+    loops: tuple[Any, ...]
+    realize: Any
+    binds: list[Any]
+    others: list[Any]
+    loop: Any
+    rings: list[Ring]
+    barriers: Any
+
+    @classmethod
+    def of(cls, nest: Any) -> _Grid:
+        """The parts of loops bound to blocks."""
+        from tvm import s_tir, tirx
+
+        loops, inner = [], nest
+        while isinstance(inner, tirx.For):
+            loops.append(inner)
+            inner = inner.body
+        if len(loops) != 3 or not isinstance(inner, s_tir.SBlockRealize):
+            raise PipelineError(
+                f"a grid of {len(loops)} loops cannot persist: it needs three, over sequences, "
+                "heads and tiles of queries, around one sblock"
+            )
+        body: Any = inner.block.body
+        stmts = list(body.seq)
+        once = [each for each in stmts if _is_for(each, BULK_ONCE)]
+        found = [each for each in stmts if _is_for(each, PERSISTENT)]
+        if len(once) != 1 or len(found) != 1 or BULK not in found[0].annotations:
+            raise PipelineError(
+                f"a loop with {PERSISTENT} needs {BULK} too, and beside it one load with "
+                f"{BULK_ONCE}"
+            )
+        loop: Any = found[0]
+        rings, barriers = rings_of([*once, *loop.body.seq[: int(loop.annotations[LOADS])]])
+        binds = [each for each in stmts if isinstance(each, tirx.Bind)]
+        others = [each for each in stmts if each is not once[0]]
+        return cls(tuple(loops), inner, binds, others, loop, rings, barriers)
+
+    def rewritten(self) -> Any:
+        """The grid."""
+        from tvm import s_tir, tirx
+
+        zero, block, turn = _int32(0), tirx.Var("block", "int32"), tirx.Var("turn", "int32")
+        held = tirx.decl_buffer((2,), "int32", name="held", scope="local")
+        item, following = (item_of(each, block, self._blocks) for each in (turn, turn + 1))
+        shared = [ring.buffer for ring in self.rings]
+        stmts = [
+            _store(held, zero, 0),
+            _store(held, zero, 1),
+            begin_rings(self.rings, int(self.loop.annotations[BULK])),
+            *begun_turns(self.loop),
+            self._order.make(self._count),
+            self._first_loads(block, zero, zero),
+            synchronized(),
+            tirx.For(
+                turn, zero, turns_of(block, self._blocks, self._items), tirx.ForKind.SERIAL,
+                self._tile(item, following, held, shared),
+            ),
+        ]  # fmt: skip
+        bounds = _int32(int(self.loop.annotations.get(MIN_BLOCKS, 1)))
+        scope = tirx.AttrStmt(zero, _SCOPE, zero, tirx.SeqStmt(stmts))
+        body = tirx.AttrStmt(zero, LAUNCH_BOUNDS, bounds, scope)
+        buffers = [self.barriers, held, *shared, *self._order.buffers]
+        count: Any = tirx.min(self._blocks, self._items)
+        whole = s_tir.SBlock([], [], [], "items", body, alloc_buffers=buffers)
+        return tirx.For(
+            block, zero, count, tirx.ForKind.THREAD_BINDING,
+            s_tir.SBlockRealize([], True, whole), self.loops[-1].thread_binding,
+        )  # fmt: skip
+
+    @cached_property
+    def _blocks(self) -> Any:
+        """How many blocks run at once."""
+        annotations = self.loop.annotations
+        return _int32(int(annotations[PERSISTENT]) * int(annotations.get(MIN_BLOCKS, 1)))
+
+    @cached_property
+    def _order(self) -> Order:
+        warps = int(self.loop.annotations[BULK])
+        batch, heads, tiles = (loop.extent for loop in self.loops)
+        return Order(batch, heads, tiles, (4, 8, warps))
+
+    @property
+    def _items(self) -> Any:
+        batch, heads, tiles = (loop.extent for loop in self.loops)
+        return batch * heads * tiles
+
+    def _tile(self, item: Any, following: Any, held: Any, shared: Sequence[Any]) -> Any:
+        """One tile of queries; rings held what ``held`` says: tiles of keys, and of queries."""
+        from tvm import s_tir, tirx
+
+        loop, block = self.loop, self.realize.block
+        place = tirx.decl_buffer((3,), "int32", name="place", scope="local")
+        tiles, queries = tirx.Var("tiles_before", "int32"), tirx.Var("queries_before", "int32")
+        found, where = self._order.place(item)
+        values = self._known(where).values()
+        body = [
+            *found,
+            *(
+                stmt
+                for each, value, index in zip(block.iter_vars, values, range(3), strict=True)
+                for stmt in _read_once(each.var, value, place, index)
+            ),
+            *_read_once(tiles, held[0], held, 0),
+            *_read_once(queries, held[1], held, 1),
+        ]
+        first, after = int(loop.annotations[LOADS]), int(loop.annotations[LOADS_AFTER])
+        steps = [_later(each, shared[1:], tiles) for each in loop.body.seq[first:]]
+        query, *others = self.rings
+        here = [query.elsewhere({}, queries), *(ring.elsewhere({}, tiles) for ring in others)]
+        after_this = tiles + loop.extent, queries + 1
+
+        def next_loads(part: slice) -> list[Any]:
+            return [self._first_loads(following, *after_this, part)]
+
+        work = [
+            here[0].arrived(_int32(0)),
+            *computed(loop, here, steps, after, next_loads),
+            *(_store(held, value, index) for index, value in enumerate(after_this)),
+        ]
+        either = tirx.IfThenElse(
+            loop.extent > 0, tirx.SeqStmt(work), self._first_loads(following, tiles, queries)
+        )
+        rest = [either if each is loop else each for each in self.others]
+        own = [each for each in block.alloc_buffers if not any(map(each.same_as, shared))]
+        return s_tir.SBlockRealize(
+            [], True,
+            s_tir.SBlock(
+                [], [], [], block.name_hint,
+                tirx.SeqStmt([*body, *written_by_warps(rest)]),
+                alloc_buffers=[place, *own],
+            ),
+        )  # fmt: skip
+
+    def _first_loads(self, item: Any, tiles: Any, queries: Any, part: slice = slice(None)) -> Any:
+        """Start loads that an item begins with, if there is one and it has keys."""
+        from tvm import tirx
+
+        found, where = self._order.place(item)
+        stmts, known = self._bound(where)
+        query, *others = self.rings
+        there = [query.elsewhere(known, queries), *(r.elsewhere(known, tiles) for r in others)]
+        begin, extent = (substituted(each, known) for each in (self.loop.min, self.loop.extent))
+        loads = first_loads(self.loop, there, begin, extent)[part]
+        some = tirx.IfThenElse(extent > 0, sequence(loads), None)
+        return tirx.IfThenElse(item < self._items, tirx.SeqStmt([*found, *stmts, some]), None)
+
+    def _count(self, batch: Any, tile: Any) -> tuple[list[Any], Any]:
+        """How many key tiles a tile of a sequence sees, and the statements before."""
+        from tvm import tirx
+
+        stmts, known = self._bound([batch, _int32(0), tile])
+        return stmts, tirx.max(substituted(self.loop.extent, known), 0)
+
+    def _bound(self, where: Sequence[Any]) -> tuple[list[Any], dict[Any, Any]]:
+        """What is bound for a sequence, head and tile, and all that variables are there."""
+        from tvm import tirx
+
+        stmts, known = [], self._known(where)
+        for bind in self.binds:
+            var = tirx.Var(f"next_{bind.var.name}", bind.var.ty)
+            stmts.append(tirx.Bind(var, substituted(bind.value, known)))
+            known[bind.var] = var
+        return stmts, known
+
+    def _known(self, where: Sequence[Any]) -> dict[Any, Any]:
+        """The sblock's iteration variables for a sequence, head and tile."""
+        loops = dict(zip((loop.loop_var for loop in self.loops), where, strict=True))
+        variables = (each.var for each in self.realize.block.iter_vars)
+        values = (substituted(each, loops) for each in self.realize.iter_values)
+        return dict(zip(variables, values, strict=True))
+
+
+def item_of(turn: Any, block: Any, blocks: Any) -> Any:
+    """What a block takes in a turn: of every other one from behind, as items get shorter."""
+    from tvm import tirx
+
+    return turn * blocks + tirx.Select(turn % 2 == 0, block, blocks - 1 - block)
+
+
+def turns_of(block: Any, blocks: Any, items: Any) -> Any:
+    """How many turns a block has."""
+    from tvm import tirx
+
+    whole = items // blocks
+    return whole + tirx.Cast("int32", item_of(whole, block, blocks) < items)
+
+
+def _read_once(var: Any, value: Any, buffer: Any, index: int) -> list[Any]:
+    """Bind a value that is the same for a warp; TVM repeats one that reads no buffer."""
+    from tvm import tirx
+
+    return [_store(buffer, uniform(value), index), tirx.Bind(var, buffer[index])]
+
+
+def _store(buffer: Any, value: Any, index: int) -> Any:
+    from tvm import tirx
+
+    return tirx.BufferStore(buffer, value, [_int32(index)])
+
+
+def _later(step: Any, rings: Sequence[Any], tiles: Any) -> Any:
+    """A step that reads rings which have held a number of tiles before the loop's first."""
+    from tvm import s_tir
+    from tvm.ir import Range
+    from tvm.s_tir.stmt import MatchBufferRegion
+    from tvm.tirx.stmt import BufferRegion
+
+    def region(old: Any) -> Any:
+        if not any(map(old.source.same_as, rings)):
+            return old
+        slot, *others = old.region
+        there = Range.from_min_extent((slot.min + tiles) % old.source.shape[0], _int32(1))
+        return BufferRegion(old.source, [there, *others])
+
+    def change(part: Any) -> Any:
+        reads = isinstance(part, s_tir.SBlock) and any(
+            old.source.same_as(each) for old in part.reads for each in rings
+        )
+        if not reads:
+            return None
+        views = [MatchBufferRegion(each.buffer, region(each.source)) for each in part.match_buffers]
+        return s_tir.SBlock(
+            part.iter_vars, [*map(region, part.reads)], part.writes, part.name_hint, part.body,
+            part.init, part.alloc_buffers, views, part.annotations,
+        )  # fmt: skip
+
+    return changed(step, change)
+
+
+def _is_for(stmt: Any, annotation: str) -> bool:
+    from tvm import tirx
+
+    return isinstance(stmt, tirx.For) and annotation in stmt.annotations
+
+
+def _int32(value: int) -> Any:
+    from tvm import tirx
+
+    return tirx.const(value, "int32")
