@@ -61,5 +61,5 @@ def check_cuda(name: str) -> None:
 
 
 if __name__ == "__main__":
-    what, name = sys.argv[1:]
-    {"cpu": check, "cuda": check_cuda}[what](name)
+    for each in CHOSEN:
+        {"cpu": check, "cuda": check_cuda}[sys.argv[1]](each)

@@ -17,32 +17,26 @@ from prefilltune.workloads import PrefillShape, PrefillSpec
 TARGETS = sorted(path.name for path in committed_root().iterdir() if path.is_dir())
 
 
-def _one_of_each(entries: Sequence[Entry]) -> list[Entry]:
-    """The first record of each space, dtype and structure."""
+def _one_of_each(entries: Sequence[Entry], *, of_every_spec: bool) -> list[Entry]:
+    """The first record of each space and structure, for every spec or only every dtype."""
     found = {}
     for entry in entries:
         of = entry.provenance
-        structure = of.space, PrefillSpec.parse(of.spec).dtype, tuple(sorted(of.variant))
-        found.setdefault(structure, entry)
+        kind = of.spec if of_every_spec else PrefillSpec.parse(of.spec).dtype
+        found.setdefault((of.space, kind, tuple(sorted(of.variant))), entry)
     return [*found.values()]
-
-
-def _kernels(entries: Sequence[Entry]) -> list[Entry]:
-    """A record of each kernel: a description for every shape and a trace serve several records."""
-    return [*{(each.workload_line, str(each.trace)): each for each in entries}.values()]
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_committed_records_rebuild(name: str, pytestconfig: pytest.Config) -> None:
-    """Every kernel with ``--slow``, else one of each structure."""
+    """One of each spec and structure with ``--slow``, else of each dtype and structure."""
     key = TargetKey.parse(name)
     if key.kind == "cuda":
         pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     store = RecordStore.open(committed_root(), key)
     assert store.entries
     assert not store.problems
-    every = pytestconfig.getoption("--slow")
-    entries = _kernels(store.entries) if every else _one_of_each(store.entries)
+    entries = _one_of_each(store.entries, of_every_spec=pytestconfig.getoption("--slow"))
     rebuilt = rebuild_records([(key, entry) for entry in entries])
     assert [each.failure for each in rebuilt] == [""] * len(entries)
 

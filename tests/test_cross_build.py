@@ -86,11 +86,20 @@ def test_a_record_of_a_gpu_belongs_to_its_device_alone(database: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "heads",
-    ["32/8x128", pytest.param("12x64", marks=pytest.mark.slow)],  # two records, and ten
+    "options",
+    [
+        ["--heads", "32/8x128"],
+        pytest.param(
+            ["--heads", "12x64", "--bias", "relative", "--sm-scale", "1"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["padded", "bias"],
 )
-def test_committed_records_of_a_gpu_become_a_library_anywhere(heads: str, tmp_path: Path) -> None:
-    target = ("--target", "cuda", "--arch", "sm_90a", "--heads", heads)
+def test_committed_records_of_a_gpu_become_a_library_anywhere(
+    options: list[str], tmp_path: Path
+) -> None:
+    target = ("--target", "cuda", "--arch", "sm_90a", *options)
     done = CliRunner().invoke(app, ["build", *target, "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
     kernels = json.loads((tmp_path / "manifest.json").read_text())["kernels"]

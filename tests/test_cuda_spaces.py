@@ -177,10 +177,8 @@ def _pipeline_of(variant: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ("cuda_mma", "sm_80", 40, "float16", {}),
                 ("cuda_mma", "sm_80", 72, "float16", {}),
                 ("cuda_mma", "sm_80", 45, "bfloat16", {}),
-                ("cuda_wgmma", "sm_90a", 72, "float16", {}),
                 ("cuda_wgmma", "sm_90a", 46, "float16", {}),
                 ("cuda_wgmma", "sm_90a", 40, "float16", {"ring": 3}),
             )
