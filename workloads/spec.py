@@ -232,7 +232,7 @@ def _beside(given: dict[str, Any], mask_mode: str) -> dict[str, Any]:
         if name in given:
             raise InvalidSpecError(
                 f"mask_mode {mask_mode!r} says the {name}, and {name} {given[name]!r} is given "
-                "besides: give either (dataclasses.replace keeps padding and window: name these)"
+                "besides: give either; a name may hold a window, as padded_w64-64 does"
             )
     return {**given, **named}
 
