@@ -21,6 +21,7 @@ from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles, plain_
 from ...workloads.elementary import BUILT_IN, POLYNOMIALS, PTX, Elementary, elementary_of
 from ...workloads.expressions import MAX_INIT
 from .derive import Pipelining, derive_online, derive_pipelined, derive_text
+from .emitting import Calls
 from .naming import Names
 from .slack import Slack
 from .tiling import Tiling
@@ -91,13 +92,9 @@ def online_attention(
         With one PrimFunc ``main(q, k, v, valid_lens, output, lse)``; shapes as in
         :func:`~prefilltune.workloads.plain_attention`.
     """
-    fast = elementary_of(elementary)
     plain = plain_attention(spec, shape, BUILT_IN)["main"]
-    tiling = Tiling(
-        tiles.q_tile, tiles.kv_tile, tiles.operand_dtype, MAX_INIT, _ORDER, tiles.head_multiple
-    )
-    calls = {"exp2": fast.exp2, "log2": fast.log2, "tanh": fast.tanh}
-    return tvm.IRModule({"main": derive_online(plain, tiling, calls, _NAMES)})
+    tiling = _tiling(tiles, _ORDER)
+    return tvm.IRModule({"main": derive_online(plain, tiling, _calls(elementary), _NAMES)})
 
 
 def online_text(spec: PrefillSpec, shape: PrefillShape | SymbolicShape) -> str:
@@ -129,11 +126,21 @@ def pipelined_attention(
         :func:`~prefilltune.workloads.plain_attention`. Rows with a score beyond
         :data:`MAX_SCORE` are NaN.
     """
-    fast = elementary_of(elementary)
     plain = plain_attention(spec, shape, BUILT_IN)["main"]
-    tiling = Tiling(
-        tiles.q_tile, tiles.kv_tile, tiles.operand_dtype, MAX_INIT, multiple=tiles.head_multiple
-    )
     pipelining = Pipelining(tiles.ring, tiles.staged_output, Slack(SLACK, MAX_SCORE))
-    calls = {"exp2": fast.exp2, "log2": fast.log2, "tanh": fast.tanh}
-    return tvm.IRModule({"main": derive_pipelined(plain, tiling, pipelining, calls, _NAMES)})
+    calls = _calls(elementary)
+    return tvm.IRModule(
+        {"main": derive_pipelined(plain, _tiling(tiles), pipelining, calls, _NAMES)}
+    )
+
+
+def _tiling(tiles: Tiles, order: tuple[int, ...] = ()) -> Tiling:
+    return Tiling(
+        tiles.q_tile, tiles.kv_tile, tiles.operand_dtype, MAX_INIT, order, tiles.head_multiple
+    )
+
+
+def _calls(elementary: Elementary | str) -> Calls:
+    """What stands for functions that plain calls."""
+    fast = elementary_of(elementary)
+    return {"exp2": fast.exp2, "log2": fast.log2, "tanh": fast.tanh}
