@@ -31,15 +31,26 @@ from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SHAPE = PrefillShape(2, 300)
+_CAUSAL = {"padding": "left", "window": (None, 0)}
+_CHOSEN = {"window": (40, 9), "softcap": 5.0, "bias": "relative"}
+# What kernels are made of differs by all of these, and by head dims that tensor cores do not take.
 SPECS = {
-    "cuda_wgmma": PrefillSpec(2, 1, 64, "float16", "causal_padded_left"),
-    "cuda_mma": PrefillSpec(2, 1, 64, "float16", "causal_padded_left"),
-    "cuda_simt": PrefillSpec(2, 1, 64, "float32", "causal_padded_left"),
+    space: [
+        PrefillSpec(2, 1, head_dim, dtype, **fields)
+        for head_dim, fields in ((64, _CAUSAL), (64, _CHOSEN), (odd, _CHOSEN))
+    ]
+    for space, dtype, odd in (
+        ("cuda_wgmma", "float16", 40),
+        ("cuda_mma", "float16", 45),
+        ("cuda_simt", "float32", 45),
+    )
 }
 TOOLS = ("memcheck", "racecheck")
 _SOME = 8
+# That a persistent grid is for: fewer than there are tiles, so that a block computes several.
+_MULTIPROCESSORS = 3
 # What variants say besides sizes.
-_STRUCTURE = ("overlap", "ring", "exchange")
+_STRUCTURE = ("overlap", "ring", "exchange", "alternate", "persistent")
 _AT_A_TIME = 8
 _TIMEOUT = 300
 
@@ -80,10 +91,12 @@ def main() -> None:
 
 def _kernels(target: ResolvedTarget) -> Iterator[tuple[dict[str, Any], Any]]:
     """Kernels of every space and way of pipelining, each as what it is and its module."""
-    for space, spec in SPECS.items():
+    for space, spec in ((space, spec) for space, specs in SPECS.items() for spec in specs):
         case = Case(spec, SHAPE, parse_lengths("full"))
         seen = set()
         for variant in map(dict, SPACES[space].variants(spec, SHAPE, target)):
+            if "persistent" in variant:
+                variant["persistent"] = _MULTIPROCESSORS
             structure = tuple(variant.get(key) for key in _STRUCTURE)
             if structure in seen:
                 continue
@@ -137,7 +150,7 @@ def _launch(path: str, text: str) -> None:
     spec, device = PrefillSpec.parse(text), tvm.cuda(0)
     lens = np.array([SHAPE.num_kv, SHAPE.num_kv // 2], "int32")
     inputs = make_inputs(spec, SHAPE, lens, 0, poison_padding=True)
-    arrays = [inputs.query, inputs.key, inputs.value, inputs.valid_lens]
+    arrays = [*inputs.arguments]
     rows = (SHAPE.batch, SHAPE.qo_len, spec.num_qo_heads)
     arrays += [np.zeros((*rows, spec.head_dim), numpy_dtype(spec.dtype))]
     arrays += [np.zeros(rows, numpy_dtype(spec.dtype))]

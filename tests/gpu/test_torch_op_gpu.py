@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,113 +32,133 @@ pytestmark = [
     ),
 ]
 
-SPEC = PrefillSpec(4, 2, 64, "float16")
+SPECS = (
+    PrefillSpec(4, 2, 64, "float16"),
+    PrefillSpec(4, 2, 64, "float16", padding="left", window=(90, 0), softcap=5.0, bias="relative"),
+)
 SHAPES = (PrefillShape(2, 24), PrefillShape(3, 77, 301))  # with a kernel of its own, and without
 CYCLES = 50_000_000  # that another kernel sleeps for: tens of milliseconds
 
 
+@dataclass(frozen=True)
+class Attention:
+    """The operator as one spec calls it, on the tensors that its kernel takes, in their order."""
+
+    spec: PrefillSpec
+
+    def __call__(
+        self, query: Any, key: Any, value: Any, lens: Any, bias: Any = None, **more: Any
+    ) -> tuple[Any, Any]:
+        from prefilltune.torch import sequence_prefill
+
+        return sequence_prefill(query, key, value, lens, **self.options, bias=bias, **more)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the operator is told besides tensors."""
+        return {"mask_mode": self.spec.mask_mode, "softcap": self.spec.softcap}
+
+    def tensors(self, shape: PrefillShape, seed: int = 0) -> list[Any]:
+        lens = np.linspace(shape.num_kv, 1, shape.batch).astype("int32")
+        inputs = make_inputs(self.spec, shape, lens, seed, poison_padding=True)
+        return [torch.from_numpy(array).cuda() for array in inputs.arguments]
+
+    def error(self, inputs: list[Any], results: tuple[Any, Any]) -> float:
+        expected = reference_attention(self.spec, *(tensor.cpu().numpy() for tensor in inputs))
+        found = (result.cpu().numpy() for result in results)
+        return max(max_error(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.fixture(scope="module", params=SPECS, ids=str)
+def attention(request: pytest.FixtureRequest, folder: Path) -> Attention:
+    return Attention(request.param)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of the first spec; those of all are loaded."""
     from small_libraries import build_small
 
     import prefilltune.torch as prefill
 
-    path = tmp_path_factory.mktemp("library")
-    build_small(path, SPEC, resolve_target("cuda"), "cuda_mma")
-    prefill.load(path)
-    return path
-
-
-@pytest.fixture
-def sequence_prefill(folder: Path) -> Any:
-    from prefilltune.torch import sequence_prefill
-
-    return sequence_prefill
-
-
-def tensors(shape: PrefillShape, seed: int = 0) -> list[Any]:
-    lens = np.linspace(shape.num_kv, 1, shape.batch).astype("int32")
-    inputs = make_inputs(SPEC, shape, lens, seed, poison_padding=True)
-    arrays = inputs.arguments
-    return [torch.from_numpy(array).cuda() for array in arrays]
-
-
-def error(inputs: list[Any], results: tuple[Any, Any]) -> float:
-    expected = reference_attention(SPEC, *(tensor.cpu().numpy() for tensor in inputs))
-    found = (result.cpu().numpy() for result in results)
-    return max(max_error(one, other) for one, other in zip(found, expected, strict=True))
+    paths = [tmp_path_factory.mktemp("library") for _ in SPECS]
+    for path, spec in zip(paths, SPECS, strict=True):
+        build_small(path, spec, resolve_target("cuda"), "cuda_mma")
+        prefill.load(path)
+    return paths[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_it_computes_attention(sequence_prefill: Any, shape: PrefillShape) -> None:
-    inputs = tensors(shape)
-    assert error(inputs, sequence_prefill(*inputs)) <= TOLERANCE["float16"]
+def test_it_computes_attention(attention: Attention, shape: PrefillShape) -> None:
+    inputs = attention.tensors(shape)
+    assert attention.error(inputs, attention(*inputs)) <= TOLERANCE["float16"]
 
 
-def test_it_waits_for_the_callers_stream(sequence_prefill: Any) -> None:
-    right, stale = tensors(SHAPES[1], seed=1), tensors(SHAPES[1], seed=2)
-    sequence_prefill(*stale)
+def test_it_waits_for_the_callers_stream(attention: Attention) -> None:
+    right, stale = attention.tensors(SHAPES[1], seed=1), attention.tensors(SHAPES[1], seed=2)
+    attention(*stale)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(CYCLES)
         for tensor, source in zip(stale, right, strict=True):
             tensor.copy_(source)
-        results = sequence_prefill(*stale)
+        results = attention(*stale)
     assert not stream.query()  # the call itself waits for nothing
     stream.synchronize()
-    assert error(right, results) <= TOLERANCE["float16"]
+    assert attention.error(right, results) <= TOLERANCE["float16"]
 
 
-def test_a_cuda_graph_computes_on_new_inputs(sequence_prefill: Any) -> None:
-    inputs, others = tensors(SHAPES[1], seed=1), tensors(SHAPES[1], seed=2)
+def test_a_cuda_graph_computes_on_new_inputs(attention: Attention) -> None:
+    inputs, others = attention.tensors(SHAPES[1], seed=1), attention.tensors(SHAPES[1], seed=2)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        sequence_prefill(*inputs)
+        attention(*inputs)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = sequence_prefill(*inputs)
+        results = attention(*inputs)
     for tensor, source in zip(inputs, others, strict=True):
         tensor.copy_(source)
     graph.replay()
-    assert error(others, results) <= TOLERANCE["float16"]
+    assert attention.error(others, results) <= TOLERANCE["float16"]
 
 
-def test_compiled_into_cuda_graphs(sequence_prefill: Any) -> None:
-    def layer(query: Any, key: Any, value: Any, lens: Any) -> Any:
-        output, lse = sequence_prefill(2 * query, key, value, lens)
+def test_compiled_into_cuda_graphs(attention: Attention) -> None:
+    def layer(query: Any, *others: Any) -> Any:
+        output, lse = attention(2 * query, *others)
         return output + 1, lse
 
     compiled = torch.compile(layer, mode="reduce-overhead", fullgraph=True)
     for seed in range(4):
-        inputs = [tensor.nan_to_num(0, 0, 0) for tensor in tensors(SHAPES[1], seed)]
+        inputs = [tensor.nan_to_num(0, 0, 0) for tensor in attention.tensors(SHAPES[1], seed)]
         torch.compiler.cudagraph_mark_step_begin()
         torch.testing.assert_close(compiled(*inputs), layer(*inputs), rtol=2e-3, atol=2e-3)
 
 
-def test_opcheck(sequence_prefill: Any) -> None:
-    inputs = [tensor.nan_to_num(0, 0, 0) for tensor in tensors(SHAPES[1])]
-    out = sequence_prefill(*inputs)
-    torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.default, inputs)
-    torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.out, [*inputs, *out])
+def test_opcheck(attention: Attention) -> None:
+    inputs = [tensor.nan_to_num(0, 0, 0) for tensor in attention.tensors(SHAPES[1])]
+    options = attention.options | {"bias": next(iter(inputs[4:]), None)}
+    inputs, out = inputs[:4], attention(*inputs)
+    torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.default, inputs, options)
+    torch.library.opcheck(torch.ops.prefilltune.sequence_prefill.out, [*inputs, *out], options)
 
 
-def test_tensors_elsewhere_are_refused(sequence_prefill: Any) -> None:
-    inputs = tensors(SHAPES[1])
+def test_tensors_elsewhere_are_refused(attention: Attention) -> None:
+    inputs = attention.tensors(SHAPES[1])
     inputs[3] = inputs[3].cpu()
     with pytest.raises(ValueError, match=r"valid_lens.to\('cuda:0'\)"):
-        sequence_prefill(*inputs)
+        attention(*inputs)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_the_current_device_stays_what_it_is(sequence_prefill: Any) -> None:
-    inputs = [tensor.to("cuda:1") for tensor in tensors(SHAPES[1])]
+def test_the_current_device_stays_what_it_is(attention: Attention) -> None:
+    inputs = [tensor.to("cuda:1") for tensor in attention.tensors(SHAPES[1])]
     with torch.cuda.device(0):
-        results = sequence_prefill(*inputs)
+        results = attention(*inputs)
         assert torch.cuda.current_device() == 0
-    assert error(inputs, results) <= TOLERANCE["float16"]
+    assert attention.error(inputs, results) <= TOLERANCE["float16"]
 
 
 SCRIPT = """
@@ -168,43 +189,43 @@ def _two_bytes_in(tensor: Any) -> Any:
 
 
 def test_tensors_that_begin_anywhere_are_copied_where_the_caller_allows_it(
-    sequence_prefill: Any,
+    attention: Attention,
 ) -> None:
-    inputs = tensors(SHAPES[1])
-    expected = sequence_prefill(*inputs)
+    inputs = attention.tensors(SHAPES[1])
+    expected = attention(*inputs)
     query, key, value = map(_two_bytes_in, inputs[:3])
     with pytest.raises(ValueError, match=r"query .*query.clone\(\)"):
-        sequence_prefill(query, *inputs[1:])
+        attention(query, *inputs[1:])
     with pytest.raises(ValueError, match=r"value .*value.clone\(\)"):
-        sequence_prefill(*inputs[:2], value, inputs[3])
-    arguments = (query, key, value, inputs[3])
-    found = sequence_prefill(*arguments, copy_misaligned=True)
+        attention(*inputs[:2], value, *inputs[3:])
+    arguments = (query, key, value, *inputs[3:])
+    found = attention(*arguments, copy_misaligned=True)
     into = tuple(_two_bytes_in(torch.full_like(each, torch.nan)) for each in expected)
     with pytest.raises(ValueError, match="output"):
-        sequence_prefill(*inputs, out=into)
-    sequence_prefill(*arguments, out=into, copy_misaligned=True)
+        attention(*inputs, out=into)
+    attention(*arguments, out=into, copy_misaligned=True)
     for results in (found, into):
         assert all(map(torch.equal, results, expected))
 
 
-def test_copies_are_part_of_a_cuda_graph(sequence_prefill: Any) -> None:
-    first, second = tensors(SHAPES[1], seed=1), tensors(SHAPES[1], seed=2)
-    inputs = [*map(_two_bytes_in, first[:3]), first[3]]
+def test_copies_are_part_of_a_cuda_graph(attention: Attention) -> None:
+    first, second = attention.tensors(SHAPES[1], seed=1), attention.tensors(SHAPES[1], seed=2)
+    inputs = [*map(_two_bytes_in, first[:3]), *first[3:]]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        sequence_prefill(*inputs, copy_misaligned=True)
+        attention(*inputs, copy_misaligned=True)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = sequence_prefill(*inputs, copy_misaligned=True)
+        results = attention(*inputs, copy_misaligned=True)
     for tensor, source in zip(inputs, second, strict=True):
         tensor.copy_(source)
     graph.replay()
-    assert error(second, results) <= TOLERANCE["float16"]
+    assert attention.error(second, results) <= TOLERANCE["float16"]
 
 
-def test_an_lse_of_float32_merges_parts(sequence_prefill: Any, tmp_path: Path) -> None:
+def test_an_lse_of_float32_merges_parts(tmp_path: Path) -> None:
     from small_libraries import build_small
 
     import prefilltune.torch as prefill
@@ -215,7 +236,7 @@ def test_an_lse_of_float32_merges_parts(sequence_prefill: Any, tmp_path: Path) -
     inputs = make_inputs(spec, PrefillShape(2, 150), np.array([150, 150]), 0)
     query, key, value, lens = (torch.from_numpy(each).cuda() for each in inputs.arguments)
     parts = [
-        sequence_prefill(
+        prefill.sequence_prefill(
             query, key[:, part].contiguous(), value[:, part].contiguous(), lens,
             lse_dtype=torch.float32,
         )
