@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefilltune.database import NotWritableError, committed_root, locking
+from prefilltune.tuning.cli.compare import require_comparable
 from prefilltune.tuning.comparing.chart import draw_chart
 from prefilltune.tuning.comparing.comparison import (
     DENSE,
@@ -100,7 +101,10 @@ def test_cases_are_added_and_replaced(tmp_path: Path) -> None:
     assert files == {"comparison.json"}
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(NotWritableError, match=r"cannot write .*comparison\.json.*choose another"):
         write_comparisons(tmp_path / "file" / "comparison.json", [CASE])
@@ -110,6 +114,7 @@ def test_a_file_that_another_process_keeps_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locking, "LOCK_TIMEOUT_SECS", 0.01)
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "comparison.json"
     with locking.changing(path), pytest.raises(NotWritableError, match="locked by another process"):
         write_comparisons(path, [CASE])
@@ -160,6 +165,8 @@ def test_a_malformed_file_is_named_and_kept(tmp_path: Path, text: str, says: str
         write_comparisons(path, [CASE])
     assert str(path) in str(error.value)
     assert path.read_text() == text
+    with pytest.raises(InvalidComparisonError, match=says):
+        require_comparable(tmp_path)  # before anything is measured
 
 
 def test_a_time_of_zero_is_not_written(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from disks import mounted, small_disk
 from prefilltune.database import NotWritableError, RecordStore
 from prefilltune.database.writing import not_writable
 from prefilltune.tuning.building.build import build_library
+from prefilltune.tuning.comparing.comparison import read_comparisons, write_comparisons
 from prefilltune.tuning.deployment import read_sweeps, write_sweep
 from prefilltune.tuning.errors import LinkError
 from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
@@ -226,15 +227,26 @@ def test_records_that_cannot_be_kept_go_elsewhere(
     assert entry.provenance.shape == "b1_q16_kv16"
 
 
+@pytest.mark.parametrize("kind", ["sweep", "comparison"])
 def test_times_that_cannot_be_kept_go_elsewhere(
-    given: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, given: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (sweep,) = read_sweeps(Path(str(given["root"])) / str(given["key"])).values()
-    (tmp_path / "records").write_text("in the place of a folder")
+    before, folder = Path(str(given["root"])) / str(given["key"]), tmp_path / "records"
+    if kind == "sweep":
+        read, write = lambda: [*read_sweeps(folder).values()], write_sweep
+        times = [*read_sweeps(before).values()]
+    else:
+        file = folder / "comparison.json"
+        read, write = (
+            lambda: read_comparisons(file),
+            lambda _, case: write_comparisons(file, [case]),
+        )
+        times = read_comparisons(before / "comparison.json")
+    folder.write_text("in the place of a folder")
     with pytest.raises(NotWritableError, match="records is a file, not a folder") as error:
-        write_sweep(tmp_path / "records", sweep)
-    (tmp_path / "records").unlink()
-    (tmp_path / "records").mkdir()
+        write(folder, times[0])
+    folder.unlink()
+    folder.mkdir()
     subprocess.run(str(error.value).rpartition("is mended: ")[2], shell=True, check=True)
-    assert [*read_sweeps(tmp_path / "records").values()] == [sweep]
+    assert read() == times[:1]

@@ -138,7 +138,12 @@ def require_comparable(folder: Path) -> None:
     ------
     NotWritableError
         If it takes none.
+    InvalidComparisonError
+        If it holds a comparison that new cases cannot be added to.
     """
+    from ..comparing.comparison import read_comparisons
+
+    read_comparisons(folder / COMPARISON_FILE)
     for name in (COMPARISON_FILE, CHART_FILE):
         require_replaceable(folder / name)
 

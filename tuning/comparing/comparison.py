@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,8 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...database import NotWritableError
 from ...database.durable import write_atomically
 from ...database.locking import changing
+from ...database.writing import rescued
 from ..backends import backend_of
 from ..errors import InvalidComparisonError
 
@@ -204,20 +208,39 @@ def write_comparisons(path: Path, comparisons: Iterable[Comparison]) -> list[Com
     Raises
     ------
     NotWritableError
-        If it cannot be written.
+        If it cannot be written; says where the cases are instead.
     """
-    with changing(path):
-        cases = {each.case: each for each in [*read_comparisons(path), *comparisons]}
-        data = {
-            "schema": SCHEMA_VERSION,
-            "cases": [
-                {**asdict(each), "valid_lens": [list(lens) for lens in each.valid_lens]}
-                for each in cases.values()
-            ],
-        }
-        _validate(data, str(path))
-        write_atomically(path, [json.dumps(data, indent=1).encode()])
-    return list(cases.values())
+    new = list(comparisons)
+    try:
+        with changing(path):
+            cases = _added(read_comparisons(path), new)
+            write_atomically(path, [_file(cases, str(path))])
+    except NotWritableError as error:
+        others: list[Comparison] = []
+        with contextlib.suppress(OSError, InvalidComparisonError):
+            others = read_comparisons(path)
+        content = _file(_added(others, new), str(path)) + b"\n"
+        mend = (
+            "what was compared is in {path}; once that is mended: mv {path} "
+            f"{shlex.quote(str(path))}"
+        )
+        raise rescued(error, path.name, content, mend) from error
+    return cases
+
+
+def _added(old: Iterable[Comparison], new: Iterable[Comparison]) -> list[Comparison]:
+    """All cases, each once: as the later run found it, in the place of the earlier one."""
+    return list({each.case: each for each in (*old, *new)}.values())
+
+
+def _file(comparisons: Iterable[Comparison], where: str) -> bytes:
+    cases = [
+        {**asdict(each), "valid_lens": [list(lens) for lens in each.valid_lens]}
+        for each in comparisons
+    ]
+    data = {"schema": SCHEMA_VERSION, "cases": cases}
+    _validate(data, where)
+    return json.dumps(data, indent=1).encode()
 
 
 def _comparison(fields: Mapping[str, Any]) -> Comparison:
