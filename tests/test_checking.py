@@ -29,10 +29,15 @@ def mask_mode(request: pytest.FixtureRequest) -> str:
 
 
 def _case(
-    mask_mode: str, kv_len: int = 9, budget: float = math.inf, dtype: str = "float32"
+    mask_mode: str,
+    kv_len: int = 9,
+    budget: float = math.inf,
+    dtype: str = "float32",
+    padding_output: str = "zero",
 ) -> tuple[Expected, np.ndarray, np.ndarray]:
     """What is expected on nine query rows of each sequence, and the whole reference."""
-    spec, shape = PrefillSpec(4, 2, 16, dtype, mask_mode), PrefillShape(7, 9, kv_len)
+    spec = PrefillSpec(4, 2, 16, dtype, mask_mode, padding_output=padding_output)
+    shape = PrefillShape(7, 9, kv_len)
     inputs = make_inputs(spec, shape, LENS, 0, poison_padding=True)
     arrays = inputs.arguments
     output, lse = reference_attention(spec, *arrays)
@@ -64,6 +69,23 @@ def test_padding_must_be_exact(mask_mode: str) -> None:
     output[b, row, 1, 3] = 0
     assert expected.error(output, lse) <= 1e-6
     lse[b, row, 1] = np.nextafter(np.float32(empty_lse("float32")), np.float32(0))
+    assert expected.error(output, lse) == math.inf
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_padding_may_be_left_untouched(mask_mode: str, dtype: str) -> None:
+    expected, output, lse = _case(mask_mode, budget=0, dtype=dtype, padding_output="untouched")
+    assert expected.error(output, lse) <= TOLERANCE[dtype]
+    b, row = np.argwhere(~expected.written)[-1]
+    output[b, row, 1, 3] = 0
+    assert expected.error(output, lse) == math.inf
+    output[b, row, 1, 3] = np.nan
+    lse[b, row, 1] = -lse[b, row, 1]  # another NaN
+    assert expected.error(output, lse) == math.inf
+    lse[b, row, 1] = np.nan
+    assert expected.error(output, lse) <= TOLERANCE[dtype]
+    b, row = np.argwhere(expected.written)[-1]
+    output[b, row, 1, 3] = np.nan
     assert expected.error(output, lse) == math.inf
 
 

@@ -26,8 +26,8 @@ def naive_attention(spec, inputs):
     """One (batch, head, row) after the other, scalar by scalar."""
     batch, qo_len, num_qo_heads, head_dim = inputs.query.shape
     kv_len = inputs.key.shape[1]
-    output = np.zeros((batch, qo_len, num_qo_heads, head_dim))
-    lse = np.full((batch, qo_len, num_qo_heads), empty_lse(spec.lse_type))
+    output = np.full((batch, qo_len, num_qo_heads, head_dim), np.nan)
+    lse = np.full((batch, qo_len, num_qo_heads), np.nan)
     for b in range(batch):
         valid_len = int(inputs.valid_lens[b])
         n_q, n_kv = max(0, min(valid_len, qo_len)), max(0, min(valid_len, kv_len))
@@ -36,6 +36,9 @@ def naive_attention(spec, inputs):
             for row in range(qo_len):
                 left_padded = spec.padding == "left"
                 rows = range(qo_len - n_q, qo_len) if left_padded else range(n_q)
+                if row in rows or spec.padding_output == "zero":
+                    output[b, row, h] = 0
+                    lse[b, row, h] = empty_lse(spec.lse_type)
                 keys = range(kv_len - n_kv, kv_len) if left_padded else range(n_kv)
                 columns = [
                     col for col in keys if row in rows and _in_window(spec, row, col, rows, keys)

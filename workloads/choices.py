@@ -1,4 +1,4 @@
-"""What a spec may choose: which pairs are seen, and what becomes of their scores.
+"""What a spec may choose: which pairs are seen, what becomes of their scores, and what is written.
 
 A choice is a field of :class:`~prefilltune.workloads.PrefillSpec` that most attentions leave alone.
 How it is written (in options, plans, files) is said here, once; what it means is said in TIR
@@ -193,13 +193,27 @@ BIAS = Choice(
     "a tensor that is added to scores, by head and by column minus row",
 )
 
+PADDING_OUTPUT = Choice(
+    "padding_output",
+    "out",
+    "zero",
+    _one_of("padding_output", "zero", "untouched"),
+    str,
+    str,
+    "zero|untouched",
+    "what padding of the output becomes: zero, or nothing is written there",
+)
+
 #: Those that say which pairs are seen, in the order of texts.
 MASK_CHOICES = (WINDOW,)
 
 #: Those that say what a score is.
 SCORE_CHOICES = (SOFTCAP, BIAS)
 
-CHOICES = (PADDING, *MASK_CHOICES, *SCORE_CHOICES)
+#: Those that say which results are written.
+RESULT_CHOICES = (PADDING_OUTPUT,)
+
+CHOICES = (PADDING, *MASK_CHOICES, *SCORE_CHOICES, *RESULT_CHOICES)
 
 
 def parsed_choices(texts: Mapping[str, str | None]) -> dict[str, Any]:

@@ -75,10 +75,14 @@ class LengthMask:
         """The key columns that ``row`` may see."""
         return self.mode.columns(row, valid_len, self.qo_len, self.kv_len)
 
+    def no_padding(self, row: Expr, valid_len: Expr) -> Expr:
+        """Whether ``row`` is no padding."""
+        return keep(self.rows(valid_len), row)
+
     def row_valid(self, row: Expr, valid_len: Expr) -> Expr:
         """Whether ``row`` is no padding and sees a key."""
         begin, end = self.columns(row, valid_len)
-        return tirx.all(keep(self.rows(valid_len), row), begin < end)
+        return tirx.all(self.no_padding(row, valid_len), begin < end)
 
     def kept(self, row: Expr, column: Expr, valid_len: Expr) -> Expr:
         """Whether ``row`` may see ``column``."""

@@ -1,4 +1,4 @@
-"""Which query rows see which key columns, in NumPy: what the reference, counts and peers share.
+"""Which rows see which columns, and are written, in NumPy: for the reference, counts and peers.
 
 :mod:`.expressions` says the same in TIR. The two have nothing in common, so that a mistake in one
 of them shows as a difference; what a mask may be is added to both.
@@ -24,6 +24,7 @@ _STATED = {
     "sm_scale",
     "softcap",
     "bias",
+    "padding_output",
     "lse_dtype",
 }
 
@@ -64,6 +65,33 @@ def valid_positions(spec: PrefillSpec, valid_lens: np.ndarray, length: int) -> n
     count = np.clip(valid_lens, 0, length)[:, None]
     position = np.arange(length)[None, :]
     return position >= length - count if spec.padding == "left" else position < count
+
+
+def written_rows(spec: PrefillSpec, valid_lens: np.ndarray, qo_len: int) -> np.ndarray:
+    """Which rows of output and LSE are written; the others stay as they were.
+
+    Parameters
+    ----------
+    valid_lens : np.ndarray
+        ``[batch]`` whole numbers; out of range they are clamped.
+
+    Returns
+    -------
+    np.ndarray
+        Bool ``[batch, qo_len]``.
+
+    Raises
+    ------
+    InvalidSpecError
+        If a spec has a field that is not stated here.
+
+    Examples
+    --------
+    >>> written_rows(PrefillSpec(1, 1, 64, padding_output="untouched"), np.array([2]), 3)
+    array([[ True,  True, False]])
+    """
+    rows = valid_positions(spec, valid_lens, qo_len)
+    return rows if spec.padding_output == "untouched" else np.ones_like(rows)
 
 
 def columns(

@@ -57,8 +57,9 @@ def plain_attention(
         - ``lse`` ``[batch, qo_len, num_qo_heads]``, base 2;
 
         q, k, v and output of the spec's dtype, ``lse`` of its ``lse_dtype``. Rows
-        that keep no key get output 0 and LSE :func:`~prefilltune.workloads.lse.empty_lse`; padding
-        is never let through. A row with a NaN or Inf among the scores that it sees is NaN.
+        that keep no key get output 0 and LSE :func:`~prefilltune.workloads.lse.empty_lse`, unless
+        they are padding that a spec leaves untouched: what is there stays. Padding is never let
+        through. A row with a NaN or Inf among the scores that it sees is NaN.
     """
     require_indexable(spec, shape)
     elementary = elementary_of(elementary)
@@ -72,6 +73,9 @@ def plain_attention(
         begin, _ = mask.columns(0, valid_len)
         _, end = mask.columns(LQ - 1, valid_len)
         return keep((begin, end), column)
+
+    def is_written(row, valid_len):
+        return spec.padding_output == "zero" or mask.no_padding(row, valid_len)
 
     def score_of_pair(dot, bias):
         return score(elementary, spec, dot, bias if spec.bias else None)
@@ -144,23 +148,25 @@ def plain_attention(
         for b, i, h, d in T.grid(B, LQ, HQ, D):
             with T.sblock("output"):
                 vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
-                output[vb, vi, vh, vd] = T.cast(
-                    value(
-                        mask.row_valid(vi, valid_lens[vb]),
-                        acc[vb, vh, vi, vd] / row_sum[vb, vh, vi],
-                    ),
-                    dtype,
-                )
+                if is_written(vi, valid_lens[vb]):
+                    output[vb, vi, vh, vd] = T.cast(
+                        value(
+                            mask.row_valid(vi, valid_lens[vb]),
+                            acc[vb, vh, vi, vd] / row_sum[vb, vh, vi],
+                        ),
+                        dtype,
+                    )
         for b, i, h in T.grid(B, LQ, HQ):
             with T.sblock("lse"):
                 vb, vi, vh = T.axis.remap("SSS", [b, i, h])
-                lse[vb, vi, vh] = stored_lse(
-                    elementary,
-                    spec.lse_type,
-                    mask.row_valid(vi, valid_lens[vb]),
-                    row_max[vb, vh, vi],
-                    defined_sum(row_sum[vb, vh, vi]),
-                )
+                if is_written(vi, valid_lens[vb]):
+                    lse[vb, vi, vh] = stored_lse(
+                        elementary,
+                        spec.lse_type,
+                        mask.row_valid(vi, valid_lens[vb]),
+                        row_max[vb, vh, vi],
+                        defined_sum(row_sum[vb, vh, vi]),
+                    )
 
     unread = () if spec.bias else (main.params[4],)
     return tvm.IRModule({"main": _without(main, unread)})

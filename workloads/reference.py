@@ -12,7 +12,7 @@ import numpy as np
 
 from .errors import InvalidSpecError
 from .lse import lse_range
-from .pairs import seen_pairs
+from .pairs import seen_pairs, written_rows
 from .spec import PrefillSpec
 
 #: Largest :func:`max_error` that a correct kernel shows, by the dtype of its tensors: about two
@@ -55,11 +55,12 @@ def reference_attention(
     output : np.ndarray
         ``[batch, qo_len, num_qo_heads, head_dim]`` float64; 0 in rows that keep no key. A row with
         NaN or Inf among the scores that it sees is NaN (all of them -Inf, too), and a value that a
-        row does not see adds nothing to it, not even NaN.
+        row does not see adds nothing to it, not even NaN. Rows that a spec leaves untouched are
+        NaN: nothing is expected of them (:func:`~prefilltune.workloads.pairs.written_rows`).
     lse : np.ndarray
         ``[batch, qo_len, num_qo_heads]`` float64, base 2, NaN where the output's scores are; in the
         range of :func:`~prefilltune.workloads.lse.lse_range`, and its ``empty`` in rows that keep
-        no key.
+        no key; NaN in rows that are left untouched.
     """
     batch, qo_len, num_qo_heads, head_dim = query.shape
     kv_len, num_kv_heads = key.shape[1:3]
@@ -95,6 +96,8 @@ def reference_attention(
                 result_lse = np.clip(row_max + np.log2(row_sum), ends.least, ends.most)
             output[b, some] = result.reshape(num_qo_heads, some.size, head_dim).transpose(1, 0, 2)
             lse[b, some] = result_lse.reshape(num_qo_heads, some.size).T
+    untouched = ~written_rows(spec, valid_lens, qo_len)
+    output[untouched] = lse[untouched] = np.nan
     return output, lse
 
 

@@ -13,6 +13,7 @@ from .choices import (
     CHOICES,
     MASK_CHOICES,
     OPEN,
+    RESULT_CHOICES,
     SCORE_CHOICES,
     WINDOW,
     Window,
@@ -29,6 +30,9 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 #: What an LSE may be besides the dtype of what it is of.
 LSE_DTYPE = "float32"
+
+#: What the canonical text of a spec says behind the scale, in this order.
+_BEHIND_SCALE = (*SCORE_CHOICES, *RESULT_CHOICES)
 
 #: Elements that no tensor of a workload reaches: kernels number them with 32 bits.
 INDEXABLE = 1 << 31
@@ -74,6 +78,10 @@ class PrefillSpec:
     bias : str, optional
         ``relative``: a float32 tensor ``[num_qo_heads, qo_len + kv_len - 1]``, whose entry
         ``column - row + qo_len - 1`` is added to the scaled and capped score.
+    padding_output : str
+        What padding of output and LSE becomes: ``zero`` (0, and the LSE of a row that sees no
+        key), or ``untouched``: nothing is written there, and what memory held stays. A row that
+        is no padding is always written, even if it sees no key.
 
     Raises
     ------
@@ -90,6 +98,8 @@ class PrefillSpec:
     'padded_hq12_hkv12_d64_float16_s0.125_lsefloat32'
     >>> str(PrefillSpec(12, 12, 64, window=(64, 64), softcap=50, bias="relative"))
     'padded_w64-64_hq12_hkv12_d64_float16_s0.125_cap50.0_biasrelative'
+    >>> str(PrefillSpec(12, 12, 64, padding_output="untouched"))
+    'padded_hq12_hkv12_d64_float16_s0.125_outuntouched'
     >>> PrefillSpec(12, 12, 64, padding="left", window=(None, 0)).mask_mode
     'causal_padded_left'
     """
@@ -103,6 +113,7 @@ class PrefillSpec:
     sm_scale: float | None
     softcap: float | None
     bias: str | None
+    padding_output: str
     lse_dtype: str | None
 
     def __init__(
@@ -119,6 +130,7 @@ class PrefillSpec:
         window: Sequence[int | None] | None = None,
         softcap: float | None = None,
         bias: str | None = None,
+        padding_output: str | None = None,
     ) -> None:
         heads = {"num_qo_heads": num_qo_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
         for field, size in heads.items():
@@ -143,6 +155,7 @@ class PrefillSpec:
             "window": window,
             "softcap": softcap,
             "bias": bias,
+            "padding_output": padding_output,
         }
         given = {name: value for name, value in chosen.items() if value is not None}
         if mask_mode is not None:
@@ -191,7 +204,7 @@ class PrefillSpec:
         return (
             f"{self.mask_mode}_hq{self.num_qo_heads}_hkv{self.num_kv_heads}"
             f"_d{self.head_dim}_{self.dtype}_s{self.scale!r}"
-            f"{''.join(each.suffix(getattr(self, each.name)) for each in SCORE_CHOICES)}"
+            f"{''.join(each.suffix(getattr(self, each.name)) for each in _BEHIND_SCALE)}"
             f"{'' if self.lse_dtype is None else f'_lse{self.lse_dtype}'}"
         )
 
@@ -207,7 +220,7 @@ class PrefillSpec:
         found = re.fullmatch(
             r"(?P<mask_mode>.+)_hq(?P<qo>\d+)_hkv(?P<kv>\d+)_d(?P<d>\d+)"
             r"_(?P<dtype>[a-z]+\d+)_s(?P<scale>[-+.\de]+)"
-            rf"{''.join(each.pattern for each in SCORE_CHOICES)}(?:_lse(?P<lse>[a-z]+\d+))?",
+            rf"{''.join(each.pattern for each in _BEHIND_SCALE)}(?:_lse(?P<lse>[a-z]+\d+))?",
             text,
         )
         if found is None:
@@ -221,7 +234,7 @@ class PrefillSpec:
         return cls(
             int(found["qo"]), int(found["kv"]), int(found["d"]),
             found["dtype"], found["mask_mode"], scale, found["lse"],
-            **parsed_choices({each.name: found[each.name] for each in SCORE_CHOICES}),
+            **parsed_choices({each.name: found[each.name] for each in _BEHIND_SCALE}),
         )  # fmt: skip
 
 

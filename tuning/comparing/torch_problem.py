@@ -117,6 +117,15 @@ def valid_positions(problem: Problem, length: int) -> Any:
     return torch.from_numpy(valid).to(problem.device)
 
 
+def written_rows(problem: Problem) -> Any:
+    """Which rows of output and LSE a kernel writes, bool ``[batch, qo_len]``."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    lens = problem.valid_lens.cpu().numpy()
+    written = pairs.written_rows(problem.spec, lens, problem.shape.qo_len)
+    return torch.from_numpy(written).to(problem.device)
+
+
 def seen_keys(problem: Problem) -> Any:
     """Which keys a row of no padding sees, bool ``[batch, 1 or qo_len, kv_len]``."""
     import torch  # pyright: ignore[reportMissingImports]

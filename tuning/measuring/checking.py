@@ -18,10 +18,11 @@ from ...workloads import (
     PrefillSpec,
     empty_lse,
     max_error,
+    numpy_dtype,
     reference_attention,
     useful_flops,
 )
-from ...workloads.pairs import seen_columns
+from ...workloads.pairs import seen_columns, written_rows
 
 # Of the reference, in floating-point operations: about a second of one core.
 _BUDGET = 1e10
@@ -34,8 +35,10 @@ class Expected:
     Parameters
     ----------
     keyed : np.ndarray
-        Which rows keep a key, bool ``[batch, qo_len]``; all others are 0, and their LSE is
-        ``empty``.
+        Which rows keep a key, bool ``[batch, qo_len]``.
+    written : np.ndarray
+        Which rows are written, bool ``[batch, qo_len]``: those that keep no key with 0, and their
+        LSE with ``empty``; the others stay as :func:`poisoned_results` has them.
     empty : float
         LSE of a row without keys.
     heads : tuple[tuple[int, int], ...]
@@ -47,13 +50,14 @@ class Expected:
     """
 
     keyed: np.ndarray
+    written: np.ndarray
     empty: float
     heads: tuple[tuple[int, int], ...]
     outputs: tuple[np.ndarray, ...]
     lses: tuple[np.ndarray, ...]
 
     def error(self, output: np.ndarray, lse: np.ndarray) -> float:
-        """Largest error of a result; infinite if any of it is not finite or padding is not as set.
+        """Largest error of a result; infinite if any of it is not finite or padding is not right.
 
         Parameters
         ----------
@@ -63,16 +67,44 @@ class Expected:
             ``[batch, qo_len, num_qo_heads]``.
         """
         with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
-            if not all(pool.map(partial(_is_sound, self.empty), output, lse, self.keyed)):
+            sound = partial(_is_sound, self.empty)
+            if not all(pool.map(sound, output, lse, self.keyed, self.written)):
                 return math.inf
         return max(
-            max(max_error(output[b, :, h], rows), max_error(lse[b, :, h], row_lse))
-            for (b, h), rows, row_lse in zip(self.heads, self.outputs, self.lses, strict=True)
+            self._error_of_head(output[b, :, h], lse[b, :, h], self.written[b], *expected)
+            for (b, h), *expected in zip(self.heads, self.outputs, self.lses, strict=True)
+        )
+
+    @staticmethod
+    def _error_of_head(
+        output: np.ndarray,
+        lse: np.ndarray,
+        written: np.ndarray,
+        expected: np.ndarray,
+        expected_lse: np.ndarray,
+    ) -> float:
+        return max(
+            max_error(output[written], expected[written]),
+            max_error(lse[written], expected_lse[written]),
         )
 
 
-def _is_sound(empty: float, output: np.ndarray, lse: np.ndarray, keyed: np.ndarray) -> bool:
-    """Whether all of a sequence's result is finite, and its padding as it is set."""
+def poisoned_results(spec: PrefillSpec, shape: PrefillShape) -> tuple[np.ndarray, np.ndarray]:
+    """Output and LSE full of NaN: what a kernel leaves unwritten is seen, and what it writes."""
+    rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
+    output = np.full((*rows, spec.head_dim), np.nan, numpy_dtype(spec.dtype))
+    return output, np.full(rows, np.nan, numpy_dtype(spec.lse_type))
+
+
+def _is_sound(
+    empty: float, output: np.ndarray, lse: np.ndarray, keyed: np.ndarray, written: np.ndarray
+) -> bool:
+    """Whether all of a sequence's result is finite, and its padding as it is to be."""
+    if not written.all():
+        untouched = ~written
+        if not (_is_untouched(output[untouched]) and _is_untouched(lse[untouched])):
+            return False
+        output, lse, keyed = output[written], lse[written], keyed[written]
     padding = ~keyed
     return bool(
         _is_finite(output)
@@ -80,6 +112,11 @@ def _is_sound(empty: float, output: np.ndarray, lse: np.ndarray, keyed: np.ndarr
         and not (_bits(output)[padding] << 1).any()  # a zero may have a sign
         and (lse[padding] == lse.dtype.type(empty)).all()
     )
+
+
+def _is_untouched(array: np.ndarray) -> bool:
+    """Whether it is as :func:`poisoned_results` has it, bit for bit."""
+    return bool((_bits(array) == _bits(np.array([np.nan], array.dtype))[0]).all())
 
 
 def _is_finite(array: np.ndarray) -> bool:
@@ -124,7 +161,9 @@ def expect(
     with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
         outputs, lses = zip(*pool.map(of_head, heads), strict=True)
     begin, end = seen_columns(spec, inputs.valid_lens, shape.qo_len, shape.num_kv)
-    return Expected(begin < end, empty_lse(spec.lse_type), tuple(heads), outputs, lses)
+    written = written_rows(spec, inputs.valid_lens, shape.qo_len)
+    empty = empty_lse(spec.lse_type)
+    return Expected(begin < end, written, empty, tuple(heads), outputs, lses)
 
 
 def checked_heads(

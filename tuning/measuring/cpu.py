@@ -25,8 +25,8 @@ from ...workloads import (
     reference_attention,
 )
 from ...workloads.choices import CAUSAL
-from ...workloads.pairs import valid_positions
-from .checking import Expected, expect
+from ...workloads.pairs import valid_positions, written_rows
+from .checking import Expected, expect, poisoned_results
 
 #: Valid lengths of a batch, hashable.
 Lens = tuple[int, ...]
@@ -149,7 +149,8 @@ def check_ragged_baseline(
     call()
     inputs = make_inputs(spec, shape, np.asarray(lens, "int32"), seed)
     expected, _ = _reference(spec, shape, lens, seed)
-    return max_error(unpack(), expected) if inputs.query.size else 0.0
+    rows = written_rows(spec, inputs.valid_lens, shape.qo_len)
+    return max_error(unpack()[rows], expected[rows]) if inputs.query.size else 0.0
 
 
 def time_gemm(size: int, seconds: float) -> float:
@@ -188,7 +189,7 @@ def time_calls(calls: Sequence[Callable[[], object]], seconds: float) -> float:
 
 def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> float:
     inputs = _inputs(spec, shape, lens, seed, True)
-    output, lse = _poisoned_results(spec, shape)
+    output, lse = _results(spec, shape)
     kernel(*_tensors(inputs), output, lse)
     return _expected(spec, shape, lens, seed).error(output.numpy(), lse.numpy())
 
@@ -213,14 +214,12 @@ def _reference(
     return reference_attention(spec, *inputs.arguments)
 
 
-def _poisoned_results(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]:
-    """Output and LSE tensors filled with NaN: what a kernel leaves unwritten is seen."""
-    import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy)
+def _results(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]:
+    """Output and LSE tensors filled with NaN."""
     from tvm.runtime import tensor
 
-    rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
-    output = np.full((*rows, spec.head_dim), np.nan, np.dtype(spec.dtype))
-    return tensor(output), tensor(np.full(rows, np.nan, np.dtype(spec.lse_type)))
+    output, lse = poisoned_results(spec, shape)
+    return tensor(output), tensor(lse)
 
 
 def _tensors(inputs: Inputs) -> tuple[Any, ...]:
@@ -243,7 +242,7 @@ def _bound(
     from tvm.runtime import tensor
 
     query, key, value, _, *others = _tensors(_inputs(spec, shape, batches[0], seed, False))
-    results = _poisoned_results(spec, shape)
+    results = _results(spec, shape)
     valid_lens = [tensor(np.asarray(lens, "int32")) for lens in batches]
     calls = [partial(kernel, query, key, value, lens, *others, *results) for lens in valid_lens]
     calls[0]()

@@ -28,7 +28,7 @@ from ...workloads import (
     poisoned,
 )
 from ..errors import KernelFaultError
-from .checking import Expected, expect
+from .checking import Expected, expect, poisoned_results
 from .cpu import Batches, Lens, Measurement
 from .cuda_timing import LaunchGraph
 
@@ -200,10 +200,8 @@ def _on_device(
 
 @lru_cache(maxsize=1)
 def _results(spec: PrefillSpec, shape: PrefillShape) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Output and LSE, and as many NaNs to fill them with: what stays unwritten is seen."""
-    rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
-    output = np.full((*rows, spec.head_dim), np.nan, numpy_dtype(spec.dtype))
-    nans = output, np.full(rows, np.nan, numpy_dtype(spec.lse_type))
+    """Output and LSE, and as many NaNs to fill them with."""
+    nans = poisoned_results(spec, shape)
     return (_upload(nans[0]), _upload(nans[1])), (_upload(nans[0]), _upload(nans[1]))
 
 
