@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefilltune.tuning.building.finishing import finished
@@ -9,7 +10,7 @@ from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.deployment import Leaf, Lengths, Split, dispatching_kernel
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.search.strategies import Proposal
-from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.spaces import SPACES, Variant
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, SymbolicShape, parse_lengths
 
@@ -30,6 +31,22 @@ WGMMA_TURNS: tuple[dict[str, Any], ...] = (
     {"overlap": True, "ring": 2, "alternate": True},
     {"overlap": True, "ring": 2, "persistent": 3, "alternate": True},
 )
+
+
+def pipelined(variants: Sequence[Variant], pipeline: dict[str, Any]) -> dict[str, Any] | None:
+    """The first of variants that is pipelined so, whatever its sizes; None where none is.
+
+    The ``persistent`` of a pipeline is put in the place of the GPU's multiprocessors.
+    """
+    found = (dict(each) for each in variants if pipeline_of(each) == pipeline_of(pipeline))
+    return next((each | pipeline for each in found), None)
+
+
+def pipeline_of(variant: Variant) -> dict[str, Any]:
+    """What a variant says besides sizes."""
+    sizes = {"q_tile", "kv_tile", "rows", "warps"}
+    kept = {key: value for key, value in variant.items() if key not in sizes}
+    return kept | {"persistent": True} if "persistent" in kept else kept
 
 
 def proposals(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_schedules import WGMMA_PIPELINES, proposals
+from cuda_schedules import WGMMA_PIPELINES, pipelined, proposals
 from extreme_inputs import difference, extreme_inputs
 
 from prefilltune.tuning.backends.cuda import cuda_device
@@ -35,7 +35,7 @@ _CASES = [
     ("cuda_wgmma", WGMMA_PIPELINES[0], "float16"),
     ("cuda_mma", {}, "float16"),
     ("cuda_mma", {}, "bfloat16"),
-    ("cuda_simt", {}, "float32"),
+    ("cuda_simt", {"exchange": True}, "float32"),
 ]
 
 
@@ -61,8 +61,9 @@ def _built(
     variants = SPACES[space].variants(spec, shape, target)
     if not variants:
         pytest.skip(f"{target.key} lacks the instructions of {space}")
-    variant = next(each for each in variants if pipeline.items() <= dict(each).items())
-    proposal = proposals(space, dict(variant), spec, shape, target)[-1]
+    variant = pipelined(variants, pipeline)
+    assert variant is not None
+    proposal = proposals(space, variant, spec, shape, target)[-1]
     return build_library(proposal.module, target.target, str(folder / "kernel.so"))
 
 

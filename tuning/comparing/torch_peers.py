@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -135,13 +135,43 @@ def _flex_with(problem: Problem, *, compiled: bool) -> Prepared:
     tensors = [_heads_first(each) for each in (problem.query, problem.key, problem.value)]
     attend, score = _flex_attention(spec, shape, compiled), _flex_score(problem)
 
-    def call() -> Any:
-        return attend(
+    def calling(options: dict[str, Any] | None) -> Callable[[], Any]:
+        return lambda: attend(
             *tensors, score_mod=score, block_mask=block_mask, scale=spec.scale,
-            enable_gqa=spec.group_size > 1,
+            enable_gqa=spec.group_size > 1, kernel_options=options,
         )  # fmt: skip
 
-    return Prepared(call, _heads_first)
+    return Prepared(_that_fits(map(calling, _FLEX_OPTIONS)), _heads_first)
+
+
+#: How FlexAttention's kernel is made: as it would be by itself, whose tiles with a bias beside them
+#: are more than a multiprocessor's memory holds, and then with less in flight.
+_FLEX_OPTIONS: tuple[dict[str, Any] | None, ...] = (
+    None,
+    {"num_stages": 2},
+    {"BLOCK_N": 64, "num_stages": 2},
+    {"BLOCK_M": 64, "BLOCK_N": 64, "num_stages": 1},
+)
+
+
+def _that_fits(calls: Iterable[Callable[[], Any]]) -> Callable[[], Any]:
+    """The first of calls whose kernel can be made.
+
+    Raises
+    ------
+    RuntimeError
+        PyTorch's, if none can, or for another reason.
+    """
+    *others, last = calls
+    for call in others:
+        try:
+            call()
+        except RuntimeError as error:
+            if "No valid triton configs" not in str(error):
+                raise
+        else:
+            return call
+    return last
 
 
 def _flex_mask(problem: Problem) -> Callable[..., Any]:
