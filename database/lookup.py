@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -34,11 +34,29 @@ class Tier(IntEnum):
     """Same target, another shape."""
     FAMILY = 2
     """Same kind and arch, another device; the same shape or the nearest."""
-    OTHER_TARGET = 3
+    PORTABLE = 3
+    """Of a level that the machine has, the best before others; the same shape or the nearest."""
+    OTHER_TARGET = 4
     """Same kind, another arch; the same shape or the nearest."""
 
     def __str__(self) -> str:
         return self.name.lower().replace("_", " ")
+
+
+def tier_for(asked: TargetKey, found: TargetKey, distance: float = 0.0) -> Tier:
+    """How near records of a target are to what was asked for.
+
+    Parameters
+    ----------
+    distance : float
+        Of the shapes.
+    """
+    if found in asked.portable:
+        return Tier.PORTABLE
+    if found == asked:
+        return Tier.NEAREST_SHAPE if distance else Tier.EXACT
+    same_family = found.device and found.family == asked.family
+    return Tier.FAMILY if same_family else Tier.OTHER_TARGET
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,7 @@ class Finder:
         shape: PrefillShape,
         *,
         lens: str | None = None,
-        space: str | None = None,
+        space: str | Collection[str] | None = None,
         accept: Tier = Tier.EXACT,
         same_shape: bool = False,
         mend: str = "run `prefilltune tune` for it",
@@ -154,8 +172,8 @@ class Finder:
             On which sizes.
         lens : str, optional
             Length distribution to prefer; that without padding when absent.
-        space : str, optional
-            The only design space to look into.
+        space : str or collection of str, optional
+            The only design spaces to look into.
         accept : Tier
             The farthest tier that will do.
         same_shape : bool
@@ -166,10 +184,11 @@ class Finder:
         Returns
         -------
         Match
-            The nearest tier first, then the smallest :func:`shape_distance` (to nine digits, the
-            same on every machine), then ``lens``, then :data:`FULL`, since times of different
-            lengths do not compare, then the first of :func:`nearly_fastest`; of one record in
-            several databases, the faster, then that of the earlier root.
+            The nearest tier first, of portable records those of the best level, then the smallest
+            :func:`shape_distance` (to nine digits, the same on every machine), then ``lens``, then
+            :data:`FULL`, since times of different lengths do not compare, then the first of
+            :func:`nearly_fastest`; of one record in several databases, the faster, then that of the
+            earlier root.
 
         Raises
         ------
@@ -180,10 +199,11 @@ class Finder:
             named.
         """
         notes: list[str] = []
-        query = _Query(key, spec, shape, space)
+        spaces = (space,) if isinstance(space, str) else space
+        query = _Query(key, spec, shape, spaces)
         found = list(query.pools(self._own_stores(key, notes)))
         match = _nearest(found, accept, lens, same_shape)
-        if match is None:
+        if match is None or match.tier > Tier.NEAREST_SHAPE:
             found += query.pools(self._other_stores(key, notes))
             match = _nearest(found, accept, lens, same_shape)
         if match is not None:
@@ -288,20 +308,15 @@ class Finder:
 
     def targets(self, key: TargetKey, accept: Tier) -> list[TargetKey]:
         """The targets whose records a tier takes, the nearest first: ``key`` itself is one."""
-        found = [key]
-        if accept >= Tier.FAMILY:
-            found += self.family(key)
-        if accept >= Tier.OTHER_TARGET:
-            found += sorted(
-                (each for each in self._keys() if each.kind == key.kind and each not in found),
-                key=str,
-            )
-        return found
+        others = [each for each in self._keys() if each.kind == key.kind and each != key]
+        nearness = {each: tier_for(key, each) for each in (key, *others)}
+        taken = [each for each, tier in nearness.items() if tier <= accept or each == key]
+        return sorted(taken, key=lambda each: (nearness[each], _level(key, each), str(each)))
 
     def family(self, key: TargetKey) -> list[TargetKey]:
         """The other devices of an architecture that some database has records of, by name."""
-        found = (each for each in self._keys() if each.family == key.family and each != key)
-        return sorted(found, key=str)
+        others = (each for each in self._keys() if tier_for(key, each) is Tier.FAMILY)
+        return sorted(others, key=str)
 
     def _keys(self) -> set[TargetKey]:
         return {each for root in self.roots if root.is_dir() for each in target_keys(root)}
@@ -351,10 +366,12 @@ class _Pool:
     root: Path
     store: RecordStore
 
+    level: int
+
     @property
-    def rank(self) -> tuple[Tier, float]:
+    def rank(self) -> tuple[Tier, int, float]:
         """The nearest first; digits that depend on a machine's ``log2`` left out."""
-        return self.tier, round(self.distance, 9)
+        return self.tier, self.level, round(self.distance, 9)
 
 
 @dataclass(frozen=True)
@@ -362,17 +379,18 @@ class _Query:
     key: TargetKey
     spec: PrefillSpec
     shape: PrefillShape
-    space: str | None
+    spaces: Collection[str] | None
 
     def pools(self, stores: Iterable[tuple[Path, RecordStore]]) -> Iterator[_Pool]:
         for root, store in stores:
             for text, heads in _heads(store, self.spec).items():
-                if self.space is not None:
-                    heads = [head for head in heads if head.space == self.space]
+                if self.spaces is not None:
+                    heads = [head for head in heads if head.space in self.spaces]
                 if heads:
                     distance = shape_distance(self.shape, PrefillShape.parse(text))
-                    tier = _tier(self.key, store.key, distance)
-                    yield _Pool(tier, distance, text, heads, root, store)
+                    tier = tier_for(self.key, store.key, distance)
+                    level = _level(self.key, store.key)
+                    yield _Pool(tier, distance, text, heads, root, store, level)
 
 
 def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
@@ -384,10 +402,9 @@ def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
     return found
 
 
-def _tier(asked: TargetKey, found: TargetKey, distance: float) -> Tier:
-    if found == asked:
-        return Tier.NEAREST_SHAPE if distance else Tier.EXACT
-    return Tier.FAMILY if found.family == asked.family else Tier.OTHER_TARGET
+def _level(asked: TargetKey, found: TargetKey) -> int:
+    """How many of the levels of a machine are better than that of a record."""
+    return asked.portable.index(found) if found in asked.portable else 0
 
 
 def _nearest(pools: list[_Pool], accept: Tier, lens: str | None, same_shape: bool) -> Match | None:
@@ -441,7 +458,7 @@ def _miss(
     ]
     return (
         f"no record for {query.spec} at {query.shape} on {query.key}"
-        + (f" in space {query.space}" if query.space else "")
+        + (f" in space {' or '.join(sorted(query.spaces))}" if query.spaces else "")
         + f" up to tier '{accept}'; searched {', '.join(map(str, roots)) or 'no folder'}"
         + (f" ({'; '.join(notes)})" if notes else "")
         + f"; nearest: {', '.join(near) or 'none of this spec'}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import InvalidTargetKeyError
 
 
 @dataclass(frozen=True)
 class TargetKey:
-    """The machine that records are valid for.
+    """The machine that records are valid for, or without a device a level that many machines have.
+
+    Records of a level were timed on some machine that has it, and are right on all of them: they
+    are portable.
 
     Parameters
     ----------
@@ -20,6 +23,9 @@ class TargetKey:
         Processor architecture, such as ``znver4`` or ``sm_90a``.
     device : str
         What tells machines of one architecture apart: ``2c`` (cores used), ``h100``. May be empty.
+    levels : tuple[str, ...]
+        Architectures whose code the machine runs too, the best first, such as ``x86-64-v3``. Known
+        where a target is resolved, and no part of the text.
 
     Notes
     -----
@@ -36,26 +42,34 @@ class TargetKey:
     'llvm-x86_64_v3-2c'
     >>> TargetKey.parse("cuda-sm_90a-h100").family
     'cuda-sm_90a'
+    >>> [str(each) for each in TargetKey("llvm", "znver3", "2c", ("x86-64-v3",)).portable]
+    ['llvm-x86_64_v3']
     """
 
     kind: str
     arch: str
     device: str = ""
+    levels: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for field in ("kind", "arch", "device"):
-            part = getattr(self, field).replace("-", "_")
-            if not re.fullmatch(r"[A-Za-z0-9_.]+", part) and (field != "device" or part):
+        for name in ("kind", "arch", "device"):
+            part = getattr(self, name).replace("-", "_")
+            if not re.fullmatch(r"[A-Za-z0-9_.]+", part) and (name != "device" or part):
                 raise InvalidTargetKeyError(
-                    f"target {field} {part!r} must be made of letters, digits, '_' and '.': "
+                    f"target {name} {part!r} must be made of letters, digits, '_' and '.': "
                     "rename it"
                 )
-            object.__setattr__(self, field, part)
+            object.__setattr__(self, name, part)
 
     @property
     def family(self) -> str:
         """Kind and arch: what devices must share to run each other's kernels."""
         return f"{self.kind}-{self.arch}"
+
+    @property
+    def portable(self) -> tuple[TargetKey, ...]:
+        """The levels whose records serve this machine, the best first."""
+        return tuple(TargetKey(self.kind, level) for level in self.levels)
 
     def __str__(self) -> str:
         return f"{self.family}-{self.device}" if self.device else self.family
@@ -75,4 +89,5 @@ class TargetKey:
                 f"{text!r} is not a target key; write KIND-ARCH or KIND-ARCH-DEVICE, such as "
                 "llvm-znver4-2c"
             )
-        return cls(*parts)
+        kind, arch, device = (*parts, "")[:3]
+        return cls(kind, arch, device)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from database_fixtures import KEY, SPEC_TEXT, edit_provenance, filled, small_entry
@@ -21,6 +22,7 @@ from prefilltune.workloads import PrefillShape, PrefillSpec
 
 SPEC = PrefillSpec.parse(SPEC_TEXT)
 SHAPE = PrefillShape(1, 32)
+LEVELS = ("x86-64-v4", "x86-64-v3")
 SIBLING, COUSIN = TargetKey("llvm", "znver4", "8c"), TargetKey("llvm", "apple_m1", "8c")
 SHAPES = st.builds(PrefillShape, *[st.integers(1, 4096)] * 3)
 
@@ -39,21 +41,41 @@ def test_doubling_a_size_costs_1():
 def test_each_tier_is_found_only_when_accepted(tmp_path):
     near = small_entry(1, shape="b1_q64_kv64")
     far = small_entry(2, shape="b8_q64_kv64")
+    asked = replace(KEY, levels=LEVELS)
+    v4, v3 = asked.portable
+    wider = small_entry(5, shape="b2_q32_kv32")
     tiers = [
         (Tier.OTHER_TARGET, COUSIN, [small_entry(4)], small_entry(4), 0),
+        (Tier.PORTABLE, v3, [small_entry(6)], small_entry(6), 0),
+        (Tier.PORTABLE, v4, [wider], wider, 1),
         (Tier.FAMILY, SIBLING, [small_entry(3)], small_entry(3), 0),
         (Tier.NEAREST_SHAPE, KEY, [far, near], near, 2),
         (Tier.EXACT, KEY, [small_entry(0)], small_entry(0), 0),
     ]
     for tier, key, entries, expected, distance in tiers:
         filled(tmp_path, entries, key)
-        match = lookup([tmp_path], KEY, SPEC, SHAPE, accept=Tier.OTHER_TARGET)
+        match = lookup([tmp_path], asked, SPEC, SHAPE, accept=Tier.OTHER_TARGET)
         assert (match.entry, match.tier, match.key) == (expected, tier, key)
         assert match.distance == distance
         assert match.root == tmp_path
         if tier > Tier.EXACT:
             with pytest.raises(NoRecordError, match=str(tier)):
-                lookup([tmp_path], KEY, SPEC, SHAPE, accept=Tier(tier - 1))
+                lookup([tmp_path], asked, SPEC, SHAPE, accept=Tier(tier - 1))
+    nearest = [KEY, SIBLING, v4, v3, COUSIN]
+    assert Finder([tmp_path]).targets(asked, Tier.OTHER_TARGET) == nearest
+    assert Finder([tmp_path]).targets(asked, Tier.FAMILY) == nearest[:2]
+
+
+def test_devices_of_an_architecture_come_before_what_is_portable_to_it(tmp_path):
+    """Where the architecture alone is known, as of a GPU that is elsewhere."""
+    level, device = TargetKey("cuda", "sm_80"), TargetKey("cuda", "sm_80", "a100")
+    filled(tmp_path, [replace(small_entry(0), target_json={"kind": "cuda"})], level)
+    asked = replace(level, levels=("sm_80", "sm_75"))
+    find = partial(lookup, [tmp_path], spec=SPEC, shape=SHAPE, accept=Tier.PORTABLE)
+    assert find(key=asked).tier is Tier.PORTABLE
+    assert find(key=replace(level, levels=("sm_75",))).tier is Tier.EXACT
+    filled(tmp_path, [replace(small_entry(1), target_json={"kind": "cuda"})], device)
+    assert (find(key=asked).tier, find(key=asked).key) == (Tier.FAMILY, device)
 
 
 def test_another_kind_is_never_a_match(tmp_path):

@@ -44,7 +44,7 @@ H100, H200, ANY = (TargetKey("cuda", "sm_90a", device) for device in ("h100", "h
 
 
 def gpu(key: TargetKey) -> ResolvedTarget:
-    return ResolvedTarget(None, key, 1)
+    return ResolvedTarget(None, key, 1, is_here=bool(key.device))
 
 
 def entry(number: int, shape: str, space: str = "llvm_fused", **fields: Any) -> Entry:
@@ -81,6 +81,7 @@ def test_a_single_record_serves_everything_without_a_sweep(tmp_path: Path) -> No
         "record": SHORT.record_id,
         "tier": "exact",
         "tuned_for": "llvm-znver4-2c",
+        "timed_on": SHORT.provenance.device["name"],
         "tuned_at": "b1_q16_kv16",
         "lens": "full",
         "space": "llvm_fused",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,34 @@ def test_llvm_is_this_cpu_with_its_features_and_threads() -> None:
 def test_a_cpu_may_be_named() -> None:
     resolved = resolve_target('{"kind": "llvm", "mcpu": "x86-64-v3", "num-cores": 4}')
     assert (resolved.threads, str(resolved.key)) == (4, "llvm-x86_64_v3-4c")
+    assert [str(each) for each in resolved.key.portable] == ["llvm-x86_64_v3", "llvm-x86_64_v2"]
     assert vector_lanes(resolved.target) == 8
     assert vector_lanes(resolve_target('{"kind": "llvm", "mcpu": "znver4"}').target) == 16
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "levels"),
+    [
+        ({"mcpu": "x86-64-v3"}, "llvm-x86_64_v3", ("x86-64-v2",)),
+        ({"mcpu": "x86-64-v3", "mattr": ["+avx512f"]}, None, ("x86-64-v3", "x86-64-v2")),
+        ({"mcpu": "znver3"}, None, ("x86-64-v3", "x86-64-v2")),
+        ({"mcpu": "nehalem"}, None, ("x86-64-v2",)),
+        ({"mcpu": "core2"}, None, ()),
+        ({"mcpu": "generic", "mtriple": "aarch64-linux-gnu"}, "llvm-aarch64", ()),
+        ({"mcpu": "neoverse-n1", "mtriple": "aarch64-linux-gnu"}, None, ("aarch64",)),
+    ],
+)
+def test_the_levels_of_cpus(target: dict[str, Any], key: str | None, levels: tuple[str]) -> None:
+    """A level that is named without a number of cores is what portable records are for."""
+    resolved = resolve_target({"kind": "llvm", **target})
+    assert resolved.key.levels == levels
+    assert resolved.is_here
+    if key is None:
+        assert resolved.key.device == f"{resolved.threads}c"
+    else:
+        assert str(resolved.key) == key
+        (option,) = LLVM.options(resolved)
+        assert resolve_target(option).key == resolved.key
 
 
 @pytest.mark.parametrize(
@@ -105,6 +132,8 @@ def test_a_gpu_that_is_elsewhere_is_named_by_its_architecture(
     monkeypatch.setattr(cuda, "cuda_device", lambda: None)
     resolved = resolve_target("cuda", arch=arch)
     assert (str(resolved.key), resolved.is_here) == (f"cuda-{arch}", False)
+    levels = {"sm_70": (), "sm_75": ("sm_75",)}
+    assert resolved.key.levels == levels.get(arch, ("sm_80", "sm_75"))
     assert resolved.target.attrs["arch"] == arch
     assert int(resolved.target.attrs["max_shared_memory_per_block"]) == shared_memory
     assert int(resolved.target.attrs["max_threads_per_block"]) == 1024

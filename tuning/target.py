@@ -21,21 +21,20 @@ class ResolvedTarget:
         Names the folder of the records.
     threads : int
         CPU threads that a kernel runs with; 1 on a GPU target.
+    is_here : bool
+        Whether this machine has such a processor; of one that is elsewhere the architecture alone
+        is known.
     """
 
     target: Any
     key: TargetKey
     threads: int
+    is_here: bool = True
 
     @property
     def kind(self) -> str:
         """``llvm``, ``cuda``, ..."""
         return self.key.kind
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this machine runs its kernels: only then is the device of the key known."""
-        return bool(self.key.device)
 
 
 def vector_lanes(target: Any) -> int:

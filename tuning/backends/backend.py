@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...database import TargetKey
+from ...database import TargetKey, Tier
 from ...workloads import PrefillShape, PrefillSpec
 from ..measuring.engine import Engine
 from ..target import ResolvedTarget
@@ -38,6 +38,8 @@ class Backend(ABC):
     visible_devices : str
         The environment variable that says which devices a process sees, where a machine may have
         several; empty where it has one.
+    furthest : Tier
+        The furthest tier of records that any target of the kind runs.
     masked_baseline : bool
         Whether TVM's hand-written masked prefill kernel, which serves any shape, can be built.
     source_language, source_comment : str
@@ -51,6 +53,7 @@ class Backend(ABC):
     device_type: tuple[str, int]
     pass_config: Mapping[str, Any] = field(default_factory=dict)
     visible_devices: str = ""
+    furthest: Tier = Tier.PORTABLE
     masked_baseline: bool = False
     source_language: str = "text"
     source_comment: str = "#"

@@ -35,6 +35,9 @@ _SHARED_MEMORY = {
     "sm_120": 101376,
 }
 _PLAIN_SHARED_MEMORY = 49152
+# Portable records are of these: sm_80 for the matrix instructions of Ampere, which all that came
+# later has too, and sm_75 for what had none of them.
+_LEVELS = ("sm_80", "sm_75")
 # Words of a device's name that do not tell its speed.
 _VENDOR_WORDS = frozenset(
     {"nvidia", "geforce", "tesla", "quadro", "graphics", "device", "generation", "gpu"}
@@ -77,7 +80,8 @@ class Cuda(Backend):
             "thread_warp_size": 32,
         }
         device = canonical_device(self.device_name()) if arch == here else ""
-        return ResolvedTarget(Target(wanted), TargetKey(self.kind, arch, device), 1)
+        key = TargetKey(self.kind, arch, device, _levels_of(arch))
+        return ResolvedTarget(Target(wanted), key, 1, is_here=arch == here)
 
     def here(self, key: TargetKey) -> ResolvedTarget | None:
         here = None if cuda_device() is None else self.resolve({}, None, None)
@@ -232,6 +236,15 @@ def _arch_here() -> str | None:
         return None
     major, minor = str(device.compute_version).split(".")
     return f"sm_{major}{minor}" + ("a" if int(major) >= 9 else "")
+
+
+def _levels_of(arch: str) -> tuple[str, ...]:
+    """The levels whose schedules run on an architecture, the best first."""
+    return tuple(level for level in _LEVELS if _number(level) <= _number(arch))
+
+
+def _number(arch: str) -> int:
+    return int("".join(filter(str.isdigit, arch)))
 
 
 def _shared_memory(arch: str) -> int:

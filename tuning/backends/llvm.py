@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...database import TargetKey
+from ...database import TargetKey, Tier
 from ...workloads import PrefillShape, PrefillSpec, ragged_cpu_baseline
 from ..errors import InvalidOptionError, UnknownTargetError
 from ..measuring import cpu
@@ -26,7 +26,11 @@ _X86_LEVELS = (
     ("x86-64-v2", ("sse4.2", "popcnt")),
     ("x86-64", ()),
 )
-
+# Neither the features nor the text of an AArch64 target tell more: NEON is in all of them.
+_AARCH64 = "aarch64"
+_X86_NAMES, _AARCH64_NAMES = ("x86_64", "amd64"), ("aarch64", "arm64")
+#: What LLVM calls the CPU of a level, where it has no name for the level itself.
+_MCPU = {_AARCH64: "generic"}
 
 # What assembly holds for debuggers alone: lines among the instructions, and sections at the end.
 _OF_DEBUGGERS = re.compile(r"\s*\.(?:loc|cfi_\w+)\b|\.Ltmp\d+:")
@@ -52,7 +56,7 @@ class Llvm(Backend):
                 f"--threads is {threads}, and the target's num-cores {named}: leave one of them out"
             )
         mcpu = fields.get("mcpu") or host_cpu()
-        if not _knows_cpu(mcpu):
+        if not _knows_cpu(mcpu, fields.get("mtriple")):
             raise UnknownTargetError(
                 f"mcpu {mcpu!r} is no CPU that LLVM knows; leave it out to take this machine's "
                 f"({host_cpu()}), or write a name such as x86-64-v3 or znver4"
@@ -65,8 +69,14 @@ class Llvm(Backend):
         }
         if wanted.get("mtriple") == _default_triple():
             del wanted["mtriple"]
-        cores = wanted["num-cores"]
-        return ResolvedTarget(Target(wanted), TargetKey(self.kind, mcpu, f"{cores}c"), cores)
+        cores, target = wanted["num-cores"], Target(wanted)
+        levels = _levels_of(target)
+        level = None if named or threads or "mattr" in wanted else _level_named(target, fields)
+        if level is not None:
+            lower = tuple(levels[levels.index(level) + 1 :])
+            return ResolvedTarget(target, TargetKey(self.kind, level, "", lower), cores)
+        key = TargetKey(self.kind, mcpu, f"{cores}c", tuple(levels))
+        return ResolvedTarget(target, key, cores)
 
     def here(self, key: TargetKey) -> ResolvedTarget | None:
         threads = re.fullmatch(r"([1-9]\d{0,5})c", key.device)
@@ -82,7 +92,8 @@ class Llvm(Backend):
         if target.key == self.resolve({}, target.threads, None).key:
             return [self.kind, *threads]
         fields = json.loads(str(target.target))
-        names = ("kind", "mcpu", "num-cores", "mtriple", "mattr")
+        cores = ["num-cores"] if target.key.device else []
+        names = ("kind", "mcpu", *cores, "mtriple", "mattr")
         return [json.dumps({name: fields[name] for name in names if name in fields})]
 
     def device_name(self) -> str:
@@ -152,6 +163,7 @@ LLVM = Llvm(
     ),
     usual_dtype="float32",
     alignment=1,  # vectors are read from anywhere
+    furthest=Tier.OTHER_TARGET,  # LLVM makes code of any schedule for any CPU
     device_type=("kDLCPU", 1),
     source_language="gas",
 )
@@ -200,12 +212,28 @@ def _target_of(mcpu: str) -> Any:
     return Target({"kind": "llvm", "mcpu": mcpu})
 
 
-def _knows_cpu(mcpu: str) -> bool:
+def _knows_cpu(mcpu: str, mtriple: str | None) -> bool:
     import tvm_ffi
     from tvm.target import Target
 
-    known = tvm_ffi.get_global_func("target.llvm_get_cpu_archlist")(Target("llvm"))
+    of = {"kind": "llvm", **({"mtriple": mtriple} if mtriple else {})}
+    known = tvm_ffi.get_global_func("target.llvm_get_cpu_archlist")(Target(of))
     return mcpu in {str(name) for name in known}
+
+
+def _levels_of(target: Any) -> list[str]:
+    """The levels that a CPU has, the best first."""
+    processor = str(target.attrs.get("mtriple") or _default_triple()).split("-")[0]
+    if processor in _AARCH64_NAMES:
+        return [_AARCH64]
+    features = _features_of(target) if processor in _X86_NAMES else set()
+    return [level for level, needs in _X86_LEVELS if needs and features.issuperset(needs)]
+
+
+def _level_named(target: Any, fields: Mapping[str, Any]) -> str | None:
+    """The level that the fields of a target name, rather than a CPU."""
+    mcpu = fields.get("mcpu")
+    return next((each for each in _levels_of(target) if mcpu == _MCPU.get(each, each)), None)
 
 
 def _default_triple() -> str:

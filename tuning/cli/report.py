@@ -89,4 +89,4 @@ def _resolved(target: TargetOptions) -> tuple[ResolvedTarget, bool]:
         backend_of(key.kind)
     except (InvalidTargetKeyError, UnsupportedTargetError):
         return prepare(target, compiler=False), False
-    return ResolvedTarget(None, key, 1), True
+    return ResolvedTarget(None, key, 1, is_here=bool(key.device)), True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...database import Finder, Match, TargetKey, Tier
+from ...database import Finder, Match, TargetKey, shape_distance
+from ...database.lookup import tier_for
 from ...workloads import PrefillShape, PrefillSpec
 from ..spaces import SPACES
 
@@ -39,13 +40,25 @@ def shape_of(match: Match) -> PrefillShape:
     return PrefillShape.parse(match.entry.provenance.shape)
 
 
-def seen_from(asked: TargetKey, found: Mapping[str, Match]) -> dict[str, Match]:
-    """Matches with the tier that they have for the target that was asked for."""
-    return {record: _seen_from(asked, match) for record, match in found.items()}
+def fits_any_shape(match: Match) -> bool:
+    """Whether the trace of a record schedules kernels for other shapes too."""
+    space = SPACES.get(match.entry.provenance.space)
+    return space is not None and space.any_shape
 
 
-def _seen_from(asked: TargetKey, match: Match) -> Match:
-    if match.key == asked:
-        return match
-    is_family = match.key.family == asked.family
-    return replace(match, tier=Tier.FAMILY if is_family else Tier.OTHER_TARGET)
+def seen_from(
+    asked: TargetKey, found: Mapping[str, Match], shape: PrefillShape | None = None
+) -> dict[str, Match]:
+    """Matches with the tier that they have for the target that was asked for.
+
+    Parameters
+    ----------
+    shape : PrefillShape, optional
+        What was asked for, if the kernels are for one shape.
+    """
+
+    def seen(match: Match) -> Match:
+        distance = 0.0 if shape is None else shape_distance(shape, shape_of(match))
+        return replace(match, tier=tier_for(asked, match.key, distance), distance=distance)
+
+    return {record: seen(match) for record, match in found.items()}

@@ -115,6 +115,7 @@ def describe_machine(wanted: str, threads: int | None, arch: str | None) -> dict
         "target": json.loads(str(machine.target.target)),
         "key": str(machine.target.key),
         "threads": machine.target.threads,
+        "is_here": machine.target.is_here,
         "versions": dict(machine.versions),
         "device": dict(machine.device),
     }
@@ -132,7 +133,8 @@ def machine_from(data: Any) -> Machine:
 
     try:
         key = TargetKey.parse(data["key"])
-        target = ResolvedTarget(Target(data["target"]), key, int(data["threads"]))
+        threads, is_here = int(data["threads"]), bool(data["is_here"])
+        target = ResolvedTarget(Target(data["target"]), key, threads, is_here)
         return Machine(target, dict(data["versions"]), dict(data["device"]))
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
         raise GarbledMessageError(f"{data!r} describes no machine: {error}") from error
