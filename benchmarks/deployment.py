@@ -94,7 +94,7 @@ def built(folder: Path) -> None:
     finder = Finder([committed_root()])
     spec = PrefillSpec(12, 12, 64, "float32")
     fixed = [
-        (spec, finder.find(target.key, spec, shape, accept=Tier.OTHER_TARGET))
+        (spec, shape, finder.find(target.key, spec, shape, accept=Tier.OTHER_TARGET))
         for shape in (PrefillShape(1, 128), PrefillShape(4, 128), PrefillShape(1, 512))
     ]
     build_kernels(fixed, [], target, folder)

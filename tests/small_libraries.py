@@ -37,7 +37,7 @@ def build_small(folder: Path, spec: PrefillSpec, target: ResolvedTarget, space: 
     entry = replayed.entry([1e-3], target.target, provenance)
     match = Match(entry, Tier.EXACT, 0.0, target.key, folder)
     serving = Serving(spec, target.key, {entry.record_id: match}, Leaf(entry.record_id))
-    return build_kernels([(spec, match)], [serving], target, folder)
+    return build_kernels([(spec, SHAPE, match)], [serving], target, folder)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Reached("sweep", spec, target)
 
     def built(fixed: Any, servings: Any, target: Any, output: Any):
-        specs = " ".join({str(spec): None for spec, _ in fixed})
-        shapes = " ".join(match.entry.provenance.shape for _, match in fixed)
+        specs = " ".join({str(spec): None for spec, _, _ in fixed})
+        shapes = " ".join(str(shape) for _, shape, _ in fixed)
         raise Reached("build", f"{specs} {shapes}", target)
 
     def compared(bench: Any, case: Any, tuned: Any, stock: Any):
@@ -185,12 +185,14 @@ def test_each_choice_of_a_spec_has_an_option() -> None:
 @pytest.mark.parametrize("name", ["build", "compare", "show --stage source"])
 def test_where_another_shape_is_tuned(name: str, one: Path) -> None:
     options = f"{HEADS} --shape 3x99 --threads 1 --database {shlex.quote(str(one))}"
-    message = run(f"prefilltune {name} {options}")
+    message = run(f"prefilltune {name} {options} --accept exact")
     assert reached(advised(message)) == ("tune", f"{SPEC} b3_q99_kv99", key(1), str(one))
+    if name in ("build", "compare"):
+        assert reached(f"prefilltune {name} {options}")[:2] == (name, f"{SPEC} b3_q99_kv99")
 
 
 def test_where_no_workload_is_named(tmp_path: Path) -> None:
-    for name in ("compare", "sweep", "report"):
+    for name in ("compare --accept exact", "sweep", "report"):
         message = run(f"prefilltune {name} --threads 1 --database {tmp_path}")
         work, workload, *rest = reached(advised(message))
         assert (work, *rest) == ("tune", key(1), str(tmp_path))
@@ -393,7 +395,7 @@ def test_every_text_names_a_command_that_there_is() -> None:
         ("build --model bge-base --target cuda --arch sm_90a --threads 2", "--threads 2"),
         ("explain --library x.so --lens full", "--library tells what was built"),
         ("explain --library x.so --model bge-base", "give it alone, or with --json"),
-        ("build --model bge-base --accept near", "choose exact, family, other-target"),
+        ("build --model bge-base --accept near", "choose exact, family, portable, "),
         ("build --model bge-base --lens short", "'short' is no distribution of lengths"),
     ],
 )
@@ -411,18 +413,20 @@ def test_what_is_accepted_is_listed_without_a_shape(tmp_path: Path) -> None:
     filled(tmp_path, [theirs], TargetKey("llvm", arch, "31c"))
     filled(tmp_path, [replace(theirs)], TargetKey("llvm", "elsewhere", "2c"))
     options = f"{HEADS} --threads 1 --database {tmp_path}"
-    message = run(f"prefilltune build {options} --shape {LONG.batch}x{LONG.qo_len}")
+    shape = f"--shape {LONG.batch}x{LONG.qo_len}"
+    message = run(f"prefilltune build {options} {shape} --accept exact")
     assert "accept the tier 'family' (--accept family), or run: " in message
     exact, family = f"{SPEC} {SHORT}", f"{SPEC} {SHORT} {LONG}"
     assert reached(f"prefilltune build {options}")[1] == exact
     assert reached(f"prefilltune build {options} --accept family")[1] == family
     assert reached(f"prefilltune build {options} --accept other-target")[1] == family
-    shape = f"--shape {LONG.batch}x{LONG.qo_len}"
-    assert reached(f"prefilltune build {options} --accept family {shape}")[1] == f"{SPEC} {LONG}"
+    for accept in ("", "--accept family"):
+        assert reached(f"prefilltune build {options} {accept} {shape}")[1] == f"{SPEC} {LONG}"
     assert reached(f"prefilltune compare {options} --accept family {shape}")[1] == f"{SPEC} {LONG}"
     nothing = f"prefilltune build {HEADS} --threads 2 --database {tmp_path}"
-    assert "--accept family takes those of " in run(nothing)
+    assert "--accept family takes those of " in run(f"{nothing} --accept exact")
     assert reached(f"{nothing} --accept family")[1] == family
+    assert reached(nothing)[1] == exact
     given = resolve_target("llvm", 2)
     with pytest.raises(NoRecordError, match="no record that fits any shape"):
         choose_serving(SPEC, given, Finder([tmp_path]))

@@ -78,7 +78,7 @@ def test_without_a_stage_it_says_which_there_are(root: Path) -> None:
 
 
 def test_what_is_not_tuned_is_shown_up_to_its_description(root: Path) -> None:
-    given = (*HEADS, *THREADS, "--shape", "3x5x7", "--database", root)
+    given = (*HEADS, *THREADS, "--shape", "3x5x7", "--database", root, "--accept", "exact")
     out = shown(*given)
     assert re.findall(r"(\w+) +│ +- │", out) == ["scheduled", "source"]
     assert "no record for " in out

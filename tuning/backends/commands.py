@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...database import work_root
+from ...database import Match, Tier, work_root
 from ...workloads import PrefillShape, PrefillSpec
 from ..heads import workload_options
 from ..target import ResolvedTarget
@@ -26,6 +27,37 @@ def advice(
     here = (target.is_here and not elsewhere) or name in _ANYWHERE
     where = "" if here else f", on a machine of {target.key}"
     return f"run{where}: {command(name, target, *workload, **options)}"
+
+
+def stand_ins(
+    matches: Mapping[PrefillShape, Match], target: ResolvedTarget, spec: PrefillSpec, database: Path
+) -> list[str]:
+    """What is to be known of records that stand for a spec, and what makes such of its own.
+
+    A line for each tier, but for records that are of their own shape and target.
+
+    Parameters
+    ----------
+    matches : Mapping[PrefillShape, Match]
+        The records, by the shape that each stands for.
+    database : Path
+        Folder of records that takes those of its own.
+    """
+    lines = []
+    for tier in sorted({match.tier for match in matches.values()} - {Tier.EXACT}):
+        of_tier = {shape: match for shape, match in matches.items() if match.tier is tier}
+        tune = advice("tune", target, spec, *of_tier, database=database)
+        origins = ", ".join(dict.fromkeys(map(_origin, of_tier.values())))
+        lines.append(f"{spec}: {tier}: {origins}; for records of its own {tune}")
+    return lines
+
+
+def _origin(match: Match) -> str:
+    """Where a record that stands for a workload comes from."""
+    provenance = match.entry.provenance
+    if match.tier is Tier.NEAREST_SHAPE:
+        return f"the record of {provenance.shape}"
+    return f"records of {match.key}, timed on {provenance.device.get('name')} and not here"
 
 
 def command(

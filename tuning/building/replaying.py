@@ -71,7 +71,9 @@ def replay(
 
 
 def replay_record(
-    entry: Entry, sizes: SymbolicShape | None = None, spec: PrefillSpec | None = None
+    entry: Entry,
+    sizes: PrefillShape | SymbolicShape | None = None,
+    spec: PrefillSpec | None = None,
 ) -> Any:
     """Apply the trace of a record to the description that it was tuned on.
 
@@ -79,7 +81,7 @@ def replay_record(
     ----------
     entry : Entry
         The record.
-    sizes : SymbolicShape, optional
+    sizes : PrefillShape or SymbolicShape, optional
         The kernel's sizes, in the place of the shape that the record was tuned on.
     spec : PrefillSpec, optional
         The kernel's, which differs from the record's in the dtype of its LSE at most.
@@ -99,6 +101,7 @@ def replay_record(
     """
     space, tuned, shape, variant = origin_of(entry)
     spec = tuned if spec is None else spec
+    sizes = None if sizes == shape else sizes
     if sizes is not None and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
     description = describe(space.name, tuned, shape, variant)

@@ -140,7 +140,7 @@ _SHOWN: dict[str, Callable[[Kernel, tuple[str, ...]], Shown]] = {
 
 def _replayed(kernel: Kernel) -> Any:
     assert kernel.entry is not None
-    return replay_record(kernel.entry, spec=kernel.spec)
+    return replay_record(kernel.entry, kernel.shape, kernel.spec)
 
 
 def _script(module: Any) -> str:

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from ...database import Match, NoRecordError, Tier
-from ...workloads import PrefillSpec, parse_lengths
+from ...database import Match, NoRecordError
+from ...workloads import PrefillShape, PrefillSpec, parse_lengths
 from ..errors import InvalidOptionError
 from .console import console, print_table
 from .options import (
+    NEAREST,
     AcceptOption,
     DatabaseOption,
     ServedLensOption,
     ShapeOption,
     TargetOptions,
     WorkloadOptions,
+    check_accept,
     tier_of,
 )
 from .records import open_databases, tuned_shapes, warn_of_bad_lines, work_root
@@ -35,7 +37,7 @@ def build(
     shape: ShapeOption = None,
     lens: ServedLensOption = "",
     target: TargetOptions,
-    accept: AcceptOption = "exact",
+    accept: AcceptOption = NEAREST,
     database: DatabaseOption = None,
     output: Annotated[Path, typer.Option("--output", help="Folder for the library.")] = Path(
         "dist"
@@ -47,26 +49,29 @@ def build(
     that serves every shape.
     """
     specs, usual = workload.parse(shape, any_tuned=True)
-    tier = tier_of(accept)
+    check_accept(accept)
     if lens:
         parse_lengths(lens)
     resolved = prepare(target)
+    tier = tier_of(accept, resolved)
     specs = workload.in_dtype_for(specs, resolved.kind)
-    if not resolved.is_here:
-        tier = max(tier, Tier.FAMILY)
+    from ..backends.commands import stand_ins
     from ..deployment import choose_kernel, choose_serving
     from ..deployment.explanation import explanation_lines
     from ..deployment.library import build_kernels
 
     databases = open_databases(database or work_root())
-    warn_of_bad_lines(databases, resolved, tier)
-    fixed: list[tuple[PrefillSpec, Match]] = []
+    nearest = accept == NEAREST
+    warn_of_bad_lines(databases, resolved, tier, nearest=nearest)
+    fixed: list[tuple[PrefillSpec, PrefillShape, Match]] = []
     servings: list[Serving] = []
     missing: list[str] = []
     for spec in specs:
-        for each in usual if shape else tuned_shapes(databases, resolved, spec, usual, tier):
+        if not shape:
+            chosen = tuned_shapes(databases, resolved, spec, usual, tier, nearest=nearest)
+        for each in usual if shape else chosen:
             match, _ = choose_kernel(spec, each, resolved, databases, accept=tier, lens=lens)
-            fixed.append((spec, match))
+            fixed.append((spec, each, match))
         try:  # what a kernel for every shape is made of
             servings.append(choose_serving(spec, resolved, databases, accept=tier, lens=lens))
         except NoRecordError as error:
@@ -74,13 +79,18 @@ def build(
     built = build_kernels(fixed, servings, resolved, output)
     symbols = Column("symbol", overflow="fold")  # they differ in their ends, so none is cut off
     table = Table(symbols, "record", "tier", title=f"{built.library}", title_justify="left")
-    for symbol, (_, match) in zip(built.symbols, fixed, strict=False):
+    for symbol, (_, _, match) in zip(built.symbols, fixed, strict=False):
         table.add_row(symbol, match.entry.record_id, str(match.tier))
     for symbol, serving in zip(built.symbols[len(fixed) :], servings, strict=True):
         tiers = {str(match.tier) for match in serving.matches.values()}
         table.add_row(symbol, f"any of {len(serving.matches)}", ", ".join(sorted(tiers)))
     print_table(table)
-    for line in (*missing, *explanation_lines(each.as_data() for each in servings)):
+    explained = list(explanation_lines(each.as_data() for each in servings))
+    of_other_shapes = []
+    for spec in specs:
+        matches = {shape: match for of, shape, match in fixed if of == spec and match.distance}
+        of_other_shapes += stand_ins(matches, resolved, spec, databases.roots[0])
+    for line in (*missing, *of_other_shapes, *explained):
         console.print(line, soft_wrap=True)
     console.print(
         f"wrote {built.library}, {built.manifest.name} and {built.header.name}", soft_wrap=True
@@ -92,12 +102,12 @@ def explain(
     lens: ServedLensOption = "",
     *,
     target: TargetOptions,
-    accept: AcceptOption = "exact",
+    accept: AcceptOption = NEAREST,
     on_missing: Annotated[
         str,
         typer.Option(
             "--on-missing",
-            help="Where no record is accepted: error, nearest (as --accept family) or baseline "
+            help="Where no record is accepted: error, nearest (as --accept nearest) or baseline "
             "(TVM's hand-written kernel, which there is for GPUs).",
         ),
     ] = "error",
@@ -118,7 +128,7 @@ def explain(
     needs = ""
     if library is not None:
         others = (workload != WorkloadOptions(), target != TargetOptions(), bool(lens))
-        if any((*others, accept != "exact", on_missing != "error", database is not None)):
+        if any((*others, accept != NEAREST, on_missing != "error", database is not None)):
             raise InvalidOptionError(
                 "--library tells what was built, whatever other options say: give it alone, or "
                 "with --json"
@@ -131,8 +141,9 @@ def explain(
         from ..deployment import choose_serving
 
         specs, _ = workload.parse(None, any_tuned=True)
-        tier = tier_of(accept)
+        check_accept(accept)
         resolved = prepare(target, compiler=False)
+        tier = tier_of(accept, resolved)
         databases = open_databases(database or work_root())
         servings = [
             choose_serving(each, resolved, databases, on_missing=on_missing, accept=tier, lens=lens)

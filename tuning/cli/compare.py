@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...database import Finder, StaleRecordError, Tier
+from ...database import Finder, Match, StaleRecordError, Tier
 from ...database.writing import require_replaceable
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ..errors import KernelCheckError, WorkerFailedError
 from .console import console, print_error, print_table, under_way
 from .ending import ending_of
 from .options import (
+    NEAREST,
     AcceptOption,
     DatabaseOption,
     LensOption,
     ShapeOption,
     TargetOptions,
     WorkloadOptions,
+    check_accept,
     checked_lens,
     parse_shapes,
     tier_of,
@@ -49,7 +51,7 @@ def compare(
     shape: ShapeOption = None,
     lens: LensOption = None,
     target: TargetOptions,
-    accept: AcceptOption = "exact",
+    accept: AcceptOption = NEAREST,
     database: DatabaseOption = None,
     output: Annotated[
         Path | None,
@@ -67,20 +69,24 @@ def compare(
     """
     wanted = workload.parse_if_given(shape)
     given = parse_shapes(shape)
-    tier = tier_of(accept)
+    check_accept(accept)
     chosen = checked_lens(lens)
     resolved = prepare(target, runs=True)
+    tier, nearest = tier_of(accept, resolved), accept == NEAREST
     root = database or work_root()
     databases = open_databases(root)
-    warn_of_bad_lines(databases, resolved, tier)
+    warn_of_bad_lines(databases, resolved, tier, nearest=nearest)
     if wanted is None:
-        workloads = tuned_workloads(databases, resolved, workload.dtype, given, tier)
+        workloads = tuned_workloads(
+            databases, resolved, workload.dtype, given, tier, nearest=nearest
+        )
     else:
         specs, usual = wanted
         workloads = [
             (spec, each)
             for spec in workload.in_dtype_for(specs, resolved.kind)
-            for each in given or tuned_shapes(databases, resolved, spec, usual, tier)
+            for each in given
+            or tuned_shapes(databases, resolved, spec, usual, tier, nearest=nearest)
         ]
     folder = output or root / str(resolved.key)
     ending_of(context).advice = (
@@ -102,12 +108,14 @@ def compare_all(
 
     Ends with exit code 2 if one could not be compared, once all others are.
     """
+    from ..backends.commands import stand_ins
     from ..comparing.comparer import Comparer
     from ..comparing.comparison import write_comparisons
     from ..comparing.report import summary_table, table
 
     require_comparable(folder)
     comparisons: list[Comparison] = []
+    found_for: dict[PrefillSpec, dict[PrefillShape, Match]] = {}
     failures = 0
     with Comparer(target, databases, accept) as comparer:
         for case in (
@@ -122,9 +130,13 @@ def compare_all(
                 continue
             comparisons.append(found)
             print_table(table(found))
+            found_for.setdefault(case.spec, {})[case.shape] = comparer.find(case)
             write_comparisons(folder / COMPARISON_FILE, [found])
     if len(comparisons) > 1:
         print_table(summary_table(comparisons))
+    for spec, matches in found_for.items():
+        for line in stand_ins(matches, target, spec, databases.roots[0]):
+            console.print(line, soft_wrap=True)
     if comparisons:
         _draw_comparison(comparisons, folder)
     if failures:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,8 +25,18 @@ from ..backends import USUAL_KIND, backend_of
 from ..errors import InvalidOptionError
 from ..heads import parse_heads
 
-#: What --accept takes; records of another shape never stand for one that is named.
-TIERS = {Tier.EXACT: "exact", Tier.FAMILY: "family", Tier.OTHER_TARGET: "other-target"}
+if TYPE_CHECKING:
+    from ..target import ResolvedTarget
+
+#: What --accept takes besides :data:`NEAREST`.
+TIERS = {
+    Tier.EXACT: "exact",
+    Tier.FAMILY: "family",
+    Tier.PORTABLE: "portable",
+    Tier.OTHER_TARGET: "other-target",
+}
+#: Whatever the target runs.
+NEAREST = "nearest"
 
 ShapeOption = Annotated[
     list[str] | None,
@@ -70,8 +80,9 @@ AcceptOption = Annotated[
     typer.Option(
         "--accept",
         help="Furthest record to take: exact (this target's), family (another device of the same "
-        "architecture) or other-target (another architecture); for a GPU that is named by --arch "
-        "alone, family at least.",
+        "architecture), portable (of a level that many processors have), other-target (another "
+        "architecture) or nearest (of these the nearest there is that the target runs); for a GPU "
+        "that is named by --arch alone, family at least.",
     ),
 ]
 DevicesOption = Annotated[
@@ -274,8 +285,17 @@ def in_usual_dtype(spec: PrefillSpec, kind: str) -> PrefillSpec:
     return dataclasses.replace(spec, dtype=backend_of(kind).usual_dtype, lse_dtype=None)
 
 
-def tier_of(text: str) -> Tier:
-    found = next((tier for tier, option in TIERS.items() if option == text), None)
-    if found is None:
-        raise InvalidOptionError(f"--accept is {text!r}; choose {', '.join(TIERS.values())}")
-    return found
+def check_accept(text: str) -> None:
+    """Refuse what --accept does not take."""
+    if text not in (NEAREST, *TIERS.values()):
+        options = ", ".join([*TIERS.values(), NEAREST])
+        raise InvalidOptionError(f"--accept is {text!r}; choose {options}")
+
+
+def tier_of(text: str, target: ResolvedTarget) -> Tier:
+    """The furthest tier that --accept means on a target."""
+    if text == NEAREST:
+        tier = backend_of(target.kind).furthest
+    else:
+        tier = next(tier for tier, option in TIERS.items() if option == text)
+    return tier if target.is_here else max(tier, Tier.FAMILY)

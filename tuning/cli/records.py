@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ...database import Finder, NoRecordError, TargetKey, Tier, committed_root, work_root
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
@@ -14,6 +15,8 @@ from .options import TIERS
 
 if TYPE_CHECKING:
     from ..target import ResolvedTarget
+
+_T = TypeVar("_T", PrefillShape, tuple[PrefillSpec, PrefillShape])
 
 __all__ = [
     "first_tune",
@@ -32,11 +35,24 @@ def open_databases(root: Path) -> Finder:
     return Finder([root] if root.resolve() == committed.resolve() else [root, committed])
 
 
-def warn_of_bad_lines(databases: Finder, target: ResolvedTarget, accept: Tier = Tier.EXACT) -> None:
-    """Say what of the databases is skipped: a record is never dropped silently."""
+def warn_of_bad_lines(
+    databases: Finder,
+    target: ResolvedTarget,
+    accept: Tier = Tier.EXACT,
+    *,
+    nearest: bool = False,
+) -> None:
+    """Say what of the databases is skipped: a record is never dropped silently.
+
+    Parameters
+    ----------
+    accept, nearest
+        As :func:`tuned_shapes` takes them.
+    """
     for key in _keys(databases, target, accept):
         try:
             bad = databases.bad_lines(key)
+            served = databases.workloads(key)
         except PrefilltuneError as error:
             if key == target.key:
                 raise
@@ -44,6 +60,8 @@ def warn_of_bad_lines(databases: Finder, target: ResolvedTarget, accept: Tier = 
             continue
         for path, line in bad:
             print(f"prefilltune: {path}:{line.line}: skipped: {line.reason}", file=sys.stderr)
+        if served and nearest:
+            return
 
 
 def tuned_shapes(
@@ -52,6 +70,8 @@ def tuned_shapes(
     spec: PrefillSpec,
     usual: list[PrefillShape],
     accept: Tier = Tier.EXACT,
+    *,
+    nearest: bool = False,
 ) -> list[PrefillShape]:
     """Every shape of ``spec`` that has a record which serves the target, else the usual ones.
 
@@ -59,13 +79,17 @@ def tuned_shapes(
     ----------
     accept : Tier
         The furthest target whose records do.
+    nearest : bool
+        Whether a target's records are left out where a nearer one has some of ``spec``.
 
     Raises
     ------
     NoRecordError
         If there are none of either.
     """
-    shapes = [shape for each, shape in _recorded(databases, target, accept) if each == spec]
+    found = _recorded(databases, target, accept)
+    of_spec = ([shape for each, shape in workloads if each == spec] for workloads in found)
+    shapes = _in_order(of_spec, nearest=nearest)
     if not shapes and not usual:
         raise nothing_tuned(databases, target, spec, accept)
     return shapes or usual
@@ -77,13 +101,25 @@ def tuned_workloads(
     dtype: str,
     shapes: Sequence[PrefillShape],
     accept: Tier = Tier.EXACT,
+    *,
+    nearest: bool = False,
 ) -> list[tuple[PrefillSpec, PrefillShape]]:
-    """Every workload that has a record, of the given dtype and shapes if any are given."""
-    found = [
-        (spec, shape)
-        for spec, shape in _recorded(databases, target, accept)
-        if dtype in ("", spec.dtype) and (not shapes or shape in shapes)
-    ]
+    """Every workload that has a record, of the given dtype and shapes if any are given.
+
+    Parameters
+    ----------
+    accept, nearest
+        As :func:`tuned_shapes` takes them.
+    """
+    left = (
+        [
+            (spec, shape)
+            for spec, shape in workloads
+            if dtype in ("", spec.dtype) and (not shapes or shape in shapes)
+        ]
+        for workloads in _recorded(databases, target, accept)
+    )
+    found = _in_order(left, nearest=nearest)
     if not found:
         raise NoRecordError(
             f"no database has a record for {target.key} that the options leave; name a workload "
@@ -136,18 +172,27 @@ def _has(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
 
 def _recorded(
     databases: Finder, target: ResolvedTarget, accept: Tier
-) -> list[tuple[PrefillSpec, PrefillShape]]:
-    """Every workload with a record that serves a target, in a lasting order."""
-    texts: set[tuple[str, str]] = set()
+) -> Iterator[list[tuple[PrefillSpec, PrefillShape]]]:
+    """The workloads of every target whose records serve a target, the nearest target first."""
     for key in _keys(databases, target, accept):
         try:
-            texts |= databases.workloads(key)
+            texts = databases.workloads(key)
         except PrefilltuneError:
             if key == target.key:
                 raise
-    found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
-    return sorted(found, key=lambda each: (str(each[0]), each[1].batch, each[1].qo_len,
-                                           each[1].num_kv))  # fmt: skip
+        else:
+            yield [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
+
+
+def _in_order(of_targets: Iterable[list[_T]], *, nearest: bool) -> list[_T]:
+    """What targets have, or the nearest that has anything: each once, in a lasting order."""
+    filled = islice(filter(None, of_targets), 1 if nearest else None)
+    return sorted(set(chain.from_iterable(filled)), key=_order)
+
+
+def _order(each: PrefillShape | tuple[PrefillSpec, PrefillShape]) -> tuple[str, int, int, int]:
+    spec, shape = ("", each) if isinstance(each, PrefillShape) else each
+    return str(spec), shape.batch, shape.qo_len, shape.num_kv
 
 
 def _keys(databases: Finder, target: ResolvedTarget, accept: Tier) -> list[TargetKey]:

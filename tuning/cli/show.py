@@ -15,11 +15,13 @@ from ..errors import InvalidOptionError
 from .console import console, print_code, print_table
 from .db.opened import database_option, find_record, open_all
 from .options import (
+    NEAREST,
     AcceptOption,
     DatabaseOption,
     ServedLensOption,
     TargetOptions,
     WorkloadOptions,
+    check_accept,
     tier_of,
 )
 from .records import open_databases, tuned_shapes, warn_of_bad_lines, work_root
@@ -44,7 +46,7 @@ def show(
     ] = "",
     lens: ServedLensOption = "",
     target: TargetOptions,
-    accept: AcceptOption = "exact",
+    accept: AcceptOption = NEAREST,
     database: DatabaseOption = None,
     record: Annotated[
         str,
@@ -76,7 +78,7 @@ def show(
         raise InvalidOptionError("--output takes one stage; name it with --stage")
     if record:
         others = (workload != WorkloadOptions(), target != TargetOptions(), bool(shape))
-        if any((*others, bool(lens), accept != "exact")):
+        if any((*others, bool(lens), accept != NEAREST)):
             raise InvalidOptionError(
                 "--record says which workload and target it is of: leave out other options than "
                 "--database, --stage and --output"
@@ -157,13 +159,12 @@ def _of_workload(
 ) -> tuple[Kernel, str, NoRecordError | None]:
     """The kernel that a build has for a workload, the command that shows it, and what it lacks."""
     specs, shapes = workload.parse([shape] if shape else None, any_tuned=True)
-    tier = tier_of(accept)
+    check_accept(accept)
     if lens:
         parse_lengths(lens)
     resolved = prepare(target, compiler=False)
+    tier = tier_of(accept, resolved)
     spec = workload.in_dtype_for(specs, resolved.kind)[0]
-    if not resolved.is_here:
-        tier = max(tier, Tier.FAMILY)
     from ..backends.commands import command
     from ..building.replaying import origin_of
     from ..building.showing import Kernel
@@ -171,9 +172,10 @@ def _of_workload(
     from ..spaces import SPACES
 
     databases = open_databases(database or work_root())
-    warn_of_bad_lines(databases, resolved, tier)
-    chosen = shapes[0] if shape else _first_shape(databases, resolved, spec, shapes, tier)
-    options = [f"--accept {accept}"] * (accept != "exact") + [f"--lens {lens}"] * bool(lens)
+    nearest = accept == NEAREST
+    warn_of_bad_lines(databases, resolved, tier, nearest=nearest)
+    chosen = shapes[0] if shape else _first_shape(databases, resolved, spec, shapes, tier, nearest)
+    options = [f"--accept {accept}"] * (accept != NEAREST) + [f"--lens {lens}"] * bool(lens)
     again = command(
         "show", resolved, spec, chosen, database=databases.roots[0], more=" ".join(options)
     )
@@ -194,9 +196,10 @@ def _first_shape(
     spec: PrefillSpec,
     usual: list[PrefillShape],
     tier: Tier,
+    nearest: bool,
 ) -> PrefillShape:
     try:
-        return tuned_shapes(databases, target, spec, usual, tier)[0]
+        return tuned_shapes(databases, target, spec, usual, tier, nearest=nearest)[0]
     except NoRecordError as error:
         raise InvalidOptionError(
             "nothing says which shape is meant, for these heads have no record; give one, such as "

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ...database import Match
 from ...database.scratch import ScratchFolder
-from ...workloads import TOLERANCE, Case, PrefillSpec
+from ...workloads import TOLERANCE, Case
 from ..building.build import build_library
 from ..building.replaying import replay_record
 from ..errors import KernelCheckError
@@ -87,10 +87,11 @@ class Libraries:
         self._folder = ScratchFolder()
         self._paths: dict[str, str] = {}
 
-    def of_record(self, match: Match, spec: PrefillSpec) -> str:
-        """Path of the library of a record, for a spec that it serves."""
-        name = f"{match.entry.record_id}-{spec.lse_type}"
-        return self.of(name, lambda: replay_record(match.entry, spec=spec))
+    def of_record(self, match: Match, case: Case) -> str:
+        """Path of the library of a record, for the spec and the shape of a case that it serves."""
+        spec, shape = case.spec, case.shape
+        name = f"{match.entry.record_id}-{spec.lse_type}-{shape}"
+        return self.of(name, lambda: replay_record(match.entry, shape, spec))
 
     def of(self, name: str, module: Callable[[], Any]) -> str:
         """Path of the library ``name``, which is built from ``module()``."""

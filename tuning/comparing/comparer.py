@@ -9,7 +9,7 @@ import numpy as np
 from ...database import Finder, Match, NoRecordError, Tier
 from ...workloads import Case, useful_flops
 from ..backends import backend_of
-from ..backends.commands import advice
+from ..building.finding import find_record
 from ..errors import UnsupportedTargetError
 from ..measuring.timing import Result
 from ..target import ResolvedTarget
@@ -50,7 +50,7 @@ class Comparer:
     databases : Finder
         To look in.
     accept : Tier
-        The furthest record that may stand for a case; only records of the same shape run.
+        The furthest record that may stand for a case.
 
     Raises
     ------
@@ -86,25 +86,23 @@ class Comparer:
         WorkerFailedError
             If a child process died, hung or raised.
         """
-        tuned, stock = self._best(case), self._stock(case)
+        tuned, stock = self.find(case), self._stock(case)
         return _comparison(
             case, self._target, tuned, stock, self._bench.measure(case, tuned, stock)
         )
 
-    def _best(self, case: Case) -> Match:
-        lens = case.lens.text
-        tune = advice(
-            "tune", self._target, case.spec, case.shape, database=self._databases.roots[0]
-        )
-        return self._databases.find(
-            self._target.key,
-            case.spec,
-            case.shape,
-            lens=lens,
-            accept=self._accept,
-            same_shape=True,  # a kernel runs on the shape that it was tuned for
-            mend=tune,
-        )
+    def find(self, case: Case) -> Match:
+        """The record that stands for a case.
+
+        Raises
+        ------
+        NoRecordError
+            If no database has one near enough.
+        """
+        return find_record(
+            self._databases, self._target, case.spec, case.shape, accept=self._accept,
+            lens=case.lens.text,
+        )  # fmt: skip
 
     def _stock(self, case: Case) -> Match | None:
         space = f"{self._target.kind}_stock"

@@ -66,13 +66,13 @@ class CpuBench(Bench):
     def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
         spec, shape, seed, target = case.spec, case.shape, case.seed, self._target
         kernels = {
-            "tuned": self._libraries.of_record(tuned, spec),
+            "tuned": self._libraries.of_record(tuned, case),
             "unscheduled": self._libraries.of(
                 f"unscheduled-{spec}-{shape}", lambda: plain_attention(spec, shape)
             ),
         }
         if stock is not None:
-            kernels["stock"] = self._libraries.of_record(stock, spec)
+            kernels["stock"] = self._libraries.of_record(stock, case)
         errors = errors_of(measure.check_kernel, case, kernels, self._tvm)
         timed = (spec, shape, case.batches(), seed)
         timers: dict[str, Timer] = {

@@ -63,9 +63,9 @@ class CudaBench(Bench):
         # Compiling FlexAttention takes as long as building the kernels: both at once.
         self._device.submit(warm_up_peers, *timed, _DEVICE, timeout=TIMEOUT)
         try:
-            kernels = {"tuned": self._libraries.of_record(tuned, case.spec)}
+            kernels = {"tuned": self._libraries.of_record(tuned, case)}
             if stock is not None:
-                kernels["stock"] = self._libraries.of_record(stock, case.spec)
+                kernels["stock"] = self._libraries.of_record(stock, case)
             baseline, failure = self._baseline(case) if has_baseline(case.spec) else ({}, {})
         finally:
             warm = self._device.result()

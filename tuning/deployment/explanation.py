@@ -17,7 +17,8 @@ def explanation_tables(kernels: Iterable[Mapping[str, Any]]) -> list[Table]:
     tables = []
     for (spec, fixed), group in groupby(kernels, key=lambda each: (each["spec"], _shape(each))):
         if fixed:
-            rows = [{**each, "serves": each["shape"], "tuned_at": each["shape"]} for each in group]
+            # Libraries of earlier versions hold no records of other shapes, nor what was timed on.
+            rows = [{"tuned_at": each["shape"], **each, "serves": each["shape"]} for each in group]
             tables.append(_table(spec, rows))
         else:
             tables += [_table(_title(each), each["kernels"]) for each in group]
@@ -49,12 +50,14 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         Column("tuned at", no_wrap=True),
         Column("space", no_wrap=True),
         Column("tier", overflow="fold"),
+        Column("timed on", overflow="fold"),
         title=title,
         title_justify="left",
     )
     for row in rows:
         tier = row["tier"] if row["tier"] in ("exact", "baseline") else _tier(row)
-        fields = (row.get("tuned_at") or "", row.get("space") or "", tier)
+        device = row.get("timed_on") or ""
+        fields = (row.get("tuned_at") or "", row.get("space") or "", tier, device)
         table.add_row(row["serves"], row["record"] or "TVM's hand-written", *fields)
     return table
 

@@ -32,7 +32,7 @@ def sequence_prefill_with_mask(
     softcap: float | None = None,
     bias: str | None = None,
     database: Path | str | Sequence[Path | str] | None = None,
-    on_missing: str = "error",
+    on_missing: str = "nearest",
     lens: str = "",
 ) -> Any:
     """Tuned kernels in the place of TVM's ``_attention_sequence_prefill_with_mask``.
@@ -58,8 +58,9 @@ def sequence_prefill_with_mask(
     database : Path or str or sequence of these, optional
         Folders of records, the first before the others; the committed ones when absent.
     on_missing : str
-        Where no record serves: ``error``, ``nearest`` (records of another device of the same
-        architecture) or ``baseline`` (TVM's hand-written kernel, for GPUs).
+        Where the target has no record of its own: ``nearest`` (those of another device of the same
+        architecture, portable ones, or on a CPU those of another), ``error`` or ``baseline`` (TVM's
+        hand-written kernel, for GPUs).
     lens : str
         The length distribution to choose kernels for, such as ``full`` or ``uniform``, where a
         shape was tuned on several; when absent, the kernel that loses least over all of them.

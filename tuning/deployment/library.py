@@ -13,7 +13,7 @@ from typing import Any
 from ...database import Match
 from ...database.scratch import ScratchFolder
 from ...database.writing import replacing, require_replaceable, writing
-from ...workloads import PrefillSpec
+from ...workloads import PrefillShape, PrefillSpec
 from ..backends import backend_of
 from ..building.alignment import refuse_misaligned
 from ..building.build import build_library
@@ -22,7 +22,7 @@ from ..target import ResolvedTarget
 from .c_header import c_header
 from .factory import serving_kernel
 from .metadata import metadata_source
-from .serving import Serving
+from .serving import Serving, described
 from .threads import threads_source
 
 LIBRARY = "libprefill.so"
@@ -52,7 +52,7 @@ class Built:
 
 
 def build_kernels(
-    fixed: Sequence[tuple[PrefillSpec, Match]],
+    fixed: Sequence[tuple[PrefillSpec, PrefillShape, Match]],
     servings: Sequence[Serving],
     target: ResolvedTarget,
     folder: Path,
@@ -61,8 +61,9 @@ def build_kernels(
 
     Parameters
     ----------
-    fixed : Sequence[tuple[PrefillSpec, Match]]
-        What each kernel computes that serves the shape alone that it was tuned for, and its record.
+    fixed : Sequence[tuple[PrefillSpec, PrefillShape, Match]]
+        What each kernel computes that serves one shape alone, that shape, and its record, which may
+        be of another shape.
     servings : Sequence[Serving]
         One for each kernel that serves every shape.
     folder : Path
@@ -83,21 +84,16 @@ def build_kernels(
         require_replaceable(path)
     functions: dict[str, Any] = {}
     kernels: list[dict[str, Any]] = []
-    for spec, match in fixed:
-        provenance = match.entry.provenance
-        symbol = symbol_of(str(spec), provenance.shape)
-        kernel = replay_record(match.entry, spec=spec)["main"]
+    for spec, shape, match in fixed:
+        symbol = symbol_of(str(spec), str(shape))
+        kernel = replay_record(match.entry, shape, spec)["main"]
         functions[symbol] = refuse_misaligned(kernel, target.kind)
         kernels.append(
             {
                 "symbol": symbol,
                 "spec": str(spec),
-                "shape": provenance.shape,
-                "record": match.entry.record_id,
-                "tier": str(match.tier),
-                "tuned_for": str(match.key),
-                "lens": provenance.lens,
-                "space": provenance.space,
+                "shape": str(shape),
+                **described(match),
             }
         )
     for serving in servings:
@@ -125,8 +121,8 @@ def build_kernels(
         aside = {path: stack.enter_context(replacing(path)) for path in (header, manifest, library)}
         build_library(tvm.IRModule(named), target.target, str(aside[library]), [*map(str, sources)])
         checksum = hashlib.sha256(aside[library].read_bytes()).hexdigest()
-        described = {"library": LIBRARY, "sha256": checksum, **data}
-        aside[manifest].write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        manifest_data = {"library": LIBRARY, "sha256": checksum, **data}
+        aside[manifest].write_text(json.dumps(manifest_data, indent=2) + "\n", encoding="utf-8")
         text = c_header(LIBRARY, target.kind, backend.in_words(data["requires"]), rows)
         aside[header].write_text(text, encoding="utf-8")
     return Built(library, manifest, header, tuple(functions))

@@ -11,19 +11,20 @@ from ...database.lookup import specs_in_words
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError, parse_lengths
 from ...workloads.baseline import nearest_with_baseline
 from ..backends import backend_of
-from ..backends.commands import advice
+from ..backends.commands import advice, stand_ins
+from ..building.finding import find_record
 from ..errors import InvalidOptionError
 from ..spaces import SPACES
 from ..target import ResolvedTarget
 from .boundaries import Point, Range, Tree, choose, grow, leaves, ranges
-from .candidates import candidates, candidates_of_shape, seen_from, shape_of
+from .candidates import candidates, candidates_of_shape, fits_any_shape, seen_from, shape_of
 from .distributions import Choice, choose_distribution, nearest_distribution, points_of_records
 from .lengths import Lengths, in_words, lengths_of, own_trees
 from .nearness import nearness
 from .sweep_file import Sweep, read_sweeps
 
-#: What to do where a target has no record of a spec: refuse, take those of another device of the
-#: same architecture, or take TVM's hand-written kernel.
+#: What to do where a target has no record of a spec: refuse, take the nearest that it runs, or take
+#: TVM's hand-written kernel.
 ON_MISSING = ("error", "nearest", "baseline")
 
 #: Stands in a command where nobody said which shapes are served.
@@ -75,7 +76,7 @@ class Serving:
             "spec": str(self.spec),
             "target": str(self.key),
             "kernels": [
-                {"serves": serves, **_described(self.matches[record])}
+                {"serves": serves, **described(self.matches[record])}
                 for serves, record in self._served()
             ]
             or [{"serves": "every shape", "record": None, "tier": "baseline"}],
@@ -122,7 +123,8 @@ def choose_serving(
         One of :data:`ON_MISSING`. For a GPU that is elsewhere and was named by its architecture
         alone, records of any device of that architecture are what is asked for.
     accept : Tier
-        The furthest target whose records will do; ``on_missing="nearest"`` takes the family's.
+        The furthest target whose records will do; with ``on_missing="nearest"``, whatever the
+        target runs.
     lens : str
         The length distribution to choose kernels for where a shape was tuned on several, as
         ``parse_lengths`` takes it; see :mod:`~.distributions` for what is chosen when empty.
@@ -136,7 +138,9 @@ def choose_serving(
     """
     if on_missing not in ON_MISSING:
         raise InvalidOptionError(f"on_missing is {on_missing!r}; choose {', '.join(ON_MISSING)}")
-    if on_missing == "nearest" or not target.is_here:
+    if on_missing == "nearest":
+        accept = max(accept, backend_of(target.kind).furthest)
+    elif not target.is_here:
         accept = max(accept, Tier.FAMILY)
     lens = _canonical(lens)
     for key in databases.targets(target.key, accept):
@@ -144,7 +148,8 @@ def choose_serving(
         if found:
             serving = _serving(spec, target, key, found, databases, lens)
             unknown = _unknown_spaces(databases, key, spec)
-            return replace(serving, notes=(*serving.notes, *unknown))
+            known = _not_measured_here(serving, target, databases)
+            return replace(serving, notes=(*serving.notes, *unknown, *known))
     tune = advice("tune", target, spec, _SOME_SHAPE, database=databases.roots[0])
     if on_missing == "baseline" and _has_baseline(spec, target):
         note = f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; {tune}"
@@ -163,6 +168,8 @@ def choose_kernel(
 ) -> tuple[Match, Choice]:
     """Choose the record that a kernel for one shape alone is made of, and say why.
 
+    Where no record of the shape is accepted, it is one of another shape that fits this one.
+
     Parameters
     ----------
     databases, accept, lens
@@ -171,14 +178,15 @@ def choose_kernel(
     Raises
     ------
     NoRecordError
-        If none of this shape will do.
+        If none will do.
     """
-    tune = advice("tune", target, spec, shape, database=databases.roots[0])
-    match = databases.find(target.key, spec, shape, accept=accept, same_shape=True, mend=tune)
-    found = candidates_of_shape(databases, match.key, spec, shape)
+    match = find_record(databases, target, spec, shape, accept=accept)
+    found = candidates_of_shape(databases, match.key, spec, shape_of(match))
+    if match.distance:
+        found = {name: each for name, each in found.items() if fits_any_shape(each)}
     sweep = _sweep_of(databases, match.key, spec)
     choice = _choose_distribution(found, sweep, match.key, databases, _canonical(lens))
-    return seen_from(target.key, found)[choice.record], choice
+    return seen_from(target.key, found, shape)[choice.record], choice
 
 
 def _serving(
@@ -214,6 +222,13 @@ def _serving(
     notes = tuple(f"{note}; {sweeping}" for note in _notes(sweep, known, used, own))
     seen = seen_from(target.key, used)
     return Serving(spec, target.key, seen, tree, lengths, sweep, choices, notes)
+
+
+def _not_measured_here(serving: Serving, target: ResolvedTarget, databases: Finder) -> list[str]:
+    """A note where the records are of another target than was asked for."""
+    found = {shape_of(match): match for match in serving.matches.values()}
+    asked_for = not target.is_here and all(each.tier is Tier.FAMILY for each in found.values())
+    return [] if asked_for else stand_ins(found, target, serving.spec, databases.roots[0])
 
 
 def _canonical(lens: str) -> str:
@@ -307,12 +322,14 @@ def _in_words(tree: Tree, lengths: str) -> Iterator[tuple[str, str]]:
         yield ", ".join(filter(None, (lengths, boundaries))), record
 
 
-def _described(match: Match) -> dict[str, Any]:
+def described(match: Match) -> dict[str, Any]:
+    """A record in use, as JSON's types."""
     provenance = match.entry.provenance
     return {
         "record": match.entry.record_id,
         "tier": str(match.tier),
         "tuned_for": str(match.key),
+        "timed_on": provenance.device.get("name"),
         "tuned_at": provenance.shape,
         "lens": provenance.lens,
         "space": provenance.space,

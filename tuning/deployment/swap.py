@@ -57,7 +57,7 @@ def swap_prefill_kernels(
     target: Any,
     *,
     database: Path | str | Sequence[Path | str] | None = None,
-    on_missing: str = "error",
+    on_missing: str = "nearest",
     lens: str = "",
     allow_left: bool = False,
 ) -> tuple[Any, list[Swap]]:
