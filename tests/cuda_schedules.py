@@ -24,6 +24,7 @@ WGMMA_PIPELINES: tuple[dict[str, Any], ...] = (
     # Few enough blocks that each takes several tiles, one after another.
     {"ring": 2, "persistent": 3},
     {"overlap": True, "ring": 2, "persistent": 3},
+    {"overlap": True, "ring": 2, "persistent": 3, "producer": True},
 )
 
 #: And how one of 128 query rows may be besides.

@@ -16,6 +16,7 @@ from tvm.sym.analyzer import Analyzer
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.errors import PipelineError
+from prefilltune.tuning.intrinsics.registers import left_over
 from prefilltune.tuning.pipeline import ALTERNATE, BULK, PERSISTENT, pipeline
 from prefilltune.tuning.pipeline.persistent import item_of, turns_of
 from prefilltune.tuning.spaces import SPACES
@@ -80,8 +81,32 @@ def test_rings_go_on_from_tile_to_tile() -> None:
     assert all("tiles_before" in each for each in turns)
 
 
-def test_warps_meet_nowhere_between_tiles() -> None:
-    source, _ = compile_device(_proposal().module, resolve_target("cuda", arch="sm_90a").target)
+def test_a_producer_loads_and_the_others_compute() -> None:
+    text = _pipelined(producer=True)
+    before, compute, load = re.split(r"if warp < 8:|\n +else:\n(?= +T.cuda.func_call)", text)
+    assert '"prefill_ring_load' not in before + compute
+    assert load.count('"prefill_ring_load') == 4  # a tile's first keys, its query, keys and values
+    assert "prefill_wait_product" not in load
+    assert '"prefill_registers_inc_240"' in compute
+    assert '"prefill_registers_dec_24"' in load
+    assert 'thread="threadIdx.z"' not in compute.split("for turn in")[1]
+    # All rows of a thread at once, and none asks which threads are there.
+    assert '"prefill_quad_max"' in compute
+    assert "T.axis.reduce(4, lane)" not in compute
+
+
+@pytest.mark.parametrize(
+    ("blocks", "warpgroups", "count"), [(1, 2, 240), (1, 3, 160), (2, 1, 232), (2, 2, 104)]
+)
+def test_registers_go_to_those_that_compute(blocks: int, warpgroups: int, count: int) -> None:
+    assert left_over(blocks, warpgroups) == count
+    assert blocks * 128 * (count * warpgroups + 24) <= 65536
+
+
+@pytest.mark.parametrize("more", [{}, {"producer": True}], ids=str)
+def test_warps_meet_nowhere_between_tiles(more: dict[str, Any]) -> None:
+    module = _proposal(**more).module
+    source, _ = compile_device(module, resolve_target("cuda", arch="sm_90a").target)
     kernel = source[source.rindex("main_kernel(") :]
     assert "__syncthreads" in kernel.split("for (int turn")[0]
     assert "__syncthreads" not in kernel.split("for (int turn")[1]
@@ -127,6 +152,16 @@ def _reannotated(name: str, value: int | None, **more: Any) -> Any:
 def test_a_persistent_grid_needs_rings() -> None:
     with pytest.raises(PipelineError, match=f"a loop with {PERSISTENT} needs {BULK} too"):
         pipeline(_reannotated(BULK, None))
+
+
+def test_a_producer_needs_a_persistent_grid() -> None:
+    with pytest.raises(PipelineError, match=f"annotate it with {PERSISTENT} too"):
+        pipeline(_reannotated(PERSISTENT, None, producer=True))
+
+
+def test_registers_are_moved_by_whole_warpgroups() -> None:
+    with pytest.raises(PipelineError, match="6 warps that compute cannot be given the registers"):
+        pipeline(_reannotated(BULK, 6, producer=True))
 
 
 def test_one_warpgroup_takes_no_turns() -> None:

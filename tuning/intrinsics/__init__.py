@@ -1,7 +1,15 @@
 """Tensor intrinsics of the CUDA design spaces, registered by the names that traces keep."""
 
 from .copies import CHUNK, copy_intrin, copy_row_intrin
-from .fragments import FRAGMENT, PTX_TYPES, SHARED, WARP_ROWS, fragment_layout, panel_width
+from .fragments import (
+    FRAGMENT,
+    PTX_TYPES,
+    SHARED,
+    WARP_ROWS,
+    WARPGROUP,
+    fragment_layout,
+    panel_width,
+)
 from .gemm import JOIN, WAIT, Product, acc_intrin, dot_intrin, with_pending
 
 __all__ = [
@@ -12,6 +20,7 @@ __all__ = [
     "SHARED",
     "WAIT",
     "WARP_ROWS",
+    "WARPGROUP",
     "Product",
     "acc_intrin",
     "copy_intrin",

@@ -30,6 +30,9 @@ UNTRACKED = 0
 #: Rows of a tile that one warp holds.
 WARP_ROWS = 16
 
+#: Warps that start a product together (``wgmma``).
+WARPGROUP = 4
+
 #: What PTX calls the dtypes that tensor cores multiply.
 PTX_TYPES = {"float16": "f16", "bfloat16": "bf16"}
 

@@ -19,6 +19,9 @@ SLOT_BYTES = 16
 #: CUDA's names of the permutations of a panel (``CUtensorMapSwizzle``), by its columns.
 SWIZZLES = {64: 3, 32: 2, 16: 1}
 
+#: The barrier of a block at which some of its warps meet when they have cleared rows.
+_CLEARED = 3
+
 _FIRST = "threadIdx.x + threadIdx.y + threadIdx.z == 0"
 _ADDRESS = "(unsigned)__cvta_generic_to_shared"
 _WAIT = """\
@@ -93,10 +96,10 @@ __device__ __forceinline__ void {name}(void* tile, int begin) {{
     int thread = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
     for (int panel = 0; panel < {panels}; ++panel)
       for (int i = begin * {chunks} + thread; i < {rows} * {chunks};
-           i += blockDim.x * blockDim.y * blockDim.z)
+           i += {threads})
         ((uint4*)tile)[panel * {rows} * {chunks} + i] = make_uint4(0, 0, 0, 0);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    __syncthreads();
+    {meet}
   }}
 }}
 """
@@ -113,9 +116,17 @@ def prefetch_map(map_: Any) -> Any:
 
 
 def load_tile(
-    barriers: Any, slot: Any, turn: Any, tile: Any, map_: Any, place: Any, rows: int, columns: int
+    barriers: Any,
+    slot: Any,
+    turn: Any,
+    tile: Any,
+    map_: Any,
+    place: Any,
+    rows: int,
+    columns: int,
+    warp: int = 0,
 ) -> Any:
-    """A call that starts to fill a slot, once every warp has done with what it held.
+    """A call by which a thread of a warp starts to fill a slot, once all have done with its tile.
 
     Parameters
     ----------
@@ -127,12 +138,14 @@ def load_tile(
         Pointer to the tensor map of ``[batch, length, heads, columns]``.
     place : tuple[PrimExpr, PrimExpr, PrimExpr]
         First row, head and batch. Rows outside the tensor become zeros.
+    warp : int
+        Whose first thread starts it.
     """
     width = panel_width(columns)
-    name = f"prefill_ring_load_{rows}x{columns}"
+    name = f"prefill_ring_load_{rows}x{columns}" + (f"_by{warp}" if warp else "")
     source = _LOAD.format(
         name=name,
-        first=_FIRST,
+        first=f"threadIdx.x + threadIdx.y == 0 && threadIdx.z == {warp}" if warp else _FIRST,
         address=_ADDRESS,
         slot_bytes=SLOT_BYTES,
         wait=_WAIT.format(barrier="arrived + 8", parity="(turn - 1) & 1"),
@@ -154,9 +167,21 @@ def done(barriers: Any, slot: Any) -> Any:
     return T.cuda.func_call("prefill_ring_done", barriers, slot, source_code=_DONE)
 
 
-def clear_rows(tile: Any, begin: Any, rows: int, columns: int) -> Any:
-    """A call by which all threads of a block clear the rows of a tile from ``begin`` on."""
+def clear_rows(tile: Any, begin: Any, rows: int, columns: int, warps: int | None = None) -> Any:
+    """A call by which threads of a block clear the rows of a tile from ``begin`` on, and meet.
+
+    Parameters
+    ----------
+    warps : int, optional
+        The first ones, whose threads do so; all threads if absent.
+    """
     width = panel_width(columns)
-    name = f"prefill_ring_clear_{rows}x{columns}"
-    source = _CLEAR.format(name=name, rows=rows, panels=columns // width, chunks=width // 8)
+    name, threads = f"prefill_ring_clear_{rows}x{columns}", "blockDim.x * blockDim.y * blockDim.z"
+    meet = "__syncthreads();"
+    if warps is not None:
+        name, threads = f"{name}_by{warps}", str(warps * 32)
+        meet = f'asm volatile("bar.sync {_CLEARED}, {threads};" ::: "memory");'
+    source = _CLEAR.format(
+        name=name, rows=rows, panels=columns // width, chunks=width // 8, threads=threads, meet=meet
+    )
     return T.cuda.func_call(name, tile, begin, source_code=source)

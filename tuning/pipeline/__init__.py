@@ -10,6 +10,7 @@ from .annotations import (
     MIN_BLOCKS,
     OVERLAP,
     PERSISTENT,
+    PRODUCER,
 )
 from .longest_first import RANKING_BYTES
 from .rewriting import pipeline
@@ -26,6 +27,7 @@ __all__ = [
     "MIN_BLOCKS",
     "OVERLAP",
     "PERSISTENT",
+    "PRODUCER",
     "RANKING_BYTES",
     "pipeline",
 ]

@@ -30,6 +30,10 @@ MIN_BLOCKS = "prefill.min_blocks"
 #: once take one tile of queries after another. The value is the number of multiprocessors.
 PERSISTENT = "prefill.persistent"
 
+#: Annotation of a loop with :data:`PERSISTENT`: a warpgroup of its own starts all loads, and gives
+#: registers to those that compute.
+PRODUCER = "prefill.producer"
+
 #: Annotation of a loop with :data:`OVERLAP` of two warpgroups: they take turns at the tensor cores.
 ALTERNATE = "prefill.alternate"
 
@@ -37,4 +41,15 @@ ALTERNATE = "prefill.alternate"
 LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
 
 #: All annotations.
-ALL = (LOADS, LOADS_AFTER, OVERLAP, BULK, BULK_ONCE, AHEAD, MIN_BLOCKS, PERSISTENT, ALTERNATE)
+ALL = (
+    LOADS,
+    LOADS_AFTER,
+    OVERLAP,
+    BULK,
+    BULK_ONCE,
+    AHEAD,
+    MIN_BLOCKS,
+    PERSISTENT,
+    PRODUCER,
+    ALTERNATE,
+)

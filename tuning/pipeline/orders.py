@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import PipelineError
 from ..intrinsics import JOIN, WAIT
 from ..intrinsics.turns import begin_turns, pass_turn, take_turn
-from .annotations import AHEAD, ALTERNATE, BULK, OVERLAP
+from .annotations import AHEAD, ALTERNATE, BULK, OVERLAP, PRODUCER
 from .rings import Ring, begin_rings, rings_of
 from .steps import at, if_any, serial, synchronized, waiting, without
 
@@ -118,16 +118,18 @@ def computed(
     return order(loop, rings, others, after, following)
 
 
-def _load(loop: Any, ring: Ring, tile: Any) -> Any:
-    """Start to load a tile, if there is one."""
+def _load(loop: Any, ring: Ring, tile: Any) -> list[Any]:
+    """Start to load a tile, if there is one, unless others load."""
     from tvm import tirx
 
-    return tirx.IfThenElse(tile < loop.min + loop.extent, ring.load(tile), None)
+    if PRODUCER in loop.annotations:
+        return []
+    return [tirx.IfThenElse(tile < loop.min + loop.extent, ring.load(tile), None)]
 
 
-def _before_or_behind(ring: Ring, ahead: int, load: Any) -> tuple[list[Any], list[Any]]:
+def _before_or_behind(ring: Ring, ahead: int, load: list[Any]) -> tuple[list[Any], list[Any]]:
     """A load in front of what frees the tile at hand, or behind it where it takes its slot."""
-    return ([], [load]) if ahead == ring.slots else ([load], [])
+    return ([], load) if ahead == ring.slots else (load, [])
 
 
 def _in_turn(
@@ -147,7 +149,7 @@ def _in_turn(
         without(JOIN, first),
         keys.done(t),
         *between[: after - 1],
-        _load(loop, keys, t + ahead),
+        *_load(loop, keys, t + ahead),
         *before,
         *between[after - 1 :],
         values.arrived(t),
@@ -184,6 +186,10 @@ def _overlapped(
     begin, count = loop.min, loop.extent
     end = begin + count
     started = without(JOIN, first)
+
+    def values_here(tile: Any, *, early: bool) -> list[Any]:
+        return [values.arrived(tile)] if early == (PRODUCER in loop.annotations) else []
+
     before, behind = _before_or_behind(keys, ahead, _load(loop, keys, begin + ahead))
     first_tile = [
         *before,
@@ -192,30 +198,38 @@ def _overlapped(
         keys.done(begin),
         *behind,
         at(loop, [*between, operand], begin),
+        *values_here(begin, early=True),
     ]
     # This loop begins at 0: TVM shifts one that does not, and misses where loops within it begin.
     step: Any = tirx.Var("step", loop.loop_var.ty)
     t = begin + 1 + step
     before, behind = _before_or_behind(values, ahead, _load(loop, values, t - 1 + ahead))
     take, passed = _turns(loop)
+    rest, wait = between[after - 1 :], waiting(second, 0)
+    # ptxas puts a wait for products in front of all arithmetic that could be done meanwhile, but
+    # not across a loop, such as one that asks whether values have arrived.
+    here = values_here(t, early=True)
+    steps_between = (
+        [at(loop, rest, t), *here, at(loop, [wait], t)] if here else [at(loop, [*rest, wait], t)]
+    )
     within = [
         keys.arrived(t),
         *take,
         at(loop, [without(WAIT, started)], t),
-        values.arrived(t - 1),
+        *values_here(t - 1, early=False),
         at(loop, [without(WAIT, second)], t - 1),
         *passed,
         at(loop, [waiting(first, 1)], t),
         keys.done(t),
         *([at(loop, between[: after - 1], t)] if after > 1 else []),
-        _load(loop, keys, t + ahead),
+        *_load(loop, keys, t + ahead),
         *before,
-        at(loop, [*between[after - 1 :], waiting(second, 0)], t),
+        *steps_between,
         values.done(t - 1),
         *behind,
         at(loop, [operand], t),
     ]
-    last = [values.arrived(end - 1), values.clear_past_the_end(end - 1)]
+    last = [*values_here(end - 1, early=False), values.clear_past_the_end(end - 1)]
     if following is None:
         last += [at(loop, [second], end - 1)]
     else:

@@ -8,17 +8,29 @@ meet nowhere between tiles. A tile without keys touches no ring.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ..errors import PipelineError
+from ..intrinsics import WARPGROUP
 from ..intrinsics.uniform import uniform
-from .annotations import BULK, BULK_ONCE, LAUNCH_BOUNDS, LOADS, LOADS_AFTER, MIN_BLOCKS, PERSISTENT
+from .across_lanes import across_lanes
+from .annotations import (
+    BULK,
+    BULK_ONCE,
+    LAUNCH_BOUNDS,
+    LOADS,
+    LOADS_AFTER,
+    MIN_BLOCKS,
+    PERSISTENT,
+    PRODUCER,
+)
 from .longest_first import Order
 from .orders import begun_turns, computed, first_loads
 from .outputs import written_by_warps
+from .producer import divided
 from .rings import Ring, begin_rings, rings_of
 from .steps import changed, sequence, substituted, synchronized
 
@@ -92,7 +104,9 @@ class _Grid:
                 f"{BULK_ONCE}"
             )
         loop: Any = found[0]
-        rings, barriers = rings_of([*once, *loop.body.seq[: int(loop.annotations[LOADS])]])
+        producer = int(loop.annotations[BULK]) if PRODUCER in loop.annotations else None
+        loads = [*once, *loop.body.seq[: int(loop.annotations[LOADS])]]
+        rings, barriers = rings_of(loads, producer)
         binds = [each for each in stmts if isinstance(each, tirx.Bind)]
         others = [each for each in stmts if each is not once[0]]
         return cls(tuple(loops), inner, binds, others, loop, rings, barriers)
@@ -101,23 +115,19 @@ class _Grid:
         """The grid."""
         from tvm import s_tir, tirx
 
-        zero, block, turn = _int32(0), tirx.Var("block", "int32"), tirx.Var("turn", "int32")
+        zero, block = _int32(0), tirx.Var("block", "int32")
         held = tirx.decl_buffer((2,), "int32", name="held", scope="local")
-        item, following = (item_of(each, block, self._blocks) for each in (turn, turn + 1))
         shared = [ring.buffer for ring in self.rings]
         stmts = [
             _store(held, zero, 0),
             _store(held, zero, 1),
-            begin_rings(self.rings, int(self.loop.annotations[BULK])),
-            *begun_turns(self.loop),
+            begin_rings(self.rings, self._warps),
+            *([] if self._produces else begun_turns(self.loop)),
             self._order.make(self._count),
-            self._first_loads(block, zero, zero),
+            *([] if self._produces else [self._first_loads(block, zero, zero)]),
             synchronized(),
-            tirx.For(
-                turn, zero, turns_of(block, self._blocks, self._items), tirx.ForKind.SERIAL,
-                self._tile(item, following, held, shared),
-            ),
-        ]  # fmt: skip
+            self._turns(block, held, shared),
+        ]
         bounds = _int32(int(self.loop.annotations.get(MIN_BLOCKS, 1)))
         scope = tirx.AttrStmt(zero, _SCOPE, zero, tirx.SeqStmt(stmts))
         body = tirx.AttrStmt(zero, LAUNCH_BOUNDS, bounds, scope)
@@ -137,14 +147,71 @@ class _Grid:
 
     @cached_property
     def _order(self) -> Order:
-        warps = int(self.loop.annotations[BULK])
         batch, heads, tiles = (loop.extent for loop in self.loops)
-        return Order(batch, heads, tiles, (4, 8, warps))
+        return Order(batch, heads, tiles, (4, 8, self._warps + WARPGROUP * self._produces))
+
+    @property
+    def _warps(self) -> int:
+        """That compute."""
+        return int(self.loop.annotations[BULK])
+
+    @property
+    def _produces(self) -> bool:
+        """Whether a warpgroup of its own loads."""
+        return PRODUCER in self.loop.annotations
 
     @property
     def _items(self) -> Any:
         batch, heads, tiles = (loop.extent for loop in self.loops)
         return batch * heads * tiles
+
+    def _turns(self, block: Any, held: Any, shared: Sequence[Any]) -> Any:
+        """One tile of queries after another; each thread of the two kinds counts what was held."""
+        from tvm import tirx
+
+        def every(step: Callable[[Any], Any]) -> Any:
+            turn, zero = tirx.Var("turn", "int32"), _int32(0)
+            turns = turns_of(block, self._blocks, self._items)
+            return tirx.For(turn, zero, turns, tirx.ForKind.SERIAL, step(turn))
+
+        def item(turn: Any) -> Any:
+            return item_of(turn, block, self._blocks)
+
+        computing = every(lambda turn: self._tile(item(turn), item(turn + 1), held, shared))
+        if not self._produces:
+            return computing
+        loading = every(lambda turn: self._all_loads(item(turn), held))
+        blocks = int(self.loop.annotations.get(MIN_BLOCKS, 1))
+        return divided([*begun_turns(self.loop), computing], [loading], self._warps, blocks)
+
+    def _all_loads(self, item: Any, held: Any) -> Any:
+        """All loads of a tile of queries, in the order in which their slots become free."""
+        from tvm import tirx
+
+        found, where = self._order.place(item)
+        stmts, known = self._bound(where)
+        tiles, queries = tirx.Var("tiles_before", "int32"), tirx.Var("queries_before", "int32")
+        begin, extent = (substituted(each, known) for each in (self.loop.min, self.loop.extent))
+        query, keys, values = self.rings
+        query = query.elsewhere(known, queries)
+        keys, values = (ring.elsewhere(known, tiles) for ring in (keys, values))
+        step: Any = tirx.Var("step", "int32")
+        more = tirx.IfThenElse(step + 1 < extent, keys.load(begin + step + 1), None)
+        loads = [
+            tirx.Bind(tiles, held[0]),
+            tirx.Bind(queries, held[1]),
+            keys.load(begin),
+            query.load(_int32(0)),
+            tirx.For(
+                step, _int32(0), extent, tirx.ForKind.SERIAL,
+                tirx.SeqStmt([more, values.load(begin + step)]),
+            ),
+            _store(held, tiles + extent, 0),
+            _store(held, queries + 1, 1),
+        ]  # fmt: skip
+        return tirx.SeqStmt(
+            [*found, *stmts, tirx.IfThenElse(extent > 0, tirx.SeqStmt(loads), None)]
+        )
 
     def _tile(self, item: Any, following: Any, held: Any, shared: Sequence[Any]) -> Any:
         """One tile of queries; rings held what ``held`` says: tiles of keys, and of queries."""
@@ -166,32 +233,40 @@ class _Grid:
             *_read_once(queries, held[1], held, 1),
         ]
         first, after = int(loop.annotations[LOADS]), int(loop.annotations[LOADS_AFTER])
-        steps = [_later(each, shared[1:], tiles) for each in loop.body.seq[first:]]
+        steps = [_later(self._shuffled(each), shared[1:], tiles) for each in loop.body.seq[first:]]
         query, *others = self.rings
         here = [query.elsewhere({}, queries), *(ring.elsewhere({}, tiles) for ring in others)]
         after_this = tiles + loop.extent, queries + 1
 
         def next_loads(part: slice) -> list[Any]:
-            return [self._first_loads(following, *after_this, part)]
+            return [] if self._produces else [self._first_loads(following, *after_this, part)]
 
         work = [
             here[0].arrived(_int32(0)),
             *computed(loop, here, steps, after, next_loads),
             *(_store(held, value, index) for index, value in enumerate(after_this)),
         ]
-        either = tirx.IfThenElse(
-            loop.extent > 0, tirx.SeqStmt(work), self._first_loads(following, tiles, queries)
-        )
-        rest = [either if each is loop else each for each in self.others]
+        other = None if self._produces else self._first_loads(following, tiles, queries)
+        either = tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(work), other)
+        rest = [either if each is loop else self._shuffled(each) for each in self.others]
         own = [each for each in block.alloc_buffers if not any(map(each.same_as, shared))]
+        # Always so; TVM does not know it of what is read, and would ask for every row of the tile.
+        there = tirx.all(
+            *(tirx.all(each.var >= 0, each.var < each.dom.extent) for each in block.iter_vars)
+        )
+        stmts = tirx.IfThenElse(there, tirx.SeqStmt(written_by_warps(rest)), None)
         return s_tir.SBlockRealize(
             [], True,
             s_tir.SBlock(
                 [], [], [], block.name_hint,
-                tirx.SeqStmt([*body, *written_by_warps(rest)]),
+                tirx.SeqStmt([*body, stmts]),
                 alloc_buffers=[place, *own],
             ),
         )  # fmt: skip
+
+    def _shuffled(self, stmt: Any) -> Any:
+        """A step of what computes, and nothing else."""
+        return across_lanes(stmt) if self._produces else stmt
 
     def _first_loads(self, item: Any, tiles: Any, queries: Any, part: slice = slice(None)) -> Any:
         """Start loads that an item begins with, if there is one and it has keys."""

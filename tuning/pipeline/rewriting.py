@@ -22,6 +22,7 @@ from .annotations import (
     MIN_BLOCKS,
     OVERLAP,
     PERSISTENT,
+    PRODUCER,
 )
 from .orders import prefetched, ringed
 from .persistent import persistent
@@ -117,6 +118,11 @@ def _pipelined_loop(loop: Any, once: Sequence[Any], rings: list[Ring]) -> Any:
         raise PipelineError(
             f"a loop of {len(steps)} steps says that {loads} of them load, after {after} of the "
             "others; some must load, some must compute, and at least one of these comes first"
+        )
+    if PRODUCER in loop.annotations:
+        raise PipelineError(
+            f"a loop with {PRODUCER} has loads of a warpgroup of its own, which needs a grid that "
+            f"persists: annotate it with {PERSISTENT} too"
         )
     if BULK in loop.annotations:
         rewritten = ringed(loop, once, steps[:loads], steps[loads:], after, rings)

@@ -24,6 +24,7 @@ from ..intrinsics import (
     PTX_TYPES,
     SHARED,
     WARP_ROWS,
+    WARPGROUP,
     Product,
     acc_intrin,
     copy_intrin,
@@ -31,6 +32,7 @@ from ..intrinsics import (
     dot_intrin,
     panel_width,
 )
+from ..intrinsics.registers import REGISTERS, THREAD_REGISTERS, begun_with, left_over
 from ..pipeline import (
     AHEAD,
     ALTERNATE,
@@ -42,6 +44,7 @@ from ..pipeline import (
     MIN_BLOCKS,
     OVERLAP,
     PERSISTENT,
+    PRODUCER,
     RANKING_BYTES,
 )
 from ..target import ResolvedTarget
@@ -65,9 +68,8 @@ _LOADS = ("k_rows", "v_rows")
 _LOAD_POSITIONS = (1, 5, 10)
 _OVERLAP_POSITIONS = (1, 5)
 
-# The register file of a multiprocessor, what one thread may have of it, and what a thread needs
-# besides its fragments.
-_REGISTERS, _THREAD_REGISTERS, _OTHER_REGISTERS = 65536, 255, 40
+# Registers that a thread needs besides its fragments, fewer where it loads nothing.
+_OTHER_REGISTERS, _OF_CONSUMERS = 40, 32
 
 # A thread may be left this share of the registers that it needs: another block on a multiprocessor
 # can bring more than a spill or two costs.
@@ -89,6 +91,7 @@ class _Pipeline(NamedTuple):
     ring: int
     persistent: bool = False
     alternate: bool = False
+    producer: bool = False
 
 
 # Which tiles are tried with which pipelines. All query tiles have their turn with one round before
@@ -107,6 +110,7 @@ _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
                 _Pipeline(True, 2, alternate=True),
             ),
         ),
+        (_KV_TILES[:8], (_Pipeline(True, 2, persistent=True, producer=True),)),
     ),
     "mma": ((_KV_TILES, (_Pipeline(False, 0),)),),
 }
@@ -142,6 +146,8 @@ class TensorCoreStructure:
         of queries has a block of its own.
     alternate : bool
         Whether two warpgroups take turns at the tensor cores; needs overlap.
+    producer : bool
+        Whether a warpgroup of its own starts all loads; needs overlap and a persistent grid.
     """
 
     unit: str
@@ -153,6 +159,7 @@ class TensorCoreStructure:
     ring: int = 0
     persistent: int = 0
     alternate: bool = False
+    producer: bool = False
 
     @property
     def shared_query(self) -> bool:
@@ -180,16 +187,18 @@ class TensorCoreStructure:
             found["persistent"] = self.persistent
         if self.alternate:
             found["alternate"] = True
+        if self.producer:
+            found["producer"] = True
         return found
 
     @property
     def warps(self) -> int:
-        """Warps of a thread block."""
+        """Warps of a thread block that compute."""
         return self.q_tile // WARP_ROWS
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Threads of a block that compute."""
         return self.warps * WARP
 
     @property
@@ -226,7 +235,27 @@ class TensorCoreStructure:
         query = 0 if self.shared_query else self.columns // 4
         # Overlapping, a tile's weights are read while the next tile's scores are written.
         weights = self.kv_tile // 4 if self.overlap else 0
-        return self.columns // 2 + self.kv_tile // 2 + query + weights + _OTHER_REGISTERS
+        others = _OF_CONSUMERS if self.producer else _OTHER_REGISTERS
+        return self.columns // 2 + self.kv_tile // 2 + query + weights + others
+
+    @property
+    def most_blocks(self) -> int:
+        """How many blocks a multiprocessor has registers for; 0 if not for one."""
+        if self.producer:
+            groups = self.warps // WARPGROUP
+            operands = max(self.kv_tile, self.columns) // 2 + _OF_CONSUMERS
+            fits = (
+                blocks
+                for blocks in range(1, 9)
+                if left_over(blocks, groups) >= self.registers
+                and begun_with(blocks, groups) >= operands
+            )
+            return max(fits, default=0)
+        if self.registers > min(REGISTERS // self.threads, THREAD_REGISTERS):
+            return 0
+        # Never a spill where products overlap: it would stand in their midst.
+        fewest = self.registers if self.overlap else self.registers * _SPILLED
+        return max(1, int(REGISTERS / (fewest * self.threads)))
 
     @property
     def whole_copies(self) -> bool:
@@ -268,7 +297,7 @@ class TensorCoreSpace(DesignSpace):
             s.variant
             for s in self._structures(spec, target)
             if s.shared_bytes <= limit
-            and s.registers <= min(_REGISTERS // s.threads, _THREAD_REGISTERS)
+            and s.most_blocks
             and s.whole_copies
             and reaches(s.q_tile, shape.qo_len, _SMALLEST_TILE)
             and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
@@ -282,12 +311,12 @@ class TensorCoreSpace(DesignSpace):
             for kv_tile, q_tile in itertools.product(kv_tiles, _Q_TILES):
                 if q_tile % self.rows:
                     continue
-                for overlap, ring, persistent, alternate in pipelines:
+                for overlap, ring, persistent, alternate, producer in pipelines:
                     if alternate and q_tile != _TURNS_ROWS:
                         continue
                     yield TensorCoreStructure(
                         self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring,
-                        multiprocessors if persistent else 0, alternate,
+                        multiprocessors if persistent else 0, alternate, producer,
                     )  # fmt: skip
 
     def describe(
@@ -312,10 +341,11 @@ class TensorCoreSpace(DesignSpace):
     def _structure(self, spec: PrefillSpec, variant: Variant) -> TensorCoreStructure:
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
-        persistent, alternate = int(variant.get("persistent", 0)), variant.get("alternate", False)
+        persistent = int(variant.get("persistent", 0))
+        alternate, producer = (bool(variant.get(each, False)) for each in ("alternate", "producer"))
         return TensorCoreStructure(
             self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring, persistent,
-            bool(alternate),
+            alternate, producer,
         )  # fmt: skip
 
 
@@ -488,17 +518,19 @@ def _pipeline(sch: Any, s: TensorCoreStructure) -> None:
         sch.annotate(loop, OVERLAP, 1)
     if s.ring:
         sch.annotate(loop, BULK, s.warps)
+    if s.ring and not s.producer:
         sch.annotate(loop, AHEAD, _choice(sch, (1, s.ring)))
     if s.alternate:
         sch.annotate(loop, ALTERNATE, 1)
     if s.persistent:
         sch.annotate(loop, PERSISTENT, s.persistent)
-    positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
-    sch.annotate(loop, LOADS_AFTER, _choice(sch, positions))
-    # Never a spill where products overlap: it would stand in their midst.
-    fewest = s.registers if s.overlap else s.registers * _SPILLED
-    most = max(1, int(_REGISTERS / (fewest * s.threads)))
-    sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, most + 1))))
+    if s.producer:
+        sch.annotate(loop, PRODUCER, 1)
+        sch.annotate(loop, LOADS_AFTER, 1)
+    else:
+        positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
+        sch.annotate(loop, LOADS_AFTER, _choice(sch, positions))
+    sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, s.most_blocks + 1))))
 
 
 def _choice(sch: Any, candidates: Sequence[int]) -> Any:
