@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from prefilltune.tuning.comparing.comparison import (
     read_comparisons,
     write_comparisons,
 )
+from prefilltune.tuning.comparing.peers.registry import PEERS
 from prefilltune.tuning.comparing.report import (
     case_title,
     contestants,
@@ -32,7 +34,6 @@ from prefilltune.tuning.comparing.report import (
     table,
     workload_title,
 )
-from prefilltune.tuning.comparing.torch_peers import PEERS
 from prefilltune.tuning.errors import InvalidComparisonError
 from prefilltune.tuning.measuring.timing import interleave
 from prefilltune.workloads import MASK_MODES, PrefillSpec
@@ -66,6 +67,7 @@ GPU_CASE = dataclasses.replace(
     shape="b4_q2048_kv2048",
     target="cuda-sm_90a-h100",
     device="a GPU",
+    valid_lens=((2048,) * 4,),
     threads=1,
     versions={"tvm": "0.27.0", "torch": "2.11.0", "cuda": "13.0", "driver": "580.1"},
     tuned_ms=0.25,
@@ -139,8 +141,26 @@ def test_files_of_version_1_are_read_and_brought_up_to_date(tmp_path: Path) -> N
     (read,) = read_comparisons(path)
     assert read == dataclasses.replace(CASE, peers={"torch_sdpa_mask": Peer(MASKED, 1.0)})
     write_comparisons(path, [dataclasses.replace(CASE, lens="uniform")])
-    assert json.loads(path.read_text())["schema"] == 2
+    assert json.loads(path.read_text())["schema"] == 3
     assert read_comparisons(path)[0] == read
+
+
+def test_files_of_version_2_say_by_words_what_a_peer_does_not_compute(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    old = dataclasses.asdict(GPU_CASE)
+    del old["cold_ms"]
+    says = {"torch_flex": "takes no bias", "torch_flash_dense": "RuntimeError: no kernel"}
+    for name, peer in old["peers"].items():
+        for new in ("zeros", "right_padded", "computes_it"):
+            del peer[new]
+        if name in says:
+            peer.update(ms=None, failure=says[name])
+    path.write_text(json.dumps({"schema": 2, "cases": [old]}))
+    (read,) = read_comparisons(path)
+    assert [name for name, peer in read.peers.items() if not peer.computes_it] == ["torch_flex"]
+    assert read.over_best == 4.0
+    write_comparisons(path, [CASE])
+    assert read_comparisons(path) == [read, CASE]
 
 
 def test_committed_comparisons_are_read() -> None:
@@ -154,7 +174,7 @@ def test_committed_comparisons_are_read() -> None:
     ("text", "says"),
     [
         ("{", "is no JSON"),
-        ('{"schema": 3, "cases": []}', r"3 is not one of \[1, 2\]"),
+        ('{"schema": 4, "cases": []}', r"4 is not one of \[1, 2, 3\]"),
         ('{"schema": 1, "cases": [{}]}', "is a required property"),
     ],
 )
@@ -207,7 +227,7 @@ def test_a_missing_baseline_is_shown_with_its_reason() -> None:
 def without_a_baseline(case: Comparison, spec: PrefillSpec) -> Comparison:
     lacking = {peer.name: peer.lacks(spec) for peer in PEERS}
     peers = {
-        name: Peer(each.kind, None, lacking[name]) if lacking[name] else each
+        name: Peer(each.kind, None, lacking[name], computes_it=False) if lacking[name] else each
         for name, each in case.peers.items()
     }
     return dataclasses.replace(
@@ -218,7 +238,7 @@ def without_a_baseline(case: Comparison, spec: PrefillSpec) -> Comparison:
 def test_where_tvm_has_no_kernel_there_is_no_ratio_and_tables_say_so() -> None:
     windowed = without_a_baseline(GPU_CASE, WINDOWED)
     assert windowed.over_baseline is None
-    assert windowed.over_masked == 2.0
+    assert windowed.over_best == 2.0
     page = markdown([GPU_CASE, windowed], None)
     assert "32/8 heads, head_dim 128, float16, padded, window 64,64, softcap 50, full" in page
     assert "| TVM hand-written (TVM has none) | none |  |  |  |" in page
@@ -247,19 +267,72 @@ def test_cases_of_every_spec_have_titles_of_their_own() -> None:
 
 
 def test_speeds_are_over_the_best_of_each_kind() -> None:
-    assert GPU_CASE.fastest(MASKED) == ("torch_flex", 0.5)
-    assert GPU_CASE.over_masked == 2.0
+    assert GPU_CASE.best == ("torch_flex", 0.5)
+    assert GPU_CASE.over_best == 2.0
     assert GPU_CASE.over_peer("torch_cudnn_dense") == 0.8
     assert GPU_CASE.over_baseline == 100.0
     assert CASE.over_peer("torch_cudnn_dense") is None
-    assert CASE.fastest(DENSE) is None
+    assert GPU_CASE.over_best_cold is None
+
+
+def like_with_like(lens: int = 1024, **changes: Any) -> Comparison:
+    """A case of which the peers say what they leave in padding."""
+    masked = {
+        "torch_flex": Peer(MASKED, 0.5, zeros=True),
+        "fa3_seqused": Peer(MASKED, 0.2, zeros=False, right_padded=True),
+        "fa3_seqused_filled": Peer(MASKED, 0.3, zeros=True, right_padded=True),
+        "fa3_varlen_packed": Peer(PACKED, 0.21, zeros=False),
+        "cudnn_dense": Peer(DENSE, 0.1, zeros=False),
+        "cudnn_padding_mask": Peer(MASKED, None, "not installed", zeros=False, computes_it=False),
+    }
+    cold = {"tuned": 0.4, "torch_flex": 0.6, "fa3_seqused": 0.44, "fa3_seqused_filled": 0.7}
+    return dataclasses.replace(
+        GPU_CASE, valid_lens=((lens,) * 4,), peers=masked, cold_ms=cold, **changes
+    )
+
+
+def test_what_writes_zeros_is_compared_with_what_writes_zeros() -> None:
+    mixed, full = like_with_like(1024), like_with_like(2048)
+    assert mixed.best == ("fa3_seqused_filled", 0.3)
+    assert mixed.over_best_cold == pytest.approx(1.5)
+    assert full.best == ("fa3_seqused", 0.2)
+    assert full.over_best_cold == pytest.approx(1.1)
+    spec = dataclasses.replace(PrefillSpec.parse(mixed.spec), padding_output="untouched")
+    untouched = dataclasses.replace(mixed, spec=str(spec))
+    assert untouched.best == ("fa3_seqused", 0.2)
+    packed = {**mixed.peers, "fa3_varlen_packed": Peer(PACKED, 0.19, zeros=False)}
+    assert dataclasses.replace(untouched, peers=packed).best == ("fa3_varlen_packed", 0.19)
+    assert dataclasses.replace(mixed, peers=packed).best == ("fa3_seqused_filled", 0.3)
+
+
+def test_rows_say_what_is_in_padding_and_how_they_do_with_cold_tensors() -> None:
+    page = markdown([like_with_like()], None)
+    assert "| tuned (zeros in padding) | 0.2500 | 300.0 |  | 0% | 0.4000 |  |" in page
+    row = "FlashAttention-3 with lengths (padding as it was, the same lengths padded right)"
+    assert f"| {row} | 0.2000 | 375.0 | 0.80x | 0% | 0.4400 | 1.10x |" in page
+    assert "| FlashAttention-3 with lengths, padding filled (zeros in padding, the same" in page
+    assert "| FlashAttention-3, already packed (another layout) | 0.2100 |" in page
+    assert "| cuDNN with padding mask (not installed) | none |  |  |  |  |  |" in page
+    assert "| 40% | FlashAttention-3 with lengths, padding filled | 1.20x | 1.50x |" in page
+    assert "padding as it was" not in markdown([like_with_like(2048)], None).split("## batch")[1]
+
+
+def test_charts_show_a_peer_as_it_is_like_the_tuned_kernel() -> None:
+    mixed, full = like_with_like(1024), like_with_like(2048)
+    for case, key in ((mixed, "fa3_seqused_filled"), (full, "fa3_seqused")):
+        (row,) = [
+            row
+            for row in contestants(case)
+            if row.in_chart
+            and "FlashAttention-3 with lengths" in (row.series or row.name)
+            and (case is mixed or row.key == key)
+        ]
+        assert row.key == key
 
 
 def test_the_page_begins_with_geometric_means_over_the_cases_that_have_a_figure() -> None:
     slower = dataclasses.replace(GPU_CASE, lens="uniform", tuned_ms=0.5, baseline_ms=None)
-    assert geometric_mean([GPU_CASE, slower], lambda each: each.over_masked) == pytest.approx(
-        2**0.5
-    )
+    assert geometric_mean([GPU_CASE, slower], lambda each: each.over_best) == pytest.approx(2**0.5)
     page = markdown([GPU_CASE, slower], None)
     means = page.index("| geometric mean |  |  |  |  | 1.41x | 100.00x | 0.57x |\n")
     assert means < page.index("## batch")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from prefilltune.tuning.comparing.cpu_bench import with_one_product
+from prefilltune.tuning.comparing.peers.registry import peers_on_a_cpu
 from prefilltune.tuning.comparing.torch_on_cpu import ENVIRONMENT, check_peer, time_peer
-from prefilltune.tuning.comparing.torch_peers import peers_on_a_cpu
 from prefilltune.tuning.measuring.cpu import time_torch_gemm
 from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.timing import Result
@@ -42,16 +42,20 @@ def test_pytorchs_product_is_timed() -> None:
 
 
 def test_flex_attention_takes_part_where_a_mask_is_not_all() -> None:
-    assert [each.name for each in peers_on_a_cpu(PADDED)] == ["torch_sdpa_mask"]
-    assert [each.name for each in peers_on_a_cpu(BIAS)] == ["torch_sdpa_mask", "torch_flex"]
-    assert [each.lacks(SOFTCAP) for each in peers_on_a_cpu(SOFTCAP)] == ["takes no softcap", ""]
+    """And zeros are written behind what leaves padding as it was."""
+    sdpa = ["torch_sdpa_mask", "torch_sdpa_mask_filled"]
+    assert [each.name for each in peers_on_a_cpu(PADDED, SHAPE, BATCHES)] == sdpa
+    assert [each.name for each in peers_on_a_cpu(PADDED, SHAPE, [(17,) * 3])] == sdpa[:1]
+    assert [each.name for each in peers_on_a_cpu(BIAS, SHAPE, BATCHES)] == [*sdpa, "torch_flex"]
+    lacks = [each.lacks(SOFTCAP) for each in peers_on_a_cpu(SOFTCAP, SHAPE, BATCHES)]
+    assert lacks == ["takes no softcap", ""]
 
 
 @pytest.mark.parametrize(
     ("peer", "spec"),
     [
         ("torch_sdpa_mask", PADDED),
-        ("torch_sdpa_mask", BIAS),
+        ("torch_sdpa_mask_filled", BIAS),
         pytest.param("torch_flex", SOFTCAP, marks=pytest.mark.slow),
     ],
 )

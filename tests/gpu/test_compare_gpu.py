@@ -14,6 +14,7 @@ from cuda_schedules import proposals
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.comparing.device_facts import device_facts
+from prefilltune.tuning.comparing.peers.registry import peers_on_a_gpu
 from prefilltune.tuning.comparing.side_by_side import (
     PEER_TOLERANCE,
     bias_slack,
@@ -21,7 +22,6 @@ from prefilltune.tuning.comparing.side_by_side import (
     measure_side_by_side,
     warm_up_peers,
 )
-from prefilltune.tuning.comparing.torch_peers import PEERS
 from prefilltune.tuning.errors import UnsupportedTargetError
 from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.worker import Worker
@@ -83,11 +83,13 @@ def test_peers_and_kernels_are_right_and_timed(
     timed = (spec, SHAPE, BATCHES, 0)
     call(worker, warm_up_peers, *timed, "cuda")
     results = call(worker, measure_side_by_side, libraries, *timed, GEMM_SIZE, "cuda")
-    assert set(results) == {*libraries, *(peer.name for peer in PEERS), "gemm"}
+    peers = peers_on_a_gpu(spec, SHAPE, BATCHES)
+    assert set(results) == {*libraries, *(peer.name for peer in peers), "gemm"}
     assert all(bool(each.seconds) != bool(each.failure) for each in results.values()), results
-    for name in ("right", "torch_sdpa_mask", "torch_flex"):
+    for name in ("right", "torch_sdpa_mask", "torch_sdpa_mask_filled", "torch_flex"):
         assert results[name].failure == ""
         assert results[name].error <= PEER_TOLERANCE[dtype]
+        assert min(results[name].cold_seconds) > 0
     assert "wrong on valid rows" in results["wrong"].failure
 
 
@@ -104,8 +106,9 @@ def test_peers_compute_each_choice_or_say_that_they_do_not(
     assert call(worker, largest_kernel_error, tuned, *timed, "cuda") <= TOLERANCE[dtype]
     call(worker, warm_up_peers, *timed, "cuda")
     results = call(worker, measure_side_by_side, {"tuned": tuned}, *timed, GEMM_SIZE, "cuda")
-    assert set(results) == {"tuned", *(peer.name for peer in PEERS), "gemm"}
-    for peer in PEERS:
+    peers = peers_on_a_gpu(spec, SHAPE, BATCHES)
+    assert set(results) == {"tuned", *(peer.name for peer in peers), "gemm"}
+    for peer in peers:
         if lacking := peer.lacks(spec):
             assert results[peer.name].failure == lacking
         assert "wrong" not in results[peer.name].failure

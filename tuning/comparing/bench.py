@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from ..measuring.kernels import COMPARED_SEED, call, check, fresh_inputs, value_
 from ..measuring.timing import Result
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget
+from .peers.peer import PeerKernel
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Measured:
     results : Mapping[str, Result]
         ``tuned``, ``gemm``, where they exist ``baseline``, ``stock`` and ``unscheduled``, and the
         peers.
-    peers : Mapping[str, str]
-        Which results are of peers, and the kind of each.
+    peers : Sequence[PeerKernel]
+        Which results are of peers.
     gemm_size : int
         Side of the matrix product ``gemm``.
     max_abs_error : float
@@ -39,7 +40,7 @@ class Measured:
     """
 
     results: Mapping[str, Result]
-    peers: Mapping[str, str]
+    peers: Sequence[PeerKernel]
     gemm_size: int
     max_abs_error: float
     versions: Mapping[str, str]

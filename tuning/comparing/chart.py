@@ -22,9 +22,9 @@ from .comparison import DENSE, Comparison
 from .report import Row, contestants, place, shape_title, short_title, unit_of, workload_title
 
 _DENSE_STYLE = {"facecolor": "0.85", "edgecolor": "0.45", "linewidth": 0.6}
-_HATCHES = ("////", "....")
-_DENSE_LINES = (("x", "--"), ("+", ":"))
-_MARKERS = "osD^v*P"
+_HATCHES = ("////", "....", "\\\\\\\\", "xxxx")
+_DENSE_LINES = (("x", "--"), ("+", ":"), ("1", "-."), ("2", (0, (1, 4))))
+_MARKERS = "osD^v*Ph<>"
 _LIMIT = "matrix product (limit)"
 # A bar for every kernel of more cases fills more than a page.
 _MOST_BARS = 8
@@ -146,7 +146,7 @@ def _draw_panel(
     rates: dict[str, list[float]] = {name: [float("nan")] * len(cases) for name in styles}
     for position, each in enumerate(cases):
         work = each.tuned_gflops * each.tuned_ms / unit.gflops
-        for row in contestants(each):
+        for row in _drawn(each):
             if row.ms is not None:
                 rates[_series(row)][position] = work / row.ms
     drawn = {
@@ -159,7 +159,7 @@ def _draw_panel(
     axes.set_xticks(positions, [shape_title(each) for each in cases])
     axes.margins(x=0.08)
     axes.set_ylim(bottom=0)
-    if absent := [row.name for row in contestants(cases[0]) if not row.computes_it]:
+    if absent := [row.name for row in _drawn(cases[0]) if not row.computes_it]:
         axes.set_xlabel(_wrapped(f"none: {'; '.join(absent)}", 70), fontsize=6, color="0.35")
     return drawn
 
@@ -171,7 +171,7 @@ def _draw_case(
     unit, work = unit_of(comparison), comparison.tuned_gflops * comparison.tuned_ms
     thickness = 0.88 / len(styles)
     drawn = {}
-    for row in contestants(comparison):
+    for row in _drawn(comparison):
         series = _series(row)
         index = list(styles).index(series)
         at = position + (index - (len(styles) - 1) / 2) * thickness
@@ -224,9 +224,15 @@ def _line_styles(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]
 
 def _all_series(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
     """The names of all series, the tuned kernels' first, and which of them heed no mask."""
-    rows = {_series(row): row for each in comparisons for row in contestants(each)}
+    rows = {_series(row): row for each in comparisons for row in _drawn(each)}
     return list(rows), [name for name, row in rows.items() if row.kind == DENSE]
 
 
+def _drawn(comparison: Comparison) -> list[Row]:
+    """Of those that leave other things in padding than the tuned kernel, none."""
+    return [row for row in contestants(comparison) if row.in_chart]
+
+
 def _series(row: Row) -> str:
-    return f"{row.name} (wrong on padding)" if row.kind == DENSE else row.name
+    name = row.series or row.name
+    return f"{name} (wrong on padding)" if row.kind == DENSE else name

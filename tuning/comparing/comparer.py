@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 
 from ...database import Finder, Match, NoRecordError, Tier
-from ...workloads import Case, useful_flops
+from ...workloads import Case, PrefillSpec, useful_flops
 from ..backends import backend_of
 from ..building.finding import find_record
 from ..errors import UnsupportedTargetError
@@ -17,6 +17,7 @@ from .bench import Bench, Measured
 from .comparison import NO_BASELINE, Comparison, Peer
 from .cpu_bench import CpuBench
 from .cuda_bench import CudaBench
+from .peers.peer import PeerKernel
 
 #: By kind of target.
 BENCHES: dict[str, type[Bench]] = {"llvm": CpuBench, "cuda": CudaBench}
@@ -148,15 +149,24 @@ def _comparison(
         stock_ms=ms("stock"),
         stock_trials=stock.entry.provenance.trials if stock else None,
         unscheduled_ms=ms("unscheduled"),
-        peers={name: _peer(kind, results[name]) for name, kind in measured.peers.items()},
+        peers={each.name: _peer(each, case.spec, results[each.name]) for each in measured.peers},
         limit_gflops=2 * measured.gemm_size**3 / gemm_ms / 1e6,
         tuned_gflops=useful / tuned_ms / 1e6,
         max_abs_error=measured.max_abs_error,
         spread_ms={name: each.spread_ms for name, each in results.items() if each.seconds},
         baseline_failure=results["baseline"].failure if "baseline" in results else NO_BASELINE,
         clocks_mhz=measured.clocks_mhz,
+        cold_ms={name: each.cold_ms for name, each in results.items() if each.cold_ms},
     )
 
 
-def _peer(kind: str, result: Result) -> Peer:
-    return Peer(kind, result.ms, result.failure, result.error)
+def _peer(kernel: PeerKernel, spec: PrefillSpec, result: Result) -> Peer:
+    return Peer(
+        kernel.kind,
+        result.ms,
+        result.failure,
+        result.error,
+        zeros=kernel.zeros,
+        right_padded=kernel.right_padded and spec.padding != "right",
+        computes_it=not kernel.lacks(spec),
+    )

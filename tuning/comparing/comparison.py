@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,14 +16,16 @@ from ...database import NotWritableError
 from ...database.durable import write_atomically
 from ...database.locking import changing
 from ...database.writing import rescued
+from ...workloads import PrefillShape, PrefillSpec
 from ..backends import backend_of
 from ..errors import InvalidComparisonError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: A peer that takes padded tensors and heeds the mask, as a tuned kernel does.
 MASKED = "masked"
-#: One whose input was packed before the clock started: right, but of another layout.
+#: One whose input was packed before the clock started: right, but of another layout, in which
+#: there is no padding.
 PACKED = "packed"
 #: One without a mask: wrong on padding, and a ceiling for what dense attention reaches.
 DENSE = "dense"
@@ -45,13 +47,36 @@ class Peer:
     failure : str
         Why there is no time, if only that the peer does not compute it; empty if there is one.
     max_abs_error : float or None
-        On valid rows; None where it was not checked, as for :data:`DENSE`.
+        On valid rows, and on those of padding if it makes them zeros; None where it was not
+        checked, as for :data:`DENSE`.
+    zeros : bool or None
+        Whether it makes rows of padding zeros; None where a file of an earlier version does not
+        say.
+    right_padded : bool
+        Whether it computed sequences of the same lengths padded on the right, for it knows no
+        others.
+    computes_it : bool
+        Whether it is installed and has a way to compute the case: if not, that there is no time is
+        no failure.
     """
 
     kind: str
     ms: float | None
     failure: str = ""
     max_abs_error: float | None = None
+    zeros: bool | None = None
+    right_padded: bool = False
+    computes_it: bool = True
+
+
+def writes_zeros(spec: PrefillSpec) -> bool:
+    """Whether kernels of a spec write zeros into rows of padding, or leave them as they were."""
+    return spec.padding_output == "zero"
+
+
+def has_padding(shape: PrefillShape, batches: Iterable[Sequence[int]]) -> bool:
+    """Whether any row of an output is padding."""
+    return any(length < shape.qo_len for lens in batches for length in lens)
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,9 @@ class Comparison:
         Why TVM's hand-written kernel has no time; empty if it has one.
     clocks_mhz : Mapping[str, int]
         Of a GPU under load, where its driver tells; ``sm`` and ``memory``, and ``sm_max``.
+    cold_ms : Mapping[str, float]
+        Of each contestant on a GPU, with inputs and outputs that rotate past its L2 cache; ``ms``
+        is with inputs that may lie in it.
     """
 
     spec: str
@@ -117,6 +145,7 @@ class Comparison:
     spread_ms: Mapping[str, float]
     baseline_failure: str = ""
     clocks_mhz: Mapping[str, int] = field(default_factory=dict)
+    cold_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def case(self) -> tuple[str, ...]:
@@ -134,24 +163,51 @@ class Comparison:
         """The tuned kernel's rate over the machine's peak."""
         return self.tuned_gflops / self.limit_gflops
 
-    def fastest(self, kind: str) -> tuple[str, float] | None:
-        """Name and milliseconds of the fastest peer of a kind; None if none was timed."""
-        times = {name: each.ms for name, each in self.peers.items() if each.kind == kind}
-        return min(
-            ((name, ms) for name, ms in times.items() if ms is not None),
-            key=lambda named: named[1],
-            default=None,
-        )
+    @property
+    def has_padding(self) -> bool:
+        """Whether any row of an output is padding."""
+        return has_padding(PrefillShape.parse(self.shape), self.valid_lens)
+
+    @property
+    def writes_zeros(self) -> bool:
+        """Whether there is padding that the tuned kernel makes zeros."""
+        return self.has_padding and writes_zeros(PrefillSpec.parse(self.spec))
+
+    @property
+    def alike(self) -> list[str]:
+        """Peers that are right on padding, and leave in it what the tuned kernel leaves.
+
+        Where that writes zeros, others are timed with zeros behind, too. Files of an earlier
+        version do not say who writes them: there it is all that take the same tensors.
+        """
+        anything = not self.writes_zeros
+        return [
+            name
+            for name, peer in self.peers.items()
+            if (peer.kind == MASKED and peer.zeros in (None, True))
+            or (peer.kind != DENSE and peer.zeros is not None and anything)
+        ]
+
+    @property
+    def best(self) -> tuple[str, float] | None:
+        """Name and milliseconds of the fastest of :attr:`alike`; None if none was timed."""
+        return _fastest({name: self.peers[name].ms for name in self.alike})
 
     def speedup(self, ms: float | None) -> float | None:
         """How many times faster than ``ms`` the tuned kernel is; None without a time."""
         return None if ms is None else ms / self.tuned_ms
 
     @property
-    def over_masked(self) -> float | None:
-        """Speed over the fastest peer that does the same work from the same tensors."""
-        best = self.fastest(MASKED)
-        return best and self.speedup(best[1])
+    def over_best(self) -> float | None:
+        """Speed over the fastest of :attr:`alike`."""
+        return self.best and self.speedup(self.best[1])
+
+    @property
+    def over_best_cold(self) -> float | None:
+        """The same where inputs and outputs rotate past the cache; which is fastest may differ."""
+        best = _fastest({name: self.cold_ms.get(name) for name in self.alike})
+        tuned = self.cold_ms.get("tuned")
+        return best[1] / tuned if best and tuned else None
 
     def over_peer(self, name: str) -> float | None:
         """Speed over one peer; None if it has no time."""
@@ -163,6 +219,11 @@ class Comparison:
         return self.speedup(self.baseline_ms)
 
 
+def _fastest(times: Mapping[str, float | None]) -> tuple[str, float] | None:
+    timed = [(name, ms) for name, ms in times.items() if ms is not None]
+    return min(timed, key=lambda named: named[1], default=None)
+
+
 def geometric_mean(
     comparisons: Iterable[Comparison], figure: Callable[[Comparison], float | None]
 ) -> float | None:
@@ -170,7 +231,7 @@ def geometric_mean(
 
     Examples
     --------
-    >>> geometric_mean([], lambda each: each.over_masked) is None
+    >>> geometric_mean([], lambda each: each.over_best) is None
     True
     """
     found = [value for each in comparisons if (value := figure(each)) is not None]
@@ -254,8 +315,14 @@ def _comparison(fields: Mapping[str, Any]) -> Comparison:
 
 
 def _peer(value: Mapping[str, Any] | float) -> Peer:
-    """Version 1 knew masked peers alone, and kept only their times."""
-    return Peer(MASKED, value) if isinstance(value, (int, float)) else Peer(**value)
+    """Version 1 knew masked peers alone, and kept only their times.
+
+    Version 2 told what a peer has no way to compute by the words of its failure.
+    """
+    if isinstance(value, (int, float)):
+        return Peer(MASKED, value)
+    lacks = value.get("failure", "").startswith("takes no ")
+    return Peer(**{"computes_it": not lacks, **value})
 
 
 def _validate(data: Any, where: str) -> None:

@@ -18,9 +18,10 @@ from ..measuring.timing import Result, Timer, interleave
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget, vector_lanes
 from .bench import Bench, Libraries, Measured, errors_of
+from .peers.peer import PeerKernel
+from .peers.registry import peers_on_a_cpu
 from .side_by_side import BASELINE, bias_slack
 from .torch_on_cpu import ENVIRONMENT, check_peer, time_peer
-from .torch_peers import TorchPeer, peers_on_a_cpu
 
 _GEMM_SIZE = 2048
 _GEMMS = _NUMPY_GEMM, _AVX512_GEMM, _TORCH_GEMM = "numpy_gemm", "numpy_avx512_gemm", "torch_gemm"
@@ -87,13 +88,14 @@ class CpuBench(Bench):
             timers[BASELINE] = partial(call, self._tvm, measure.time_ragged_baseline, path, *timed)
         for name, worker in self._blas.items():
             timers[name] = partial(call, worker, measure.time_gemm, _GEMM_SIZE)
-        versions, peers, failures = backend_of(target.kind).versions(), {}, {}
+        versions, failures = backend_of(target.kind).versions(), {}
+        peers: tuple[PeerKernel, ...] = ()
         if self._torch is not None:
             on_torch, threads = partial(call, self._torch), target.threads
             versions["torch"] = on_torch(measure.torch_version)
             timers[_TORCH_GEMM] = partial(on_torch, measure.time_torch_gemm, _GEMM_SIZE, threads)
-            for peer in peers_on_a_cpu(spec):
-                peers[peer.name] = peer.kind
+            peers = peers_on_a_cpu(spec, shape, case.batches())
+            for peer in peers:
                 found = self._checked(peer, case)
                 if found.error is None:
                     failures[peer.name] = found
@@ -108,7 +110,7 @@ class CpuBench(Bench):
         results = with_one_product({**results, **failures})
         return Measured(results, peers, _GEMM_SIZE, errors["tuned"], versions)
 
-    def _checked(self, peer: TorchPeer, case: Case) -> Result:
+    def _checked(self, peer: PeerKernel, case: Case) -> Result:
         """The error of a peer of PyTorch's that is right, or why it takes no part."""
         assert self._torch is not None
         if lacking := peer.lacks(case.spec):

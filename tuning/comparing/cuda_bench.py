@@ -17,6 +17,7 @@ from ..measuring.worker import Worker
 from ..target import ResolvedTarget
 from .bench import Bench, Libraries, Measured, errors_of
 from .device_facts import device_facts
+from .peers.registry import peers_on_a_gpu
 from .side_by_side import (
     BASELINE,
     first_line,
@@ -24,14 +25,13 @@ from .side_by_side import (
     measure_side_by_side,
     warm_up_peers,
 )
-from .torch_peers import PEERS
 
 _GEMM_SIZE = 8192
 _DEVICE = "cuda"
 
 
 class CudaBench(Bench):
-    """TVM and PyTorch in one process, on one stream.
+    """TVM, PyTorch and the other peers in one process, on one stream.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class CudaBench(Bench):
         facts = call(self._device, device_facts, case.spec.dtype, _GEMM_SIZE)
         return Measured(
             {**failures, **results},
-            {peer.name: peer.kind for peer in PEERS},
+            peers_on_a_gpu(case.spec, case.shape, case.batches()),
             _GEMM_SIZE,
             errors["tuned"],
             {**backend_of(self._target.kind).versions(), **facts.versions},

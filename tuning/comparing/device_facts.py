@@ -1,4 +1,4 @@
-"""What a comparison on a GPU says about PyTorch and the clocks."""
+"""What a comparison on a GPU says about the peers and the clocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..backends.cuda import nvidia_smi
-from .torch_peers import matrix_product
+from .matrix_product import matrix_product
+from .peers.registry import installed_versions
 
 _CLOCKS = {"sm": "clocks.sm", "memory": "clocks.mem", "sm_max": "clocks.max.sm"}
 _LOAD_SECONDS = 1.0
@@ -20,7 +21,7 @@ class DeviceFacts:
     Parameters
     ----------
     versions : dict[str, str]
-        Of PyTorch, and of the CUDA and the cuDNN that it uses.
+        Of PyTorch, the CUDA and the cuDNN that it uses, and the packages of other peers.
     clocks_mhz : dict[str, int]
         Under load, where known.
     """
@@ -38,6 +39,7 @@ def device_facts(dtype: str, gemm_size: int) -> DeviceFacts:
         "torch": torch.__version__,
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
+        **installed_versions(),
     }
     gemm = matrix_product(dtype, gemm_size, "cuda")
     torch.cuda.synchronize()

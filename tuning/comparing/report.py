@@ -12,17 +12,18 @@ from ...workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec
 from ...workloads.baseline import has_baseline
 from ...workloads.phrases import phrase
 from ..environment import pip_install
-from .comparison import DENSE, MASKED, PACKED, Comparison, geometric_mean
-from .torch_peers import PEERS
+from .comparison import DENSE, MASKED, PACKED, Comparison, Peer, geometric_mean
+from .peers.registry import named_peers
 
 TORCH_HINT = "PyTorch is not installed, so nothing was compared with it; " + pip_install(
     "prefilltune[torch]"
 )
-_PEERS = {peer.name: peer for peer in PEERS}
+_PEERS = named_peers()
 _LONGEST_REMARK = 80
 # Where there is nothing to compare with, and where it has no time.
 _NONE, _NO_TIME = "none", "-"
 _REMARKS = {MASKED: "", PACKED: "another layout", DENSE: "wrong on padding"}
+_ZEROS, _AS_IT_WAS = "zeros in padding", "padding as it was"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class Row:
         As in :class:`~.comparison.Peer`; empty for TVM's kernels and ours.
     computes_it : bool
         Whether it has a way to compute the case: if not, that it has no time is no failure.
+    cold_ms : float or None
+        As in :class:`~.comparison.Comparison`.
+    series : str
+        Its name in charts, if that is another.
+    in_chart : bool
+        Whether it is like the tuned kernel in what it leaves in padding, or is nothing to compare
+        that with.
     """
 
     key: str
@@ -51,6 +59,9 @@ class Row:
     remark: str = ""
     kind: str = ""
     computes_it: bool = True
+    cold_ms: float | None = None
+    series: str = ""
+    in_chart: bool = True
 
     @property
     def without_time(self) -> str:
@@ -124,24 +135,48 @@ def _length(shape: PrefillShape) -> str:
 
 def contestants(comparison: Comparison) -> list[Row]:
     """Everything that was to be timed, the tuned kernel first."""
-    spec = PrefillSpec.parse(comparison.spec)
-    rows = [Row("tuned", "tuned", comparison.tuned_ms)]
-    for key, peer in comparison.peers.items():
-        known = _PEERS.get(key)
-        name, lacking = (known.title, known.lacks(spec)) if known else (key, "")
-        remark = peer.failure or _REMARKS[peer.kind]
-        rows.append(Row(key, name, peer.ms, remark, peer.kind, not lacking))
+    spec, cold = PrefillSpec.parse(comparison.spec), comparison.cold_ms.get
+    zeros = _in_padding(comparison, comparison.writes_zeros)
+    rows = [Row("tuned", "tuned", comparison.tuned_ms, zeros, cold_ms=cold("tuned"))]
+    rows += [_peer_row(comparison, *named) for named in comparison.peers.items()]
     if comparison.stock_ms is not None:
         trials = f"{comparison.stock_trials} trials"
-        rows.append(Row("stock", "TVM stock rules", comparison.stock_ms, trials))
+        rows.append(
+            Row("stock", "TVM stock rules", comparison.stock_ms, trials, cold_ms=cold("stock"))
+        )
     remark = comparison.baseline_failure or ("" if comparison.on_gpu else "ragged CPU")
     rows.append(
         Row("baseline", "TVM hand-written", comparison.baseline_ms, remark,
-            computes_it=has_baseline(spec))
+            computes_it=has_baseline(spec), cold_ms=cold("baseline"))
     )  # fmt: skip
     if comparison.unscheduled_ms is not None:
         rows.append(Row("unscheduled", "unscheduled", comparison.unscheduled_ms))
     return rows
+
+
+def _peer_row(comparison: Comparison, key: str, peer: Peer) -> Row:
+    known = _PEERS.get(key)
+    padding = _in_padding(comparison, peer.zeros) if peer.kind == MASKED else ""
+    moved = "the same lengths padded right" if peer.right_padded else ""
+    remarks = filter(None, (_REMARKS[peer.kind], padding, moved))
+    return Row(
+        key,
+        known.title if known else key,
+        peer.ms,
+        peer.failure or ", ".join(remarks),
+        peer.kind,
+        peer.computes_it,
+        comparison.cold_ms.get(key),
+        series=known.series if known else "",
+        in_chart=peer.kind != MASKED or not peer.computes_it or key in comparison.alike,
+    )
+
+
+def _in_padding(comparison: Comparison, zeros: bool | None) -> str:
+    """What is in rows of padding afterwards; empty where there are none, or it is not known."""
+    if zeros is None or not comparison.has_padding:
+        return ""
+    return _ZEROS if zeros else _AS_IT_WAS
 
 
 def table(comparison: Comparison) -> Table:
@@ -170,7 +205,7 @@ def summary_table(comparisons: Sequence[Comparison]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    _fill(shown, _summary_columns(comparisons[0]), _summary_rows(comparisons))
+    _fill(shown, _summary_columns(comparisons), _summary_rows(comparisons))
     return shown
 
 
@@ -184,7 +219,7 @@ def markdown(comparisons: Sequence[Comparison], chart: str | None) -> str:
     if about_none := _about_none(comparisons):
         parts.append(f"{about_none}\n")
     parts.append("## All cases\n")
-    parts.append(_markdown_table(_summary_columns(comparisons[0]), _summary_rows(comparisons)))
+    parts.append(_markdown_table(_summary_columns(comparisons), _summary_rows(comparisons)))
     for each in comparisons:
         parts.append(f"## {case_title(each)}\n\n{_facts(each)}\n")
         parts.append(_markdown_table(_columns(each), _rows(each)))
@@ -212,7 +247,13 @@ def _explanation(comparison: Comparison) -> str:
         "and offsets are made ahead of the clock. TFLOP/s counts pairs that the mask keeps, so "
         "padding that a kernel computes counts against it. The limit is a matrix product in the "
         "same dtype through cuBLAS in the same run. Kernels without a mask are *wrong on padding*: "
-        "they are a ceiling for dense attention, not an alternative.\n"
+        "they are a ceiling for dense attention, not an alternative. Where there is padding, rows "
+        "say what is in it afterwards, and a kernel that writes zeros there is compared with peers "
+        "that do so too, by themselves or by a small kernel behind (*padding filled*), one that "
+        "leaves it as it was with all of them. FlashAttention-3 and cuDNN pad on the right alone; "
+        "for padding on the left they compute the same lengths padded right, which is the same "
+        "work. *Cold* times are with inputs and outputs that rotate past the L2 cache; the others "
+        "are with inputs that may lie in it.\n"
     )
 
 
@@ -222,8 +263,8 @@ def _about_none(comparisons: Iterable[Comparison]) -> str:
         return ""
     masks = " and ".join(each.replace("_", " ") for each in TVM_MASK_MODES)
     return (
-        f'"{_NONE}" stands where a kernel has no way to compute a case: those that TVM ships know '
-        f"the masks {masks} alone, and no window, softcap or bias."
+        f'"{_NONE}" stands where a kernel has no way to compute a case, or is not installed: those '
+        f"that TVM ships know the masks {masks} alone, and no window, softcap or bias."
     )
 
 
@@ -241,53 +282,76 @@ def _facts(comparison: Comparison) -> str:
 
 
 def _columns(comparison: Comparison) -> tuple[str, ...]:
-    return ("kernel", "ms", unit_of(comparison).name, "tuned is faster by", "spread")
+    cold = ("cold ms", "tuned is faster by, cold") if comparison.cold_ms else ()
+    return ("kernel", "ms", unit_of(comparison).name, "tuned is faster by", "spread", *cold)
 
 
 def _rows(comparison: Comparison) -> Iterable[tuple[str, ...]]:
     unit, work = unit_of(comparison), comparison.tuned_gflops * comparison.tuned_ms
+    columns, cold = len(_columns(comparison)), comparison.cold_ms.get("tuned")
     for row in contestants(comparison):
         remark = shorten(row.remark, _LONGEST_REMARK, placeholder=" ...")
-        name = f"{row.name} ({remark})" if remark else row.name
+        cells = [f"{row.name} ({remark})" if remark else row.name]
         if row.ms is None:
-            yield name, row.without_time, "", "", ""
+            cells.append(row.without_time)
         else:
-            ratio = "" if row.key == "tuned" else f"{row.ms / comparison.tuned_ms:.2f}x"
             spread = comparison.spread_ms.get(row.key, 0.0) / row.ms
-            ms = f"{row.ms:.{_digits(comparison)}f}"
-            yield name, ms, unit.text(work / row.ms), ratio, f"{spread:.0%}"
+            cells += [
+                _milliseconds(comparison, row.ms), unit.text(work / row.ms),
+                _faster(row, row.ms, comparison.tuned_ms), f"{spread:.0%}",
+            ]  # fmt: skip
+        if cold is not None and row.cold_ms is not None:
+            cells += [_milliseconds(comparison, row.cold_ms), _faster(row, row.cold_ms, cold)]
+        yield (*cells, *[""] * (columns - len(cells)))
+
+
+def _faster(row: Row, ms: float, tuned_ms: float) -> str:
+    return "" if row.key == "tuned" else f"{ms / tuned_ms:.2f}x"
+
+
+def _milliseconds(comparison: Comparison, ms: float) -> str:
+    return f"{ms:.{_digits(comparison)}f}"
 
 
 def _digits(comparison: Comparison) -> int:
     return 4 if comparison.on_gpu else 3
 
 
-def _summary_columns(comparison: Comparison) -> tuple[str, ...]:
+def _summary_columns(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     return (
-        "case", "lengths", f"tuned, {unit_of(comparison).name}", "of the limit",
-        "best masked peer", "over it", "over TVM hand-written",
-        *(["over cuDNN without mask (wrong on padding)"] if comparison.on_gpu else []),
+        "case", "lengths", f"tuned, {unit_of(comparisons[0]).name}", "of the limit",
+        "best right on padding", *_summary_figures(comparisons),
     )  # fmt: skip
 
 
+def _summary_figures(
+    comparisons: Sequence[Comparison],
+) -> dict[str, tuple[str, Callable[[Comparison], float | None]]]:
+    """What tells how far ahead a case is, by column: the row it is over, and the ratio."""
+    cold = {"over the best, cold": ("", lambda each: each.over_best_cold)}
+    dense = {
+        "over cuDNN without mask (wrong on padding)": (
+            "torch_cudnn_dense", lambda each: each.over_peer("torch_cudnn_dense"),
+        ),
+    }  # fmt: skip
+    return {
+        "over it": ("", lambda each: each.over_best),
+        **(cold if any(each.cold_ms for each in comparisons) else {}),
+        "over TVM hand-written": ("baseline", lambda each: each.over_baseline),
+        **(dense if comparisons[0].on_gpu else {}),
+    }
+
+
 def _summary_rows(comparisons: Sequence[Comparison]) -> Iterable[tuple[str, ...]]:
-    figures: list[tuple[str, Callable[[Comparison], float | None]]] = [
-        ("", lambda each: each.over_masked),
-        ("baseline", lambda each: each.over_baseline),
-    ]
-    if comparisons[0].on_gpu:
-        figures.append(("torch_cudnn_dense", lambda each: each.over_peer("torch_cudnn_dense")))
+    figures = _summary_figures(comparisons).values()
     for each in comparisons:
-        best = each.fastest(MASKED)
+        best = each.best
         rows = {row.key: row for row in contestants(each)}
         absent = {key for key, row in rows.items() if not row.computes_it}
-        over_best, *others = (
-            _times(figure(each), _NONE if key in absent else _NO_TIME) for key, figure in figures
-        )
         yield (
             short_title(each), each.lens, unit_of(each).text(each.tuned_gflops),
             f"{each.share_of_limit:.0%}", rows[best[0]].name if best else _NONE,
-            over_best, *others,
+            *(_times(ratio(each), _NONE if key in absent else _NO_TIME) for key, ratio in figures),
         )  # fmt: skip
     means = (_times(geometric_mean(comparisons, figure), _NO_TIME) for _, figure in figures)
     yield "geometric mean", "", "", "", "", *means

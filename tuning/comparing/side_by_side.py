@@ -1,4 +1,4 @@
-"""Checking and timing kernels and PyTorch's peers in one process, on one device.
+"""Checking and timing kernels and their peers in one process, on one device.
 
 Everything here runs inside a :class:`~.worker.Worker`, and takes libraries by their paths. The
 device may be a CPU, where plain calls are timed, so that all but CUDA itself can be tried anywhere.
@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 from ...workloads import PrefillShape, PrefillSpec
 from ..measuring.cpu import time_calls
 from ..measuring.timing import Result, Timer, interleave
-from .comparison import DENSE
-from .torch_peers import PEERS, Prepared, matrix_product
+from .comparison import DENSE, MASKED
+from .matrix_product import matrix_product
+from .peers.peer import PeerKernel, Prepared
+from .peers.registry import peers_on_a_gpu
+from .rotation import cache_bytes, rotated
 from .torch_problem import (
     Problem,
     draw_problems,
@@ -40,12 +43,49 @@ _ROUNDS = 15
 _SECONDS = 4e-3
 
 
-@dataclass(frozen=True)
-class _Entrant:
-    """Something to check and time."""
+class _Batches:
+    """The batches of a case on a device, and what is right for them.
 
-    prepare: Callable[[Problem], Prepared]
-    is_right: bool
+    Parameters
+    ----------
+    problems : Sequence[Problem]
+        One for each batch.
+    cache : int
+        Bytes of the cache that tensors rotate past; 0 if they do not.
+    """
+
+    def __init__(self, problems: Sequence[Problem], cache: int) -> None:
+        self._problems = problems
+        self._outputs: dict[PrefillSpec, list[Any]] = {}
+        self.rotated = rotated(problems, cache) if cache else []
+
+    def known_to(self, peer: PeerKernel) -> list[Problem]:
+        """As a peer knows them."""
+        return [peer.known(problem) for problem in self._problems]
+
+    def outputs(self, problems: Sequence[Problem]) -> list[Any]:
+        """What is right for these; made once for all peers that know them."""
+        spec = problems[0].spec
+        if spec not in self._outputs:
+            self._outputs[spec] = [reference(problem)[0] for problem in problems]
+        return self._outputs[spec]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """The calls of a peer that computes what it should.
+
+    Parameters
+    ----------
+    warm, cold : list[Callable[[], Any]]
+        On the tensors of the batches, and on those that rotate.
+    error : float or None
+        The largest; None if it heeds no lengths.
+    """
+
+    warm: list[Callable[[], Any]]
+    cold: list[Callable[[], Any]]
+    error: float | None
 
 
 def largest_kernel_error(
@@ -59,7 +99,7 @@ def largest_kernel_error(
     """Largest error of a kernel of ours, output and LSE, where padding holds NaN and Inf."""
     errors = []
     for problem in draw_problems(spec, shape, batches, seed, device):
-        kernel = _Kernel(path, poison_padding(problem), spec.lse_type)
+        kernel = _Kernel(path, spec.lse_type, poison_padding(problem))
         kernel()
         written = written_rows(problem)
         for result, expected in zip((kernel.output, kernel.lse), reference(problem), strict=True):
@@ -76,12 +116,13 @@ def warm_up_peers(
     seed: int,
     device: str,
 ) -> None:
-    """Have PyTorch compile what it compiles for a workload; failures are left to be met again."""
-    (problem,) = draw_problems(spec, shape, batches[:1], seed, device)
-    for peer in PEERS:
+    """Have peers compile what they compile for a workload; failures are left to be met again."""
+    given = _Batches(draw_problems(spec, shape, batches[:1], seed, device), 0)
+    for peer in peers_on_a_gpu(spec, shape, batches):
         if not peer.lacks(spec):
             with contextlib.suppress(Exception):
-                peer.prepare(problem).call()
+                (problem,) = given.known_to(peer)
+                peer.prepare(problem).bind(problem)()
 
 
 def measure_side_by_side(
@@ -92,6 +133,8 @@ def measure_side_by_side(
     seed: int,
     gemm_size: int,
     device: str,
+    cache: int | None = None,
+    rounds: int = _ROUNDS,
 ) -> dict[str, Result]:
     """Check and time kernels, every peer and a matrix product in turns, on the same batches.
 
@@ -107,56 +150,59 @@ def measure_side_by_side(
         Side of the matrix product ``gemm``, in the dtype of the spec.
     device : str
         ``cuda`` or ``cpu``.
+    cache : int, optional
+        Bytes that tensors rotate past for the cold times; those of the GPU's L2 cache if None,
+        where there is one.
+    rounds : int
+        Timings of each.
 
     Returns
     -------
     dict[str, Result]
-        By name: the libraries, :data:`~.torch_peers.PEERS` and ``gemm``.
+        By name: the libraries, :func:`~.peers.registry.peers_on_a_gpu` and ``gemm``.
 
     Raises
     ------
     RuntimeError
         If a contestant broke the CUDA context, so that nothing can be measured any more.
     """
-    problems = draw_problems(spec, shape, batches, seed, device)
-    expected = [reference(problem)[0] for problem in problems]
-    entrants = {
-        **{
-            name: _Entrant(partial(_prepare_kernel, path, lse_dtype), True)
-            for name, path in libraries.items()
-            # TVM's hand-written kernel knows no other dtype than the query's.
-            for lse_dtype in [spec.dtype if name == BASELINE else spec.lse_type]
-        },
-        **{
-            peer.name: _Entrant(peer.prepare, peer.kind != DENSE)
-            for peer in PEERS
-            if not peer.lacks(spec)
-        },
-    }
-    results = {
-        peer.name: Result(failure=lacking) for peer in PEERS if (lacking := peer.lacks(spec))
-    }
-    timers: dict[str, Timer] = {}
-    for name, entrant in entrants.items():
+    given = _Batches(
+        draw_problems(spec, shape, batches, seed, device),
+        cache_bytes(device) if cache is None else cache,
+    )
+    peers = peers_on_a_gpu(spec, shape, batches)
+    results = {peer.name: Result(failure=lacks) for peer in peers if (lacks := peer.lacks(spec))}
+    entrants = [_as_peer(name, path, spec) for name, path in libraries.items()]
+    entrants += [peer for peer in peers if peer.name not in results]
+    timer = _timers(device)
+    warm: dict[str, Timer] = {}
+    cold: dict[str, Timer] = {}
+    for entrant in entrants:
+        name = entrant.name
         try:
-            calls, error = _checked(entrant, problems, expected)
-            timers[name] = _timer(calls, device)
-            results[name] = Result(error=error)
+            checked = _checked(entrant, given)
+            warm[name] = timer(checked.warm)
+            if checked.cold:
+                cold[name] = timer(checked.cold)
+            results[name] = Result(error=checked.error)
         except Exception as failure:  # of any library, by any class
+            warm.pop(name, None)
             results[name] = Result(failure=first_line(failure))
             _refuse_broken_context(name, failure, device)
-    timers["gemm"] = _timer([matrix_product(spec.dtype, gemm_size, device)], device)
+    warm["gemm"] = timer([matrix_product(spec.dtype, gemm_size, device)])
     results["gemm"] = Result()
-    times = interleave(list(timers.values()), _ROUNDS, _SECONDS)
-    for name, seconds in zip(timers, times, strict=True):
-        results[name] = Result(seconds, results[name].error)
+    times = iter(interleave([*warm.values(), *cold.values()], rounds, _SECONDS))
+    for name, seconds in zip(warm, times, strict=False):
+        results[name] = replace(results[name], seconds=seconds)
+    for name, seconds in zip(cold, times, strict=True):
+        results[name] = replace(results[name], cold_seconds=seconds)
     return results
 
 
 class _Kernel:
     """A kernel of a library bound to a problem, on PyTorch's current stream."""
 
-    def __init__(self, path: str, problem: Problem, lse_dtype: str) -> None:
+    def __init__(self, path: str, lse_dtype: str, problem: Problem) -> None:
         import torch  # pyright: ignore[reportMissingImports]
         import tvm_ffi
 
@@ -190,29 +236,36 @@ def _function(path: str) -> Any:
     return load_module(path)["main"]
 
 
-def _prepare_kernel(path: str, lse_dtype: str, problem: Problem) -> Prepared:
-    return Prepared(_Kernel(path, problem, lse_dtype), lambda output: output)
+def _as_peer(name: str, path: str, spec: PrefillSpec) -> PeerKernel:
+    """A library, called as peers are."""
+    # TVM's hand-written kernel knows no other dtype than the query's.
+    lse_dtype = spec.dtype if name == BASELINE else spec.lse_type
+    prepared = Prepared(partial(_Kernel, path, lse_dtype), lambda output: output)
+    return PeerKernel(name, name, MASKED, lambda _: "", lambda _: prepared)
 
 
-def _checked(
-    entrant: _Entrant, problems: Sequence[Problem], expected: Sequence[Any]
-) -> tuple[list[Callable[[], Any]], float | None]:
-    """The calls of an entrant, each run once, and their largest error on valid rows."""
-    calls, errors = [], []
-    for problem, output in zip(problems, expected, strict=True):
-        prepared = entrant.prepare(problem)
-        actual = prepared.padded(prepared.call())
-        if entrant.is_right:
-            rows = valid_positions(problem, problem.shape.qo_len)
+def _checked(entrant: PeerKernel, given: _Batches) -> _Checked:
+    """Run a peer once on each batch, and refuse it if it is wrong where it should be right."""
+    problems = given.known_to(entrant)
+    outputs = given.outputs(problems)
+    prepared = [entrant.prepare(problem) for problem in problems]
+    warm = [each.bind(problem) for each, problem in zip(prepared, problems, strict=True)]
+    errors = []
+    for problem, ready, call, output in zip(problems, prepared, warm, outputs, strict=True):
+        actual = ready.padded(call())
+        if entrant.kind != DENSE:
+            valid = valid_positions(problem, problem.shape.qo_len)
+            rows = slice(None) if entrant.zeros else valid
             errors.append(largest_error(actual[rows], output[rows]))
-        calls.append(prepared.call)
-    if not errors:
-        return calls, None
     spec = problems[0].spec
     tolerance = PEER_TOLERANCE[spec.dtype] * bias_slack(spec)
-    if not max(errors) <= tolerance:
-        raise ValueError(f"wrong on valid rows: error {max(errors):.2g} above {tolerance:g}")
-    return calls, max(errors)
+    if errors and not max(errors) <= tolerance:
+        where = "valid rows or padding" if entrant.zeros else "valid rows"
+        raise ValueError(f"wrong on {where}: error {max(errors):.2g} above {tolerance:g}")
+    cold = [
+        prepared[index % len(prepared)].bind(problem) for index, problem in enumerate(given.rotated)
+    ]
+    return _Checked(warm, cold, max(errors, default=None))
 
 
 def bias_slack(spec: PrefillSpec) -> float:
@@ -220,8 +273,13 @@ def bias_slack(spec: PrefillSpec) -> float:
     return 2.0 if spec.bias else 1.0
 
 
-def _timer(calls: Sequence[Callable[[], Any]], device: str) -> Timer:
-    return partial(time_calls, calls) if device == "cpu" else GraphTimer(calls)
+def _timers(device: str) -> Callable[[Sequence[Callable[[], Any]]], Timer]:
+    """What makes a timer of calls."""
+    if device == "cpu":
+        return lambda calls: partial(time_calls, calls)
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return partial(GraphTimer, pool=torch.cuda.graph_pool_handle())
 
 
 def _refuse_broken_context(name: str, failure: Exception, device: str) -> None:

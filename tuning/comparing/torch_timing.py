@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 _GRAPH_SECONDS = 2e-3
 _MOST_ROUNDS = 64
@@ -21,20 +22,25 @@ class GraphTimer:
     ----------
     calls : Sequence[Callable[[], object]]
         What to run in turns, on PyTorch's current stream. They have run before: what is compiled or
-        loaded on the first call is there.
+        loaded on the first call is there. Each has a result of its own, which stays until it is
+        called again.
+    pool : object, optional
+        Memory that graphs of one pool share, if none reads what another has made.
     """
 
-    def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
+    def __init__(self, calls: Sequence[Callable[[], object]], pool: Any = None) -> None:
         import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
         self._kept = tuple(calls)  # with their tensors, whose addresses the graph holds
         estimate = _run_eagerly(calls)
         rounds = max(1, min(_MOST_ROUNDS, round(_GRAPH_SECONDS / estimate)))
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        results: list[object] = [None] * len(calls)
+        with torch.cuda.graph(self._graph, pool=pool):
             for _ in range(rounds):
-                for call in calls:
-                    call()
+                for index, call in enumerate(calls):
+                    results[index] = None  # its memory is this call's again, and no other's
+                    results[index] = call()
         self._calls = rounds * len(calls)
         self._seconds = self._replay(1)
 

@@ -28,16 +28,25 @@ class Result:
         Largest on valid rows; None if it was not checked.
     failure : str
         Why there are no times.
+    cold_seconds : tuple[float, ...]
+        A call with inputs and outputs that rotate past a cache, one for each round; empty where
+        nothing rotates.
     """
 
     seconds: tuple[float, ...] = ()
     error: float | None = None
     failure: str = ""
+    cold_seconds: tuple[float, ...] = ()
 
     @property
     def ms(self) -> float | None:
         """The median; None for a failure."""
         return statistics.median(self.seconds) * 1e3 if self.seconds else None
+
+    @property
+    def cold_ms(self) -> float | None:
+        """The median of those that rotate; None without any."""
+        return statistics.median(self.cold_seconds) * 1e3 if self.cold_seconds else None
 
     @property
     def spread_ms(self) -> float:

@@ -1,4 +1,4 @@
-"""What a user of PyTorch would pick for a padded batch instead: the peers of a comparison.
+"""PyTorch's own ways to compute attention.
 
 Masks, block masks and offsets are made ahead of the clock, as a model makes them once for all of
 its layers.
@@ -8,67 +8,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
-from ...workloads import PrefillShape, PrefillSpec
-from ...workloads.choices import CAUSAL, OPEN
-from ...workloads.phrases import extras
-from .comparison import DENSE, MASKED, PACKED
-from .torch_problem import Problem, relative_bias, seen_keys, valid_positions
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A call that is ready to be timed.
-
-    Parameters
-    ----------
-    call : Callable
-        Takes nothing; its result is on the device.
-    padded : Callable
-        Takes that result to ``[batch, qo_len, num_qo_heads, head_dim]``.
-    """
-
-    call: Callable[[], Any]
-    padded: Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class TorchPeer:
-    """A way to compute attention with PyTorch.
-
-    Parameters
-    ----------
-    name : str
-        In comparison files.
-    title : str
-        For people.
-    kind : str
-        As in :class:`~.comparison.Peer`.
-    takes : tuple of str
-        Names of the choices that it has a way to compute, besides padding and causality.
-    prepare : Callable[[Problem], Prepared]
-        May raise anything: not every PyTorch has every peer, nor every peer every workload.
-    """
-
-    name: str
-    title: str
-    kind: str
-    takes: tuple[str, ...]
-    prepare: Callable[[Problem], Prepared]
-
-    def lacks(self, spec: PrefillSpec) -> str:
-        """What of a spec it has no way to compute, in words; empty if it takes all of it.
-
-        >>> peer = TorchPeer("dense", "dense attention", DENSE, (), _sdpa_mask)
-        >>> peer.lacks(PrefillSpec(4, 2, 64, window=(64, 64), softcap=50, bias="relative"))
-        'takes no window, softcap or bias'
-        """
-        *names, last = [each for each in extras(spec) if each not in self.takes] or [""]
-        return f"takes no {' or '.join(filter(None, (', '.join(names), last)))}" if last else ""
+from ....workloads import PrefillShape, PrefillSpec
+from ....workloads.choices import CAUSAL, OPEN
+from ..comparison import DENSE, MASKED, PACKED
+from ..torch_problem import Problem, relative_bias, seen_keys
+from .packing import packing_of
+from .peer import PeerKernel, Prepared, choices_to_take, taking
 
 
 def _heads_first(tensor: Any) -> Any:
@@ -78,15 +28,16 @@ def _heads_first(tensor: Any) -> Any:
 def _sdpa(problem: Problem, mask: Any, is_causal: bool) -> Prepared:
     import torch  # pyright: ignore[reportMissingImports]
 
-    tensors = [_heads_first(each) for each in (problem.query, problem.key, problem.value)]
+    spec = problem.spec
 
-    def call() -> Any:
-        return torch.nn.functional.scaled_dot_product_attention(
+    def bind(given: Problem) -> Callable[[], Any]:
+        tensors = [_heads_first(each) for each in (given.query, given.key, given.value)]
+        return lambda: torch.nn.functional.scaled_dot_product_attention(
             *tensors, attn_mask=mask, is_causal=is_causal,
-            scale=problem.spec.scale, enable_gqa=problem.spec.group_size > 1,
+            scale=spec.scale, enable_gqa=spec.group_size > 1,
         )  # fmt: skip
 
-    return Prepared(call, _heads_first)
+    return Prepared(bind, _heads_first)
 
 
 def _sdpa_mask(problem: Problem) -> Prepared:
@@ -106,11 +57,16 @@ def _sdpa_dense(backend: str) -> Callable[[Problem], Prepared]:
 
         plain = _sdpa(problem, None, is_causal=problem.spec.window == CAUSAL)
 
-        def call() -> Any:
-            with sdpa_kernel(getattr(SDPBackend, backend)):
-                return plain.call()
+        def bind(given: Problem) -> Callable[[], Any]:
+            attend = plain.bind(given)
 
-        return Prepared(call, plain.padded)
+            def call() -> Any:
+                with sdpa_kernel(getattr(SDPBackend, backend)):
+                    return attend()
+
+            return call
+
+        return Prepared(bind, plain.padded)
 
     return prepare
 
@@ -132,16 +88,17 @@ def _flex_with(problem: Problem, *, compiled: bool) -> Prepared:
     spec, shape = problem.spec, problem.shape
     sizes = (shape.batch, None, shape.qo_len, shape.num_kv)
     block_mask = create_block_mask(_flex_mask(problem), *sizes, device=problem.device)
-    tensors = [_heads_first(each) for each in (problem.query, problem.key, problem.value)]
     attend, score = _flex_attention(spec, shape, compiled), _flex_score(problem)
 
-    def calling(options: dict[str, Any] | None) -> Callable[[], Any]:
+    def calling(options: dict[str, Any] | None, given: Problem) -> Callable[[], Any]:
+        tensors = [_heads_first(each) for each in (given.query, given.key, given.value)]
         return lambda: attend(
             *tensors, score_mod=score, block_mask=block_mask, scale=spec.scale,
             enable_gqa=spec.group_size > 1, kernel_options=options,
         )  # fmt: skip
 
-    return Prepared(_that_fits(map(calling, _FLEX_OPTIONS)), _heads_first)
+    fitting = _that_fit(lambda options: calling(options, problem))
+    return Prepared(partial(calling, fitting), _heads_first)
 
 
 #: How FlexAttention's kernel is made: as it would be by itself, whose tiles with a bias beside them
@@ -154,23 +111,23 @@ _FLEX_OPTIONS: tuple[dict[str, Any] | None, ...] = (
 )
 
 
-def _that_fits(calls: Iterable[Callable[[], Any]]) -> Callable[[], Any]:
-    """The first of calls whose kernel can be made.
+def _that_fit(calling: Callable[[Any], Callable[[], Any]]) -> dict[str, Any] | None:
+    """The first options with which a kernel can be made.
 
     Raises
     ------
     RuntimeError
-        PyTorch's, if none can, or for another reason.
+        PyTorch's, if it can be with none of them or not for another reason.
     """
-    *others, last = calls
-    for call in others:
+    *others, last = _FLEX_OPTIONS
+    for options in others:
         try:
-            call()
+            calling(options)()
         except RuntimeError as error:
             if "No valid triton configs" not in str(error):
                 raise
         else:
-            return call
+            return options
     return last
 
 
@@ -227,29 +184,26 @@ def _flex_attention(spec: PrefillSpec, shape: PrefillShape, compiled: bool) -> C
 
 
 def _varlen_packed(problem: Problem) -> Prepared:
-    pack_queries, pack_keys, unpack, attend = _varlen(problem)
-    query = pack_queries(problem.query)
-    key, value = pack_keys(problem.key), pack_keys(problem.value)
-    return Prepared(lambda: attend(query, key, value), unpack)
+    pack, unpack, attend = _varlen(problem)
+
+    def bind(given: Problem) -> Callable[[], Any]:
+        packed = pack(given)
+        return lambda: attend(*packed)
+
+    return Prepared(bind, unpack)
 
 
 def _varlen_with_packing(problem: Problem) -> Prepared:
-    pack_queries, pack_keys, unpack, attend = _varlen(problem)
-
-    def call() -> Any:
-        query = pack_queries(problem.query)
-        return unpack(attend(query, pack_keys(problem.key), pack_keys(problem.value)))
-
-    return Prepared(call, lambda output: output)
+    pack, unpack, attend = _varlen(problem)
+    return Prepared(lambda given: lambda: unpack(attend(*pack(given))), lambda output: output)
 
 
 def _varlen(problem: Problem) -> tuple[Callable[..., Any], ...]:
-    """How to pack queries, pack keys and values, unpack the output, and attend."""
+    """How to pack query, key and value, unpack the output, and attend."""
     from torch.nn.attention.varlen import varlen_attn  # pyright: ignore[reportMissingImports]
 
     spec, shape = problem.spec, problem.shape
-    queries, offsets_q, longest_q = _packing(problem, shape.qo_len)
-    keys, offsets_k, longest_k = _packing(problem, shape.num_kv)
+    queries, keys = (packing_of(problem, length) for length in (shape.qo_len, shape.num_kv))
     options: dict[str, Any] = {"scale": spec.scale}
     if spec.window != OPEN:
         options["window_size"] = tuple(-1 if end is None else end for end in spec.window)
@@ -257,74 +211,51 @@ def _varlen(problem: Problem) -> tuple[Callable[..., Any], ...]:
     if repeats > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
         options["enable_gqa"], repeats = True, 1
 
-    def pack_queries(tensor: Any) -> Any:
-        return tensor.flatten(0, 1)[queries]
-
     def pack_keys(tensor: Any) -> Any:
-        packed = tensor.flatten(0, 1)[keys]
+        packed = keys.pack(tensor)
         return packed.repeat_interleave(repeats, 1) if repeats > 1 else packed
 
+    def pack(given: Problem) -> tuple[Any, Any, Any]:
+        return queries.pack(given.query), pack_keys(given.key), pack_keys(given.value)
+
     def unpack(packed: Any) -> Any:
-        output = problem.query.new_empty(problem.query.shape)
-        output.view(-1, *packed.shape[1:])[queries] = packed
-        return output
+        return queries.unpack(packed, problem.query)
 
     def attend(query: Any, key: Any, value: Any) -> Any:
-        return varlen_attn(query, key, value, offsets_q, offsets_k, longest_q, longest_k, **options)
+        return varlen_attn(
+            query, key, value, queries.offsets, keys.offsets, queries.longest, keys.longest,
+            **options,
+        )  # fmt: skip
 
-    return pack_queries, pack_keys, unpack, attend
-
-
-def _packing(problem: Problem, length: int) -> tuple[Any, Any, int]:
-    """Indices of the valid positions of ``[batch * length]``, offsets of each, and the longest."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    valid = valid_positions(problem, length)
-    counts = valid.sum(1)
-    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-    return valid.flatten().nonzero()[:, 0], offsets, int(counts.max())
+    return pack, unpack, attend
 
 
-_SDPA = TorchPeer(
-    "torch_sdpa_mask", "PyTorch SDPA with mask", MASKED, ("window", "bias"), _sdpa_mask
+_SDPA = PeerKernel(
+    "torch_sdpa_mask", "PyTorch SDPA with mask", MASKED, taking("window", "bias"), _sdpa_mask
 )
-_FLEX = TorchPeer("torch_flex", "FlexAttention", MASKED, ("window", "softcap", "bias"), _flex)
+#: A row of which every block is skipped, or every column dropped, is 0.
+_FLEX = PeerKernel(
+    "torch_flex", "FlexAttention", MASKED, taking("window", "softcap", "bias"), _flex, zeros=True
+)
 
-PEERS = (
+TORCH_PEERS = (
     _SDPA,
     _FLEX,
-    TorchPeer("torch_varlen_with_packing", "varlen with packing", MASKED, ("window",),
-              _varlen_with_packing),
-    TorchPeer("torch_varlen_packed", "varlen, already packed", PACKED, ("window",),
-              _varlen_packed),
-    TorchPeer("torch_cudnn_dense", "cuDNN SDPA without mask", DENSE, (),
-              _sdpa_dense("CUDNN_ATTENTION")),
-    TorchPeer("torch_flash_dense", "flash SDPA without mask", DENSE, (),
-              _sdpa_dense("FLASH_ATTENTION")),
+    PeerKernel("torch_varlen_with_packing", "varlen with packing", MASKED, taking("window"),
+               _varlen_with_packing),
+    PeerKernel("torch_varlen_packed", "varlen, already packed", PACKED, taking("window"),
+               _varlen_packed),
+    PeerKernel("torch_cudnn_dense", "cuDNN SDPA without mask", DENSE, taking(),
+               _sdpa_dense("CUDNN_ATTENTION")),
+    PeerKernel("torch_flash_dense", "flash SDPA without mask", DENSE, taking(),
+               _sdpa_dense("FLASH_ATTENTION")),
 )  # fmt: skip
 
 
-def peers_on_a_cpu(spec: PrefillSpec) -> tuple[TorchPeer, ...]:
+def torch_peers_on_a_cpu(spec: PrefillSpec) -> tuple[PeerKernel, ...]:
     """Those on a CPU, where FlexAttention takes half a minute to compile.
 
     It takes part where it may be the faster one: where there is a window to skip what is outside
     of, or a score that SDPA needs a mask of floats for, or cannot compute.
     """
-    return (_SDPA, replace(_FLEX, prepare=_flex_compiled)) if extras(spec) else (_SDPA,)
-
-
-@lru_cache(maxsize=1)
-def matrix_product(dtype: str, size: int, device: str) -> Callable[[], Any]:
-    """A call of a ``size``-cubed product: the peak that the device reaches."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    left, right = (
-        torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2)
-    )
-    out = torch.empty_like(left)
-
-    def call() -> Any:
-        return torch.matmul(left, right, out=out)
-
-    call()
-    return call
+    return (_SDPA, replace(_FLEX, prepare=_flex_compiled)) if choices_to_take(spec) else (_SDPA,)
