@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,19 +111,32 @@ class TrialLog:
                 file.write(("\n" if torn else "") + "".join(f"{line}\n" for line in lines))
 
     def _parse(self, line: str) -> Trial | None:
-        try:
-            fields = json.loads(line)
-            if fields.pop("stamp") != dict(self.stamp):
-                return None
-            fields["run_secs"] = tuple(float(seconds) for seconds in fields["run_secs"])
-            return Trial(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
+        stamp, trial = _parsed(line) or (None, None)
+        return trial if stamp == dict(self.stamp) else None
+
+
+def read_trials(path: Path) -> Iterator[Trial]:
+    """The trials of a log, whatever versions measured them; other lines are left out."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if (parsed := _parsed(line)) is not None:
+                yield parsed[1]
 
 
 def arm_key(space: str, variant: Mapping[str, int | bool | str]) -> ArmKey:
     """Space and variant, hashable."""
     return space, tuple(sorted(variant.items()))
+
+
+def _parsed(line: str) -> tuple[Any, Trial] | None:
+    """The stamp of a line and its trial; None if it is no line of a log."""
+    try:
+        fields = json.loads(line)
+        stamp = fields.pop("stamp")
+        fields["run_secs"] = tuple(float(seconds) for seconds in fields["run_secs"])
+        return stamp, Trial(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _ends_in_newline(path: Path) -> bool:

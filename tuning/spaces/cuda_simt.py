@@ -139,6 +139,17 @@ class CudaSimt(DesignSpace):
     ) -> Any:
         return pipelined_attention(spec, shape, structure_of(spec, variant).tiles)
 
+    def facts(self, spec: PrefillSpec, variant: Variant) -> dict[str, str]:
+        s = structure_of(spec, variant)
+        return {
+            "tiles": f"{s.q_tile} query rows by {s.kv_tile} keys",
+            "instruction": f"float32 multiply-add, rows a thread: {s.rows}",
+            "threads of a block": f"{s.warps * WARP} ({s.warps} warps)",
+            "scores": "through shared memory" if s.exchange else "in registers",
+            "shared memory of a block": f"{s.shared_bytes / 1024:.0f} KiB at most",
+            "registers of a thread": f"about {s.registers}, by the design space's own count",
+        }
+
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         s = structure_of(spec, variant)
         return one_schedule(lambda sch: schedule(sch, s))

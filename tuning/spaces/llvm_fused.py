@@ -51,6 +51,16 @@ class LlvmFused(DesignSpace):
         tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]))
         return online_attention(spec, shape, tiles)
 
+    def facts(self, spec: PrefillSpec, variant: Variant) -> dict[str, str]:
+        copied = (
+            "copied into rows that lie together" if variant["packed"] else "read where they are"
+        )
+        return {
+            "tiles": f"{variant['q_tile']} query rows by {variant['kv_tile']} keys",
+            "instruction": "the CPU's vectors, float32",
+            "keys and values": copied,
+        }
+
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.mutator import MutateTileSize
 

@@ -57,6 +57,10 @@ class DesignSpace(ABC):
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         """MetaSchedule's SpaceGenerator for a variant."""
 
+    def facts(self, spec: PrefillSpec, variant: Variant) -> dict[str, str]:
+        """What a variant says of its kernels, for people: what it is, and how much."""
+        return {name.replace("_", " "): str(value) for name, value in variant.items()}
+
     def register(self, spec: PrefillSpec, variant: Variant) -> tuple[str, ...]:
         """Register the tensor intrinsics that traces of a variant name, and return their names.
 

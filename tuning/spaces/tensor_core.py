@@ -335,6 +335,22 @@ class TensorCoreSpace(DesignSpace):
         s = self._structure(spec, variant)
         return one_schedule(lambda sch: schedule(sch, s))
 
+    def facts(self, spec: PrefillSpec, variant: Variant) -> dict[str, str]:
+        s = self._structure(spec, variant)
+        copies = f"bulk copies into rings of {s.ring} tiles" if s.ring else "threads copy two tiles"
+        order = "the value product runs beside the next tile's softmax" if s.overlap else "in turn"
+        grid = f"persistent, {s.persistent} multiprocessors" if s.persistent else "a block a tile"
+        return {
+            "tiles": f"{s.q_tile} query rows by {s.kv_tile} keys",
+            "instruction": f"{s.unit}, {s.dtype} into float32",
+            "threads of a block": f"{s.threads} ({s.warps} warps)",
+            "loads": copies,
+            "products": "two warpgroups take turns" if s.alternate else order,
+            "grid": grid,
+            "shared memory of a block": f"{s.shared_bytes / 1024:.0f} KiB",
+            "registers of a thread": f"about {s.registers}, by the design space's own count",
+        }
+
     def register(self, spec: PrefillSpec, variant: Variant) -> tuple[str, ...]:
         return _register(self._structure(spec, variant))
 
