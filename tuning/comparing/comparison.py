@@ -254,7 +254,18 @@ def read_comparisons(path: Path) -> list[Comparison]:
         raise InvalidComparisonError(
             f"{path} is no JSON ({error}); restore it from git, or delete it and compare again"
         ) from None
-    _validate(data, str(path))
+    return parse_comparisons(data, str(path))
+
+
+def parse_comparisons(data: Any, where: str) -> list[Comparison]:
+    """The cases that the JSON of a comparison file holds; ``where`` names its origin in errors.
+
+    Raises
+    ------
+    InvalidComparisonError
+        If it does not follow the schema.
+    """
+    _validate(data, where)
     return [_comparison(fields) for fields in data["cases"]]
 
 
