@@ -20,6 +20,8 @@ DTYPE ?=
 SEED ?=
 DATABASE ?=
 OUTPUT ?= dist
+# A revision of git, for report and compare: what changed since.
+AGAINST ?=
 # Optional parts to install besides those that a target needs, such as EXTRAS=torch.
 EXTRAS ?=
 # Any text: test runs the tests marked slow too.
@@ -70,9 +72,9 @@ tune: ## search for fast kernels (MODEL, SHAPES, TARGET, TRIALS, BUDGET, LENS, D
 	$(call install,$(NEEDS))
 	@$(PREFILLTUNE) tune $(if $(SHAPES),$(COMMON),$(COMMON) --shape 1x128) $(SEARCH) $(firstword $(LENGTHS)) $(word 2,$(LENGTHS))
 
-compare: ## tuned kernels against everything else (MODEL, SHAPES, TARGET, LENS, DATABASE)
+compare: ## tuned kernels against everything else (MODEL, SHAPES, TARGET, LENS, DATABASE, AGAINST)
 	$(call install,$(NEEDS))
-	@$(PREFILLTUNE) compare $(COMMON) $(LENGTHS)
+	@$(PREFILLTUNE) compare $(COMMON) $(LENGTHS) $(if $(AGAINST),--against '$(AGAINST)')
 
 sweep: ## which tuned kernel serves which shapes, by measurement (MODEL, SHAPES, TARGET, LENS)
 	$(call install,$(NEEDS))
@@ -82,9 +84,9 @@ build: ## one shared library of a model's tuned kernels (MODEL, SHAPES, TARGET, 
 	$(call install,$(NEEDS))
 	@$(PREFILLTUNE) build $(COMMON) $(firstword $(LENGTHS)) $(word 2,$(LENGTHS)) --output '$(OUTPUT)'
 
-report: ## the page and the chart of what compare has measured (TARGET, DATABASE)
+report: ## one page of what compare has measured on every target; no GPU needed (DATABASE, AGAINST)
 	$(call install,report)
-	@$(PREFILLTUNE) report --target '$(TARGET)' $(if $(DATABASE),--database '$(DATABASE)')
+	@$(PREFILLTUNE) report $(if $(filter command line environment,$(origin TARGET)),--target '$(TARGET)') $(if $(DATABASE),--database '$(DATABASE)') $(if $(AGAINST),--against '$(AGAINST)')
 
 test: ## everything that needs no GPU and is quick (SLOW=1: what is slow too)
 	$(call install,dev report cuda)

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from prefilltune.database import NotWritableError, committed_root, locking
 from prefilltune.tuning.cli.compare import require_comparable
-from prefilltune.tuning.comparing.chart import draw_chart
+from prefilltune.tuning.comparing.changes import (
+    BETTER,
+    GONE,
+    NEW,
+    SAME,
+    WORSE,
+    change_table,
+    changes,
+    counted,
+)
+from prefilltune.tuning.comparing.chart import TUNED, bar_rows, draw_chart, limit_text
 from prefilltune.tuning.comparing.comparison import (
     DENSE,
     MASKED,
@@ -28,13 +40,16 @@ from prefilltune.tuning.comparing.peers.registry import PEERS
 from prefilltune.tuning.comparing.report import (
     case_title,
     contestants,
-    markdown,
+    place,
     short_title,
     summary_table,
     table,
     workload_title,
 )
-from prefilltune.tuning.errors import InvalidComparisonError
+from prefilltune.tuning.comparing.revisions import earlier
+from prefilltune.tuning.comparing.standing import STOCK, STRONGEST, Mean, Standing
+from prefilltune.tuning.comparing.summary import markdown
+from prefilltune.tuning.errors import InvalidComparisonError, InvalidOptionError
 from prefilltune.tuning.measuring.timing import interleave
 from prefilltune.workloads import MASK_MODES, PrefillSpec
 
@@ -195,32 +210,41 @@ def test_a_time_of_zero_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "c.json").exists()
 
 
-def test_the_page_shows_every_contestant_and_ratio() -> None:
-    page = markdown([CASE], "chart.png")
-    assert "| PyTorch SDPA with mask | 1.000 | 50.0 | 2.00x |" in page
-    assert "| TVM hand-written (ragged CPU) | 10.000 | 5.0 | 20.00x |" in page
-    assert "56% of 180 GFLOP/s" in page
+def lines_of(shown: Table) -> list[str]:
+    """A table's rows."""
+    columns = [each.cells for each in shown.columns]
+    return [" | ".join(map(str, cells)) for cells in zip(*columns, strict=True)]
+
+
+def test_a_case_is_shown_with_every_contestant_and_ratio() -> None:
+    shown = table(CASE)
+    assert "PyTorch SDPA with mask | 1.000 | 50.0 | 2.00x | 0%" in lines_of(shown)
+    assert "TVM hand-written (ragged CPU) | 10.000 | 5.0 | 20.00x | 0%" in lines_of(shown)
+    assert "56% of the machine's 180 GFLOP/s" in str(shown.caption)
     assert contestants(CASE)[0].name == "tuned"
 
 
-def test_the_page_of_a_gpu_names_what_is_no_alternative_and_what_failed() -> None:
-    page = markdown([GPU_CASE], None)
-    assert "| kernel | ms | TFLOP/s | tuned is faster by | spread |" in page
-    assert "| tuned | 0.2500 | 300.0 |  | 0% |" in page
-    assert "| FlexAttention | 0.5000 | 150.0 | 2.00x |" in page
-    assert "| varlen with packing (ImportError: no varlen attention) | failed |" in page
-    assert "| varlen, already packed (another layout) | 0.4000 |" in page
-    assert "| cuDNN SDPA without mask (wrong on padding) | 0.2000 | 375.0 | 0.80x |" in page
-    assert "| TVM hand-written | 25.0000 | 3.0 | 100.00x |" in page
-    assert "unscheduled" not in page
-    assert "40% of 750 TFLOP/s" in page
-    assert "driver 580.1" in page
-    assert "sm 1755 MHz" in page
+def test_a_case_of_a_gpu_names_what_is_no_alternative_and_what_failed() -> None:
+    shown = table(GPU_CASE)
+    assert [column.header for column in shown.columns] == [
+        "kernel", "ms", "TFLOP/s", "tuned is faster by", "spread",
+    ]  # fmt: skip
+    assert lines_of(shown) == [
+        "tuned | 0.2500 | 300.0 |  | 0%",
+        "PyTorch SDPA with mask | 1.0000 | 75.0 | 4.00x | 0%",
+        "FlexAttention | 0.5000 | 150.0 | 2.00x | 0%",
+        "varlen with packing (ImportError: no varlen attention) | failed |  |  | ",
+        "varlen, already packed (another layout) | 0.4000 | 187.5 | 1.60x | 0%",
+        "cuDNN SDPA without mask (wrong on padding) | 0.2000 | 375.0 | 0.80x | 0%",
+        "flash SDPA without mask (wrong on padding) | 0.4500 | 166.7 | 1.80x | 0%",
+        "TVM hand-written | 25.0000 | 3.0 | 100.00x | 0%",
+    ]
+    assert "40% of the machine's 750 TFLOP/s" in str(shown.caption)
 
 
 def test_a_missing_baseline_is_shown_with_its_reason() -> None:
     case = dataclasses.replace(GPU_CASE, baseline_ms=None, baseline_failure="does not compile")
-    assert "| TVM hand-written (does not compile) | failed |" in markdown([case], None)
+    assert "TVM hand-written (does not compile) | failed |  |  | " in lines_of(table(case))
     assert case.over_baseline is None
 
 
@@ -239,18 +263,18 @@ def test_where_tvm_has_no_kernel_there_is_no_ratio_and_tables_say_so() -> None:
     windowed = without_a_baseline(GPU_CASE, WINDOWED)
     assert windowed.over_baseline is None
     assert windowed.over_best == 2.0
-    page = markdown([GPU_CASE, windowed], None)
-    assert "32/8 heads, head_dim 128, float16, padded, window 64,64, softcap 50, full" in page
-    assert "| TVM hand-written (TVM has none) | none |  |  |  |" in page
-    assert "| varlen, already packed (takes no softcap) | none |  |  |  |" in page
-    assert "| cuDNN SDPA without mask (takes no window or softcap) | none |  |  |  |" in page
-    assert "| 40% | FlexAttention | 2.00x | none | none |" in page
-    assert "| geometric mean |  |  |  |  | 2.00x | 100.00x | 0.80x |" in page
-    assert page.count('"none" stands where a kernel has no way to compute a case') == 1
-    assert "nan" not in page
-    assert '"none" stands' not in markdown([GPU_CASE], None)
-    shown = summary_table([windowed])
+    assert "32/8 heads, head_dim 128, float16, padded, window 64,64, softcap 50, full" in str(
+        table(windowed).title
+    )
+    rows = lines_of(table(windowed))
+    assert "TVM hand-written (TVM has none) | none |  |  | " in rows
+    assert "varlen, already packed (takes no softcap) | none |  |  | " in rows
+    assert "cuDNN SDPA without mask (takes no window or softcap) | none |  |  | " in rows
+    shown = summary_table([GPU_CASE, windowed])
+    assert "40% | FlexAttention | 2.00x | none | none" in lines_of(shown)[1]
+    assert lines_of(shown)[-1] == "geometric mean |  |  |  |  | 2.00x | 100.00x | 0.80x"
     assert "padded and causal padded left alone" in str(shown.caption)
+    assert summary_table([GPU_CASE]).caption is None
 
 
 def test_cases_of_every_spec_have_titles_of_their_own() -> None:
@@ -306,46 +330,115 @@ def test_what_writes_zeros_is_compared_with_what_writes_zeros() -> None:
 
 
 def test_rows_say_what_is_in_padding_and_how_they_do_with_cold_tensors() -> None:
-    page = markdown([like_with_like()], None)
-    assert "| tuned (zeros in padding) | 0.2500 | 300.0 |  | 0% | 0.4000 |  |" in page
+    rows = lines_of(table(like_with_like()))
+    assert "tuned (zeros in padding) | 0.2500 | 300.0 |  | 0% | 0.4000 | " in rows
     row = "FlashAttention-3 with lengths (padding as it was, the same lengths padded right)"
-    assert f"| {row} | 0.2000 | 375.0 | 0.80x | 0% | 0.4400 | 1.10x |" in page
-    assert "| FlashAttention-3 with lengths, padding filled (zeros in padding, the same" in page
-    assert "| FlashAttention-3, already packed (another layout) | 0.2100 |" in page
-    assert "| cuDNN with padding mask (not installed) | none |  |  |  |  |  |" in page
-    assert "| 40% | FlashAttention-3 with lengths, padding filled | 1.20x | 1.50x |" in page
-    assert "padding as it was" not in markdown([like_with_like(2048)], None).split("## batch")[1]
+    assert f"{row} | 0.2000 | 375.0 | 0.80x | 0% | 0.4400 | 1.10x" in rows
+    filled = "FlashAttention-3 with lengths, padding filled (zeros in padding, the same lengths"
+    assert any(each.startswith(filled) for each in rows)
+    assert any(
+        each.startswith("FlashAttention-3, already packed (another layout) | 0.2100 |")
+        for each in rows
+    )
+    assert "cuDNN with padding mask (not installed) | none |  |  |  |  | " in rows
+    summary = lines_of(summary_table([like_with_like()]))[0]
+    assert "40% | FlashAttention-3 with lengths, padding filled | 1.20x | 1.50x |" in summary
+    assert not any("as it was" in each for each in lines_of(table(like_with_like(2048))))
 
 
-def test_charts_show_a_peer_as_it_is_like_the_tuned_kernel() -> None:
-    mixed, full = like_with_like(1024), like_with_like(2048)
-    for case, key in ((mixed, "fa3_seqused_filled"), (full, "fa3_seqused")):
-        (row,) = [
-            row
-            for row in contestants(case)
-            if row.in_chart
-            and "FlashAttention-3 with lengths" in (row.series or row.name)
-            and (case is mixed or row.key == key)
-        ]
-        assert row.key == key
-
-
-def test_the_page_begins_with_geometric_means_over_the_cases_that_have_a_figure() -> None:
+def test_geometric_means_are_over_the_cases_that_have_a_figure() -> None:
     slower = dataclasses.replace(GPU_CASE, lens="uniform", tuned_ms=0.5, baseline_ms=None)
     assert geometric_mean([GPU_CASE, slower], lambda each: each.over_best) == pytest.approx(2**0.5)
-    page = markdown([GPU_CASE, slower], None)
-    means = page.index("| geometric mean |  |  |  |  | 1.41x | 100.00x | 0.57x |\n")
-    assert means < page.index("## batch")
+    means = lines_of(summary_table([GPU_CASE, slower]))[-1]
+    assert means == "geometric mean |  |  |  |  | 1.41x | 100.00x | 0.57x"
 
 
-def test_cases_of_one_workload_stand_together_on_the_page() -> None:
+def test_cases_of_one_workload_stand_together() -> None:
     longer = dataclasses.replace(CASE, shape="b1_q4096_kv4096")
-    page = markdown([longer, GPU_CASE, dataclasses.replace(CASE, lens="uniform"), CASE], None)
-    titles = [line for line in page.splitlines() if line.startswith("## batch")]
-    first = titles.index(next(title for title in titles if "float32" in title))
-    assert "full" in titles[first]
-    assert "uniform" in titles[first + 1]
-    assert "length 4096" in titles[first + 2]
+    mixed = dataclasses.replace(CASE, lens="uniform")
+    assert sorted([longer, GPU_CASE, mixed, CASE], key=place) == [CASE, mixed, longer, GPU_CASE]
+
+
+def test_a_device_stands_where_its_cases_do() -> None:
+    slower = dataclasses.replace(GPU_CASE, lens="uniform", tuned_ms=1.0, tuned_gflops=75000.0)
+    found = Standing.of([GPU_CASE, slower])
+    assert (found.cases, found.share.cases) == (2, 2)
+    assert found.over[STRONGEST] == Mean(1.0, 0.5, 2.0, 2, 1)
+    assert STOCK not in found.over
+    assert found.strongest == {"FlexAttention": 2}
+    assert "as fast as the strongest other" in found.sentence()
+    assert "(0.50 to 2.00 times, ahead in 1 of 2 cases)" in found.sentence()
+    assert "take 2.00 times as long as" in Standing.of([slower]).sentence()
+    assert "behind in the one case" in Standing.of([slower]).sentence()
+    alone = dataclasses.replace(CASE, peers={})
+    assert (
+        Standing.of([alone]).sentence() == "On a CPU, tuned kernels reach 56% of the chip's limit."
+    )
+
+
+def test_a_bar_is_as_long_as_its_figure_says() -> None:
+    other = dataclasses.replace(GPU_CASE, lens="uniform", stock_ms=2.5, stock_trials=9)
+    rows = {row["name"]: row for row in bar_rows([GPU_CASE, other])}
+    assert rows[TUNED]["share"] == pytest.approx(0.4)
+    assert rows[TUNED]["says"] == "300.0 TFLOP/s"
+    assert rows["TVM's stock schedule rules"]["share"] == pytest.approx(0.04)
+    assert rows["TVM's stock schedule rules"]["says"] == "tuned is 10x as fast, in 1 of 2 cases"
+    assert limit_text([GPU_CASE]) == "the chip's limit: 750 TFLOP/s"
+
+
+def test_the_summary_has_a_sentence_and_a_table_for_each_device() -> None:
+    mixed = dataclasses.replace(GPU_CASE, lens="uniform", tuned_ms=0.5, tuned_gflops=150000.0)
+    page = markdown([GPU_CASE, mixed, CASE], "chart.png")
+    assert "![of the chip's limit](chart.png)" in page
+    assert "| float16, full | 1 | 300.0 | 40% | 2x (2 to 2) | - | 100x (100 to 100) |" in page
+    assert "| all | 2 | 212.1 | 28% | 1.41x (1 to 2) | - | 70.7x (50 to 100) |" in page
+    assert "## a CPU\n\nOn a CPU, tuned kernels are 2.00 times as fast" in page
+    assert page.count("\n") < 40
+
+
+def test_changes_are_told_from_noise() -> None:
+    before = [dataclasses.replace(CASE, lens=f"fixed:{each}") for each in range(1, 6)]
+    slower, faster, noisy, same, _ = (
+        dataclasses.replace(each, tuned_ms=each.tuned_ms * times, spread_ms={"tuned": spread})
+        for each, times, spread in zip(
+            before, (1.2, 0.8, 1.2, 1.02, 1.0), (0.01, 0.01, 0.2, 0.0, 0.0), strict=True
+        )
+    )
+    found = changes(before, [slower, faster, noisy, same, GPU_CASE])
+    assert [(each.kind, each.case.lens) for each in found] == [
+        (WORSE, "fixed:1"), (GONE, "fixed:5"), (BETTER, "fixed:2"), (NEW, "full"),
+        (SAME, "fixed:3"), (SAME, "fixed:4"),
+    ]  # fmt: skip
+    assert counted(found) == "1 worse, 1 gone, 1 better, 1 new, 2 same"
+    shown = lines_of(change_table(found))
+    assert len(shown) == 4
+    assert shown[0].startswith("worse | B=1 L=128 H=12 D=64 float32 | fixed:1 | 0.5 | 0.6 | 1.20x")
+
+
+def test_comparisons_of_a_revision(tmp_path: Path) -> None:
+    path = tmp_path / "database" / "comparison.json"
+
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True)
+
+    with pytest.raises(InvalidOptionError, match="lies in no clone"):
+        earlier("HEAD", [path])
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "empty")
+    assert earlier("HEAD", [path]) == []  # nor is the folder there
+    write_comparisons(path, [CASE])
+    git("add", "-A")
+    git("commit", "-q", "-m", "one")
+    write_comparisons(path, [GPU_CASE])
+    assert earlier("HEAD", [tmp_path / "none" / "comparison.json", path]) == [CASE]
+    for unknown in ("nothing", "--all"):
+        with pytest.raises(InvalidOptionError, match="git does not know"):
+            earlier(unknown, [path])
+    path.write_text("{")
+    git("commit", "-q", "-a", "-m", "broken")
+    with pytest.raises(InvalidComparisonError, match="at HEAD"):
+        earlier("HEAD", [path])
 
 
 def test_tables_on_the_terminal() -> None:
@@ -355,13 +448,9 @@ def test_tables_on_the_terminal() -> None:
     assert summary_table([GPU_CASE, CASE]).row_count == 3
 
 
-@pytest.mark.parametrize("count", [1, 20], ids=["bars", "lines"])
-@pytest.mark.parametrize("case", [CASE, GPU_CASE], ids=["cpu", "gpu"])
-def test_the_chart_is_a_png(tmp_path: Path, case: Comparison, count: int) -> None:
-    pytest.importorskip("matplotlib", reason="needs the extra [report]")
-    shapes = [dataclasses.replace(case, shape=f"b{n}_q8_kv8") for n in range(1, count + 1)]
-    other = dataclasses.replace(case, lens="uniform", peers={})
-    draw_chart([*shapes, other, without_a_baseline(case, WINDOWED)], tmp_path / "c.png")
+def test_the_chart_is_a_png(tmp_path: Path) -> None:
+    pytest.importorskip("vl_convert", reason="needs the extra [report]")
+    draw_chart([CASE, GPU_CASE, without_a_baseline(GPU_CASE, WINDOWED)], tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -15,6 +15,7 @@ TUNING = ROOT / "tuning"
 #: Rooms from the top to the bottom; the modules beside them lie at the very bottom.
 ROOMS = (
     "cli",
+    "page",
     "deployment",
     "comparing",
     "plans",

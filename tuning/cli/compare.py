@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from .ending import ending_of
 from .options import (
     NEAREST,
     AcceptOption,
+    AgainstOption,
     DatabaseOption,
     LensOption,
     ShapeOption,
@@ -37,11 +39,20 @@ from .records import (
 from .targets import prepare
 
 if TYPE_CHECKING:
+    from ..comparing.changes import Change
     from ..comparing.comparison import Comparison
     from ..target import ResolvedTarget
 
 COMPARISON_FILE = "comparison.json"
 CHART_FILE = "comparison.png"
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """Cases as a revision of git holds them."""
+
+    revision: str
+    cases: Sequence[Comparison]
 
 
 def compare(
@@ -53,6 +64,7 @@ def compare(
     target: TargetOptions,
     accept: AcceptOption = NEAREST,
     database: DatabaseOption = None,
+    against: AgainstOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -66,6 +78,9 @@ def compare(
 
     Without --model and --heads: every workload that has a record for the target,
     or those of them that --dtype and --shape leave.
+
+    With --against the exit code is 1 if a case takes longer than it did there, by
+    more than the noise of both measurements.
     """
     wanted = workload.parse_if_given(shape)
     given = parse_shapes(shape)
@@ -89,11 +104,22 @@ def compare(
             or tuned_shapes(databases, resolved, spec, usual, tier, nearest=nearest)
         ]
     folder = output or root / str(resolved.key)
+    before = None
+    if against:
+        specs = wanted and workload.in_dtype_for(wanted[0], resolved.kind)
+        before = _Earlier(
+            against,
+            [
+                each
+                for each in _earlier(against, databases, resolved)
+                if _is_asked(each, specs, workload.dtype, given, chosen)
+            ],
+        )
     ending_of(context).advice = (
         f"what was compared is in {folder / COMPARISON_FILE}; run the same command again, with "
         "--shape or --lens for what is left"
     )
-    compare_all(workloads, resolved, chosen, databases, tier, folder)
+    compare_all(workloads, resolved, chosen, databases, tier, folder, before)
 
 
 def compare_all(
@@ -103,10 +129,12 @@ def compare_all(
     databases: Finder,
     accept: Tier,
     folder: Path,
+    before: _Earlier | None = None,
 ) -> None:
     """Measure workloads on length distributions; show, keep and draw what comes of it in a folder.
 
-    Ends with exit code 2 if one could not be compared, once all others are.
+    Ends with exit code 2 if one could not be compared, once all others are; with 1 if one is worse
+    than ``before``.
     """
     from ..backends.commands import stand_ins
     from ..comparing.comparer import Comparer
@@ -139,8 +167,54 @@ def compare_all(
             console.print(line, soft_wrap=True)
     if comparisons:
         _draw_comparison(comparisons, folder)
+    worse = before is not None and _is_worse(before, comparisons)
     if failures:
         raise typer.Exit(2)
+    if worse:
+        raise typer.Exit(1)
+
+
+def _earlier(revision: str, databases: Finder, target: ResolvedTarget) -> list[Comparison]:
+    from ..comparing.revisions import earlier
+
+    folders = (root / str(target.key) for root in databases.roots)
+    return earlier(revision, [folder / COMPARISON_FILE for folder in folders])
+
+
+def _is_asked(
+    case: Comparison,
+    specs: Sequence[PrefillSpec] | None,
+    dtype: str,
+    shapes: Sequence[PrefillShape],
+    lens: Sequence[str],
+) -> bool:
+    """Whether a case is one of those that the options name."""
+    spec, shape = PrefillSpec.parse(case.spec), PrefillShape.parse(case.shape)
+    return (
+        (dtype in ("", spec.dtype) if specs is None else spec in specs)
+        and (not shapes or shape in shapes)
+        and case.lens in {parse_lengths(text).text for text in lens}
+    )
+
+
+def _is_worse(before: _Earlier, comparisons: Sequence[Comparison]) -> bool:
+    """Show what changed; whether something takes longer."""
+    from ..comparing.changes import WORSE, changes
+
+    devices = {each.device for each in comparisons}
+    found = changes([each for each in before.cases if each.device in devices], comparisons)
+    print_changes(found, before.revision)
+    return any(each.kind == WORSE for each in found)
+
+
+def print_changes(found: Sequence[Change], revision: str) -> None:
+    """What changed since a revision."""
+    from ..comparing.changes import change_table, counted
+
+    table = change_table(found)
+    console.print(f"against {revision}: {counted(found)}", soft_wrap=True)
+    if table.row_count:
+        print_table(table)
 
 
 def require_comparable(folder: Path) -> None:

@@ -232,6 +232,16 @@ class WorkloadOptions:
         return [dataclasses.replace(each, lse_dtype=self.lse_dtype or None) for each in typed]
 
 
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="REVISION",
+        help="Of git, such as HEAD~1 or origin/main: what is better, worse, new and gone since.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class TargetOptions:
     """What a kernel runs on."""

@@ -1,238 +1,194 @@
-"""A picture of comparisons: the rate of every kernel in every case, and the machine's limit.
+"""The chart of eight bars: of each device's limit, what tuned kernels reach and what others do.
 
-Few cases are bars with their figures; many are a panel for each workload and length distribution,
-over the shapes.
+Charts are Vega-Lite specifications; `vl-convert` makes pictures of them, and the page's scripts.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
-import math
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 from ...database.writing import write_file
 from ..environment import pip_install
 from ..errors import EnvironmentMismatchError
-from .comparison import DENSE, Comparison
-from .report import Row, contestants, place, shape_title, short_title, unit_of, workload_title
+from .comparison import Comparison
+from .report import unit_of
+from .standing import RIVALS, Mean, Standing, times
 
-_DENSE_STYLE = {"facecolor": "0.85", "edgecolor": "0.45", "linewidth": 0.6}
-_HATCHES = ("////", "....", "\\\\\\\\", "xxxx")
-_DENSE_LINES = (("x", "--"), ("+", ":"), ("1", "-."), ("2", (0, (1, 4))))
-_MARKERS = "osD^v*Ph<>"
-_LIMIT = "matrix product (limit)"
-# A bar for every kernel of more cases fills more than a page.
-_MOST_BARS = 8
-# Of the palette: charts are kept in git, and true colour takes three times the bytes.
+#: What tuned kernels are called.
+TUNED = "Tuned by prefilltune"
+
+#: Colours by their part in a chart. Pages have others where it is dark.
+INK, QUIET, ACCENT, OTHER, TRACK = "#1b2330", "#5b6675", "#0b6bcb", "#9aa7b8", "#e9edf2"
+
+#: Below this width, in pixels, words are left out.
+NARROW = 520
+_WIDTH, _STEP, _BAR = 760, 46, 15
+# Pixels of a picture for each of the chart's: sharp on dense screens.
+_SCALE = 2
 _COLORS = 32
 
 
+def bar_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """The data of a device's bars: tuned kernels, then what they are held against.
+
+    A bar's length is a geometric mean: of tuned kernels over all cases; another's is that, divided
+    by how many times as fast tuned kernels are over the cases that have both. So lengths and
+    figures agree, also where something computes a few cases only.
+    """
+    standing, unit = Standing.of(comparisons), unit_of(comparisons[0])
+    rate = f"{unit.text(standing.gflops)} {unit.name}"
+    rows = [_row(standing, TUNED, 1.0, rate, rate, is_tuned=True)]
+    for name, title in RIVALS.items():
+        if (over := standing.over.get(name)) is not None:
+            says = _against(over, standing.cases)
+            rows.append(_row(standing, title, over.mean, says, times(over.mean)))
+    return rows
+
+
+def limit_text(comparisons: Sequence[Comparison]) -> str:
+    """What the whole width of a device's bars stands for."""
+    standing, unit = Standing.of(comparisons), unit_of(comparisons[0])
+    return f"the chip's limit: {standing.limit_gflops / unit.gflops:.0f} {unit.name}"
+
+
+def _row(
+    standing: Standing, name: str, slower: float, says: str, short: str, is_tuned: bool = False
+) -> dict[str, Any]:
+    share = standing.share.mean / slower
+    return {"name": name, "share": share, "says": says, "short": short, "tuned": is_tuned}
+
+
+def _against(over: Mean, cases: int) -> str:
+    of = "" if over.cases == cases else f", in {over.cases} of {cases} cases"
+    return f"tuned is {times(over.mean)} as fast{of}"
+
+
+def bars(
+    rows: Sequence[Mapping[str, Any]], limit: str, width: int | str, colors: Mapping[str, str]
+) -> dict[str, Any]:
+    """A device's bars as a Vega-Lite view: names stand above their bars, figures at the right.
+
+    Parameters
+    ----------
+    rows, limit
+        From :func:`bar_rows` and :func:`limit_text`.
+    width : int or str
+        Pixels, or ``container``.
+    colors : Mapping[str, str]
+        For ``ink``, ``quiet``, ``accent``, ``other`` and ``track``.
+    """
+    band = {
+        "field": "name", "type": "nominal", "sort": None, "axis": None,
+        "scale": {"paddingInner": 0, "paddingOuter": 0},
+    }  # fmt: skip
+    share = {
+        "field": "share", "type": "quantitative", "axis": None,
+        "scale": {"domain": [0, 1], "nice": False, "clamp": True},
+    }  # fmt: skip
+    fill = {
+        "condition": {"test": "datum.tuned", "value": colors["accent"]},
+        "value": colors["other"],
+    }
+    ink = {"condition": {"test": "datum.tuned", "value": colors["accent"]}, "value": colors["ink"]}
+    bar = {"type": "bar", "height": _BAR, "yOffset": _STEP / 2 - _BAR / 2 - 4, "cornerRadius": 3}
+    text = {"type": "text", "baseline": "middle", "yOffset": -_STEP / 2 + 15, "fontSize": 13.5}
+    left, right = {**text, "align": "left"}, {**text, "align": "right"}
+    percent = "format(datum.share, datum.share < 0.0995 ? '.2~p' : '.0%')"
+    return {
+        "width": width,
+        "height": {"step": _STEP},
+        "data": {"values": list(rows)},
+        "encoding": {"y": band},
+        "layer": [
+            {"data": {"values": [{"limit": limit}]},
+             "mark": {"type": "text", "align": "right", "baseline": "bottom", "fontSize": 12},
+             "encoding": {"x": {"value": "width"}, "y": {"value": -2}, "text": {"field": "limit"},
+                          "color": {"value": colors["quiet"]}}},
+            {"mark": {**bar, "color": colors["track"]},
+             "encoding": {"x": {"datum": 0, "type": "quantitative", "scale": share["scale"],
+                                "axis": None}, "x2": {"datum": 1}}},
+            {"mark": bar, "encoding": {"x": share, "color": fill}},
+            {"mark": left,
+             "encoding": {"x": {"value": 0}, "text": {"field": "name"}, "color": ink}},
+            {"transform": [{"calculate": f"width < {NARROW} ? datum.short : datum.says",
+                            "as": "figure"}],
+             "mark": {**right, "fontWeight": "bold"},
+             "encoding": {"x": {"value": "width"}, "text": {"field": "figure"}, "color": ink}},
+            {"transform": [{"calculate": percent, "as": "percent"}],
+             "mark": {**left, "yOffset": bar["yOffset"] + 1, "xOffset": 6, "fontSize": 12},
+             "encoding": {"x": share, "text": {"field": "percent"},
+                          "color": {"value": colors["quiet"]}}},
+        ],
+    }  # fmt: skip
+
+
 def draw_chart(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Write a PNG chart with one column of panels for each length distribution.
+    """Write a PNG of the bars of every device in ``comparisons``, one below the other.
 
     Raises
     ------
     EnvironmentMismatchError
-        Without matplotlib (extra ``report``).
+        Without vl-convert and Pillow (extra ``report``).
     NotWritableError
         If ``path`` cannot be written.
     """
-    # It warns of a home that cannot be written, and works all the same.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    try:
-        import matplotlib
-    except ImportError:
-        raise EnvironmentMismatchError(
-            f"the chart needs matplotlib; {pip_install('prefilltune[report]')}"
-        ) from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    colors = {"ink": INK, "quiet": QUIET, "accent": ACCENT, "other": OTHER, "track": TRACK}
+    views = []
+    for device, cases in by_device(comparisons).items():
+        view = bars(bar_rows(cases), limit_text(cases), _WIDTH, colors)
+        heading = {
+            "text": device, "fontSize": 16, "fontWeight": "bold", "anchor": "start",
+            "color": INK, "offset": -12,
+        }  # fmt: skip
+        views.append({**view, "title": heading})
+    write_file(path, picture({"vconcat": views, "spacing": 26}))
+
+
+def by_device(comparisons: Iterable[Comparison]) -> dict[str, list[Comparison]]:
+    """Cases by the device that they were measured on, in their order."""
+    found: dict[str, list[Comparison]] = {}
+    for each in comparisons:
+        found.setdefault(each.device, []).append(each)
+    return found
+
+
+def picture(view: Mapping[str, Any]) -> bytes:
+    """A Vega-Lite view as a PNG of few colours: pictures are kept in git.
+
+    Raises
+    ------
+    EnvironmentMismatchError
+        Without vl-convert and Pillow (extra ``report``).
+    """
+    # The font comes with vl-convert, so that a picture is the same wherever it is drawn.
+    config = {"font": "Liberation Sans", "view": {"stroke": None}}
+    whole = {**view, "padding": 16, "background": "white", "config": config}
+    drawn = vl_convert().vegalite_to_png(json.dumps(whole), scale=_SCALE)
     from PIL import Image
 
-    cases = {short_title(each) for each in comparisons}
-    figure, drawn = (_bars if len(cases) <= _MOST_BARS else _lines)(pyplot, comparisons)
-    figure.suptitle(comparisons[0].device, fontsize=11)
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=3, fontsize=8)
-    drawing = BytesIO()
-    figure.savefig(drawing, dpi=110)
-    pyplot.close(figure)
-    image = (
-        Image.open(drawing)
-        .convert("RGB")
-        .quantize(_COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    )
+    few = Image.open(BytesIO(drawn)).convert("RGB").quantize(_COLORS, dither=Image.Dither.NONE)
     packed = BytesIO()
-    image.save(packed, format="PNG", optimize=True)
-    write_file(path, packed.getvalue())
+    few.save(packed, format="PNG", optimize=True)
+    return packed.getvalue()
 
 
-def _bars(pyplot: Any, comparisons: Sequence[Comparison]) -> tuple[Any, dict[str, Any]]:
-    """The figure with a bar for every kernel of every case, and what its legend shows."""
-    unit = unit_of(comparisons[0])
-    styles = _bar_styles(comparisons)
-    cases = list(dict.fromkeys(short_title(each, "\n") for each in comparisons))
-    lens = list(dict.fromkeys(each.lens for each in comparisons))
-    height = 0.15 * len(cases) * (len(styles) + 2) + 1.6
-    figure, panels = pyplot.subplots(
-        1, len(lens), figsize=(1.5 + 5 * len(lens), height),
-        sharex=True, sharey=True, squeeze=False, layout="constrained",
-    )  # fmt: skip
-    drawn: dict[str, Any] = {}
-    for axes, text in zip(panels[0], lens, strict=True):
-        for each in comparisons:
-            if each.lens == text:
-                position = cases.index(short_title(each, "\n"))
-                drawn.update(_draw_case(axes, each, position, styles))
-        axes.set_title(f"{text} lengths", fontsize=10)
-        axes.set_xlabel(f"{unit.name} on useful work (higher is better)", fontsize=9)
-        axes.grid(axis="x", color="0.9")
-        axes.margins(x=0.08)
-        _plain(axes)
-    panels[0][0].set_yticks(range(len(cases)), [_wrapped(case, 32) for case in cases])
-    panels[0][0].set_ylim(len(cases) - 0.5, -0.5)
-    return figure, drawn
+def vl_convert() -> Any:
+    """The module.
 
-
-def _lines(pyplot: Any, comparisons: Sequence[Comparison]) -> tuple[Any, dict[str, Any]]:
-    """The figure with a row of panels for each workload, and what its legend shows."""
-    unit = unit_of(comparisons[0])
-    styles = _line_styles(comparisons)
-    comparisons = sorted(comparisons, key=place)
-    workloads = list(dict.fromkeys(workload_title(each) for each in comparisons))
-    lens = list(dict.fromkeys(each.lens for each in comparisons))
-    figure, panels = pyplot.subplots(
-        len(workloads), len(lens), figsize=(1 + 3.4 * len(lens), 1.2 + 1.9 * len(workloads)),
-        sharey=True, squeeze=False, layout="constrained",
-    )  # fmt: skip
-    drawn: dict[str, Any] = {}
-    for row, workload in zip(panels, workloads, strict=True):
-        for axes, text in zip(row, lens, strict=True):
-            cases = [
-                each
-                for each in comparisons
-                if (workload_title(each), each.lens) == (workload, text)
-            ]
-            if not cases:
-                axes.set_axis_off()
-                continue
-            drawn.update(_draw_panel(axes, cases, styles))
-            axes.set_title(_wrapped(f"{workload}, {text} lengths", 56), fontsize=8)
-            axes.grid(axis="y", color="0.9")
-            _plain(axes)
-        row[0].set_ylabel(f"{unit.name} on useful work", fontsize=8)
-    return figure, drawn
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "\n".join(fill(line, width, break_on_hyphens=False) for line in text.splitlines())
-
-
-def _plain(axes: Any) -> None:
-    axes.tick_params(labelsize=8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _draw_panel(
-    axes: Any, cases: Sequence[Comparison], styles: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Draw the rates of all kernels over the shapes; what to show in the legend, by name."""
-    unit, positions = unit_of(cases[0]), range(len(cases))
-    rates: dict[str, list[float]] = {name: [float("nan")] * len(cases) for name in styles}
-    for position, each in enumerate(cases):
-        work = each.tuned_gflops * each.tuned_ms / unit.gflops
-        for row in _drawn(each):
-            if row.ms is not None:
-                rates[_series(row)][position] = work / row.ms
-    drawn = {
-        name: axes.plot(positions, rates[name], **styles[name])[0]
-        for name in styles
-        if not all(map(math.isnan, rates[name]))
-    }
-    limits = [each.limit_gflops / unit.gflops for each in cases]
-    (drawn[_LIMIT],) = axes.plot(positions, limits, "k_--", lw=1)
-    axes.set_xticks(positions, [shape_title(each) for each in cases])
-    axes.margins(x=0.08)
-    axes.set_ylim(bottom=0)
-    if absent := [row.name for row in _drawn(cases[0]) if not row.computes_it]:
-        axes.set_xlabel(_wrapped(f"none: {'; '.join(absent)}", 70), fontsize=6, color="0.35")
-    return drawn
-
-
-def _draw_case(
-    axes: Any, comparison: Comparison, position: int, styles: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """Draw the bars of a case around ``position``; what to show in the legend, by name."""
-    unit, work = unit_of(comparison), comparison.tuned_gflops * comparison.tuned_ms
-    thickness = 0.88 / len(styles)
-    drawn = {}
-    for row in _drawn(comparison):
-        series = _series(row)
-        index = list(styles).index(series)
-        at = position + (index - (len(styles) - 1) / 2) * thickness
-        rate = 0.0 if row.ms is None else work / row.ms
-        drawn[series] = axes.barh(at, rate / unit.gflops, thickness * 0.9, **styles[series])
-        text = row.without_time if row.ms is None else f"{rate / unit.gflops:.3g}"
-        axes.text(rate / unit.gflops, at, f" {text}", va="center", fontsize=6.5,
-                  weight="bold" if row.key == "tuned" else "normal")  # fmt: skip
-    (limit,) = axes.plot(
-        [comparison.limit_gflops / unit.gflops] * 2, [position - 0.46, position + 0.46], "k--", lw=1
-    )
-    return {**drawn, _LIMIT: limit}
-
-
-def _bar_styles(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
-    """How the bars of each series look, in the order in which they are drawn."""
-    names, dense = _all_series(comparisons)
-    others = [name for name in names if name not in dense]
-    looks = {name: {"color": f"C{index}"} for index, name in enumerate(others)}
-    looks |= {
-        name: {**_DENSE_STYLE, "hatch": _HATCHES[index % len(_HATCHES)]}
-        for index, name in enumerate(dense)
-    }
-    return {name: looks[name] for name in names}
-
-
-def _line_styles(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
-    """How the lines of each series look, in the order of the legend."""
-    names, dense = _all_series(comparisons)
-    others = [name for name in names if name not in dense]
-    looks: dict[str, dict[str, Any]] = {
-        name: {"color": f"C{index}", "marker": _MARKERS[index % len(_MARKERS)]}
-        for index, name in enumerate(others)
-    }
-    looks |= {
-        name: {"color": "0.5", "marker": marker, "linestyle": line}
-        for name, (marker, line) in zip(dense, itertools.cycle(_DENSE_LINES), strict=False)
-    }
-    tuned = names[0]
-    return {
-        name: {
-            **looks[name],
-            "linewidth": 2.5 if name == tuned else 1.0,
-            "markersize": 5 if name == tuned else 3,
-            "zorder": 3 if name == tuned else 2,
-        }
-        for name in names
-    }
-
-
-def _all_series(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
-    """The names of all series, the tuned kernels' first, and which of them heed no mask."""
-    rows = {_series(row): row for each in comparisons for row in _drawn(each)}
-    return list(rows), [name for name, row in rows.items() if row.kind == DENSE]
-
-
-def _drawn(comparison: Comparison) -> list[Row]:
-    """Of those that leave other things in padding than the tuned kernel, none."""
-    return [row for row in contestants(comparison) if row.in_chart]
-
-
-def _series(row: Row) -> str:
-    name = row.series or row.name
-    return f"{name} (wrong on padding)" if row.kind == DENSE else name
+    Raises
+    ------
+    EnvironmentMismatchError
+        If it, or Pillow, is not installed.
+    """
+    try:
+        import PIL  # noqa: F401
+        import vl_convert as found
+    except ImportError:
+        raise EnvironmentMismatchError(
+            f"charts need vl-convert and Pillow; {pip_install('prefilltune[report]')}"
+        ) from None
+    return found

@@ -1,4 +1,4 @@
-"""Comparisons for people: tables on the terminal, and a page in Markdown."""
+"""Comparisons for people: titles, and tables on the terminal."""
 
 from __future__ import annotations
 
@@ -46,11 +46,6 @@ class Row:
         Whether it has a way to compute the case: if not, that it has no time is no failure.
     cold_ms : float or None
         As in :class:`~.comparison.Comparison`.
-    series : str
-        Its name in charts, if that is another.
-    in_chart : bool
-        Whether it is like the tuned kernel in what it leaves in padding, or is nothing to compare
-        that with.
     """
 
     key: str
@@ -60,8 +55,6 @@ class Row:
     kind: str = ""
     computes_it: bool = True
     cold_ms: float | None = None
-    series: str = ""
-    in_chart: bool = True
 
     @property
     def without_time(self) -> str:
@@ -80,6 +73,11 @@ class Unit:
     def text(self, gflops: float) -> str:
         """A rate, without the unit."""
         return f"{gflops / self.gflops:.{self.digits}f}"
+
+
+def peer_title(name: str) -> str:
+    """What a peer is called in tables; an unknown one by its name."""
+    return _PEERS[name].title if name in _PEERS else name
 
 
 def unit_of(comparison: Comparison) -> Unit:
@@ -101,13 +99,13 @@ def short_title(comparison: Comparison, separator: str = " ") -> str:
     """What tells a case from others of its device, but for its lengths."""
     spec, shape = PrefillSpec.parse(comparison.spec), PrefillShape.parse(comparison.shape)
     batch = f"B={shape.batch} L={_length(shape)}"
-    return f"{batch}{separator}{_attention(spec)}{separator}{_dtypes(spec)}"
+    return f"{batch}{separator}{attention_title(spec)}{separator}{_dtypes(spec)}"
 
 
 def workload_title(comparison: Comparison) -> str:
     """What tells workloads of one device apart: heads, mask and dtype."""
     spec = PrefillSpec.parse(comparison.spec)
-    return f"{_attention(spec)}, {_dtypes(spec)}"
+    return f"{attention_title(spec)}, {_dtypes(spec)}"
 
 
 def shape_title(comparison: Comparison) -> str:
@@ -116,7 +114,8 @@ def shape_title(comparison: Comparison) -> str:
     return f"{shape.batch}x{_length(shape)}"
 
 
-def _attention(spec: PrefillSpec) -> str:
+def attention_title(spec: PrefillSpec) -> str:
+    """What tells attentions apart, but for dtypes: heads, mask and scores."""
     return f"H={_heads(spec)} D={spec.head_dim} {phrase(spec, short=True)}".rstrip()
 
 
@@ -167,8 +166,6 @@ def _peer_row(comparison: Comparison, key: str, peer: Peer) -> Row:
         peer.kind,
         peer.computes_it,
         comparison.cold_ms.get(key),
-        series=known.series if known else "",
-        in_chart=peer.kind != MASKED or not peer.computes_it or key in comparison.alike,
     )
 
 
@@ -209,52 +206,10 @@ def summary_table(comparisons: Sequence[Comparison]) -> Table:
     return shown
 
 
-def markdown(comparisons: Sequence[Comparison], chart: str | None) -> str:
-    """The page: how to read it, all cases at a glance, and everything about each."""
-    comparisons = sorted(comparisons, key=place)
-    parts = ["# Tuned kernels compared\n"]
-    if chart:
-        parts.append(f"![rates of all kernels]({chart})\n")
-    parts.append(_explanation(comparisons[0]))
-    if about_none := _about_none(comparisons):
-        parts.append(f"{about_none}\n")
-    parts.append("## All cases\n")
-    parts.append(_markdown_table(_summary_columns(comparisons), _summary_rows(comparisons)))
-    for each in comparisons:
-        parts.append(f"## {case_title(each)}\n\n{_facts(each)}\n")
-        parts.append(_markdown_table(_columns(each), _rows(each)))
-    return "\n".join(parts)
-
-
 def place(comparison: Comparison) -> tuple[str, int, int, str]:
     """Cases of one workload stand together, from short to long."""
     shape = PrefillShape.parse(comparison.shape)
     return workload_title(comparison), shape.num_kv, shape.batch, comparison.lens
-
-
-def _explanation(comparison: Comparison) -> str:
-    if not comparison.on_gpu:
-        return (
-            "Medians of interleaved runs, each engine in a process of its own with the same number "
-            "of threads. Masks are made ahead of the clock. GFLOP/s counts pairs that the mask "
-            "keeps. The limit is the fastest float32 matrix product in the same run: through "
-            "NumPy's BLAS as it is and told to use AVX-512 where there is AVX-512, and through "
-            "PyTorch where it is installed.\n"
-        )
-    return (
-        "Medians of interleaved replays of CUDA graphs, all in one process and timed with events; "
-        "a call's time is the mean over the batches of a length distribution. Masks, block masks "
-        "and offsets are made ahead of the clock. TFLOP/s counts pairs that the mask keeps, so "
-        "padding that a kernel computes counts against it. The limit is a matrix product in the "
-        "same dtype through cuBLAS in the same run. Kernels without a mask are *wrong on padding*: "
-        "they are a ceiling for dense attention, not an alternative. Where there is padding, rows "
-        "say what is in it afterwards, and a kernel that writes zeros there is compared with peers "
-        "that do so too, by themselves or by a small kernel behind (*padding filled*), one that "
-        "leaves it as it was with all of them. FlashAttention-3 and cuDNN pad on the right alone; "
-        "for padding on the left they compute the same lengths padded right, which is the same "
-        "work. *Cold* times are with inputs and outputs that rotate past the L2 cache; the others "
-        "are with inputs that may lie in it.\n"
-    )
 
 
 def _about_none(comparisons: Iterable[Comparison]) -> str:
@@ -265,19 +220,6 @@ def _about_none(comparisons: Iterable[Comparison]) -> str:
     return (
         f'"{_NONE}" stands where a kernel has no way to compute a case, or is not installed: those '
         f"that TVM ships know the masks {masks} alone, and no window, softcap or bias."
-    )
-
-
-def _facts(comparison: Comparison) -> str:
-    unit = unit_of(comparison)
-    versions = ", ".join(f"{name} {text}" for name, text in sorted(comparison.versions.items()))
-    threads = "" if comparison.on_gpu else f", {comparison.threads} threads"
-    clocks = ", ".join(f"{name} {mhz} MHz" for name, mhz in comparison.clocks_mhz.items())
-    return (
-        f"{comparison.device}, target `{comparison.target}`{threads}; record "
-        f"`{comparison.record}` ({comparison.tier}); {comparison.share_of_limit:.0%} of "
-        f"{comparison.limit_gflops / unit.gflops:.0f} {unit.name}; largest error "
-        f"{comparison.max_abs_error:.1e}; {versions}{f'; {clocks}' if clocks else ''}."
     )
 
 
@@ -366,8 +308,3 @@ def _fill(shown: Table, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
         shown.add_column(column, justify="left" if index == 0 else "right")
     for cells in rows:
         shown.add_row(*cells)
-
-
-def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

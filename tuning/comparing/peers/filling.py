@@ -39,7 +39,6 @@ def filled(peer: PeerKernel) -> PeerKernel:
         peer,
         name=f"{peer.name}{FILLED}",
         title=f"{peer.title}, padding filled",
-        series=peer.title,
         zeros=True,
         prepare=prepare,
     )

@@ -61,8 +61,6 @@ class PeerKernel:
     right_padded : bool
         Whether padding on the left is beyond it, so that it computes sequences of the same lengths
         that are padded on the right instead: the same work.
-    series : str
-        Its title in charts, if that is another.
     """
 
     name: str
@@ -72,7 +70,6 @@ class PeerKernel:
     prepare: Callable[[Problem], Prepared]
     zeros: bool = False
     right_padded: bool = False
-    series: str = ""
 
     def known(self, problem: Problem) -> Problem:
         """A problem as the peer knows it: padded on the right, if it knows no other padding."""
