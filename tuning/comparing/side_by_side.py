@@ -189,6 +189,7 @@ def measure_side_by_side(
             warm.pop(name, None)
             results[name] = Result(failure=first_line(failure))
             _refuse_broken_context(name, failure, device)
+            timer = _timers(device)  # what a capture that failed leaves of its pool is no use
     warm["gemm"] = timer([matrix_product(spec.dtype, gemm_size, device)])
     results["gemm"] = Result()
     times = iter(interleave([*warm.values(), *cold.values()], rounds, _SECONDS))

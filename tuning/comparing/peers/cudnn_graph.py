@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ....workloads import PrefillSpec
+from ....workloads.choices import CAUSAL, OPEN
 from ..comparison import DENSE, MASKED
 from ..torch_problem import Problem, relative_bias
 from .peer import NOT_INSTALLED, PeerKernel, Prepared, taking
@@ -21,7 +22,7 @@ _TAKES = taking("window", "bias", dtypes=("float16", "bfloat16"), largest_head_d
 def _lacks(spec: PrefillSpec) -> str:
     if find_spec("cudnn") is None:
         return NOT_INSTALLED
-    if spec.bias is not None and None not in spec.window:
+    if spec.bias is not None and spec.window not in (OPEN, CAUSAL):
         return "takes no window beside a bias"
     return _TAKES(spec)
 
