@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
+from .arrays import Inputs, make_inputs, numpy_dtype, packed, poisoned, useful_flops
 from .baseline import TVM_MASK_MODES, masked_baseline, ragged_cpu_baseline
 from .biases import alibi_bias, t5_bias
 from .case import Case
@@ -20,8 +20,21 @@ from .errors import (
 from .lengths import LengthDistribution, check_batches, parse_lengths, regimes
 from .lse import empty_lse
 from .presets import Preset, load_presets, preset
-from .reference import TOLERANCE, max_error, reference_attention
-from .spec import DTYPES, INDEXABLE, MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
+from .reference import (
+    TOLERANCE,
+    max_error,
+    reference_attention,
+    reference_packed_attention,
+)
+from .spec import (
+    DTYPES,
+    INDEXABLE,
+    MASK_MODES,
+    PackedShape,
+    PrefillShape,
+    PrefillSpec,
+    SymbolicShape,
+)
 from .tiles import Tiles
 
 if TYPE_CHECKING:
@@ -41,6 +54,7 @@ __all__ = [
     "InvalidShapeError",
     "InvalidSpecError",
     "LengthDistribution",
+    "PackedShape",
     "PrefillShape",
     "PrefillSpec",
     "PrefilltuneError",
@@ -56,12 +70,14 @@ __all__ = [
     "masked_baseline",
     "max_error",
     "numpy_dtype",
+    "packed",
     "parse_lengths",
     "plain_attention",
     "poisoned",
     "preset",
     "ragged_cpu_baseline",
     "reference_attention",
+    "reference_packed_attention",
     "regimes",
     "t5_bias",
     "useful_flops",

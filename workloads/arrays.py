@@ -19,13 +19,18 @@ class Inputs:
     Parameters
     ----------
     query : np.ndarray
-        ``[batch, qo_len, num_qo_heads, head_dim]``, the spec's dtype.
+        ``[batch, qo_len, num_qo_heads, head_dim]``, the spec's dtype; packed
+        ``[total_q, num_qo_heads, head_dim]``.
     key, value : np.ndarray
-        ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype.
+        ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype; packed
+        ``[total_kv, num_kv_heads, head_dim]``.
     valid_lens : np.ndarray
-        ``[batch]`` int32.
+        ``[batch]`` int32, which a kernel of packed sequences does not take.
     bias : np.ndarray, optional
-        ``[num_qo_heads, qo_len + kv_len - 1]`` float32, of a spec with a bias.
+        ``[num_qo_heads, qo_len + kv_len - 1]`` float32, of a spec with a bias; packed, of twice the
+        longer length less 1.
+    offsets : tuple of np.ndarray, optional
+        ``cu_seqlens_q`` and ``cu_seqlens_kv``, ``[batch + 1]`` int32 each, if packed.
     """
 
     query: np.ndarray
@@ -33,17 +38,46 @@ class Inputs:
     value: np.ndarray
     valid_lens: np.ndarray
     bias: np.ndarray | None = None
+    offsets: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def arguments(self) -> tuple[np.ndarray, ...]:
         """What a kernel takes, in its order."""
-        given = (self.query, self.key, self.value, self.valid_lens, self.bias)
+        lengths = self.offsets or (self.valid_lens,)
+        given = (self.query, self.key, self.value, *lengths, self.bias)
         return tuple(each for each in given if each is not None)
 
 
 def numpy_dtype(dtype: str) -> np.dtype:
     """The NumPy dtype of a spec's ``dtype``; bfloat16 is that of ``ml_dtypes``."""
     return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def packed(spec: PrefillSpec, inputs: Inputs, valid_lens: np.ndarray) -> Inputs:
+    """What padded inputs hold of sequences of other lengths, packed; their bias stays.
+
+    Parameters
+    ----------
+    valid_lens : np.ndarray
+        ``[batch]`` whole numbers; out of range they are clamped.
+    """
+    lens = np.asarray(valid_lens, np.int32)
+    queries, keys = (
+        valid_positions(spec, lens, each.shape[1]) for each in (inputs.query, inputs.key)
+    )
+    return Inputs(
+        inputs.query[queries], inputs.key[keys], inputs.value[keys], lens, inputs.bias,
+        (offsets_of(queries.sum(axis=1)), offsets_of(keys.sum(axis=1))),
+    )  # fmt: skip
+
+
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    """Where sequences of such lengths begin that are packed, and where the last ends.
+
+    >>> offsets_of(np.array([3, 0, 2])).tolist()
+    [0, 3, 3, 5]
+    """
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
 def poisoned(spec: PrefillSpec, inputs: Inputs, valid_lens: np.ndarray) -> Inputs:
@@ -85,7 +119,7 @@ def make_inputs(
         The same seed gives the same inputs.
     poison_padding : bool
         Let the padding of query, key and value hold NaN and Inf in turn: a kernel that reads
-        it shows.
+        it shows. Packed sequences, which hold what they would padded, have none.
     """
     dtype = numpy_dtype(spec.dtype)
 
@@ -98,27 +132,24 @@ def make_inputs(
 
         with ThreadPoolExecutor() as pool:  # NumPy draws and casts side by side
             list(pool.map(fill, range(shape.batch)))
-        if poison_padding:
+        if poison_padding and not spec.is_packed:
             _poison(array, valid_lens, spec)
         return array
 
-    return Inputs(
+    drawn = Inputs(
         query=draw(0, shape.qo_len, spec.num_qo_heads),
         key=draw(1, shape.num_kv, spec.num_kv_heads),
         value=draw(2, shape.num_kv, spec.num_kv_heads),
         valid_lens=np.asarray(valid_lens, np.int32),
         bias=_bias(spec, shape, seed) if spec.bias else None,
     )
+    return packed(spec, drawn, valid_lens) if spec.is_packed else drawn
 
 
 def _bias(spec: PrefillSpec, shape: PrefillShape, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, 3])
-    return rng.standard_normal((spec.num_qo_heads, bias_columns(shape)), dtype=np.float32)
-
-
-def bias_columns(shape: PrefillShape) -> int:
-    """How many distances between a row and a column there are: entries of a head's bias."""
-    return shape.qo_len + shape.num_kv - 1
+    width = 2 * max(shape.qo_len, shape.num_kv) - 1 if spec.is_packed else shape.bias_width
+    return rng.standard_normal((spec.num_qo_heads, width), dtype=np.float32)
 
 
 def useful_flops(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray) -> int:

@@ -151,6 +151,16 @@ def _checked_softcap(value: Any) -> float | None:
     return float(value)
 
 
+LAYOUT = Choice(
+    "layout",
+    "",
+    "padded",
+    _one_of("layout", "padded", "packed"),
+    str,
+    str,
+    "padded|packed",
+    "whether sequences are filled to one length, or lie one behind another",
+)
 PADDING = Choice(
     "padding",
     "",
@@ -213,7 +223,7 @@ SCORE_CHOICES = (SOFTCAP, BIAS)
 #: Those that say which results are written.
 RESULT_CHOICES = (PADDING_OUTPUT,)
 
-CHOICES = (PADDING, *MASK_CHOICES, *SCORE_CHOICES, *RESULT_CHOICES)
+CHOICES = (LAYOUT, PADDING, *MASK_CHOICES, *SCORE_CHOICES, *RESULT_CHOICES)
 
 
 def parsed_choices(texts: Mapping[str, str | None]) -> dict[str, Any]:

@@ -52,44 +52,55 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class LengthMask:
-    """A mask on given lengths; what a description asks of it.
+class SequenceMask:
+    """A mask on a sequence; what a description asks of it.
 
     Parameters
     ----------
     mode : Mask
         Which mask.
+    valid_len : Expr
+        Positions of the sequence that are no padding; None of a packed one.
     qo_len, kv_len : Expr
-        Padded lengths of queries and keys.
+        Lengths of its queries and keys, padding included.
     """
 
     mode: Mask
+    valid_len: Expr
     qo_len: Expr
     kv_len: Expr
 
-    def rows(self, valid_len: Expr) -> Interval:
+    @property
+    def rows(self) -> Interval:
         """The query rows that are no padding."""
-        return self.mode.rows(valid_len, self.qo_len)
+        return self.mode.rows(self.valid_len, self.qo_len)
 
-    def columns(self, row: Expr, valid_len: Expr) -> Interval:
+    def columns(self, row: Expr) -> Interval:
         """The key columns that ``row`` may see."""
-        return self.mode.columns(row, valid_len, self.qo_len, self.kv_len)
+        return self.mode.columns(row, self.valid_len, self.qo_len, self.kv_len)
 
-    def no_padding(self, row: Expr, valid_len: Expr) -> Expr:
+    def no_padding(self, row: Expr) -> Expr:
         """Whether ``row`` is no padding."""
-        return keep(self.rows(valid_len), row)
+        return keep(self.rows, row)
 
-    def row_valid(self, row: Expr, valid_len: Expr) -> Expr:
+    def row_valid(self, row: Expr) -> Expr:
         """Whether ``row`` is no padding and sees a key."""
-        begin, end = self.columns(row, valid_len)
-        return tirx.all(self.no_padding(row, valid_len), begin < end)
+        begin, end = self.columns(row)
+        return tirx.all(self.no_padding(row), begin < end)
 
-    def kept(self, row: Expr, column: Expr, valid_len: Expr) -> Expr:
+    def kept(self, row: Expr, column: Expr) -> Expr:
         """Whether ``row`` may see ``column``."""
-        return keep(self.columns(row, valid_len), column)
+        return keep(self.columns(row), column)
+
+    def shown(self, column: Expr, last_row: Expr) -> Expr:
+        """Whether some row may see ``column``: the ends never move left from row to row."""
+        begin, _ = self.columns(0)
+        _, end = self.columns(last_row)
+        return keep((begin, end), column)
 
 
-def _clamp(value: Expr, low: Expr, high: Expr) -> Expr:
+def clamp(value: Expr, low: Expr, high: Expr) -> Expr:
+    """``value``, or the end that it is beyond."""
     return tirx.max(tirx.min(value, high), low)
 
 
@@ -98,28 +109,35 @@ def _int32(value: int) -> Expr:
 
 
 def mask_of(spec: PrefillSpec) -> Mask:
-    """The mask of a spec: its padding and its window, aligned at the ends of what is no padding."""
+    """The mask of a spec: its padding and its window, aligned at the ends of what is no padding.
+
+    Of a packed spec, where none is, lengths are those of a sequence.
+    """
     left, right = spec.window
 
     def rows(valid_len: Expr, qo_len: Expr) -> Interval:
+        if spec.is_packed:
+            return _int32(0), qo_len
         if spec.padding == "left":
-            return _clamp(qo_len - valid_len, 0, qo_len), qo_len
-        return _int32(0), _clamp(valid_len, 0, qo_len)
+            return clamp(qo_len - valid_len, 0, qo_len), qo_len
+        return _int32(0), clamp(valid_len, 0, qo_len)
 
     def columns(row: Expr, valid_len: Expr, qo_len: Expr, kv_len: Expr) -> Interval:
         begin: Expr = _int32(0)
         end: Expr = kv_len
-        if spec.padding == "left":
-            begin, ahead = _clamp(kv_len - valid_len, 0, kv_len), kv_len - qo_len
+        if spec.is_packed:
+            ahead = kv_len - qo_len
+        elif spec.padding == "left":
+            begin, ahead = clamp(kv_len - valid_len, 0, kv_len), kv_len - qo_len
         else:
-            end = _clamp(valid_len, 0, kv_len)
+            end = clamp(valid_len, 0, kv_len)
             same = not isinstance(qo_len, tirx.Var) and qo_len == kv_len
-            ahead = 0 if same else end - _clamp(valid_len, 0, qo_len)
+            ahead = 0 if same else end - clamp(valid_len, 0, qo_len)
         last = end
         if right is not None:
-            end = _clamp(row + (ahead + (right + 1)), 0, last)
+            end = clamp(row + (ahead + (right + 1)), 0, last)
         if left is not None:
-            begin = tirx.max(_clamp(row + (ahead - left), 0, last), begin)
+            begin = tirx.max(clamp(row + (ahead - left), 0, last), begin)
         return begin, end
 
     return Mask(rows, columns)

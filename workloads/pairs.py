@@ -1,7 +1,8 @@
 """Which rows see which columns, and are written, in NumPy: for the reference, counts and peers.
 
 :mod:`.expressions` says the same in TIR. The two have nothing in common, so that a mistake in one
-of them shows as a difference; what a mask may be is added to both.
+of them shows as a difference; what a mask may be is added to both. Rows and columns of packed
+sequences are numbered as if they were padded on the right.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _STATED = {
     "num_kv_heads",
     "head_dim",
     "dtype",
+    "layout",
     "padding",
     "window",
     "sm_scale",

@@ -19,20 +19,18 @@ from tvm.script import tirx as T
 from .elementary import POLYNOMIALS, Elementary, elementary_of
 from .expressions import (
     MASKED_SCORE,
-    LengthMask,
     defined_sum,
-    keep,
-    mask_of,
     score,
     stored_lse,
     value,
 )
-from .spec import PrefillShape, PrefillSpec, SymbolicShape, require_indexable
+from .layouts import layout_of
+from .spec import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, require_indexable
 
 
 def plain_attention(
     spec: PrefillSpec,
-    shape: PrefillShape | SymbolicShape,
+    shape: PrefillShape | SymbolicShape | PackedShape,
     elementary: Elementary | str = POLYNOMIALS,
 ) -> tvm.IRModule:
     """Describe ``spec`` on ``shape``, one sblock a stage.
@@ -40,7 +38,7 @@ def plain_attention(
     Parameters
     ----------
     spec, shape
-        The workload.
+        The workload. A packed spec takes the sizes of a call, whatever the shape.
     elementary : Elementary or str
         2^x and log2 in a form that the target computes fast, or the name of its kind.
 
@@ -60,37 +58,52 @@ def plain_attention(
         that keep no key get output 0 and LSE :func:`~prefilltune.workloads.lse.empty_lse`, unless
         they are padding that a spec leaves untouched: what is there stays. Padding is never let
         through. A row with a NaN or Inf among the scores that it sees is NaN.
+
+        Of a packed spec ``main(q, k, v, cu_seqlens_q, cu_seqlens_kv, output, lse)``, with the bias
+        before the output:
+
+        - ``q`` and ``output`` ``[total_q, num_qo_heads, head_dim]``,
+        - ``k`` and ``v`` ``[total_kv, num_kv_heads, head_dim]``,
+        - ``cu_seqlens_q`` and ``cu_seqlens_kv`` ``[batch + 1]`` int32: where the queries and the
+          keys of each sequence begin, the first at 0, and where the last one's end, at the totals.
+          Others are clamped, and what belongs to no sequence is not written,
+        - ``bias`` ``[num_qo_heads, width]`` float32, by distance + width // 2: the last column of a
+          sequence is at distance 0 from its last row. A width of twice the longest sequence less 1
+          holds all distances; those beyond its ends read what is there,
+        - ``lse`` ``[total_q, num_qo_heads]``.
     """
     require_indexable(spec, shape)
+    if spec.is_packed and not isinstance(shape, PackedShape):
+        shape = PackedShape.fresh()
     elementary = elementary_of(elementary)
     dtype = spec.dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
-    mask = LengthMask(mask_of(spec), LQ, LKV)
+    packed, N, W = spec.is_packed, shape.num_offsets, shape.bias_width
+    rows, columns = ((LQ,), (LKV,)) if packed else ((B, LQ), (B, LKV))
 
-    def column_valid(column, valid_len):
-        """Whether some row may see ``column``: the ends never move left from row to row."""
-        begin, _ = mask.columns(0, valid_len)
-        _, end = mask.columns(LQ - 1, valid_len)
-        return keep((begin, end), column)
-
-    def is_written(row, valid_len):
-        return spec.padding_output == "zero" or mask.no_padding(row, valid_len)
+    def written(layout, sequence, row):
+        """Whether there is such a row of the output, and it is not left as it is."""
+        everywhere = spec.padding_output == "zero" and not packed
+        return everywhere or layout.mask(sequence).no_padding(row)
 
     def score_of_pair(dot, bias):
         return score(elementary, spec, dot, bias if spec.bias else None)
 
     @T.prim_func(s_tir=True)
     def main(
-        q: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
-        k: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
-        v: T.Buffer((B, LKV, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
-        valid_lens: T.Buffer((B,), "int32"),  # [batch]
-        bias: T.Buffer((HQ, LQ + LKV - 1), "float32"),  # [num_qo_heads, qo_len + kv_len - 1]
-        output: T.Buffer((B, LQ, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
-        lse: T.Buffer((B, LQ, HQ), spec.lse_type),  # [batch, qo_len, num_qo_heads]
+        q: T.Buffer((*rows, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
+        k: T.Buffer((*columns, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
+        v: T.Buffer((*columns, HKV, D), dtype),  # [batch, kv_len, num_kv_heads, head_dim]
+        valid_lens: T.Buffer((B,), "int32"),  # [batch], where sequences are padded
+        cu_seqlens_q: T.Buffer((N,), "int32"),  # [batch + 1], where they are packed
+        cu_seqlens_kv: T.Buffer((N,), "int32"),  # [batch + 1]
+        bias: T.Buffer((HQ, W), "float32"),  # [num_qo_heads, qo_len + kv_len - 1]
+        output: T.Buffer((*rows, HQ, D), dtype),  # [batch, qo_len, num_qo_heads, head_dim]
+        lse: T.Buffer((*rows, HQ), spec.lse_type),  # [batch, qo_len, num_qo_heads]
     ):
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+        layout = T.meta_var(layout_of(spec, shape, valid_lens, cu_seqlens_q, cu_seqlens_kv))
         dot = T.sblock_alloc_buffer((B, HQ, LQ, LKV), "float32")
         scores = T.sblock_alloc_buffer((B, HQ, LQ, LKV), "float32")
         row_max = T.sblock_alloc_buffer((B, HQ, LQ), "float32")
@@ -104,14 +117,14 @@ def plain_attention(
                 with T.init():
                     dot[vb, vh, vi, vj] = T.float32(0)
                 dot[vb, vh, vi, vj] = dot[vb, vh, vi, vj] + T.cast(
-                    q[vb, vi, vh, vd], "float32"
-                ) * T.cast(k[vb, vj, vh // G, vd], "float32")
+                    q[layout.query(vb, vi, vh, vd)], "float32"
+                ) * T.cast(k[layout.key(vb, vj, vh // G, vd)], "float32")
         for b, h, i, j in T.grid(B, HQ, LQ, LKV):
             with T.sblock("scores"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
                 scores[vb, vh, vi, vj] = T.Select(
-                    mask.kept(vi, vj, valid_lens[vb]),
-                    score_of_pair(dot[vb, vh, vi, vj], bias[vh, vj - vi + (LQ - 1)]),
+                    layout.mask(vb).kept(vi, vj),
+                    score_of_pair(dot[vb, vh, vi, vj], bias[vh, layout.bias(vb, vi, vj)]),
                     T.float32(MASKED_SCORE),
                 )
         for b, h, i, j in T.grid(B, HQ, LQ, LKV):
@@ -136,7 +149,9 @@ def plain_attention(
         for b, h, j, d in T.grid(B, HKV, LKV, D):
             with T.sblock("values"):
                 vb, vh, vj, vd = T.axis.remap("SSSS", [b, h, j, d])
-                values[vb, vh, vj, vd] = value(column_valid(vj, valid_lens[vb]), v[vb, vj, vh, vd])
+                values[vb, vh, vj, vd] = value(
+                    layout.mask(vb).shown(vj, LQ - 1), v[layout.key(vb, vj, vh, vd)]
+                )
         for b, h, i, d, j in T.grid(B, HQ, LQ, D, LKV):
             with T.sblock("acc"):
                 vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
@@ -148,10 +163,10 @@ def plain_attention(
         for b, i, h, d in T.grid(B, LQ, HQ, D):
             with T.sblock("output"):
                 vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
-                if is_written(vi, valid_lens[vb]):
-                    output[vb, vi, vh, vd] = T.cast(
+                if written(layout, vb, vi):
+                    output[layout.output(vb, vi, vh, vd)] = T.cast(
                         value(
-                            mask.row_valid(vi, valid_lens[vb]),
+                            layout.mask(vb).row_valid(vi),
                             acc[vb, vh, vi, vd] / row_sum[vb, vh, vi],
                         ),
                         dtype,
@@ -159,16 +174,17 @@ def plain_attention(
         for b, i, h in T.grid(B, LQ, HQ):
             with T.sblock("lse"):
                 vb, vi, vh = T.axis.remap("SSS", [b, i, h])
-                if is_written(vi, valid_lens[vb]):
-                    lse[vb, vi, vh] = stored_lse(
+                if written(layout, vb, vi):
+                    lse[layout.output(vb, vi, vh)] = stored_lse(
                         elementary,
                         spec.lse_type,
-                        mask.row_valid(vi, valid_lens[vb]),
+                        layout.mask(vb).row_valid(vi),
                         row_max[vb, vh, vi],
                         defined_sum(row_sum[vb, vh, vi]),
                     )
 
-    unread = () if spec.bias else (main.params[4],)
+    _, _, _, valid_lens, *offsets, bias, _, _ = main.params
+    unread = [*((valid_lens,) if packed else offsets), *(() if spec.bias else (bias,))]
     return tvm.IRModule({"main": _without(main, unread)})
 
 

@@ -101,6 +101,66 @@ def reference_attention(
     return output, lse
 
 
+def reference_packed_attention(
+    spec: PrefillSpec,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    cu_seqlens_q: np.ndarray,
+    cu_seqlens_kv: np.ndarray,
+    bias: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`reference_attention` of each sequence by itself, where they lie one behind another.
+
+    Parameters
+    ----------
+    spec
+        As there.
+    query : np.ndarray
+        ``[total_q, num_qo_heads, head_dim]``.
+    key, value : np.ndarray
+        ``[total_kv, num_kv_heads, head_dim]``.
+    cu_seqlens_q, cu_seqlens_kv : np.ndarray
+        ``[batch + 1]`` whole numbers: the first position of each sequence, and the end of the last.
+    bias : np.ndarray, optional
+        ``[num_qo_heads, width]``: the entry ``distance + width // 2`` is added, where the last
+        column of a sequence is at distance 0 from its last row; beyond an end, what is there.
+
+    Returns
+    -------
+    output : np.ndarray
+        ``[total_q, num_qo_heads, head_dim]`` float64.
+    lse : np.ndarray
+        ``[total_q, num_qo_heads]`` float64.
+    """
+    output, lse = np.zeros(query.shape), np.zeros(query.shape[:2])
+    for b in range(len(cu_seqlens_q) - 1):
+        rows, columns = (slice(*each[b : b + 2]) for each in (cu_seqlens_q, cu_seqlens_kv))
+        output[rows], lse[rows] = sequence_reference(
+            spec, query[rows], key[columns], value[columns], bias
+        )
+    return output, lse
+
+
+def sequence_reference(
+    spec: PrefillSpec,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    bias: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Output and LSE of one sequence of :func:`reference_packed_attention`."""
+    qo_len, kv_len = len(query), len(key)
+    if bias is not None:
+        distances = np.arange(-(qo_len - 1), kv_len) - (kv_len - qo_len) + bias.shape[1] // 2
+        bias = bias[:, np.clip(distances, 0, bias.shape[1] - 1)]
+    all_valid = np.array([max(qo_len, kv_len)])
+    (output,), (lse,) = reference_attention(
+        spec, query[None], key[None], value[None], all_valid, bias
+    )
+    return output, lse
+
+
 def _relative(
     bias: np.ndarray | None, rows: np.ndarray, columns: np.ndarray, qo_len: int
 ) -> np.ndarray:

@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from .choices import (
     CAUSAL,
     CHOICES,
     MASK_CHOICES,
     OPEN,
+    PADDING,
+    PADDING_OUTPUT,
     RESULT_CHOICES,
     SCORE_CHOICES,
     WINDOW,
@@ -22,6 +24,7 @@ from .choices import (
 from .errors import InvalidShapeError, InvalidSpecError
 
 _PADDED = {"right": "padded", "left": "padded_left"}
+_PACKED = "packed"
 
 #: Names of masks: those that are causal or see all, padded to the one side or the other.
 MASK_MODES = (*_PADDED.values(), *(f"causal_{padded}" for padded in _PADDED.values()))
@@ -68,6 +71,10 @@ class PrefillSpec:
         Of the LSE: ``dtype``, which is meant when absent (and None is what it becomes), or
         ``float32``. Parts that are merged want the latter: 16 bits are off by 4e-3 (float16) or
         3e-2 (bfloat16) for an LSE about 8.
+    layout : str
+        ``padded``: sequences are filled to the length of the longest. ``packed``: they lie one
+        behind another, and offsets say where each begins; rows and columns are then those of a
+        sequence.
     padding : str
         ``right`` or ``left``: the end at which a sequence that is shorter than the batch is filled.
     window : tuple of (int or None)
@@ -77,7 +84,8 @@ class PrefillSpec:
         A scaled score ``x`` becomes ``softcap * tanh(x / softcap)``.
     bias : str, optional
         ``relative``: a float32 tensor ``[num_qo_heads, qo_len + kv_len - 1]``, whose entry
-        ``column - row + qo_len - 1`` is added to the scaled and capped score.
+        ``column - row + qo_len - 1`` is added to the scaled and capped score. Of a packed spec
+        ``[num_qo_heads, width]``: see :func:`~prefilltune.workloads.plain_attention`.
     padding_output : str
         What padding of output and LSE becomes: ``zero`` (0, and the LSE of a row that sees no
         key), or ``untouched``: nothing is written there, and what memory held stays. A row that
@@ -86,7 +94,8 @@ class PrefillSpec:
     Raises
     ------
     InvalidSpecError
-        For a field out of its range, or a ``mask_mode`` besides a padding or a window.
+        For a field out of its range, a ``mask_mode`` besides a padding or a window, or a padding of
+        a packed spec, which has none.
 
     Examples
     --------
@@ -102,12 +111,15 @@ class PrefillSpec:
     'padded_hq12_hkv12_d64_float16_s0.125_outuntouched'
     >>> PrefillSpec(12, 12, 64, padding="left", window=(None, 0)).mask_mode
     'causal_padded_left'
+    >>> str(PrefillSpec(12, 12, 64, layout="packed", window=(None, 0)))
+    'causal_packed_hq12_hkv12_d64_float16_s0.125'
     """
 
     num_qo_heads: int
     num_kv_heads: int
     head_dim: int
     dtype: str
+    layout: str
     padding: str
     window: Window
     sm_scale: float | None
@@ -126,6 +138,7 @@ class PrefillSpec:
         sm_scale: float | None = None,
         lse_dtype: str | None = None,
         *,
+        layout: str | None = None,
         padding: str | None = None,
         window: Sequence[int | None] | None = None,
         softcap: float | None = None,
@@ -151,6 +164,7 @@ class PrefillSpec:
                 f"the LSE of {dtype} attention cannot be {lse_dtype!r}; choose {allowed}"
             )
         chosen = {
+            "layout": layout,
             "padding": padding,
             "window": window,
             "softcap": softcap,
@@ -167,6 +181,12 @@ class PrefillSpec:
             "lse_dtype": None if lse_dtype == dtype else lse_dtype,
             **{each.name: each.checked(given.get(each.name, each.default)) for each in CHOICES},
         }
+        for each in (PADDING, PADDING_OUTPUT) if fields["layout"] == _PACKED else ():
+            if fields[each.name] != each.default:
+                raise InvalidSpecError(
+                    f"{each.name} is {fields[each.name]!r} of a packed layout, where sequences "
+                    "have no padding: leave it out; windows end where a sequence of keys does"
+                )
         for field, value in fields.items():
             object.__setattr__(self, field, value)
 
@@ -175,8 +195,14 @@ class PrefillSpec:
         """The name of the mask: of padding, window and whatever else says which pairs are seen."""
         causal = self.window == CAUSAL
         others = (each for each in MASK_CHOICES if not (causal and each is WINDOW))
-        name = ("causal_" if causal else "") + _PADDED[self.padding]
+        laid_out = _PACKED if self.is_packed else _PADDED[self.padding]
+        name = ("causal_" if causal else "") + laid_out
         return name + "".join(each.suffix(getattr(self, each.name)) for each in others)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether sequences lie one behind another."""
+        return self.layout == _PACKED
 
     @property
     def scale(self) -> float:
@@ -261,12 +287,16 @@ def parse_mask_mode(text: str) -> dict[str, Any]:
     Examples
     --------
     >>> parse_mask_mode("causal_padded_left")
-    {'padding': 'left', 'window': (None, 0)}
+    {'layout': 'padded', 'padding': 'left', 'window': (None, 0)}
     >>> parse_mask_mode("padded_w64-64")
-    {'padding': 'right', 'window': (64, 64)}
+    {'layout': 'padded', 'padding': 'right', 'window': (64, 64)}
+    >>> parse_mask_mode("causal_packed")
+    {'layout': 'packed', 'window': (None, 0)}
     """
     patterns = "".join(each.pattern for each in MASK_CHOICES)
-    found = re.fullmatch(rf"(?P<causal>causal_)?padded(?P<left>_left)?{patterns}", text)
+    found = re.fullmatch(
+        rf"(?P<causal>causal_)?(?:padded(?P<left>_left)?|(?P<packed>packed)){patterns}", text
+    )
     if found is None or (found["causal"] and found["window"]):
         raise InvalidSpecError(
             f"mask mode {text!r} is unknown; choose {', '.join(MASK_MODES)}, or a padding and a "
@@ -274,7 +304,9 @@ def parse_mask_mode(text: str) -> dict[str, Any]:
         )
     chosen = parsed_choices({each.name: found[each.name] for each in MASK_CHOICES})
     window = CAUSAL if found["causal"] else chosen.pop("window", OPEN)
-    return {"padding": "left" if found["left"] else "right", "window": window, **chosen}
+    padding = "left" if found["left"] else "right"
+    laid_out = {"layout": _PACKED} if found["packed"] else {"layout": "padded", "padding": padding}
+    return {**laid_out, "window": window, **chosen}
 
 
 @dataclass(frozen=True)
@@ -307,6 +339,8 @@ class PrefillShape:
     qo_len: int
     kv_len: int | None = None
 
+    num_offsets: ClassVar[int] = 0
+
     def __post_init__(self) -> None:
         if self.kv_len is None:
             object.__setattr__(self, "kv_len", self.qo_len)
@@ -318,6 +352,11 @@ class PrefillShape:
         """``kv_len``, resolved."""
         assert self.kv_len is not None
         return self.kv_len
+
+    @property
+    def bias_width(self) -> int:
+        """How many distances between a row and a column there are: entries of a head's bias."""
+        return self.qo_len + self.num_kv - 1
 
     def __str__(self) -> str:
         return f"b{self.batch}_q{self.qo_len}_kv{self.kv_len}"
@@ -355,6 +394,18 @@ class SymbolicShape:
     qo_len: Any
     num_kv: Any
 
+    num_offsets: ClassVar[int] = 0
+
+    @property
+    def bias_width(self) -> Any:
+        """Entries of a head's bias."""
+        return self.qo_len + self.num_kv - 1
+
+    @property
+    def sizes(self) -> tuple[Any, ...]:
+        """All of them."""
+        return self.batch, self.qo_len, self.num_kv
+
     @classmethod
     def fresh(cls) -> SymbolicShape:
         """New variables, with the names that TVM's own kernel gives them."""
@@ -363,7 +414,45 @@ class SymbolicShape:
         return cls(*(Var(name, "int32") for name in ("batch_size", "qo_len", "kv_len")))
 
 
-def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape) -> None:
+@dataclass(frozen=True, eq=False)
+class PackedShape:
+    """Sizes of packed tensors, all of which a kernel learns at each call.
+
+    Parameters
+    ----------
+    num_offsets : tvm.tirx.Var
+        One more than there are sequences.
+    qo_len, num_kv : tvm.tirx.Var
+        Rows and columns of all sequences together, which no sequence has more of.
+    bias_width : tvm.tirx.Var
+        Entries of a head's bias.
+    """
+
+    num_offsets: Any
+    qo_len: Any
+    num_kv: Any
+    bias_width: Any
+
+    @property
+    def batch(self) -> Any:
+        """Sequences."""
+        return self.num_offsets - 1
+
+    @property
+    def sizes(self) -> tuple[Any, ...]:
+        """All of them."""
+        return self.num_offsets, self.qo_len, self.num_kv, self.bias_width
+
+    @classmethod
+    def fresh(cls) -> PackedShape:
+        """New variables."""
+        from tvm.tirx import Var
+
+        names = ("num_offsets", "total_q", "total_kv", "bias_width")
+        return cls(*(Var(name, "int32") for name in names))
+
+
+def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape | PackedShape) -> None:
     """Refuse tensors whose elements 32-bit indices, which kernels compute with, cannot number.
 
     Of sizes that are learned at a call, the call must see to it.
@@ -373,7 +462,7 @@ def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape) ->
     InvalidShapeError
         If a tensor of the workload has :data:`INDEXABLE` elements or more.
     """
-    if isinstance(shape, SymbolicShape):
+    if not isinstance(shape, PrefillShape):
         return
     positions = shape.qo_len + shape.num_kv - 1
     sizes = [

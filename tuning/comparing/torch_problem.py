@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...workloads import Inputs, PrefillShape, PrefillSpec, empty_lse, pairs
-from ...workloads.arrays import bias_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,7 @@ def draw_problems(
 
     query = draw_heads(shape.qo_len, spec.num_qo_heads)
     key, value = (draw_heads(shape.num_kv, spec.num_kv_heads) for _ in range(2))
-    bias = draw(spec.num_qo_heads, bias_columns(shape)) if spec.bias else None
+    bias = draw(spec.num_qo_heads, shape.bias_width) if spec.bias else None
     return [
         Problem(spec, shape, query, key, value,
                 torch.tensor(lens, dtype=torch.int32, device=device), bias)

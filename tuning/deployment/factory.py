@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...database import Finder, committed_root
-from ...workloads import PrefillSpec, SymbolicShape, masked_baseline
+from ...workloads import InvalidSpecError, PrefillSpec, SymbolicShape, masked_baseline
 from ..backends.resolving import resolve_target
 from ..building.replaying import replay_record
 from ..target import ResolvedTarget
@@ -91,6 +91,11 @@ def sequence_prefill_with_mask(
         h_q, h_kv, d, dtype, mask_mode, sm_scale, lse_dtype,
         padding=padding, window=window, softcap=softcap, bias=bias,
     )  # fmt: skip
+    if spec.is_packed:
+        raise InvalidSpecError(
+            f"mask_mode {mask_mode!r} is of packed sequences, and TVM's function, whose place this "
+            "takes, has padded ones: name a padded mask"
+        )
     resolved = resolve_target(target)
     databases = open_databases(database)
     serving = choose_serving(spec, resolved, databases, on_missing=on_missing, lens=lens)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from tvm.ir import Var
 
 from ..errors import DerivationError
-from .expressions import dtype_of, equal, loads, substituted
+from .expressions import Expr, dtype_of, equal, loads, substituted
 from .stages import Axis, Description, Stage
 
 
@@ -113,6 +113,10 @@ def _axis(stage: Stage, var: Var) -> Axis:
     return next(axis for axis in stage.axes if axis.var.same_as(var))
 
 
+def _all_renamed(exprs: tuple[Expr, ...], names: dict[Var, Var]) -> tuple[Expr, ...]:
+    return tuple(substituted(each, names) for each in exprs)
+
+
 def _renamed(description: Description, names: dict[Var, Var]) -> Description:
     extents: dict[Var, Axis] = {}
     for stage in description.stages:
@@ -130,6 +134,8 @@ def _renamed(description: Description, names: dict[Var, Var]) -> Description:
                 axes=tuple(extents[names[axis.var]] for axis in stage.axes),
                 indices=tuple(names[index] for index in stage.indices),
                 value=substituted(stage.value, names),
+                place=None if stage.place is None else _all_renamed(stage.place, names),
+                where=None if stage.where is None else substituted(stage.where, names),
             )
             for stage in description.stages
         )

@@ -19,6 +19,7 @@ from .lanes import spread
 from .naming import Names
 from .one_pass import OnePass, one_pass
 from .operands import stage_operands
+from .packing import Packing, find_packing
 from .printing import one_pass_text
 from .rings import in_rings
 from .scaling import scale_late
@@ -68,7 +69,7 @@ def derive_online(function: Any, tiling: Tiling, calls: Calls, names: Names) -> 
     """
     found = _find(function)
     passes = _finished_online(_one_pass(found, tiling, names), found, names)
-    nest = tiled(passes, found.roles, found.intervals, tiling, names)
+    nest = tiled(passes, found.roles, found.intervals, tiling, names, found.packing)
     return emit(nest, function.params, function.attrs, calls)
 
 
@@ -120,7 +121,7 @@ def derive_pipelined(
     if pipelining.staged:
         passes = stage_outputs(passes, lambda output: len(output.axes) > len(rows), names)
     passes = spread(passes, names)
-    nest = side_by_side(passes, roles, found.intervals, tiling, names)
+    nest = side_by_side(passes, roles, found.intervals, tiling, names, found.packing)
     nest = in_rings(fuse(nest), pipelining.ring)
     return emit(nest, function.params, function.attrs, calls)
 
@@ -133,6 +134,7 @@ class _Found:
     roles: Roles
     intervals: Intervals
     guard: Expr
+    packing: Packing | None
 
     @property
     def rows(self) -> tuple[Axis, ...]:
@@ -143,7 +145,9 @@ class _Found:
 def _find(function: Any) -> _Found:
     description = unify(inline(read_description(function)))
     roles = find_roles(description)
-    return _Found(description, roles, find_intervals(description, roles), guard_of(description))
+    intervals = find_intervals(description, roles)
+    packing = find_packing(description, roles, intervals)
+    return _Found(description, roles, intervals, guard_of(description), packing)
 
 
 def _one_pass(found: _Found, tiling: Tiling, names: Names) -> OnePass:

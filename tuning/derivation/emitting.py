@@ -8,8 +8,8 @@ from typing import Any
 from tvm import s_tir, tirx
 from tvm.ir import Range, Var
 
-from .expressions import Buffer, Expr, equal, loads, substituted, variables, with_calls
-from .nest import Half, Kept, Nest, Step
+from .expressions import Buffer, Expr, element, equal, loads, substituted, variables, with_calls
+from .nest import Half, Kept, Nest, Search, Step
 from .stages import Axis
 
 #: What stands for calls of TIR's own functions of one argument, by their names.
@@ -30,7 +30,9 @@ def emit(nest: Nest, parameters: Sequence[Buffer], attributes: Any, calls: Calls
 def _tile_of_rows(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any:
     written = {step.buffer for step in nest.steps}
     bound = [value for _, value in nest.bindings]
-    body: list[Any] = [tirx.Bind(var, value) for var, value in nest.bindings]
+    if nest.search is not None:
+        bound.append(nest.search.holds(nest.search.var))
+    buffers, body = _known(nest)
     if nest.before:
         once = [_step(step, None, calls) for step in nest.before]
         if nest.before_where is None:
@@ -49,9 +51,45 @@ def _tile_of_rows(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any
         _regions(nest, nest.steps, [each for each in parameters if each in written]),
         nest.name,
         tirx.SeqStmt(body),
-        alloc_buffers=_allocated(nest.steps, lambda kept: kept is not Kept.WITHIN),
+        alloc_buffers=[
+            *buffers,
+            *_allocated(nest.steps, lambda kept: kept is not Kept.WITHIN),
+        ],
     )
     return _nested(loops, s_tir.SBlockRealize(values, True, block))
+
+
+def _known(nest: Nest) -> tuple[list[Buffer], list[Any]]:
+    """Statements of what a tile of rows knows before anything else, and buffers of theirs."""
+    if nest.search is None:
+        return [], [tirx.Bind(var, value) for var, value in nest.bindings]
+    ends = tirx.decl_buffer((2,), "int32", f"{nest.search.var.name}_ends", scope="local")
+    known = tirx.decl_buffer((len(nest.bindings),), "int32", "known", scope="local")
+    body = _searched(nest.search, ends)
+    for number, (var, value) in enumerate(nest.bindings):
+        # Passes of TVM's put what is bound into what reads it, over and over, unless it is loaded.
+        place = [tirx.const(number, "int32")]
+        body += [tirx.BufferStore(known, value, place), tirx.Bind(var, element(known, place))]
+    return [ends, known], body
+
+
+def _searched(search: Search, ends: Buffer) -> list[Any]:
+    """A search by halves, between two ends."""
+    begin, end = (element(ends, [index]) for index in (_ZERO, _ONE))
+    middle: Any = (begin + end) // 2
+    return [
+        tirx.BufferStore(ends, search.begin, [_ZERO]),
+        tirx.BufferStore(ends, search.end, [_ONE]),
+        tirx.While(
+            end - begin > 1,
+            tirx.IfThenElse(
+                search.holds(middle),
+                tirx.BufferStore(ends, middle, [_ZERO]),
+                tirx.BufferStore(ends, middle, [_ONE]),
+            ),
+        ),
+        tirx.Bind(search.var, begin),
+    ]
 
 
 def _tiles_of_columns(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any:

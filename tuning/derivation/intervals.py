@@ -213,6 +213,8 @@ def _not_above(expr: Any, extent: Expr) -> bool:
         return _not_above(expr.a, extent) or _not_above(expr.b, extent)
     if isinstance(expr, tirx.Max):
         return _not_above(expr.a, extent) and _not_above(expr.b, extent)
+    if isinstance(expr, tirx.Sub) and _not_below_0(expr.b):
+        return _not_above(expr.a, extent)
     if isinstance(expr, tirx.IntImm):
         return expr.value <= (extent if isinstance(extent, int) else 0)
     return same_value(expr, extent)

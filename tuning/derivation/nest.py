@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -82,6 +83,28 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
+class Search:
+    """For the last number from ``begin`` to before ``end`` at which a condition holds.
+
+    It holds at ``begin``, whatever is asked there, and nowhere behind where it does not.
+
+    Parameters
+    ----------
+    var : Var
+        What is bound to the number.
+    begin, end : Expr
+        Of the numbers; there is one.
+    holds : callable
+        From a number to the condition.
+    """
+
+    var: Var
+    begin: Expr
+    end: Expr
+    holds: Callable[[Expr], Expr]
+
+
+@dataclass(frozen=True, eq=False)
 class Half:
     """Steps of a tile of columns that one sblock holds."""
 
@@ -119,6 +142,8 @@ class Nest:
         Whether there is anything to do before, if not always.
     last_first : bool
         Whether the last tiles of rows are begun first.
+    search : Search, optional
+        What a tile of rows does before anything else.
     """
 
     name: str
@@ -133,6 +158,7 @@ class Nest:
     after: tuple[Step, ...]
     before_where: Expr | None = None
     last_first: bool = False
+    search: Search | None = None
 
     @property
     def steps(self) -> tuple[Step, ...]:

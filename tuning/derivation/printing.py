@@ -72,14 +72,14 @@ def _range(roles: Roles, intervals: Intervals) -> list[str]:
 
 
 def _sblock(stage: Stage, axes: Sequence[Axis], extents: dict[Axis, str]) -> list[str]:
-    at = ", ".join(map(str, stage.indices))
+    at = ", ".join(map(str, stage.place or stage.indices))
     place = f"{stage.buffer.name}[{at}]"
     value = stage.value if stage.combine is None else stage.combine(load(stage), stage.value)
     init = [] if stage.init is None else ["with T.init():", f"    {place} = {stage.init}"]
-    block = [
-        f'with T.sblock("{stage.name}"):',
-        *_indented([*init, f"{place} = {value}"], 1),
-    ]
+    stored = [*init, f"{place} = {value}"]
+    if stage.where is not None:
+        stored = [f"if {stage.where}:", *_indented(stored, 1)]
+    block = [f'with T.sblock("{stage.name}"):', *_indented(stored, 1)]
     if not axes:
         return block
     return [_loop(axes, [extents[axis] for axis in axes]), *_indented(block, 1)]

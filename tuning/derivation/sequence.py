@@ -18,16 +18,22 @@ from .lanes import FRAGMENT_COLUMNS, LANE, LANE_COLUMNS, require_fragments
 from .naming import Names
 from .nest import Kept, Nest, Step
 from .one_pass import OnePass
+from .packing import Packing
 from .stages import Axis, Stage
 from .tiling import Place, Tiling, kept_in_loop, place_of
 from .unmasked import SeenByAll
 
 
 def side_by_side(
-    passes: OnePass, roles: Roles, intervals: Intervals, tiling: Tiling, names: Names
+    passes: OnePass,
+    roles: Roles,
+    intervals: Intervals,
+    tiling: Tiling,
+    names: Names,
+    packing: Packing | None = None,
 ) -> Nest:
     """The nest of ``passes``, each step of a tile of columns by itself."""
-    place = place_of(passes, roles, tiling)
+    place = place_of(passes, roles, tiling, packing)
     seen = SeenByAll(intervals, Interval(Var("full_begin", "int32"), Var("full_end", "int32")))
     begin: Any = place.columns.begin
     tiles = Var("tiles", "int32")
@@ -47,6 +53,7 @@ def side_by_side(
         tuple(place.step(s, _kept_behind(roles, s)) for s in passes.after),
         # The last rows of a mask whose end moves see the most: begun first, they end in time.
         last_first=intervals.end_moves and not intervals.begin_moves,
+        search=place.search,
     )
 
 

@@ -66,6 +66,10 @@ class Stage:
         over tiles, if there is an ``init``. Its value is all that it stores.
     within : Expr, optional
         Where there is what an elementwise stage reads: it is 0 elsewhere, and reads nothing.
+    place : tuple of Expr, optional
+        Where an output is stored, if not at ``indices`` as they are.
+    where : Expr, optional
+        Whether an output has the element, if it leaves any out.
     """
 
     name: str
@@ -78,6 +82,14 @@ class Stage:
     is_output: bool = False
     tile: Axis | None = None
     within: Expr | None = None
+    place: tuple[Expr, ...] | None = None
+    where: Expr | None = None
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        """All that it computes, where it stores that included."""
+        others = (*(self.place or ()), self.where)
+        return (self.value, *(each for each in others if each is not None))
 
     @property
     def reduced(self) -> tuple[Axis, ...]:
@@ -140,7 +152,9 @@ def _stage(nest: Any, parameters: Sequence[Buffer]) -> Stage:
             f"{type(nest).__name__} stands where an sblock is asked for: {_ASKED}"
         )
     block = nest.block
-    name, store = block.name_hint, block.body
+    name, store, where = block.name_hint, block.body, None
+    if isinstance(store, tirx.IfThenElse) and store.else_case is None:
+        where, store = store.condition, store.then_case
     if not isinstance(store, tirx.BufferStore):
         raise DerivationError(f"sblock {name!r} holds a {type(store).__name__}: {_ASKED}")
     bound = list(nest.iter_values)
@@ -151,13 +165,20 @@ def _stage(nest: Any, parameters: Sequence[Buffer]) -> Stage:
     axes = tuple(_axis(name, each) for each in block.iter_vars)
     own = {axis.var for axis in axes}
     indices: Any = tuple(store.indices)
-    if not all(isinstance(index, Var) and index in own for index in indices):
-        raise DerivationError(
-            f"sblock {name!r} writes {store.buffer.name}{list(indices)}: each index must be one of "
-            "its iteration variables as it is; shift what it reads instead"
-        )
     output = any(store.buffer.same_as(parameter) for parameter in parameters)
-    stage = Stage(name, axes, store.buffer, indices, store.value, is_output=output)
+    if where is not None and not output:
+        raise DerivationError(
+            f"sblock {name!r} stores only where {where}: outputs alone may leave elements out"
+        )
+    stage = Stage(name, axes, store.buffer, indices, store.value, is_output=output, where=where)
+    if not all(isinstance(index, Var) and index in own for index in indices):
+        if where is None:
+            raise DerivationError(
+                f"sblock {name!r} writes {store.buffer.name}{list(indices)}: each index must be "
+                "one of its iteration variables as it is; shift what it reads instead"
+            )
+        at_axes: Any = tuple(axis.var for axis in axes)
+        stage = replace(stage, indices=at_axes, place=indices)
     return stage if block.init is None else _reduction(stage, block.init.value)
 
 

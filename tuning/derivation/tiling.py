@@ -23,17 +23,20 @@ from .expressions import (
     Load,
     dtype_of,
     element,
-    equal,
+    found,
     loads,
     new_buffer,
     reads,
     substituted,
+    variables,
+    with_equal,
     with_loads,
 )
 from .intervals import Interval, Intervals
 from .naming import Names
-from .nest import Half, Kept, Nest, Step
+from .nest import Half, Kept, Nest, Search, Step
 from .one_pass import OnePass
+from .packing import Packing
 from .stages import Axis, Stage
 
 
@@ -71,14 +74,19 @@ def tiles_of(axis: Axis, size: int) -> Axis:
 
 
 def tiled(
-    passes: OnePass, roles: Roles, intervals: Intervals, tiling: Tiling, names: Names
+    passes: OnePass,
+    roles: Roles,
+    intervals: Intervals,
+    tiling: Tiling,
+    names: Names,
+    packing: Packing | None = None,
 ) -> Nest:
     """The nest of ``passes``, a tile of columns in two halves.
 
     Carried values of a row alone are updated outside of the halves, those with more axes inside,
     where schedules fuse the update with the product that it adds.
     """
-    place = place_of(passes, roles, tiling)
+    place = place_of(passes, roles, tiling, packing)
     closing = passes.closing
 
     def half(rule: str, stages: Sequence[Stage]) -> Half:
@@ -104,25 +112,33 @@ def tiled(
         ),
         place.steps(passes.after),
         before_where=place.columns.begin < place.columns.end,
+        search=place.search,
     )
 
 
-def place_of(passes: OnePass, roles: Roles, tiling: Tiling) -> Place:
+def place_of(passes: OnePass, roles: Roles, tiling: Tiling, packing: Packing | None) -> Place:
     """How the stages of ``passes`` read in a tile."""
     row_tiles = tiles_of(roles.row, tiling.rows)
+    outside = [roles.outer[i] for i in tiling.order or range(len(roles.outer))]
+    if packing is None:
+        outer = (*outside, row_tiles)
+    else:
+        others = (axis for axis in outside if axis is not packing.sequence)
+        outer = (*others, packing.tiles(tiling.rows))
     row, column = Axis(Var("wi", "int32"), tiling.rows), Axis(Var("wj", "int32"), tiling.columns)
     inside = {roles.row: row, roles.column: column}
     return Place(
         passes,
         roles,
-        (*(roles.outer[i] for i in tiling.order or range(len(roles.outer))), row_tiles),
+        outer,
         row,
         column,
         tiling.columns,
         (column.var,),
-        row_tiles.var * tiling.rows,
+        row_tiles.var,
+        packing,
         Interval(Var("begin", "int32"), Var("end", "int32")),
-        _read_once(passes, roles),
+        _known_once(passes, roles, packed=packing is not None),
         {s.buffer: _tile_buffer(s, roles, inside) for s in passes.stages if not s.is_output},
     )
 
@@ -141,12 +157,14 @@ class Place:
         Columns of a tile.
     parts : tuple of Expr
         What adds up to a column within the tile.
-    row_begin : Expr
-        Of the tile.
+    number : Var
+        Of the tile of rows, among those of its sequence.
+    packing : Packing, optional
+        Where sequences lie, if one behind another.
     columns : Interval
         Those of all tiles of columns: variables.
-    bindings : mapping
-        What stands for loads.
+    bindings : tuple of (Var, Expr)
+        What is the same for a tile of rows, in terms of those before it.
     buffers : mapping
         What stands for the buffers of stages.
     """
@@ -158,10 +176,16 @@ class Place:
     column: Axis
     width: int
     parts: tuple[Any, ...]
-    row_begin: Any
+    number: Any
+    packing: Packing | None
     columns: Interval
-    bindings: Mapping[Load, Var]
+    bindings: tuple[tuple[Var, Expr], ...]
     buffers: Mapping[Buffer, Buffer]
+
+    @property
+    def row_begin(self) -> Any:
+        """Of the tile."""
+        return self.number * self.row.extent
 
     def bound(self, intervals: Intervals) -> tuple[tuple[Var, Expr], ...]:
         """What a tile of rows computes once: what is read of parameters, and its columns."""
@@ -169,13 +193,30 @@ class Place:
         begin: Any = self.columns.begin
         end: Any = self.columns.end
         return (
-            *((var, load) for load, var in self.bindings.items()),
+            *self.bindings,
+            *self._number(),
             (begin, self.once(visited.begin)),
             (end, self.once(visited.end)),
         )
 
+    @property
+    def search(self) -> Search | None:
+        """For the sequence that a tile of rows is of."""
+        if self.packing is None:
+            return None
+        return self.packing.search(self.outer[-1].var, self.row.extent)
+
+    def _number(self) -> tuple[tuple[Var, Expr], ...]:
+        """That of a tile of all, among those of its sequence."""
+        if self.packing is None:
+            return ()
+        first = self.packing.number(self.packing.sequence.var, self.row.extent)
+        tile: Any = self.outer[-1].var
+        # A sequence that does not begin where the one before ends may have no tile before this.
+        return ((self.number, tirx.max(tile - self.once(first), 0)),)
+
     def once(self, expr: Expr) -> Expr:
-        """``expr`` with variables for what is read once."""
+        """``expr`` with variables for what is known once."""
         return _with_bindings(expr, self.bindings)
 
     def steps(self, stages: Sequence[Stage], kept: Kept = Kept.ROW) -> tuple[Step, ...]:
@@ -190,7 +231,10 @@ class Place:
             value = tirx.if_then_else(self.expr(stage.within), value, zero)
         if stage.is_output:
             buffer, where = stage.buffer, self.row_begin + self.row.var < self.roles.row.extent
-            indices = tuple(self.expr(index) for index in stage.indices)
+            if stage.where is not None:
+                own = self.expr(stage.where)
+                where = own if stage.place is not None else tirx.all(where, own)
+            indices = tuple(self.expr(index) for index in stage.place or stage.indices)
         else:
             buffer, where = self.buffers[stage.buffer], None
             indices = self._local(stage.indices)
@@ -278,28 +322,41 @@ def _tile_buffer(stage: Stage, roles: Roles, inside: Mapping[Axis, Axis]) -> Buf
     return new_buffer(shape, dtype_of(stage.buffer), stage.name)
 
 
-def _read_once(passes: OnePass, roles: Roles) -> dict[Load, Var]:
-    """Integers of parameters that are the same for a tile of rows, with variables for them."""
+def _known_once(passes: OnePass, roles: Roles, *, packed: bool) -> tuple[tuple[Var, Expr], ...]:
+    """Integers of parameters that are the same for a tile of rows, with variables for them.
+
+    Where sequences are packed, their beginnings and lengths, clamped, are known once too.
+    """
     made = {stage.buffer for stage in passes.stages}
-    bindings: dict[Load, Var] = {}
-    for stage in passes.stages:
-        for load in loads(stage.value):
-            once = all(_among(index, roles.outer) for index in load.indices)
-            integer = dtype_of(load) == "int32" and load.source not in made
-            if once and integer and _with_bindings(load, bindings).same_as(load):
-                bindings[load] = Var(load.source.name, "int32")
-    return bindings
+    inner = {axis.var for stage in passes.stages for axis in stage.axes if axis not in roles.outer}
+    exprs = [expr for stage in passes.stages for expr in stage.exprs]
+    bindings: list[tuple[Var, Expr]] = []
+
+    def once(expr: Expr) -> bool:
+        of_parameters = all(load.source not in made for load in loads(expr))
+        return of_parameters and not any(var in inner for var in variables(expr))
+
+    for load in (load for expr in exprs for load in loads(expr)):
+        if (
+            once(load)
+            and dtype_of(load) == "int32"
+            and _with_bindings(load, bindings).same_as(load)
+        ):
+            bindings.append((Var(load.source.name, "int32"), load))
+    for clamped in (each for expr in exprs if packed for each in found(expr, tirx.Max)):
+        if once(clamped) and loads(clamped):
+            value = _with_bindings(clamped, bindings)
+            if isinstance(value, tirx.Max):
+                bindings.append((Var("clamped", "int32"), value))
+    return tuple(bindings)
 
 
 def _among(index: Expr, axes: Sequence[Axis]) -> bool:
     return any(axis.var.same_as(index) for axis in axes)
 
 
-def _with_bindings(expr: Expr, bindings: Mapping[Load, Var]) -> Expr:
+def _with_bindings(expr: Expr, bindings: Sequence[tuple[Var, Expr]]) -> Expr:
     """``expr`` with variables for what is bound to them."""
-
-    def changed(load: Load) -> Expr:
-        known = (var for each, var in bindings.items() if equal(each, load))
-        return next(known, load)
-
-    return with_loads(expr, changed)
+    for var, bound in bindings:
+        expr = with_equal(expr, bound, var)
+    return expr

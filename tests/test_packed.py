@@ -1,0 +1,163 @@
+"""Packed sequences: descriptions against the reference, and what offsets may be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+
+from prefilltune.tuning.derivation import PipelinedTiles, online_attention, pipelined_attention
+from prefilltune.workloads import (
+    TOLERANCE,
+    InvalidSpecError,
+    PrefillShape,
+    PrefillSpec,
+    Tiles,
+    make_inputs,
+    max_error,
+    numpy_dtype,
+    plain_attention,
+    reference_attention,
+    reference_packed_attention,
+)
+from prefilltune.workloads.elementary import POLYNOMIALS
+from prefilltune.workloads.pairs import valid_positions
+
+SPEC = PrefillSpec(4, 2, 6, "float32", layout="packed")
+SHAPE, LENS = PrefillShape(5, 11), np.array([7, 0, 1, 11, 4])
+
+WRONG_OFFSETS = (
+    [0, 5, 3, 9], [-7, 2, 99, 99], [4, 6, 8, 9], [0, 1, 2, 3], [9, 9, 0, 0], [0, 0, 0, 2**31 - 1],
+    [-(2**31), -1, 4, 9],
+)  # fmt: skip
+
+DESCRIPTIONS = {
+    "plain": plain_attention,
+    "online": partial(online_attention, tiles=Tiles(q_tile=4, kv_tile=3)),
+    "pipelined": partial(
+        pipelined_attention, tiles=PipelinedTiles(q_tile=4, kv_tile=8), elementary=POLYNOMIALS
+    ),
+    "staged": partial(
+        pipelined_attention,
+        tiles=PipelinedTiles(q_tile=4, kv_tile=8, staged_output=True),
+        elementary=POLYNOMIALS,
+    ),
+}
+
+
+def kernel_of(form: str, spec: PrefillSpec) -> Any:
+    module = DESCRIPTIONS[form](spec, SHAPE)
+    return tvm.compile(module, target=tvm.target.Target("llvm"))["main"]
+
+
+def run(kernel: Any, spec: PrefillSpec, *arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    query = arguments[0]
+    output = np.full(query.shape, np.nan, query.dtype)
+    lse = np.full(query.shape[:2], np.nan, numpy_dtype(spec.lse_type))
+    tensors = [tvm.runtime.tensor(each) for each in (*arguments, output, lse)]
+    kernel(*tensors)
+    return tensors[-2].numpy(), tensors[-1].numpy()
+
+
+def assert_right(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: np.ndarray) -> None:
+    inputs = make_inputs(spec, shape, lens, 0)
+    found = run(kernel, spec, *inputs.arguments)
+    for actual, expected in zip(
+        found, reference_packed_attention(spec, *inputs.arguments), strict=True
+    ):
+        assert max_error(actual, expected) <= TOLERANCE[spec.dtype]
+
+
+@pytest.mark.parametrize("form", DESCRIPTIONS)
+def test_every_batch_total_and_length(form: str) -> None:
+    spec = replace(SPEC, window=(5, 2), softcap=3.0, bias="relative")
+    kernel = kernel_of(form, spec)
+    assert_right(kernel, spec, SHAPE, LENS)
+    assert_right(kernel, spec, PrefillShape(3, 9, 5), np.array([9, 2, 6]))
+    assert_right(kernel, spec, PrefillShape(3, 5, 9), np.array([0, 8, 9]))
+    assert_right(kernel, spec, PrefillShape(1, 13), np.array([13]))
+    assert_right(kernel, spec, PrefillShape(40, 6), np.arange(40) % 7)
+
+
+@pytest.mark.parametrize("window", [(None, None), (None, 0), (2, None)], ids=str)
+@pytest.mark.parametrize("form", ["online", "pipelined"])
+def test_every_kind_of_mask(form: str, window: tuple[int | None, int | None]) -> None:
+    spec = replace(SPEC, window=window)
+    assert_right(kernel_of(form, spec), spec, SHAPE, LENS)
+
+
+def test_packed_is_what_padded_is() -> None:
+    spec = replace(SPEC, window=(3, 1), bias="relative")
+    packed = make_inputs(spec, SHAPE, LENS, 0)
+    padded = make_inputs(replace(spec, layout="padded"), SHAPE, LENS, 0)
+    rows = valid_positions(spec, LENS, SHAPE.qo_len)
+    for one, other in zip(
+        reference_packed_attention(spec, *packed.arguments),
+        reference_attention(replace(spec, layout="padded"), *padded.arguments),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other[rows])
+
+
+@pytest.mark.parametrize("form", DESCRIPTIONS)
+def test_what_is_not_finite_stays_within_its_sequence(form: str) -> None:
+    inputs = make_inputs(SPEC, SHAPE, LENS, 0)
+    kernel, begin, end = kernel_of(form, SPEC), 7, 8
+    expected = reference_packed_attention(SPEC, *inputs.arguments)
+    for array in (inputs.query, inputs.key, inputs.value):
+        array[begin:end] = np.nan
+    for actual, other in zip(run(kernel, SPEC, *inputs.arguments), expected, strict=True):
+        assert np.isnan(actual[begin:end]).all()
+        clean = np.r_[0:begin, end : len(actual)]
+        assert max_error(actual[clean], other[clean]) <= TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("form", ["online", "pipelined"])
+def test_wrong_offsets_lead_nowhere_else(form: str) -> None:
+    """Nothing beside the tensors is read or written: what lies there is kept, and is NaN."""
+    kernel = kernel_of(form, SPEC)
+    for offsets in WRONG_OFFSETS:
+        assert_within(kernel, offsets)
+
+
+def assert_within(kernel: Any, offsets: list[int]) -> None:
+    total, guard = 9, 48
+    shapes = [(total, 4, 6), (total, 2, 6), (total, 2, 6), (total, 4, 6), (total, 4)]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    memory = [_aligned(size + 2 * guard) for size in sizes]
+    views = [
+        each[guard : guard + size].reshape(shape)
+        for each, size, shape in zip(memory, sizes, shapes, strict=True)
+    ]
+    for each in views:
+        each[...] = 1.0
+    cu_seqlens = tvm.runtime.tensor(np.array(offsets, np.int32))
+    query, key, value, output, lse = (tvm.runtime.from_dlpack(each) for each in views)
+    kernel(query, key, value, cu_seqlens, cu_seqlens, output, lse)
+    assert np.isfinite(views[3]).all()
+    assert np.isfinite(views[4]).all()
+    for each, size in zip(memory, sizes, strict=True):
+        assert np.isnan(each[:guard]).all()
+        assert np.isnan(each[guard + size :]).all()
+
+
+def _aligned(size: int) -> np.ndarray:
+    """NaNs from a multiple of 64 bytes on."""
+    held = np.full(size + 16, np.nan, np.float32)
+    first = -held.ctypes.data % 64 // 4
+    return held[first : first + size]
+
+
+def test_a_packed_spec() -> None:
+    spec = PrefillSpec(4, 2, 64, mask_mode="causal_packed", softcap=30)
+    assert str(spec) == "causal_packed_hq4_hkv2_d64_float16_s0.125_cap30.0"
+    assert PrefillSpec.parse(str(spec)) == spec
+    assert spec == PrefillSpec(4, 2, 64, layout="packed", window=(None, 0), softcap=30)
+    with pytest.raises(InvalidSpecError, match="padding is 'left' of a packed layout"):
+        PrefillSpec(4, 2, 64, layout="packed", padding="left")
+    with pytest.raises(InvalidSpecError, match="says the layout"):
+        PrefillSpec(4, 2, 64, mask_mode="padded", layout="packed")
