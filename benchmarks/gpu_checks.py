@@ -2,8 +2,9 @@
 
     python benchmarks/gpu_checks.py --output docs/measurements/gpu_checks.json
 
-Runs ``tests/gpu``, then kernels of every CUDA space and way of pipelining under compute-sanitizer's
-memcheck and racecheck, and writes what came of it with device, driver and versions.
+Runs ``tests/gpu``, and beside them kernels of every CUDA space and way of pipelining under
+compute-sanitizer's memcheck and racecheck, and writes what came of it with device, driver and
+versions.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _SOME = 8
 # That a persistent grid is for: fewer than there are tiles, so that a block computes several.
 _MULTIPROCESSORS = 3
 # What variants say besides sizes.
-_STRUCTURE = ("overlap", "ring", "exchange", "alternate", "persistent")
+_STRUCTURE = ("overlap", "ring", "exchange", "alternate", "persistent", "producer")
 _AT_A_TIME = 8
 _TIMEOUT = 300
 
@@ -68,10 +69,11 @@ def main() -> None:
     found: dict[str, Any] = {
         "device": backend_of("cuda").device_name(),
         "versions": backend_of("llvm").versions(),
-        "tests": _tests(),
+        "tests": {},
         "sanitizer": [],
     }
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(_AT_A_TIME) as pool:
+        tests = pool.submit(_tests)
         built = [
             (row, build_library(module, target.target, f"{folder}/{number}.so"))
             for number, (row, module) in enumerate(_kernels(target))
@@ -83,10 +85,16 @@ def main() -> None:
         for row, tools in running:
             found["sanitizer"].append(row | {tool: done.result() for tool, done in tools.items()})
             print(json.dumps(found["sanitizer"][-1]), flush=True)
-            if arguments.output:  # what there is, should the machine be taken away
-                arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            _keep(found, arguments.output)  # what there is, should the machine be taken away
+        found["tests"] = tests.result()
+    _keep(found, arguments.output)
     if not arguments.output:
         print(json.dumps(found, indent=1))
+
+
+def _keep(found: dict[str, Any], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _kernels(target: ResolvedTarget) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -112,6 +120,7 @@ def _tests() -> dict[str, int]:
     """How many of the tests for a GPU passed, failed and were skipped."""
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         command = [sys.executable, "-m", "pytest", "tests/gpu", f"--junit-xml={report.name}"]
+        command += ["-n", "logical", "--maxprocesses", "32", "--dist", "worksteal"]
         subprocess.run(command, check=False)
         (suite,) = ElementTree.parse(report.name).iter("testsuite")
     tests, failed, errors, skipped = (
