@@ -201,7 +201,8 @@ def _case(comparison: Comparison, device: int, key: TargetKey) -> dict[str, Any]
 
 def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
     work = comparison.tuned_gflops * comparison.tuned_ms / unit_of(comparison).gflops
-    peer = comparison.peers.get(row.key)
+    peer, cold = comparison.peers.get(row.key), comparison.cold_ms.get("tuned")
+    over_cold = None if row.cold_ms is None or cold is None else row.cold_ms / cold
     return {
         "name": row.name,
         "kind": row.kind or ("tuned" if row.key == "tuned" else "tvm"),
@@ -209,6 +210,8 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
         "spread": _digits(comparison.spread_ms.get(row.key)),
         "rate": None if row.ms is None else _digits(work / row.ms),
         "over": None if row.ms is None else _digits(row.ms / comparison.tuned_ms),
+        "cold_ms": _digits(row.cold_ms),
+        "over_cold": _digits(over_cold),
         "error": None if peer is None else _digits(peer.max_abs_error),
         "remark": row.remark,
         "none": "" if row.ms is not None else row.without_time,

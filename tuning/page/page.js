@@ -205,12 +205,17 @@
     const device = data.devices[found.device], record = data.records[found.record];
     const own = found.rows[0];
     const table = el("table", { class: "sortable" }, el("caption", { class: "sr-only" }, "Everything that was timed"), el("thead", {}, el("tr")), el("tbody"));
+    const cold = found.rows.some((row) => row.cold_ms !== null) ? [
+      { title: "cold ms", value: (r) => r.cold_ms, cell: (r) => figure(digits(r.cold_ms, 4), r.cold_ms) },
+      { title: "tuned is, cold", value: (r) => r.over_cold, cell: (r) => r.kind === "tuned" ? el("td") : figure(times(r.over_cold), r.over_cold) },
+    ] : [];
     sortable(table, [
       { title: "kernel", left: true, value: (r) => r.name, cell: (r) => el("th", { scope: "row" }, r.name + (r.remark ? ` (${r.remark})` : "")) },
       { title: "ms", value: (r) => r.ms, cell: (r) => figure(r.none || digits(r.ms, 4), r.ms) },
       { title: "spread", value: (r) => r.ms && r.spread / r.ms, cell: (r) => figure(r.ms && r.spread !== null ? (100 * r.spread / r.ms).toFixed(1) + "%" : "", r.spread) },
       { title: device.unit, value: (r) => r.rate, cell: (r) => figure(digits(r.rate), r.rate) },
       { title: "tuned is", value: (r) => r.over, cell: (r) => r.kind === "tuned" ? el("td") : figure(times(r.over), r.over) },
+      ...cold,
       { title: "error", value: (r) => r.error, cell: (r) => figure(r.error === null ? "" : r.error.toExponential(1), r.error) },
     ])(found.rows);
     return [
@@ -342,9 +347,9 @@
   // ---- downloads: of the cases that are shown ---------------------------------------------------
   const quoted = (value) => /[",\n]/.test(String(value ?? "")) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? "");
   function csv() {
-    const columns = ["case", "device", "target", "lengths", "dtype", "kernel", "kind", "ms", "spread_ms", "rate", "unit", "tuned_is_faster_by", "max_abs_error", "remark", "limit", "record"];
+    const columns = ["case", "device", "target", "lengths", "dtype", "kernel", "kind", "ms", "spread_ms", "rate", "unit", "tuned_is_faster_by", "cold_ms", "tuned_is_faster_by_cold", "max_abs_error", "remark", "limit", "record"];
     const lines = shown.flatMap((each) => each.rows.map((row) => [each.name, data.devices[each.device].device, data.devices[each.device].target, each.lens, each.dtype, row.name, row.kind,
-      row.ms, row.spread, row.rate, data.devices[each.device].unit, row.over, row.kind === "tuned" ? each.error : row.error, row.remark, each.limit, each.record]));
+      row.ms, row.spread, row.rate, data.devices[each.device].unit, row.over, row.cold_ms, row.over_cold, row.kind === "tuned" ? each.error : row.error, row.remark, each.limit, each.record]));
     return [columns, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
   }
   const json = () => JSON.stringify(shown.map((each) => ({ ...each, device: data.devices[each.device].device, target: data.devices[each.device].target, unit: data.devices[each.device].unit })), null, 1);
