@@ -10,7 +10,8 @@ import pytest
 from cuda_schedules import proposals
 from machine_code import compile_device
 from tvm import tirx
-from tvm.s_tir import Schedule
+from tvm.ir import Range
+from tvm.s_tir import SBlock, SBlockRealize, Schedule
 from tvm.sym.analyzer import Analyzer
 
 from prefilltune.tuning.backends.resolving import resolve_target
@@ -19,6 +20,7 @@ from prefilltune.tuning.errors import PipelineError
 from prefilltune.tuning.intrinsics.registers import left_over
 from prefilltune.tuning.pipeline import ALTERNATE, BULK, PERSISTENT, pipeline
 from prefilltune.tuning.pipeline.persistent import item_of, turns_of
+from prefilltune.tuning.pipeline.without_keys import without_keys
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
@@ -83,16 +85,33 @@ def test_rings_go_on_from_tile_to_tile() -> None:
 
 def test_a_producer_loads_and_the_others_compute() -> None:
     text = _pipelined(producer=True)
-    before, compute, load = re.split(r"if warp < 8:|\n +else:\n(?= +T.cuda.func_call)", text)
+    before, compute, others = re.split(r"if warp < 8:|\n +else:\n(?= +T.cuda.func_call)", text)
     assert '"prefill_ring_load' not in before + compute
-    assert load.count('"prefill_ring_load') == 4  # a tile's first keys, its query, keys and values
-    assert "prefill_wait_product" not in load
+    assert "prefill_wait_product" not in others
     assert '"prefill_registers_inc_240"' in compute
-    assert '"prefill_registers_dec_24"' in load
+    assert '"prefill_registers_dec_24"' in others
     assert 'thread="threadIdx.z"' not in compute.split("for turn in")[1]
     # All rows of a thread at once, and none asks which threads are there.
     assert '"prefill_quad_max"' in compute
     assert "T.axis.reduce(4, lane)" not in compute
+    # One warp loads: a tile's first keys, its query, keys and values. Others write what is empty.
+    write, load = others.split("else:")
+    assert load.count('"prefill_ring_load') == 4
+    assert re.findall(r"(?:output|lse)\[.*?\] = (.*)", write) == [
+        "T.bfloat16(0.0)",
+        "T.bfloat16(-338953138925153547590470800371487866880.0)",
+    ]
+
+
+def test_a_tile_without_keys_is_given_constants() -> None:
+    computed = tirx.decl_buffer((4,), "float32", name="computed")
+    output = tirx.decl_buffer((4,), "float32", name="output")
+    i = tirx.IterVar(Range(0, 4), tirx.Var("i", "int32"), tirx.IterVar.DataPar)
+    value = computed[i.var] + tirx.const(1.0, "float32")
+    store = tirx.BufferStore(output, value, [i.var])
+    block = SBlock([i], [], [], "output", store)
+    with pytest.raises(PipelineError, match="output has no constant for rows that attend to noth"):
+        without_keys([SBlockRealize([tirx.const(0, "int32")], True, block)])
 
 
 @pytest.mark.parametrize(

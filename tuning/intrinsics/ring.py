@@ -58,7 +58,7 @@ _LOAD = """
 __device__ __forceinline__ void {name}(
     void* barriers, int slot, int turn, void* tile, unsigned long long map, int row, int head,
     int batch) {{
-  if ({first}) {{
+  {only}{{
     unsigned arrived = {address}(barriers) + {slot_bytes} * slot;
     if (turn > 0) {{
 {wait}    }}
@@ -71,8 +71,7 @@ __device__ __forceinline__ void {name}(
                    :: "r"(panel), "l"(map), "r"(arrived), "r"(column), "r"(head), "r"(row),
                       "r"(batch) : "memory");
   }}
-  __syncwarp();
-}}
+{meet}}}
 """
 
 _ARRIVED = f"""
@@ -124,9 +123,10 @@ def load_tile(
     place: Any,
     rows: int,
     columns: int,
-    warp: int = 0,
+    *,
+    alone: bool = False,
 ) -> Any:
-    """A call by which a thread of a warp starts to fill a slot, once all have done with its tile.
+    """A call that starts to fill a slot, once every warp has done with what it held.
 
     Parameters
     ----------
@@ -138,14 +138,15 @@ def load_tile(
         Pointer to the tensor map of ``[batch, length, heads, columns]``.
     place : tuple[PrimExpr, PrimExpr, PrimExpr]
         First row, head and batch. Rows outside the tensor become zeros.
-    warp : int
-        Whose first thread starts it.
+    alone : bool
+        Whether one thread calls it, and not all threads of a block.
     """
     width = panel_width(columns)
-    name = f"prefill_ring_load_{rows}x{columns}" + (f"_by{warp}" if warp else "")
+    name = f"prefill_ring_load_{rows}x{columns}" + ("_alone" if alone else "")
     source = _LOAD.format(
         name=name,
-        first=f"threadIdx.x + threadIdx.y == 0 && threadIdx.z == {warp}" if warp else _FIRST,
+        only="" if alone else f"if ({_FIRST}) ",
+        meet="" if alone else "  __syncwarp();\n",
         address=_ADDRESS,
         slot_bytes=SLOT_BYTES,
         wait=_WAIT.format(barrier="arrived + 8", parity="(turn - 1) & 1"),

@@ -30,9 +30,10 @@ from .annotations import (
 from .longest_first import Order
 from .orders import begun_turns, computed, first_loads
 from .outputs import written_by_warps
-from .producer import divided
+from .producer import divided, spread
 from .rings import Ring, begin_rings, rings_of
-from .steps import changed, sequence, substituted, synchronized
+from .steps import at, changed, in_other_terms, sequence, substituted, synchronized
+from .without_keys import without_keys
 
 #: TVM's attribute around memory that is read where no loop and no condition is around: without it,
 #: it refuses to lay out shared memory.
@@ -104,9 +105,9 @@ class _Grid:
                 f"{BULK_ONCE}"
             )
         loop: Any = found[0]
-        producer = int(loop.annotations[BULK]) if PRODUCER in loop.annotations else None
+        consumers = int(loop.annotations[BULK]) if PRODUCER in loop.annotations else None
         loads = [*once, *loop.body.seq[: int(loop.annotations[LOADS])]]
-        rings, barriers = rings_of(loads, producer)
+        rings, barriers = rings_of(loads, consumers)
         binds = [each for each in stmts if isinstance(each, tirx.Bind)]
         others = [each for each in stmts if each is not once[0]]
         return cls(tuple(loops), inner, binds, others, loop, rings, barriers)
@@ -182,7 +183,37 @@ class _Grid:
             return computing
         loading = every(lambda turn: self._all_loads(item(turn), held))
         blocks = int(self.loop.annotations.get(MIN_BLOCKS, 1))
-        return divided([*begun_turns(self.loop), computing], [loading], self._warps, blocks)
+
+        def idle(warp: Any) -> Any:
+            return every(lambda turn: self._if_empty(item(turn), warp))
+
+        return divided([*begun_turns(self.loop), computing], loading, idle, self._warps, blocks)
+
+    def _if_empty(self, item: Any, warp: Any) -> Any:
+        """Write the outputs of a tile that sees no keys, beside those that compute others."""
+        from tvm import tirx
+
+        found, where = self._order.place(item)
+        stmts, known = self._bound(where)
+        steps = [at(self.loop, [each], self.loop.min) for each in without_keys(self.others)]
+        steps = [in_other_terms(each, known) for each in steps]
+        empty = tirx.all(substituted(self.loop.extent, known) <= 0, self._there(known))
+        done = tirx.IfThenElse(empty, spread(steps, warp, self._warps), None)
+        return tirx.SeqStmt([*found, *stmts, done])
+
+    def _there(self, known: dict[Any, Any]) -> Any:
+        """That there is such a tile: always, but TVM knows nothing of what is read."""
+        from tvm import tirx
+
+        return tirx.all(
+            *(
+                tirx.all(
+                    known.get(each.var, each.var) >= 0,
+                    known.get(each.var, each.var) < each.dom.extent,
+                )
+                for each in self.realize.block.iter_vars
+            )
+        )
 
     def _all_loads(self, item: Any, held: Any) -> Any:
         """All loads of a tile of queries, in the order in which their slots become free."""
@@ -248,13 +279,18 @@ class _Grid:
         ]
         other = None if self._produces else self._first_loads(following, tiles, queries)
         either = tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(work), other)
+        if self._produces:  # a tile without keys is another warp's
+            either = sequence(work)
         rest = [either if each is loop else self._shuffled(each) for each in self.others]
         own = [each for each in block.alloc_buffers if not any(map(each.same_as, shared))]
-        # Always so; TVM does not know it of what is read, and would ask for every row of the tile.
-        there = tirx.all(
-            *(tirx.all(each.var >= 0, each.var < each.dom.extent) for each in block.iter_vars)
-        )
-        stmts = tirx.IfThenElse(there, tirx.SeqStmt(written_by_warps(rest)), None)
+        there = self._there({})
+        if self._produces:
+            binds, rest = rest[: len(self.binds)], rest[len(self.binds) :]
+            some = tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(written_by_warps(rest)), None)
+            rest = [*binds, some]
+        else:
+            rest = written_by_warps(rest)
+        stmts = tirx.IfThenElse(there, tirx.SeqStmt(rest), None)
         return s_tir.SBlockRealize(
             [], True,
             s_tir.SBlock(

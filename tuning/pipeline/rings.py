@@ -49,8 +49,8 @@ class Ring:
         The source's tensor map.
     before : PrimExpr, optional
         How many tiles it has held before the first of the loop; none if absent.
-    producer : int, optional
-        The warp that loads, behind those that compute; the first one does if absent.
+    consumers : int, optional
+        Warps that compute, where a thread of none of them loads; all do if absent.
     """
 
     buffer: Any
@@ -61,7 +61,7 @@ class Ring:
     first_slot: int
     map: Any
     before: Any = None
-    producer: int | None = None
+    consumers: int | None = None
 
     def elsewhere(self, values: dict[Any, Any], before: Any) -> Ring:
         """The ring in another run of the loop, which has other values of variables."""
@@ -87,7 +87,7 @@ class Ring:
         pointer = tirx.address_of(self.map)
         call = calls.load_tile(
             self._barriers, self._slot(tile), self._turn(tile), self._tile(tile), pointer,
-            (row, head, batch), self._rows, self._columns, self.producer or 0,
+            (row, head, batch), self._rows, self._columns, alone=self.consumers is not None,
         )  # fmt: skip
         return tirx.Evaluate(call)
 
@@ -109,7 +109,7 @@ class Ring:
 
         row, _, _, end = self._at(tile)
         return tirx.Evaluate(
-            calls.clear_rows(self._tile(tile), end - row, self._rows, self._columns, self.producer)
+            calls.clear_rows(self._tile(tile), end - row, self._rows, self._columns, self.consumers)
         )
 
     def describe_source(self) -> list[Any]:
@@ -162,13 +162,13 @@ class Ring:
         return [substituted(each, values) for each in self.indices]
 
 
-def rings_of(loads: Sequence[Any], producer: int | None = None) -> tuple[list[Ring], Any]:
+def rings_of(loads: Sequence[Any], consumers: int | None = None) -> tuple[list[Ring], Any]:
     """What load steps of a loop are as rings, and the buffer of their barriers.
 
     Parameters
     ----------
-    producer : int, optional
-        The warp that loads, behind those that compute; the first one does if absent.
+    consumers : int, optional
+        Warps that compute, where a thread of none of them loads; all do if absent.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def rings_of(loads: Sequence[Any], producer: int | None = None) -> tuple[list[Ri
     barriers = tirx.decl_buffer((size,), "uint64", name="barriers", scope="shared.dyn")
     rings, slot = [], 0
     for load in loads:
-        ring = replace(_ring(load, barriers, slot), producer=producer)
+        ring = replace(_ring(load, barriers, slot), consumers=consumers)
         rings.append(ring)
         slot += ring.slots
     return rings, barriers

@@ -110,6 +110,13 @@ def substituted(expression: Any, values: dict[Any, Any]) -> Any:
     return function.specialize(values).body.value
 
 
+def in_other_terms(stmt: Any, values: dict[Any, Any]) -> Any:
+    """A statement with values in the place of variables."""
+    from tvm import tirx
+
+    return tirx.PrimFunc(list(values), stmt).specialize(values).body
+
+
 def synchronized() -> Any:
     """A barrier of all threads of a block."""
     from tvm import tirx

@@ -338,12 +338,14 @@ class TensorCoreSpace(DesignSpace):
     def facts(self, spec: PrefillSpec, variant: Variant) -> dict[str, str]:
         s = self._structure(spec, variant)
         copies = f"bulk copies into rings of {s.ring} tiles" if s.ring else "threads copy two tiles"
+        copies += ", by a warpgroup of their own" if s.producer else ""
+        warps = s.warps + WARPGROUP * s.producer
         order = "the value product runs beside the next tile's softmax" if s.overlap else "in turn"
         grid = f"persistent, {s.persistent} multiprocessors" if s.persistent else "a block a tile"
         return {
             "tiles": f"{s.q_tile} query rows by {s.kv_tile} keys",
             "instruction": f"{s.unit}, {s.dtype} into float32",
-            "threads of a block": f"{s.threads} ({s.warps} warps)",
+            "threads of a block": f"{warps * WARP} ({warps} warps)",
             "loads": copies,
             "products": "two warpgroups take turns" if s.alternate else order,
             "grid": grid,
