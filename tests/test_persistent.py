@@ -89,6 +89,13 @@ def test_a_producer_loads_and_the_others_compute() -> None:
     assert '"prefill_ring_load' not in before + compute
     assert "prefill_wait_product" not in others
     assert '"prefill_registers_inc_240"' in compute
+    # The query's slot is free behind the last scores, and not only behind their softmax.
+    for text in compute.split("for step in"):
+        free = re.search(
+            r'if .* == tiles - 1:\n +T.cuda.func_call\("prefill_ring_done".*, 0, ', text
+        )
+        assert free is not None
+        assert text.index("prefill_wait_product") < free.start() < text.index("prefill_exp2")
     assert '"prefill_registers_dec_24"' in others
     assert 'thread="threadIdx.z"' not in compute.split("for turn in")[1]
     # All rows of a thread at once, and none asks which threads are there.

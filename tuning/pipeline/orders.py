@@ -170,6 +170,16 @@ def _free(query: Ring) -> Any:
     return query.done(tirx.const(0, "int32"))
 
 
+def _free_early(loop: Any, query: Ring, tile: Any) -> list[Any]:
+    """Free the query behind the last product that reads it, where others load the next one."""
+    from tvm import tirx
+
+    if PRODUCER not in loop.annotations:
+        return []
+    last = tirx.EQ(tile, loop.min + loop.extent - 1)
+    return [tirx.IfThenElse(last, _free(query), None)]
+
+
 def _overlapped(
     loop: Any,
     rings: Sequence[Ring],
@@ -196,6 +206,7 @@ def _overlapped(
         keys.arrived(begin),
         at(loop, [started], begin),
         keys.done(begin),
+        *_free_early(loop, query, begin),
         *behind,
         at(loop, [*between, operand], begin),
         *values_here(begin, early=True),
@@ -221,6 +232,7 @@ def _overlapped(
         *passed,
         at(loop, [waiting(first, 1)], t),
         keys.done(t),
+        *_free_early(loop, query, t),
         *([at(loop, between[: after - 1], t)] if after > 1 else []),
         *_load(loop, keys, t + ahead),
         *before,
@@ -235,7 +247,7 @@ def _overlapped(
     else:
         last += [
             at(loop, [without(WAIT, second)], end - 1),
-            _free(query),
+            *([] if PRODUCER in loop.annotations else [_free(query)]),
             *following(slice(None, -1) if ahead == values.slots else slice(None)),
             at(loop, [waiting(second, 0)], end - 1),
             values.done(end - 1),
