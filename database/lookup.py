@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -312,6 +313,13 @@ class Finder:
         nearness = {each: tier_for(key, each) for each in (key, *others)}
         taken = [each for each, tier in nearness.items() if tier <= accept or each == key]
         return sorted(taken, key=lambda each: (nearness[each], _level(key, each), str(each)))
+
+    def stores(self, key: TargetKey, accept: Tier) -> Iterator[RecordStore]:
+        """What holds the records of :meth:`targets`; what cannot be read is left out."""
+        for each in self.targets(key, accept):
+            for root in self.roots:
+                with suppress(PrefilltuneError):
+                    yield self._store(root, each)
 
     def family(self, key: TargetKey) -> list[TargetKey]:
         """The other devices of an architecture that some database has records of, by name."""

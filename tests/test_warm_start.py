@@ -10,7 +10,7 @@ import tvm_ffi
 from cuda_schedules import proposals
 from database_fixtures import KEY, filled, small_entry
 
-from prefilltune.database import record_id
+from prefilltune.database import Entry, Finder, TargetKey, Tier, record_id
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.search.warm_start import nearest_trials
@@ -51,6 +51,24 @@ def test_the_nearest_workload_comes_first(tmp_path: Path, target: ResolvedTarget
         (str(PrefillSpec(12, 12, 64, "float16")), "b4_q128_kv128", "full"),
     ]
     assert _tiles(tmp_path, case, records) == [3, 2, 1]
+
+
+def test_records_of_other_targets_are_taken_also_of_the_case_itself(tmp_path: Path) -> None:
+    """The first candidate on a machine that nobody tuned for is that of its level."""
+    case = Case(PrefillSpec(12, 12, 64), PrefillShape(4, 128), parse_lengths("full"))
+
+    def entry(number: int, shape: str) -> Entry:
+        fields = {"spec": str(case.spec), "shape": shape, "space": SPACE, "variant": {"n": number}}
+        return small_entry(number, **fields)
+
+    asked = replace(KEY, levels=("x86-64-v3",))
+    (level,) = asked.portable
+    filled(tmp_path, [entry(0, "b4_q128_kv128"), entry(1, "b1_q128_kv128")], KEY)
+    filled(tmp_path, [entry(2, "b4_q128_kv128"), entry(1, "b1_q128_kv128")], level)
+    filled(tmp_path, [entry(3, "b4_q128_kv128")], TargetKey("llvm", "apple_m1", "8c"))
+    own, *others = Finder([tmp_path]).stores(asked, Tier.OTHER_TARGET)
+    found = nearest_trials(own, case, [SPACE], others)
+    assert [trial.variant["n"] for trial in found] == [2, 3, 1]
 
 
 def test_another_dtype_of_the_same_width_is_near(tmp_path: Path, target: ResolvedTarget) -> None:

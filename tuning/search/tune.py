@@ -7,17 +7,19 @@ import hashlib
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...database import (
     Entry,
+    Finder,
     NotWritableError,
     Provenance,
     RecordStore,
     TargetKey,
+    committed_root,
     rescued_records,
 )
 from ...database.dates import date_now
@@ -120,7 +122,7 @@ def tune_case(
     wish = wish or Wish()
     store.require_writable()  # now rather than after the search
     log.append([])
-    warm = nearest_trials(store, case, spaces)
+    warm = nearest_trials(store, case, spaces, _stores_near(target, root))
     chosen = [SPACES[name] for name in spaces]
     with Search(
         case, target, chosen, log, listener, pool=pool, builders=builders, warm=warm, wish=wish
@@ -145,6 +147,15 @@ def tune_case(
         raise rescued_records(error, {target.key: kept}, root) from error
     kept.sort(key=lambda entry: entry.speed)
     return TuneResult(state, tuple(kept), interrupted, log.path)
+
+
+def _stores_near(target: ResolvedTarget, root: Path) -> Iterator[RecordStore]:
+    """What else has records that the target runs, the nearest first."""
+    finder = Finder([root, committed_root()])
+    own = root / str(target.key)
+    for store in finder.stores(target.key, backend_of(target.kind).furthest):
+        if store.folder != own:
+            yield store
 
 
 def _versions(machine: Machine) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ...database import Entry, RecordStore, shape_distance
@@ -18,7 +18,9 @@ _MOST = 6
 _OTHER_DTYPE = 0.5
 
 
-def nearest_trials(store: RecordStore, case: Case, spaces: Collection[str]) -> list[Trial]:
+def nearest_trials(
+    store: RecordStore, case: Case, spaces: Collection[str], others: Iterable[RecordStore] = ()
+) -> list[Trial]:
     """The fastest records of the workloads nearest to a case, as trials without times.
 
     Near are other shapes, lengths, numbers of heads, and dtypes of the same width.
@@ -26,27 +28,33 @@ def nearest_trials(store: RecordStore, case: Case, spaces: Collection[str]) -> l
     Parameters
     ----------
     store : RecordStore
-        Of the target.
+        That the search is for: of the case itself, its log holds the trials.
     spaces : Collection[str]
         Of which design spaces.
+    others : Iterable[RecordStore]
+        That hold records of the target too, or of targets near to it, the nearest first.
 
     Returns
     -------
     list[Trial]
-        The nearest workload first; of one workload, the fastest first.
+        The nearest workload first; of one workload, that of the nearest target, then the fastest
+        first. Each once.
     """
     found = [
-        (distance, entry.speed, entry)
-        for entry in store.entries
+        (distance, rank, entry.speed, entry)
+        for rank, each in enumerate((store, *others))
+        for entry in each.entries
         if entry.provenance.space in spaces
         and (distance := _distance(entry, case)) is not None
-        and not _is_same(entry, case)
+        and not (each is store and _is_same(entry, case))
     ]
-    found.sort(key=lambda each: each[:2])
-    return [
-        Trial(each.provenance.space, dict(each.provenance.variant), _trace_for(each, case.spec))
-        for _, _, each in found[:_MOST]
-    ]
+    found.sort(key=lambda each: each[:3])
+    distinct: dict[str, Trial] = {}
+    for *_, entry in found:
+        of, trace = entry.provenance, _trace_for(entry, case.spec)
+        trial = Trial(of.space, dict(of.variant), trace)
+        distinct.setdefault(trial.identity, trial)
+    return [*distinct.values()][:_MOST]
 
 
 def _trace_for(entry: Entry, spec: PrefillSpec) -> Any:
@@ -59,7 +67,7 @@ def _trace_for(entry: Entry, spec: PrefillSpec) -> Any:
 
 
 def _is_same(entry: Entry, case: Case) -> bool:
-    """Whether a record is of the case itself, whose trials the log holds."""
+    """Whether a record is of the case itself."""
     of = entry.provenance
     return (of.spec, of.shape, of.lens) == (str(case.spec), str(case.shape), case.lens.text)
 
