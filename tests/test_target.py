@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefilltune.tuning.backends import cuda, llvm
-from prefilltune.tuning.backends.cuda import canonical_device
+from prefilltune.tuning.backends.cuda import CUDA, canonical_device
 from prefilltune.tuning.backends.llvm import LLVM, host_cpu
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.errors import (
@@ -153,6 +153,14 @@ def test_the_gpu_at_hand_is_named_with_its_device(monkeypatch: pytest.MonkeyPatc
     assert str(resolve_target("cuda", arch="sm_90a").key) == "cuda-sm_90a-h100"
     assert str(resolve_target("cuda", arch="sm_80").key) == "cuda-sm_80"
     assert resolve_target("cuda").is_here
+    level = CUDA.at_hand(resolve_target("cuda", arch="sm_80"))
+    assert (str(level.key), level.is_here, level.key.levels) == ("cuda-sm_80", True, ("sm_75",))
+    assert (level.target.attrs["arch"], level.recorded.attrs["arch"]) == ("sm_90a", "sm_80")
+    for target in (level.target, level.recorded):  # a block's, also on GPUs with little of it
+        assert int(target.attrs["max_shared_memory_per_block"]) == 101376
+    assert CUDA.options(level) == ["cuda", "--arch sm_80"]
+    older = CUDA.at_hand(resolve_target("cuda", arch="sm_86"))
+    assert (older.is_here, older.recorded) == (False, None)
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,16 @@ class ResolvedTarget:
     is_here : bool
         Whether this machine has such a processor; of one that is elsewhere the architecture alone
         is known.
+    recorded : tvm.target.Target, optional
+        What records name as their target, where this machine stands in for it: ``target`` is then
+        what its own code is made for.
     """
 
     target: Any
     key: TargetKey
     threads: int
     is_here: bool = True
+    recorded: Any = None
 
     @property
     def kind(self) -> str:

@@ -90,6 +90,10 @@ class Backend(ABC):
     def here(self, key: TargetKey) -> ResolvedTarget | None:
         """The machine at hand, if it is the one that ``key`` names."""
 
+    def at_hand(self, target: ResolvedTarget) -> ResolvedTarget:
+        """The target as the machine at hand measures it."""
+        return target
+
     def options(self, target: ResolvedTarget) -> list[str]:
         """The options by which commands take a target: the text of ``--target`` first, then others.
 

@@ -71,24 +71,35 @@ class Cuda(Backend):
             )
         if not re.fullmatch(r"sm_\d{2,3}[af]?", arch):
             raise InvalidOptionError(f"arch {arch!r} is none of CUDA's; write one such as sm_90a")
-        wanted = {
-            "kind": self.kind,
-            "arch": arch,
-            "max_threads_per_block": 1024,
-            "max_num_threads": 1024,
-            "max_shared_memory_per_block": _shared_memory(arch),
-            "thread_warp_size": 32,
-        }
         device = canonical_device(self.device_name()) if arch == here else ""
         key = TargetKey(self.kind, arch, device, _levels_of(arch))
-        return ResolvedTarget(Target(wanted), key, 1, is_here=arch == here)
+        return ResolvedTarget(Target(_fields_of(arch)), key, 1, is_here=arch == here)
 
     def here(self, key: TargetKey) -> ResolvedTarget | None:
         here = None if cuda_device() is None else self.resolve({}, None, None)
         return here if here is not None and here.key == key else None
 
+    def at_hand(self, target: ResolvedTarget) -> ResolvedTarget:
+        """A level is measured on any GPU that came later, in that GPU's own machine code.
+
+        Its kernels take no more shared memory than all GPUs of the level have.
+        """
+        from tvm.target import Target
+
+        level, here = target.key.arch, _arch_here()
+        if target.is_here or here is None or level not in (levels := _levels_of(here)):
+            return target
+        lower = levels[levels.index(level) + 1 :]
+        fields = {**_fields_of(level), "max_shared_memory_per_block": _least_shared_memory(level)}
+        return ResolvedTarget(
+            Target({**fields, "arch": here}),
+            TargetKey(self.kind, level, "", lower),
+            1,
+            recorded=Target(fields),
+        )
+
     def options(self, target: ResolvedTarget) -> list[str]:
-        arch = [] if target.is_here else [f"--arch {target.key.arch}"]
+        arch = [] if target.key.device else [f"--arch {target.key.arch}"]
         return [self.kind, *arch]
 
     def device_name(self) -> str:
@@ -238,6 +249,18 @@ def _arch_here() -> str | None:
     return f"sm_{major}{minor}" + ("a" if int(major) >= 9 else "")
 
 
+def _fields_of(arch: str) -> dict[str, Any]:
+    """Of TVM's target."""
+    return {
+        "kind": "cuda",
+        "arch": arch,
+        "max_threads_per_block": 1024,
+        "max_num_threads": 1024,
+        "max_shared_memory_per_block": _shared_memory(arch),
+        "thread_warp_size": 32,
+    }
+
+
 def _levels_of(arch: str) -> tuple[str, ...]:
     """The levels whose schedules run on an architecture, the best first."""
     return tuple(level for level in _LEVELS if _number(level) <= _number(arch))
@@ -245,6 +268,12 @@ def _levels_of(arch: str) -> tuple[str, ...]:
 
 def _number(arch: str) -> int:
     return int("".join(filter(str.isdigit, arch)))
+
+
+def _least_shared_memory(level: str) -> int:
+    """What every architecture from a level on has."""
+    later = (each for each in _SHARED_MEMORY if _number(each) >= _number(level))
+    return min(map(_shared_memory, later))
 
 
 def _shared_memory(arch: str) -> int:

@@ -36,8 +36,10 @@ def prepare(wanted: TargetOptions, *, compiler: bool = True, runs: bool = False)
     from ..backends.resolving import resolve_target
 
     resolved = resolve_target(wanted.target, wanted.threads, wanted.arch)
-    if runs and (lacking := backend_of(resolved.kind).lacking_here(resolved)):
-        raise UnsupportedTargetError(lacking)
+    if runs:
+        resolved = backend_of(resolved.kind).at_hand(resolved)
+        if lacking := backend_of(resolved.kind).lacking_here(resolved):
+            raise UnsupportedTargetError(lacking)
     if compiler:
         backend_of(resolved.kind).check_tools()
     return resolved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...database import TargetKey
@@ -108,12 +108,16 @@ def describe_machine(wanted: str, threads: int | None, arch: str | None) -> dict
     """
     target = resolve_target(wanted, threads, arch)
     backend = backend_of(target.kind)
+    target = backend.at_hand(target)
     if backend.is_cpu and (lacking := backend.lacking_here(target)):
         raise UnsupportedTargetError(lacking)
     machine = machine_here(target)
+    recorded = machine.target.recorded
     return {
         "target": json.loads(str(machine.target.target)),
+        "recorded": None if recorded is None else json.loads(str(recorded)),
         "key": str(machine.target.key),
+        "levels": list(machine.target.key.levels),
         "threads": machine.target.threads,
         "is_here": machine.target.is_here,
         "versions": dict(machine.versions),
@@ -132,9 +136,10 @@ def machine_from(data: Any) -> Machine:
     from tvm.target import Target
 
     try:
-        key = TargetKey.parse(data["key"])
+        key = replace(TargetKey.parse(data["key"]), levels=tuple(map(str, data["levels"])))
+        recorded = None if data["recorded"] is None else Target(data["recorded"])
         threads, is_here = int(data["threads"]), bool(data["is_here"])
-        target = ResolvedTarget(Target(data["target"]), key, threads, is_here)
+        target = ResolvedTarget(Target(data["target"]), key, threads, is_here, recorded)
         return Machine(target, dict(data["versions"]), dict(data["device"]))
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
         raise GarbledMessageError(f"{data!r} describes no machine: {error}") from error

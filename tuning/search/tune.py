@@ -197,7 +197,7 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
     return [
         each.entry(
             seconds,
-            target.target,
+            target.recorded or target.target,
             Provenance(
                 spec=str(case.spec),
                 shape=str(case.shape),
