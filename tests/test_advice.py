@@ -373,7 +373,9 @@ def texts(*packages: str) -> Iterator[str]:
 
 def test_every_text_names_a_command_that_there_is() -> None:
     groups = {name: each for name, each in COMMANDS.commands.items() if hasattr(each, "commands")}
-    for text in texts("tuning", "database", "workloads", "torch_op", "benchmarks"):
+    for text in texts(
+        "tuning", "database", "workloads", "torch_op", "transformers_attention", "benchmarks"
+    ):
         for name, rest in re.findall(r"`prefilltune ([a-z]+)(?: ([a-z-]+))?", text):
             assert name in COMMANDS.commands, text
             assert not (name in groups and rest) or rest in groups[name].commands, text

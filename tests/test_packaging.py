@@ -24,7 +24,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     ignore = shutil.ignore_patterns("__pycache__", "work", "trials", ".lock")
-    for name in ("workloads", "tuning", "database", "torch_op"):
+    for name in ("workloads", "tuning", "database", "torch_op", "transformers_attention"):
         shutil.copytree(ROOT / name, sources / name, ignore=ignore)
     done = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(work / "dist"), str(sources)],

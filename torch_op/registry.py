@@ -42,15 +42,24 @@ _served: dict[_Key, list[_Served]] = {}
 
 def register(kernel: Kernel, function: Any) -> None:
     """Let a kernel serve calls, in the place of any that serves the same."""
-    spec = kernel.spec
-    dtype, lse_dtype = getattr(torch, spec.dtype), getattr(torch, spec.lse_dtype)
-    heads = (spec.num_qo_heads, spec.num_kv_heads, spec.head_dim)
-    key = _Key(kernel.device, dtype, lse_dtype, spec.mask_mode, spec.softcap, spec.bias, *heads)
+    spec, key = kernel.spec, _key(kernel.device, kernel.spec)
     served = _of_scale(_served.setdefault(key, []), spec.sm_scale)
     if served is None:
         served = _Served(spec.sm_scale)
         _served[key].append(served)
     served.kernels[kernel.shape] = kernel, function
+
+
+def has_kernel(device: str, spec: Spec) -> bool:
+    """Whether a loaded kernel serves every shape of a spec on a device type."""
+    served = _of_scale(_served.get(_key(device, spec), ()), spec.sm_scale)
+    return served is not None and None in served.kernels
+
+
+def _key(device: str, spec: Spec) -> _Key:
+    dtype, lse_dtype = getattr(torch, spec.dtype), getattr(torch, spec.lse_dtype)
+    heads = (spec.num_qo_heads, spec.num_kv_heads, spec.head_dim)
+    return _Key(device, dtype, lse_dtype, spec.mask_mode, spec.softcap, spec.bias, *heads)
 
 
 def find(

@@ -1,0 +1,351 @@
+"""Models of transformers with prefilltune's attention, against the same models with eager's.
+
+The kernels are the reference, which stands in the place of built ones: what is tested here is which
+of them is called, and with what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from prefilltune.workloads import PrefillSpec, reference_attention
+
+torch: Any = pytest.importorskip("torch", reason="needs the extra [transformers]")
+transformers: Any = pytest.importorskip("transformers", reason="needs the extra [transformers]")
+
+import prefilltune.transformers as prefill  # noqa: E402
+from prefilltune.torch import InvalidArgumentError, InvalidLibraryError, Kernel, registry  # noqa: E402
+from prefilltune.torch import Spec as KernelSpec  # noqa: E402
+from prefilltune.transformers.models import specs_of  # noqa: E402
+
+COMMON = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "pad_token_id": 0,
+}
+DECODER = COMMON | {"num_key_value_heads": 1, "head_dim": 16}
+ROWS, LENGTH = 3, 12
+LENS = (12, 7, 1)
+
+
+def bert(**more: Any) -> Any:
+    return transformers.BertModel(transformers.BertConfig(**COMMON, **more))
+
+
+def xlm_r(**more: Any) -> Any:
+    return transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**COMMON, **more))
+
+
+def modernbert(**more: Any) -> Any:
+    sizes = {"local_attention": 8, "global_attn_every_n_layers": 2}
+    return transformers.ModernBertModel(transformers.ModernBertConfig(**COMMON, **sizes, **more))
+
+
+def qwen3(**more: Any) -> Any:
+    return transformers.Qwen3Model(transformers.Qwen3Config(**DECODER, **more))
+
+
+def mistral(**more: Any) -> Any:
+    return transformers.MistralModel(
+        transformers.MistralConfig(**DECODER, **{"sliding_window": 4, **more})
+    )
+
+
+def gemma3(**more: Any) -> Any:
+    sizes = {
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 9,
+    }
+    return transformers.Gemma3TextModel(transformers.Gemma3TextConfig(**DECODER, **sizes, **more))
+
+
+def embedding_gemma(**more: Any) -> Any:
+    return gemma3(use_bidirectional_attention=True, **more)
+
+
+def gemma2(**more: Any) -> Any:
+    sizes = {"sliding_window": 5, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0}
+    return transformers.Gemma2Model(transformers.Gemma2Config(**DECODER, **sizes, **more))
+
+
+def t5(**more: Any) -> Any:
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    buckets = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 9}
+    config = transformers.T5Config(vocab_size=50, **sizes, **buckets, **more)
+    return transformers.T5EncoderModel(config)
+
+
+MODELS: dict[str, Callable[..., Any]] = {
+    each.__name__: each
+    for each in (bert, xlm_r, modernbert, qwen3, mistral, gemma3, embedding_gemma, gemma2, t5)
+}
+
+
+def reference_kernel(spec: PrefillSpec) -> Callable[..., None]:
+    def kernel(*tensors: Any) -> None:
+        *inputs, output, lse = tensors
+        arrays = (
+            each.float().numpy() if each.is_floating_point() else each.numpy() for each in inputs
+        )
+        for result, computed in zip((output, lse), reference_attention(spec, *arrays), strict=True):
+            result.copy_(torch.from_numpy(computed))
+
+    return kernel
+
+
+def offer(*specs: KernelSpec) -> None:
+    """Let there be kernels that serve every shape of specs."""
+    for spec in specs:
+        scores = {"softcap": spec.softcap, "bias": spec.bias}
+        heads = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim
+        computed = PrefillSpec(*heads, "float32", spec.mask_mode, sm_scale=spec.sm_scale, **scores)
+        registry.register(Kernel("cpu", spec, None, "kernel"), reference_kernel(computed))
+
+
+@pytest.fixture(autouse=True)
+def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_served", {})
+
+
+def enabled(name: str, dtype: Any = torch.float32, **options: Any) -> tuple[Any, prefill.Report]:
+    """A model whose attentions all have kernels, and its report."""
+    model = made(name, dtype)
+    offer(*(spec for specs in specs_of(model) for spec in specs))
+    return model, prefill.enable(model, [], **options)
+
+
+def made(name: str, dtype: Any = torch.float32) -> Any:
+    torch.manual_seed(0)
+    model = MODELS[name]().to(dtype).eval()
+    for parameter in model.parameters():  # as they are made, attention hardly tells keys apart
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def batch(padding: str) -> dict[str, Any]:
+    torch.manual_seed(1)
+    ids = torch.randint(2, 50, (ROWS, LENGTH))
+    positions = torch.arange(LENGTH)
+    lens = torch.tensor(LENS)[:, None]
+    masks = {
+        "right": positions < lens,
+        "left": positions >= LENGTH - lens,
+        "full": torch.ones(ROWS, LENGTH, dtype=torch.bool),
+        "holes": (positions != 3) & (positions < lens),
+        "mixed": torch.where(
+            torch.tensor([[False], [True], [False]]), positions < 7, positions > 4
+        ),
+    }
+    if padding == "none":
+        return {"input_ids": ids}
+    return {"input_ids": ids, "attention_mask": masks[padding].long()}
+
+
+def hidden(model: Any, inputs: dict[str, Any]) -> Any:
+    with torch.inference_mode():
+        return model(**inputs).last_hidden_state
+
+
+def eager(model: Any, inputs: dict[str, Any]) -> Any:
+    model.set_attn_implementation("eager")
+    try:
+        return hidden(model, inputs)
+    finally:
+        model.set_attn_implementation("prefilltune")
+
+
+def assert_as_eager(model: Any, inputs: dict[str, Any], result: Any = None) -> None:
+    """Where there is no padding."""
+    result = hidden(model, inputs) if result is None else result
+    expected = eager(model, inputs)
+    tolerance = 1e-4 if result.dtype == torch.float32 else 6e-2
+    valid = inputs.get("attention_mask", torch.ones(result.shape[:2])).bool()
+    torch.testing.assert_close(
+        result[valid], expected[valid], rtol=tolerance, atol=tolerance * expected.abs().max().item()
+    )
+    assert torch.isfinite(result).all()
+
+
+@pytest.mark.parametrize("padding", ["none", "full", "right", "left"])
+@pytest.mark.parametrize("name", MODELS)
+def test_it_computes_what_eager_does(name: str, padding: str) -> None:
+    model, report = enabled(name)
+    assert_as_eager(model, batch(padding))
+    assert not report.handed_over
+    assert report.served.total() == 2
+    kernels = {spec.bias or spec.mask_mode for specs in specs_of(model) for spec in specs}
+    assert len(report.served) == (2 if len(specs_of(model)) == 2 else 1), kernels
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", MODELS)
+def test_it_does_so_in_bfloat16(name: str, padding: str) -> None:
+    model, report = enabled(name, torch.bfloat16)
+    assert_as_eager(model, batch(padding))
+    assert not report.handed_over
+
+
+@pytest.mark.parametrize("padding", ["holes", "mixed"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_mask_with_holes_is_left_to_sdpa(name: str, padding: str) -> None:
+    model, report = enabled(name)
+    inputs = batch(padding)
+    assert_as_eager(model, inputs)
+    assert not report.served
+    (reason,) = report.handed_over
+    assert "holes" in reason
+    prefill.enable(model, [], strict=True)
+    with pytest.raises(prefill.NotServedError, match="holes"):
+        hidden(model, inputs)
+
+
+@pytest.mark.parametrize("name", ["bert", "gemma3"])
+def test_where_nobody_looks_what_is_padded_otherwise_is_nan(name: str) -> None:
+    """As while a graph is compiled or captured."""
+    model, report = enabled(name, check="never", padding="right")
+    assert_as_eager(model, batch("right"))
+    assert_as_eager(model, batch("none"))
+    inputs = batch("mixed")
+    result = hidden(model, inputs)
+    assert torch.isfinite(result[1]).all()
+    assert torch.isnan(result[[0, 2]]).all()
+    assert not report.handed_over
+    prefill.enable(model, [], check="never", padding="left")
+    assert_as_eager(model, batch("left"))
+    assert torch.isnan(hidden(model, batch("right"))[1:]).all()
+
+
+@pytest.mark.parametrize("name", ["t5", "embedding_gemma"])
+def test_a_graph_is_compiled_for_all_lengths(name: str) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    model, report = enabled(name)
+    graphs = CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, backend=graphs, fullgraph=True, dynamic=True)
+    counted = []
+    for length in (LENGTH, 9, 10):
+        inputs = {key: each[:, :length].contiguous() for key, each in batch("right").items()}
+        assert_as_eager(model, inputs, hidden(compiled, inputs))
+        counted.append((graphs.frame_count, report.served.total()))
+    assert counted[1:] == [counted[1]] * 2  # models compile twice, with SDPA too
+    assert counted[0] == (1, 2)
+    assert not report.handed_over
+    assert torch.isnan(hidden(compiled, batch("left"))[1:]).all()
+
+
+def test_a_model_that_generates_decodes_with_sdpa() -> None:
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(**DECODER, eos_token_id=49)
+    model = transformers.Qwen3ForCausalLM(config).eval()
+    offer(*(spec for specs in specs_of(model) for spec in specs))
+    expected = {}
+    report = None
+    for cache in ("dynamic", "static"):
+        for name in ("eager", "prefilltune"):
+            if name == "prefilltune":
+                report = prefill.enable(model, [])
+            else:
+                model.set_attn_implementation("eager")
+            options = {"max_new_tokens": 4, "do_sample": False, "disable_compile": True}
+            tokens = model.generate(**batch("left"), **options, cache_implementation=cache)
+            torch.testing.assert_close(tokens, expected.setdefault(cache, tokens))
+        assert report is not None
+        if cache == "dynamic":
+            assert report.served.total() == 2
+            assert report.handed_over == {"it decodes, or continues what is in a cache": 6}
+        else:
+            assert sum(report.handed_over.values()) == 8
+            assert any("static cache" in reason for reason in report.handed_over)
+
+
+def test_training_is_left_to_sdpa() -> None:
+    model, report = enabled("bert")
+    model(**batch("right")).last_hidden_state.sum().backward()
+    (reason,) = report.handed_over
+    assert "inference_mode()" in reason
+    assert all(each.grad is not None for each in model.encoder.parameters())
+    model.train()
+    with torch.no_grad():
+        model(**batch("right"))
+    assert any("drops out" in reason for reason in report.handed_over)
+
+
+def test_what_has_no_kernel_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = made("modernbert")
+    whole, _ = specs_of(model)
+    offer(*whole)
+    report = prefill.enable(model, [])
+    assert "padded_w4-4" in caplog.text
+    assert_as_eager(model, batch("right"))
+    assert (report.served.total(), sum(report.handed_over.values())) == (1, 1)
+    (reason,) = report.handed_over
+    assert "prefilltune build --target llvm --heads 2/2x16" in reason
+    assert "left to SDPA: 1 calls" in str(prefill.report(model))
+    with pytest.raises(prefill.NotBuiltError, match="padded_w4-4"):
+        prefill.enable(model, [], strict=True)
+
+
+def test_a_causal_kernel_for_the_left_serves_padding_on_the_right() -> None:
+    model = made("mistral")
+    ((left, _),) = specs_of(model)
+    offer(left)
+    report = prefill.enable(model, [], strict=True)
+    assert_as_eager(model, batch("right"))
+    assert report.served == {str(left): 2}
+
+
+def test_a_window_longer_than_sequences_is_none() -> None:
+    MODELS["wide"] = lambda: mistral(sliding_window=LENGTH)
+    wide = made("wide")
+    del MODELS["wide"]
+    offer(*specs_of(made("qwen3"))[0])
+    report = prefill.enable(wide, [])
+    assert_as_eager(wide, batch("left"))
+    assert not report.handed_over
+
+
+def test_masks_of_four_dimensions_and_packed_rows_are_no_lengths() -> None:
+    model, report = enabled("bert")
+    inputs = batch("right")
+    expected = eager(model, inputs)
+    pairs = inputs["attention_mask"].bool()[:, None, None, :].expand(-1, 1, LENGTH, -1)
+    valid = inputs["attention_mask"].bool()
+    result = hidden(model, {**inputs, "attention_mask": pairs})
+    torch.testing.assert_close(result[valid], expected[valid], rtol=1e-4, atol=1e-4)
+    assert next(iter(report.handed_over)).startswith("its mask was made ahead")
+    starts = torch.tensor([0, 4, LENGTH], dtype=torch.int32)
+    with pytest.raises(prefill.NotServedError, match="packed into one row"):
+        hidden(model, {"input_ids": inputs["input_ids"][:1], "cu_seq_lens_q": starts})
+    qwen, report = enabled("qwen3")
+    positions = torch.cat([torch.arange(5), torch.arange(LENGTH - 5)])[None]
+    packed = {"input_ids": batch("none")["input_ids"][:1], "position_ids": positions}
+    assert_as_eager(qwen, {**packed, "use_cache": False})
+    (reason,) = report.handed_over
+    assert "none of causal" in reason
+
+
+def test_models_that_compute_attention_themselves_are_refused() -> None:
+    config = transformers.MPNetConfig(**COMMON)
+    with pytest.raises(prefill.UnsupportedModelError, match="MPNetModel"):
+        prefill.enable(transformers.MPNetModel(config))
+    with pytest.raises(prefill.UnsupportedModelError, match="AutoModel"):
+        prefill.enable(torch.nn.Linear(1, 1))
+
+
+def test_options_and_folders_are_checked(tmp_path: Any) -> None:
+    model = made("bert")
+    with pytest.raises(InvalidArgumentError, match="check is 'once'"):
+        prefill.enable(model, [], check="once")
+    with pytest.raises(InvalidLibraryError, match="prefilltune build"):
+        prefill.enable(model, tmp_path)
+    with pytest.raises(prefill.NotBuiltError, match="prefilltune tune --target llvm"):
+        prefill.enable(model, cache=tmp_path, strict=True)
+    assert model.config._attn_implementation == "sdpa"

@@ -1,0 +1,138 @@
+"""One line for a model: its libraries are loaded, and its attentions are told to use them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..torch import Spec, load
+from ..torch.errors import InvalidArgumentError
+from ..torch.registry import has_kernel
+from .errors import NotBuiltError
+from .libraries import built, default_cache, load_folders
+from .models import models_in, specs_of
+from .reporting import Report
+from .session import Session, attach
+
+#: The name by which models are told to use it.
+NAME = "prefilltune"
+
+_logger = logging.getLogger("prefilltune.transformers")
+
+Folder = str | os.PathLike[str]
+
+
+def enable(
+    model: Any,
+    library: Folder | Sequence[Folder] | None = None,
+    *,
+    strict: bool = False,
+    check: str = "always",
+    padding: str = "right",
+    records: Folder | None = None,
+    accept: str = "family",
+    cache: Folder | None = None,
+) -> Report:
+    """Let tuned kernels serve the attentions of a model of transformers.
+
+    Without ``library``, its attentions are read from its configuration, and what the records have
+    of them is built, which takes a while the first time and a compiler. For inference: what kernels
+    do not serve (decode steps, masks with holes, training) SDPA does, and the report tells.
+
+    Parameters
+    ----------
+    model : PreTrainedModel or torch.nn.Module
+        On its device and in its dtype; or a module with such a model in it, as
+        ``SentenceTransformer`` is.
+    library : path or sequence of paths, optional
+        Folders that ``prefilltune build --output`` wrote, or folders of such folders.
+    strict : bool
+        Whether a call that no kernel serves, and an attention that no library has a kernel for, is
+        an error.
+    check : str
+        ``always``: each forward pass looks at its mask, for which it waits on a GPU once, as
+        transformers does for SDPA. ``never``: it waits for nothing and takes every sequence to be
+        filled up on the side ``padding``; a sequence that is not gets NaN, by the device. While a
+        graph is compiled or captured there is no looking: then this is so in any case.
+    padding : str
+        ``right`` or ``left``: the side that is filled up where the mask is not looked at.
+    records : path, optional
+        A database of your own to build from, besides the committed records.
+    accept : str
+        Whose records will do, as ``--accept`` of ``prefilltune build``.
+    cache : path, optional
+        Keeps what is built; ``~/.cache/prefilltune`` when absent.
+
+    Returns
+    -------
+    Report
+        What serves the model, and from now on what became of its calls.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If it takes no attention function.
+    InvalidArgumentError
+        For another ``check`` or ``padding``.
+    InvalidLibraryError
+        If a library cannot be loaded.
+    NotBuiltError
+        With ``strict``, if an attention of it has no kernel.
+
+    Examples
+    --------
+    >>> import prefilltune.transformers
+    >>> report = prefilltune.transformers.enable(model)  # doctest: +SKIP
+    """
+    for name, given, allowed in (
+        ("check", check, ("always", "never")),
+        ("padding", padding, ("right", "left")),
+    ):
+        if given not in allowed:
+            raise InvalidArgumentError(f"{name} is {given!r}; pass {' or '.join(allowed)}")
+    models = models_in(model)
+    report = Report()
+    if library is not None:
+        report.libraries = [each.path for each in load_folders(library)]
+    for each in models:
+        for specs in specs_of(each):
+            device = each.device.type
+            failure = ""
+            if library is None:
+                own = None if records is None else Path(records)
+                kept = Path(cache or default_cache())
+                failure = _load_built(specs, device, report, own, accept, kept)
+            if not any(has_kernel(device, spec) for spec in specs):
+                report.missing.append(failure or f"none of the libraries has {specs[0]}")
+    if report.missing and strict:
+        raise NotBuiltError("; ".join(report.missing))
+    for missing in report.missing:
+        _logger.warning("an attention is left to SDPA: %s", missing)
+    session = Session(strict, padding, check == "always", report)
+    for each in models:
+        each.set_attn_implementation(NAME)
+        attach(each, session)
+    return report
+
+
+def _load_built(
+    specs: Sequence[Spec],
+    device: str,
+    report: Report,
+    records: Path | None,
+    accept: str,
+    cache: Path,
+) -> str:
+    """Load what can be built; why the first cannot, if it cannot."""
+    failures = []
+    for spec in specs:
+        try:
+            folder = built(spec, device, records, accept, cache)
+        except NotBuiltError as error:
+            failures.append((spec, str(error)))
+        else:
+            report.libraries.append(load(folder).path)
+    return next((why for spec, why in failures if spec == specs[0]), "")

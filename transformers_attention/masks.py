@@ -1,0 +1,167 @@
+"""A mask as transformers says it: of lengths for kernels, or of pairs for everything else.
+
+The two-dimensional mask of a batch is kept, with the function that says which pairs are seen
+besides; what layers take of it is computed when the first of them asks, and kept for the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    eager_mask,
+    sdpa_mask,
+)
+
+from .windows import Window, window_of
+
+#: Sides that sequences may be filled at. Where all are full, kernels for either side do.
+RIGHT, LEFT, FULL = "right", "left", "full"
+
+
+class Padding:
+    """Where the sequences of a batch are.
+
+    Parameters
+    ----------
+    side : str
+        The side that is filled up: ``right``, ``left``, or ``full`` where nothing is.
+    lens : torch.Tensor
+        ``[batch]`` int32: how many positions of each sequence are none of padding.
+    guard : torch.Tensor, optional
+        ``[batch]`` float32: 0, and NaN where a sequence is not filled up on that side alone, so
+        that its lengths say something else than its mask. Absent where that has been ruled out.
+    """
+
+    def __init__(self, side: str, lens: Any, guard: Any = None) -> None:
+        self.side = side
+        self.lens = lens
+        self.guard = guard
+
+
+class Mask:
+    """What layers get from :func:`make_mask` in the place of a tensor.
+
+    Parameters
+    ----------
+    **said
+        What transformers says of a mask, as its own functions take it.
+    """
+
+    def __init__(self, **said: Any) -> None:
+        self.said = said
+        self._padding: Any = None
+        self._pairs: Any = None
+        self._bias: Any = None
+        #: Whether the guard of the padding has been applied.
+        self.guarded = False
+
+    @property
+    def window(self) -> Window | None:
+        """What rows see besides padding; None where it is nothing that kernels know."""
+        return window_of(self.said["mask_function"])
+
+    @property
+    def is_square(self) -> bool:
+        """Whether rows and columns are the same positions: not so with a cache that holds any."""
+        said, mask = self.said, self.said["attention_mask"]
+        return (
+            said["q_length"] == said["kv_length"]
+            and said["q_offset"] == 0
+            and said["kv_offset"] == 0
+            and (mask is None or tuple(mask.shape) == (said["batch_size"], said["kv_length"]))
+        )
+
+    def padding(self, look: bool, side: str) -> Padding | None:
+        """Where sequences are; None where they are elsewhere than at one end.
+
+        Parameters
+        ----------
+        look : bool
+            Whether to wait for the mask and look at it; else it is taken to be filled up on
+            ``side``, and the guard says where it is not.
+        """
+        if self._padding is None:
+            self._padding = self._looked() if look else self._taken(side)
+        return self._padding if isinstance(self._padding, Padding) else None
+
+    def pairs(self) -> Any:
+        """The mask that SDPA takes; None where it needs none."""
+        if self._pairs is None:
+            self._pairs = (sdpa_mask(**self.said),)
+        return self._pairs[0]
+
+    def addends(self, dtype: Any) -> Any:
+        """The mask that is added to scores."""
+        return eager_mask(**{**self.said, "dtype": dtype})
+
+    def bias(self, position_bias: Any) -> Any:
+        """What kernels take of ``[1, heads, length, length]`` that depend on distance alone."""
+        if self._bias is None or self._bias[0] is not position_bias:
+            before = position_bias[0, :, 1:, 0].flip(-1)
+            bias = torch.cat([before, position_bias[0, :, 0, :]], dim=-1)
+            self._bias = position_bias, bias.float().contiguous()
+        return self._bias[1]
+
+    def _looked(self) -> Any:
+        mask = self.said["attention_mask"]
+        if mask is None:
+            return Padding(FULL, self._full())
+        lens, at_left, at_right = _lengths(mask)
+        flags = torch.stack([at_left.all(), at_right.all()])
+        begins, ends = flags.tolist()  # on a GPU the one wait of a forward pass
+        if begins and ends:
+            return Padding(FULL, lens)
+        if begins:
+            return Padding(RIGHT, lens)
+        return Padding(LEFT, lens) if ends else "elsewhere"
+
+    def _taken(self, side: str) -> Padding:
+        mask = self.said["attention_mask"]
+        if mask is None:
+            return Padding(FULL, self._full())
+        lens, at_left, at_right = _lengths(mask)
+        fits = at_left if side == RIGHT else at_right
+        guard = torch.where(fits, 0.0, torch.nan)
+        return Padding(side, lens, guard)
+
+    def _full(self) -> Any:
+        said = self.said
+        return torch.full(
+            (said["batch_size"],), said["kv_length"], dtype=torch.int32, device=said["device"]
+        )
+
+
+def make_mask(**said: Any) -> Any:
+    """What transformers calls for the mask of ``attn_implementation="prefilltune"``."""
+    if isinstance(said["q_offset"], torch.Tensor):
+        # Of a static cache: `generate` makes the mask ahead, and models take no other than a tensor
+        # for one that is made.
+        return sdpa_mask(**{**said, "allow_is_causal_skip": False})
+    return Mask(**said)
+
+
+def mask_of_none(query: Any, key: Any, is_causal: bool) -> Mask:
+    """The mask of a layer that has none, as SDPA understands it."""
+    return Mask(
+        batch_size=query.shape[0],
+        q_length=query.shape[2],
+        kv_length=key.shape[2],
+        q_offset=0,
+        kv_offset=0,
+        mask_function=causal_mask_function if is_causal else bidirectional_mask_function,
+        attention_mask=None,
+        device=query.device,
+    )
+
+
+def _lengths(mask: Any) -> tuple[Any, Any, Any]:
+    """Lengths, and of each sequence whether it is at the left end alone, or at the right."""
+    lens = mask.sum(1, dtype=torch.int32)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    at_left = (mask == (positions < lens[:, None])).all(1)
+    at_right = (mask == (positions >= mask.shape[1] - lens[:, None])).all(1)
+    return lens, at_left, at_right
