@@ -53,7 +53,7 @@ def written_error(
 
     Infinite if what is to stay untouched is not, bit for bit.
     """
-    written = written_rows(spec, valid_lens, actual.shape[1])
+    written = written_rows(spec, np.asarray(valid_lens), actual.shape[1])
     left = actual[~written]
     if left.tobytes() != np.full_like(left, np.nan).tobytes():
         return math.inf

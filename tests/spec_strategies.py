@@ -16,5 +16,6 @@ def masks_and_scores() -> st.SearchStrategy[dict[str, Any]]:
             "window": st.just((None, None)) | st.tuples(end, end),
             "softcap": st.none() | st.floats(0.5, 50.0),
             "bias": st.sampled_from([None, "relative"]),
+            "padding_output": st.sampled_from(["zero", "untouched"]),
         }
     )

@@ -108,9 +108,24 @@ def _product(source: T.Buffer((8,), "float32"), result: T.Buffer((1,), "float32"
             result[vi] = result[vi] * source[vj]
 
 
+@T.prim_func(s_tir=True)
+def _hidden(source: T.Buffer((8,), "float32"), result: T.Buffer((8,), "float32")):  # pyright: ignore
+    doubled = T.sblock_alloc_buffer((8,), "float32")
+    for i in range(8):
+        with T.sblock("doubled"):
+            vi = T.axis.spatial(8, i)
+            if source[vi] > T.float32(0):
+                doubled[vi] = source[vi] * T.float32(2)
+    for i in range(8):
+        with T.sblock("result"):
+            vi = T.axis.spatial(8, i)
+            result[vi] = doubled[vi]
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
+        (_hidden, "'doubled' stores only where .*: outputs alone may leave elements out"),
         (_shifted, r"'shifted' writes result.*must be one of its iteration variables"),
         (_some, "'some' runs only where"),
         (_twice, "'twice' holds a SeqStmt"),
@@ -120,6 +135,25 @@ def _product(source: T.Buffer((8,), "float32"), result: T.Buffer((1,), "float32"
 def test_another_form_is_refused(function, said):
     with pytest.raises(DerivationError, match=said):
         read_description(function)
+
+
+def test_outputs_are_stored_for_the_same_interval_of_rows(description):
+    roles = find_roles(description)
+    *others, result = description.stages
+    row: Any = roles.row.var
+
+    def intervals(*conditions):
+        outputs = (replace(result, where=each) for each in conditions)
+        return find_intervals(Description((*others, *outputs)), roles)
+
+    written = intervals(row < 3).written
+    assert (int(written.begin), int(written.end)) == (0, 3)
+    with pytest.raises(
+        DerivationError, match=r"'result' is stored where .* is no interval of rows"
+    ):
+        intervals(row % 2 < 1)
+    with pytest.raises(DerivationError, match=r"'result' is stored where .*, and 'result' where"):
+        intervals(row < 3, row < 4)
 
 
 # Inlining.

@@ -1,4 +1,4 @@
-"""Windows, padding sides, softcaps and biases in every description and space."""
+"""Windows, padding sides, softcaps, biases and untouched padding in every description and space."""
 
 from __future__ import annotations
 
@@ -43,12 +43,19 @@ MASKS: dict[str, dict[str, Any]] = {
     "causal window": {"padding": "left", "window": (LEFT, 0)},
     "causal": {"window": (None, 0)},
     "padded left": {"padding": "left"},
+    "causal, untouched": {"window": (None, 0), "padding_output": "untouched"},
     "to the right": {"window": (0, None)},
 }
 SCORES: dict[str, dict[str, Any]] = {
     "softcap": {"softcap": 1.5},
     "bias": {"bias": "relative"},
-    "all": {"padding": "left", "window": (LEFT, 0), "softcap": 1.5, "bias": "relative"},
+    "all": {
+        "padding": "left",
+        "window": (LEFT, 0),
+        "softcap": 1.5,
+        "bias": "relative",
+        "padding_output": "untouched",
+    },
 }
 
 

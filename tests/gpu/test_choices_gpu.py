@@ -29,6 +29,7 @@ _KERNELS = [
     ("cuda_wgmma", {}, "float16"),
     ("cuda_wgmma", {"ring": 2}, "bfloat16"),
     ("cuda_wgmma", {"overlap": True, "ring": 2}, "float16"),
+    ("cuda_wgmma", {"ring": 2, "persistent": 132}, "float16"),
     ("cuda_mma", {}, "float16"),
     ("cuda_mma", {}, "bfloat16"),
     ("cuda_simt", {}, "float32"),
@@ -41,6 +42,7 @@ CASES = covering(
         "window": [(None, None), (None, 0), (5, 3), (64, 64), (0, None), (130, 0)],
         "softcap": [None, 2.0, 50.0],
         "bias": [None, "relative"],
+        "padding_output": ["zero", "untouched"],
         "heads": [(2, 2), (4, 2), (3, 1)],
         "head_dim": [64, 128, 256, 40, 72, 46],
         "shape": [PrefillShape(5, 301), PrefillShape(5, 77, 301), PrefillShape(5, 301, 77)],
@@ -57,7 +59,8 @@ def runner() -> Iterator[Worker]:
 @pytest.mark.parametrize("case", CASES, ids=[str(index) for index in range(len(CASES))])
 def test_pairs_of_choices(case: dict[str, Any], runner: Worker, tmp_path: Path) -> None:
     space, pipeline, dtype = case["kernel"]
-    choices = {name: case[name] for name in ("padding", "window", "softcap", "bias")}
+    names = ("padding", "window", "softcap", "bias", "padding_output")
+    choices = {name: case[name] for name in names}
     spec, shape = PrefillSpec(*case["heads"], case["head_dim"], dtype, **choices), case["shape"]
     target = resolve_target("cuda")
     variants = [dict(each) for each in SPACES[space].variants(spec, shape, target)]

@@ -33,14 +33,15 @@ def _tile_of_rows(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any
     if nest.search is not None:
         bound.append(nest.search.holds(nest.search.var))
     buffers, body = _known(nest)
-    if nest.before:
-        once = [_step(step, None, calls) for step in nest.before]
-        if nest.before_where is None:
-            body += once
-        else:
-            body.append(tirx.IfThenElse(nest.before_where, _sequence(once), None))
-    body += [_tiles_of_columns(nest, parameters, calls)]
-    body += [_step(step, None, calls) for step in nest.after]
+    if nest.only_where is None:
+        body += _steps(nest, parameters, calls)
+    elif nest.skips:
+        skip = tirx.Evaluate(tirx.op.continue_loop())
+        body += [tirx.IfThenElse(tirx.Not(nest.only_where), skip, None)]
+        body += _steps(nest, parameters, calls)
+    else:
+        steps = _steps(nest, parameters, calls)
+        body += [tirx.IfThenElse(nest.only_where, tirx.SeqStmt(steps), None)]
     loops = _loop_vars(nest.outer)
     *outside, tile = (var for var, _ in loops)
     extent: Any = nest.outer[-1].extent
@@ -90,6 +91,15 @@ def _searched(search: Search, ends: Buffer) -> list[Any]:
         ),
         tirx.Bind(search.var, begin),
     ]
+
+
+def _steps(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> list[Any]:
+    """What is done for a tile of rows."""
+    before = [_step(step, None, calls) for step in nest.before]
+    if before and nest.before_where is not None:
+        before = [tirx.IfThenElse(nest.before_where, _sequence(before), None)]
+    after = [_step(step, None, calls) for step in nest.after]
+    return [*before, _tiles_of_columns(nest, parameters, calls), *after]
 
 
 def _tiles_of_columns(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any:
@@ -161,6 +171,8 @@ def _block(step: Step, iterations: list[Any], own: dict[Var, Var], calls: Calls)
     if step.everywhere is not None:
         condition, value = step.everywhere
         body = tirx.IfThenElse(substituted(condition, own), store(value), body)
+    if step.only_where is not None:
+        body = tirx.IfThenElse(substituted(step.only_where, own), body, None)
     bare = s_tir.SBlock(iterations, [], [], step.name, body, init)
     read, written = _touched(step, bare)
     return s_tir.SBlock(iterations, read, written, step.name, body, init)

@@ -2,9 +2,10 @@
 
 The mask is read from the description. A summand of the anchor that is a constant outside of a
 condition says which columns a row may see; outputs that are constants outside of a condition say
-which rows see any. Conditions compare the column, or the row, with the ends of an interval. The
-ends of a row's columns never move left from one row to the next, so that a tile of rows sees no
-column before the begin of its first row and none from the end of its last valid row on.
+which rows see any, and those that are stored under a condition which rows are written. Conditions
+compare the column, or the row, with the ends of an interval. The ends of a row's columns never move
+left from one row to the next, so that a tile of rows sees no column before the begin of its first
+row and none from the end of its last valid row on.
 """
 
 from __future__ import annotations
@@ -44,20 +45,27 @@ class Intervals:
         The rows that may see a column.
     columns : Interval
         What a row sees; depends on the row.
+    written : Interval, optional
+        The rows that outputs are stored for, if not all.
     """
 
     row: Axis
     column: Axis
     rows: Interval
     columns: Interval
+    written: Interval | None = None
 
     def columns_of(self, row_begin: Expr, rows: int) -> Interval:
         """The columns that any valid one of ``rows`` rows may see; empty for a tile of padding."""
         row_end: Any = tirx.min(row_begin + rows, self.rows.end)
         begin = self._at(self.columns.begin, row_begin)
         end = self._at(self.columns.end, row_end - 1)
-        some_row = tirx.all(row_begin < self.rows.end, row_begin + rows > self.rows.begin)
+        some_row = _meets(row_begin, rows, self.rows)
         return Interval(begin, tirx.Select(some_row, end, begin))
+
+    def some_written(self, row_begin: Expr, rows: int) -> Expr | None:
+        """Whether outputs are stored for any of ``rows`` rows; None if for all."""
+        return None if self.written is None else _meets(row_begin, rows, self.written)
 
     def seen_by_all(self, row_begin: Expr, rows: int) -> Interval:
         """The columns that every valid one of ``rows`` rows sees."""
@@ -131,7 +139,34 @@ def find_intervals(description: Description, roles: Roles) -> Intervals:
     rows = [each for each in conjuncts(guard) if _side(each, roles.row.var)]
     valid = interval(_all(rows), roles.row)
     assert valid is not None
-    return Intervals(roles.row, roles.column, valid, columns)
+    return Intervals(roles.row, roles.column, valid, columns, _written(description, roles.row))
+
+
+def _written(description: Description, row: Axis) -> Interval | None:
+    outputs = [stage for stage in description.stages if stage.is_output]
+    if any(stage.place is not None for stage in outputs):
+        return None  # tiles are those of the rows that are written
+    conditions = [_TRUE if each.where is None else each.where for each in outputs]
+    for stage, condition in zip(outputs, conditions, strict=True):
+        if not equal(condition, conditions[0]):
+            raise DerivationError(
+                f"{stage.name!r} is stored where {condition}, and {outputs[0].name!r} where "
+                f"{conditions[0]}: outputs are stored under the same condition"
+            )
+    if _true(conditions[0]):
+        return None
+    rows = interval(conditions[0], row)
+    if rows is None:
+        raise DerivationError(
+            f"{outputs[0].name!r} is stored where {conditions[0]}, which is no interval of rows: "
+            "compare the row with its begin (>=) and its end (<), and nothing else"
+        )
+    return rows
+
+
+def _meets(begin: Any, count: int, interval: Interval) -> Expr:
+    """Whether any of ``count`` rows lies in ``interval``."""
+    return tirx.all(begin < interval.end, begin + count > interval.begin)
 
 
 def guard_of(description: Description) -> Expr:

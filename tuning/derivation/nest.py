@@ -60,6 +60,8 @@ class Step:
         Loops within the sblock, around its one store.
     everywhere : tuple of (Expr, Expr), optional
         A condition on the whole tile, and the value that all elements have where it holds.
+    only_where : Expr, optional
+        Whether the element is stored, if not always.
     """
 
     name: str
@@ -75,11 +77,13 @@ class Step:
     at: Axis | None = None
     unrolled: tuple[Axis, ...] = ()
     everywhere: tuple[Expr, Expr] | None = None
+    only_where: Expr | None = None
 
     @property
     def values(self) -> tuple[Expr, ...]:
         """What it computes."""
-        return (self.value,) if self.everywhere is None else (self.value, *self.everywhere)
+        everywhere = self.everywhere or ()
+        return (self.value, *everywhere, *([] if self.only_where is None else [self.only_where]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +148,11 @@ class Nest:
         Whether the last tiles of rows are begun first.
     search : Search, optional
         What a tile of rows does before anything else.
+    only_where : Expr, optional
+        Whether anything of a tile of rows is stored, if not always: nothing is done for another.
+    skips : bool
+        Whether such a tile is skipped by going on with the next, rather than by a condition around
+        all steps, within which schedules find no place for a step of theirs.
     """
 
     name: str
@@ -159,6 +168,8 @@ class Nest:
     before_where: Expr | None = None
     last_first: bool = False
     search: Search | None = None
+    only_where: Expr | None = None
+    skips: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:

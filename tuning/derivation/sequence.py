@@ -54,6 +54,8 @@ def side_by_side(
         # The last rows of a mask whose end moves see the most: begun first, they end in time.
         last_first=intervals.end_moves and not intervals.begin_moves,
         search=place.search,
+        only_where=place.some_written(intervals),
+        skips=True,
     )
 
 

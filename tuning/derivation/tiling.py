@@ -113,6 +113,7 @@ def tiled(
         place.steps(passes.after),
         before_where=place.columns.begin < place.columns.end,
         search=place.search,
+        only_where=place.some_written(intervals),
     )
 
 
@@ -215,6 +216,11 @@ class Place:
         # A sequence that does not begin where the one before ends may have no tile before this.
         return ((self.number, tirx.max(tile - self.once(first), 0)),)
 
+    def some_written(self, intervals: Intervals) -> Expr | None:
+        """Whether a tile of rows stores anything; None if each one does."""
+        some = intervals.some_written(self.row_begin, self.row.extent)
+        return None if some is None else self.once(some)
+
     def once(self, expr: Expr) -> Expr:
         """``expr`` with variables for what is known once."""
         return _with_bindings(expr, self.bindings)
@@ -225,15 +231,16 @@ class Place:
 
     def step(self, stage: Stage, kept: Kept) -> Step:
         """``stage`` in the tile, its buffer kept as said if it has one of its own."""
-        value = self.expr(stage.value)
+        value, only_where = self.expr(stage.value), None
         if stage.within is not None:
             zero = tirx.const(0, dtype_of(value))
             value = tirx.if_then_else(self.expr(stage.within), value, zero)
         if stage.is_output:
             buffer, where = stage.buffer, self.row_begin + self.row.var < self.roles.row.extent
-            if stage.where is not None:
-                own = self.expr(stage.where)
-                where = own if stage.place is not None else tirx.all(where, own)
+            if stage.place is not None:
+                where = self.expr(stage.where)
+            elif stage.where is not None:
+                only_where = self.expr(stage.where)
             indices = tuple(self.expr(index) for index in stage.place or stage.indices)
         else:
             buffer, where = self.buffers[stage.buffer], None
@@ -253,6 +260,7 @@ class Place:
             stage.tile,
             where,
             _kept(stage, kept),
+            only_where=only_where,
         )
 
     @property

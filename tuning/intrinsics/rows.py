@@ -11,14 +11,14 @@ from .fragments import WARP_ROWS
 # Between a warp's own stores and loads no other warp is waited for.
 _WRITE = """
 __device__ __forceinline__ void {name}(
-    const void* tile, void* output, int rows, long long row_bytes) {{
+    const void* tile, void* output, int begin, int end, long long row_bytes) {{
   __syncwarp();
   int lane = threadIdx.y * 4 + threadIdx.x;
   #pragma unroll
   for (int i = 0; i < {count}; ++i) {{
     int chunk = i * 32 + lane;
     int row = threadIdx.z * {warp_rows} + chunk / {chunks}, column = chunk % {chunks} * 16;
-    if (chunk < {warp_rows} * {chunks} && row < rows)
+    if (chunk < {warp_rows} * {chunks} && row >= begin && row < end)
       *(uint4*)((char*)output + row * row_bytes + column) =
           *(const uint4*)((const char*)tile + row * {stride} + column);
   }}
@@ -27,7 +27,9 @@ __device__ __forceinline__ void {name}(
 """
 
 
-def write_rows(tile: Any, output: Any, rows: Any, row_bytes: Any, columns: int, stride: int) -> Any:
+def write_rows(
+    tile: Any, output: Any, begin: Any, end: Any, row_bytes: Any, columns: int, stride: int
+) -> Any:
     """A call by which each warp writes its rows of a tile, 16 bytes a thread along them.
 
     Parameters
@@ -36,8 +38,10 @@ def write_rows(tile: Any, output: Any, rows: Any, row_bytes: Any, columns: int, 
         Pointer to ``[rows, columns]`` of a two-byte dtype in shared memory.
     output : PrimExpr
         Pointer to where the tile's first row goes.
-    rows, row_bytes : PrimExpr
-        How many of the tile's rows there are, and how far apart they go.
+    begin, end : PrimExpr
+        From which of the tile's rows on, and before which one, rows are written.
+    row_bytes : PrimExpr
+        How far apart they go.
     columns, stride : int
         Elements of a row of the tile, and how far rows of it are apart.
     """
@@ -50,4 +54,4 @@ def write_rows(tile: Any, output: Any, rows: Any, row_bytes: Any, columns: int, 
         warp_rows=WARP_ROWS,
         stride=stride * 2,
     )
-    return T.cuda.func_call(name, tile, output, rows, row_bytes, source_code=source)
+    return T.cuda.func_call(name, tile, output, begin, end, row_bytes, source_code=source)

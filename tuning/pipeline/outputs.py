@@ -41,12 +41,19 @@ def _copy(stmt: Any) -> tuple[Any, Any, Any] | None:
         block = sblock_of(stmt)
     except PipelineError:
         return None
-    store: Any = block.body
+    store = _stored(block.body)
     if not (isinstance(store, tirx.BufferStore) and isinstance(store.value, TensorLoad)):
         return None
     buffers: list[Any] = [store.value.source, store.buffer]
     scopes = tuple(each.scope() for each in buffers)
     return (block, store.value, store) if scopes == ("shared.dyn", "global") else None
+
+
+def _stored(body: Any) -> Any:
+    """What is stored, though it may be under a condition."""
+    from tvm import tirx
+
+    return body.then_case if isinstance(body, tirx.IfThenElse) else body
 
 
 def _stride(stmts: list[Any], tile: Any) -> int:
@@ -74,12 +81,45 @@ def _written(block: Any, load: Any, store: Any, stride: int) -> Any:
     zeros = {each.var: tirx.const(0, each.var.ty.dtype) for each in block.iter_vars}
     first = [substituted(each, zeros) for each in store.indices]
     _, length, heads, columns = store.buffer.shape
+    begin, end = _rows_of_tile(block.body, store.indices[1], first[1], length)
     call = write_rows(
         load.source.access_ptr(UNTRACKED),
         tirx.address_of(store.buffer[tuple(first)]),
-        length - first[1],
+        begin,
+        end,
         tirx.Cast("int64", heads * columns * 2),
         int(columns),
         stride,
     )
     return tirx.Evaluate(call)
+
+
+def _rows_of_tile(body: Any, row: Any, first: Any, length: Any) -> tuple[Any, Any]:
+    """From which row of the tile on, and before which one, rows are stored.
+
+    Raises
+    ------
+    PipelineError
+        If a condition asks for anything but an interval of rows.
+    """
+    import tvm_ffi
+    from tvm import tirx
+
+    begin: Any = tirx.const(0, "int32")
+    end = length - first
+    conditions = [body.condition] if isinstance(body, tirx.IfThenElse) else []
+    while conditions:
+        each: Any = conditions.pop()
+        both = each
+        if isinstance(each, tirx.And):
+            conditions += [both.a, both.b]
+        elif isinstance(each, tirx.GE) and tvm_ffi.structural_equal(each.a, row):
+            begin = tirx.max(begin, each.b - first)
+        elif isinstance(each, tirx.LT) and tvm_ffi.structural_equal(each.a, row):
+            end = tirx.min(end, each.b - first)
+        else:
+            raise PipelineError(
+                f"rows are stored where {each}; a persistent grid stores those from one row on, "
+                "or before one"
+            )
+    return begin, end

@@ -27,6 +27,7 @@ from .annotations import (
     PERSISTENT,
     PRODUCER,
 )
+from .leaving import skipped
 from .longest_first import Order
 from .orders import begun_turns, computed, first_loads
 from .outputs import written_by_warps
@@ -197,7 +198,9 @@ class _Grid:
         stmts, known = self._bound(where)
         steps = [at(self.loop, [each], self.loop.min) for each in without_keys(self.others)]
         steps = [in_other_terms(each, known) for each in steps]
-        empty = tirx.all(substituted(self.loop.extent, known) <= 0, self._there(known))
+        skips = [skip[0] for each in self.others if (skip := skipped(each))]
+        written = (tirx.Not(substituted(each, known)) for each in skips)
+        empty = tirx.all(substituted(self.loop.extent, known) <= 0, *written, self._there(known))
         done = tirx.IfThenElse(empty, spread(steps, warp, self._warps), None)
         return tirx.SeqStmt([*found, *stmts, done])
 
@@ -286,10 +289,11 @@ class _Grid:
         there = self._there({})
         if self._produces:
             binds, rest = rest[: len(self.binds)], rest[len(self.binds) :]
+            rest = [each for each in rest if skipped(each) is None]  # none of which has keys
             some = tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(written_by_warps(rest)), None)
             rest = [*binds, some]
         else:
-            rest = written_by_warps(rest)
+            rest = _either(written_by_warps(rest), other)
         stmts = tirx.IfThenElse(there, tirx.SeqStmt(rest), None)
         return s_tir.SBlockRealize(
             [], True,
@@ -369,6 +373,18 @@ def _store(buffer: Any, value: Any, index: int) -> Any:
     from tvm import tirx
 
     return tirx.BufferStore(buffer, value, [_int32(index)])
+
+
+def _either(stmts: Sequence[Any], skipping: Any) -> list[Any]:
+    """The statements of a tile, or of one that is skipped ``skipping`` and what is done for it."""
+    from tvm import tirx
+
+    found = [(index, skip) for index, each in enumerate(stmts) if (skip := skipped(each))]
+    if not found:
+        return list(stmts)
+    ((index, (where, done)),) = found
+    others = sequence(stmts[index + 1 :])
+    return [*stmts[:index], tirx.IfThenElse(where, sequence([skipping, *done]), others)]
 
 
 def _later(step: Any, rings: Sequence[Any], tiles: Any) -> Any:

@@ -24,6 +24,7 @@ from .annotations import (
     PERSISTENT,
     PRODUCER,
 )
+from .leaving import is_bound_to_blocks, left_early
 from .orders import prefetched, ringed
 from .persistent import persistent
 from .rings import Ring
@@ -61,6 +62,7 @@ def pipeline(module: Any) -> Any:
         whole: Any = function
         rings: list[Ring] = []
         body = changed(whole.body, partial(_pipelined, rings=rings))
+        body = changed(body, left_early)
         changed(body, _refuse_annotated)
         sources = [stmt for ring in rings for stmt in ring.describe_source()]
         return whole.with_body(SeqStmt([*sources, body]) if sources else body)
@@ -94,10 +96,7 @@ def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
 
 def _is_persistent(stmt: Any) -> bool:
     """Whether these are loops bound to blocks around a loop of a persistent grid."""
-    from tvm import tirx
-
-    binding = stmt.thread_binding if isinstance(stmt, tirx.For) else None
-    if binding is None or not binding.thread_tag.startswith("blockIdx"):
+    if not is_bound_to_blocks(stmt):
         return False
     found = []
 
