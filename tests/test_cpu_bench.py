@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prefilltune.tuning.comparing.cpu_bench import with_one_product
+from prefilltune.tuning.comparing.cpu_peers import ENVIRONMENT, check_peer, time_peer
+from prefilltune.tuning.comparing.peers import onnx_runtime
+from prefilltune.tuning.comparing.peers.onnx_runtime import ONNX_RUNTIME_PEERS
 from prefilltune.tuning.comparing.peers.registry import peers_on_a_cpu
-from prefilltune.tuning.comparing.torch_on_cpu import ENVIRONMENT, check_peer, time_peer
 from prefilltune.tuning.measuring.cpu import time_torch_gemm
 from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.timing import Result
@@ -17,6 +21,8 @@ from prefilltune.workloads import PrefillShape, PrefillSpec
 
 SHAPE, BATCHES = PrefillShape(3, 17), ((17, 9, 3), (1, 2, 7))
 PADDED = PrefillSpec(4, 2, 16, "float32")
+HEADS = PrefillSpec(4, 4, 16, "float32")
+LEFT = PrefillSpec(4, 2, 16, "float32", padding="left", window=(4, 0), softcap=2)
 BIAS = PrefillSpec(4, 2, 16, "float32", padding="left", window=(4, 0), bias="relative")
 SOFTCAP = PrefillSpec(
     4, 2, 16, "float32", padding="left", window=(4, 0), bias="relative", softcap=2
@@ -43,12 +49,57 @@ def test_pytorchs_product_is_timed() -> None:
 
 def test_flex_attention_takes_part_where_a_mask_is_not_all() -> None:
     """And zeros are written behind what leaves padding as it was."""
+
+    def of_pytorch(spec: PrefillSpec, batches: Sequence[tuple[int, ...]] = BATCHES) -> list[str]:
+        peers = peers_on_a_cpu(spec, SHAPE, batches)
+        return [each.name for each in peers if each.library == "torch" and not each.lacks(spec)]
+
     sdpa = ["torch_sdpa_mask", "torch_sdpa_mask_filled"]
-    assert [each.name for each in peers_on_a_cpu(PADDED, SHAPE, BATCHES)] == sdpa
-    assert [each.name for each in peers_on_a_cpu(PADDED, SHAPE, [(17,) * 3])] == sdpa[:1]
-    assert [each.name for each in peers_on_a_cpu(BIAS, SHAPE, BATCHES)] == [*sdpa, "torch_flex"]
-    lacks = [each.lacks(SOFTCAP) for each in peers_on_a_cpu(SOFTCAP, SHAPE, BATCHES)]
-    assert lacks == ["takes no softcap", ""]
+    assert of_pytorch(PADDED) == sdpa
+    assert of_pytorch(PADDED, [(17,) * 3]) == sdpa[:1]
+    assert of_pytorch(BIAS) == [*sdpa, "torch_flex"]
+    assert of_pytorch(SOFTCAP) == ["torch_flex"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "multi_head", "grouped"),
+    [
+        (HEADS, "", "takes only what is causal"),
+        (PADDED, "takes no grouped heads", "takes only what is causal"),
+        (LEFT, "takes no grouped heads", ""),
+        (replace(HEADS, window=(4, 0)), "takes no window", ""),
+        (replace(HEADS, window=(None, 0), dtype="float16"), *["takes no float16"] * 2),
+    ],
+    ids=str,
+)
+def test_onnx_runtime_says_what_it_takes(
+    spec: PrefillSpec, multi_head: str, grouped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, says in (("onnx_multi_head", multi_head), ("onnx_grouped_query", grouped)):
+        (peer,) = (each for each in ONNX_RUNTIME_PEERS if each.name == name)
+        monkeypatch.setattr(onnx_runtime, "_PACKAGES", ())
+        assert peer.lacks(spec) == says
+        monkeypatch.setattr(onnx_runtime, "_PACKAGES", ("absent",))
+        assert peer.lacks(spec) == "not installed: pip install 'prefilltune[rivals]'"
+
+
+@pytest.mark.parametrize(
+    ("peer", "spec"),
+    [
+        ("onnx_multi_head", replace(HEADS, bias="relative")),
+        ("onnx_multi_head_filled", replace(HEADS, padding="left", window=(None, 0))),
+        ("onnx_grouped_query", LEFT),
+        ("onnx_grouped_query_filled", replace(PADDED, window=(None, 0))),
+    ],
+)
+def test_onnx_runtimes_peers_are_right_and_timed(peer: str, spec: PrefillSpec) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra [rivals]")
+    found = check_peer(peer, spec, SHAPE, BATCHES[0], 0, 1)
+    assert not found.failure
+    assert found.error is not None
+    assert found.error <= 1e-5
+    assert time_peer(peer, spec, SHAPE, BATCHES, 0, 1, 0.0) > 0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -246,6 +247,6 @@ def _draw_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:
         written.append(CHART_FILE)
     except EnvironmentMismatchError as error:
         console.print(str(error), soft_wrap=True)
-    if not any(each.peers for each in comparisons):
+    if not find_spec("torch"):
         console.print(TORCH_HINT, soft_wrap=True)
     console.print(f"wrote {' and '.join(written)} in {folder}", soft_wrap=True)

@@ -18,10 +18,11 @@ from ..measuring.timing import Result, Timer, interleave
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget, vector_lanes
 from .bench import Bench, Libraries, Measured, errors_of
+from .cpu_peers import ENVIRONMENT, check_peer, time_peer
+from .peers.onnx_runtime import LIBRARY as ONNX_RUNTIME
 from .peers.peer import PeerKernel
-from .peers.registry import peers_on_a_cpu
+from .peers.registry import CPU_PACKAGES, installed_versions, peers_on_a_cpu
 from .side_by_side import BASELINE, bias_slack
-from .torch_on_cpu import ENVIRONMENT, check_peer, time_peer
 
 _GEMM_SIZE = 2048
 _GEMMS = _NUMPY_GEMM, _AVX512_GEMM, _TORCH_GEMM = "numpy_gemm", "numpy_avx512_gemm", "torch_gemm"
@@ -32,7 +33,7 @@ _PEER_TOLERANCE = 1e-4
 
 
 class CpuBench(Bench):
-    """TVM, NumPy's BLAS and, where it is installed, PyTorch.
+    """TVM, NumPy's BLAS and, where they are installed, PyTorch and ONNX Runtime.
 
     Parameters
     ----------
@@ -51,18 +52,17 @@ class CpuBench(Bench):
             name: Worker(environment, uses_tvm=False, frozen_when_idle=True)
             for name, environment in products.items()
         }
-        self._torch = (
-            Worker({**blas, **ENVIRONMENT}, uses_tvm=False, frozen_when_idle=True)
-            if find_spec("torch")
-            else None
-        )
+        self._peers = {
+            name: Worker({**blas, **environment}, uses_tvm=False, frozen_when_idle=True)
+            for name, environment in (("torch", ENVIRONMENT), (ONNX_RUNTIME, {}))
+            if find_spec(name)
+        }
         self._libraries = Libraries(self._tvm, target)
 
     def close(self, *, kill: bool = False) -> None:
         self._libraries.close()
-        for worker in (self._tvm, *self._blas.values(), self._torch):
-            if worker is not None:
-                worker.close(kill=kill)
+        for worker in (self._tvm, *self._blas.values(), *self._peers.values()):
+            worker.close(kill=kill)
 
     def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
         spec, shape, seed, target = case.spec, case.shape, case.seed, self._target
@@ -88,20 +88,22 @@ class CpuBench(Bench):
             timers[BASELINE] = partial(call, self._tvm, measure.time_ragged_baseline, path, *timed)
         for name, worker in self._blas.items():
             timers[name] = partial(call, worker, measure.time_gemm, _GEMM_SIZE)
-        versions, failures = backend_of(target.kind).versions(), {}
-        peers: tuple[PeerKernel, ...] = ()
-        if self._torch is not None:
-            on_torch, threads = partial(call, self._torch), target.threads
+        versions = {**backend_of(target.kind).versions(), **installed_versions(CPU_PACKAGES)}
+        failures, threads = {}, target.threads
+        peers = peers_on_a_cpu(spec, shape, case.batches())
+        if "torch" in self._peers:
+            on_torch = partial(call, self._peers["torch"])
             versions["torch"] = on_torch(measure.torch_version)
             timers[_TORCH_GEMM] = partial(on_torch, measure.time_torch_gemm, _GEMM_SIZE, threads)
-            peers = peers_on_a_cpu(spec, shape, case.batches())
-            for peer in peers:
-                found = self._checked(peer, case)
-                if found.error is None:
-                    failures[peer.name] = found
-                    continue
-                errors[peer.name] = found.error
-                timers[peer.name] = partial(on_torch, time_peer, peer.name, *timed, threads)
+        else:
+            peers = [each for each in peers if each.library != "torch"]
+        for peer in peers:
+            found = self._checked(peer, case)
+            if found.error is None:
+                failures[peer.name] = found
+                continue
+            errors[peer.name], process = found.error, self._peers[peer.library]
+            timers[peer.name] = partial(call, process, time_peer, peer.name, *timed, threads)
         times = interleave([*timers.values()])
         results = {
             name: Result(seconds, errors.get(name))
@@ -111,15 +113,14 @@ class CpuBench(Bench):
         return Measured(results, peers, _GEMM_SIZE, errors["tuned"], versions)
 
     def _checked(self, peer: PeerKernel, case: Case) -> Result:
-        """The error of a peer of PyTorch's that is right, or why it takes no part."""
-        assert self._torch is not None
+        """The error of a peer that is right, or why it takes no part."""
         if lacking := peer.lacks(case.spec):
             return Result(failure=lacking)
         lens = case.batches()[0]
         checked = (case.spec, case.shape, lens, case.seed, self._target.threads)
-        found: Result = call(self._torch, check_peer, peer.name, *checked)
+        found: Result = call(self._peers[peer.library], check_peer, peer.name, *checked)
         if found.error is not None:
-            _refuse_wrong_peer(f"PyTorch's {peer.title}", case.spec, found.error)
+            _refuse_wrong_peer(peer.title, case.spec, found.error)
         return found
 
 

@@ -8,7 +8,7 @@ from functools import cache
 
 from ..backends.cuda import nvidia_smi
 from .matrix_product import matrix_product
-from .peers.registry import installed_versions
+from .peers.registry import PACKAGES, installed_versions
 
 _CLOCKS = {"sm": "clocks.sm", "memory": "clocks.mem", "sm_max": "clocks.max.sm"}
 _LOAD_SECONDS = 1.0
@@ -39,7 +39,7 @@ def device_facts(dtype: str, gemm_size: int) -> DeviceFacts:
         "torch": torch.__version__,
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
-        **installed_versions(),
+        **installed_versions(PACKAGES),
     }
     gemm = matrix_product(dtype, gemm_size, "cuda")
     torch.cuda.synchronize()

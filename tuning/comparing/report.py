@@ -23,7 +23,7 @@ _LONGEST_REMARK = 80
 # Where there is nothing to compare with, and where it has no time.
 _NONE, _NO_TIME = "none", "-"
 _REMARKS = {MASKED: "", PACKED: "another layout", DENSE: "wrong on padding"}
-_ZEROS, _AS_IT_WAS = "zeros in padding", "padding as it was"
+_ZEROS, _ANYTHING = "zeros in padding", "anything in padding"
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _in_padding(comparison: Comparison, zeros: bool | None) -> str:
     """What is in rows of padding afterwards; empty where there are none, or it is not known."""
     if zeros is None or not comparison.has_padding:
         return ""
-    return _ZEROS if zeros else _AS_IT_WAS
+    return _ZEROS if zeros else _ANYTHING
 
 
 def table(comparison: Comparison) -> Table:

@@ -47,6 +47,11 @@ class Problem:
         return tuple(each for each in given if each is not None)
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the tensors are on a GPU."""
+        return self.device.type != "cpu"
+
+    @property
     def device(self) -> Any:
         """Where the tensors are."""
         return self.query.device

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..torch_problem import Problem
 from .peer import PeerKernel, Prepared
 
 #: How names of peers end with zeros behind.
@@ -20,10 +19,10 @@ FILLED = "_filled"
 def filled(peer: PeerKernel) -> PeerKernel:
     """A peer, and zeros written into the padding that it leaves."""
 
-    def prepare(problem: Problem) -> Prepared:
+    def prepare(problem: Any) -> Prepared:
         prepared, fill = peer.prepare(problem), padding_filler(problem)
 
-        def bind(given: Problem) -> Callable[[], Any]:
+        def bind(given: Any) -> Callable[[], Any]:
             attend = prepared.bind(given)
 
             def call() -> Any:
@@ -44,9 +43,9 @@ def filled(peer: PeerKernel) -> PeerKernel:
     )
 
 
-def padding_filler(problem: Problem) -> Callable[[Any], None]:
+def padding_filler(problem: Any) -> Callable[[Any], None]:
     """What writes zeros into the padding of an output ``[batch, qo_len, heads, head_dim]``."""
-    if problem.device.type == "cpu":
+    if not problem.on_gpu:
         return _slice_filler(problem)
 
     def fill(output: Any) -> None:
@@ -57,7 +56,7 @@ def padding_filler(problem: Problem) -> Callable[[Any], None]:
     return fill
 
 
-def _slice_filler(problem: Problem) -> Callable[[Any], None]:
+def _slice_filler(problem: Any) -> Callable[[Any], None]:
     qo_len = problem.shape.qo_len
     lens = [min(max(0, each), qo_len) for each in problem.valid_lens.tolist()]
     is_left = problem.spec.padding == "left"
@@ -65,6 +64,6 @@ def _slice_filler(problem: Problem) -> Callable[[Any], None]:
 
     def fill(output: Any) -> None:
         for sequence, rows in zip(output, padding, strict=True):
-            sequence[rows].zero_()
+            sequence[rows] = 0
 
     return fill

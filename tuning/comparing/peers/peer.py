@@ -9,7 +9,6 @@ from typing import Any
 from ....workloads import PrefillSpec
 from ....workloads.choices import RESULT_CHOICES
 from ....workloads.phrases import extras
-from ..torch_problem import Problem
 
 #: What to say of a peer whose package is not there; no path, as comparison files are kept in git.
 NOT_INSTALLED = "not installed: pip install 'prefilltune[rivals]'"
@@ -25,7 +24,7 @@ class Prepared:
 
     Parameters
     ----------
-    bind : Callable[[Problem], Callable[[], Any]]
+    bind : Callable[[Any], Callable[[], Any]]
         Takes a problem of the same lengths to a call that is ready to be timed. What a caller does
         ahead of the clock to other tensors, such as packing them, is done here. The result of the
         call is on the device.
@@ -33,7 +32,7 @@ class Prepared:
         Takes that result to ``[batch, qo_len, num_qo_heads, head_dim]``.
     """
 
-    bind: Callable[[Problem], Callable[[], Any]]
+    bind: Callable[[Any], Callable[[], Any]]
     padded: Callable[[Any], Any]
 
 
@@ -52,7 +51,7 @@ class PeerKernel:
     lacks : Callable[[PrefillSpec], str]
         What of a spec it has no way to compute, or that it is not installed; empty if it is there
         and takes all of it.
-    prepare : Callable[[Problem], Prepared]
+    prepare : Callable[[Any], Prepared]
         Of problems as it knows them. May raise anything: not every version has every peer, nor
         every peer every workload.
     zeros : bool
@@ -61,21 +60,29 @@ class PeerKernel:
     right_padded : bool
         Whether padding on the left is beyond it, so that it computes sequences of the same lengths
         that are padded on the right instead: the same work.
+    library : str
+        Which process of a comparison on a CPU it runs in; each has its own kind of problems.
     """
 
     name: str
     title: str
     kind: str
     lacks: Callable[[PrefillSpec], str]
-    prepare: Callable[[Problem], Prepared]
+    prepare: Callable[[Any], Prepared]
     zeros: bool = False
     right_padded: bool = False
+    library: str = "torch"
 
-    def known(self, problem: Problem) -> Problem:
+    def known_spec(self, spec: PrefillSpec) -> PrefillSpec:
+        """A spec as the peer knows it."""
+        if not self.right_padded or spec.padding == "right":
+            return spec
+        return replace(spec, padding="right")
+
+    def known(self, problem: Any) -> Any:
         """A problem as the peer knows it: padded on the right, if it knows no other padding."""
-        if not self.right_padded or problem.spec.padding == "right":
-            return problem
-        return replace(problem, spec=replace(problem.spec, padding="right"))
+        spec = self.known_spec(problem.spec)
+        return problem if spec is problem.spec else replace(problem, spec=spec)
 
 
 def choices_to_take(spec: PrefillSpec) -> list[str]:

@@ -10,14 +10,16 @@ from ..comparison import DENSE, PACKED, has_padding, writes_zeros
 from .cudnn_graph import CUDNN_PEERS
 from .filling import filled
 from .flash_attention_3 import FLASH_ATTENTION_3_PEERS
+from .onnx_runtime import ONNX_RUNTIME_PEERS
 from .peer import PeerKernel
 from .torch_attention import TORCH_PEERS, torch_peers_on_a_cpu
 
 #: All on a GPU, as they are.
 PEERS = (*TORCH_PEERS, *FLASH_ATTENTION_3_PEERS, *CUDNN_PEERS)
 
-#: Packages of peers besides PyTorch.
+#: Packages of these besides PyTorch, and of those on a CPU.
 PACKAGES = ("tokenspeed-fa3", "fa3-fwd", "nvidia-cudnn-frontend")
+CPU_PACKAGES = ("onnxruntime",)
 
 
 def peers_on_a_gpu(
@@ -31,29 +33,35 @@ def peers_on_a_cpu(
     spec: PrefillSpec, shape: PrefillShape, batches: Sequence[Sequence[int]]
 ) -> tuple[PeerKernel, ...]:
     """Those of a case on a CPU."""
-    return _for_case(torch_peers_on_a_cpu(spec), spec, shape, batches)
+    return _for_case(_on_a_cpu(spec), spec, shape, batches)
 
 
 def named_on_a_cpu(name: str, spec: PrefillSpec) -> PeerKernel:
     """One of :func:`peers_on_a_cpu`."""
-    peers = (each for peer in torch_peers_on_a_cpu(spec) for each in _with_filled(peer))
+    peers = (each for peer in _on_a_cpu(spec) for each in _with_filled(peer))
     return next(each for each in peers if each.name == name)
 
 
 def named_peers() -> dict[str, PeerKernel]:
     """All that comparison files may hold, by name."""
-    return {each.name: each for peer in PEERS for each in _with_filled(peer)}
+    peers = (*PEERS, *ONNX_RUNTIME_PEERS)
+    return {each.name: each for peer in peers for each in _with_filled(peer)}
 
 
-def installed_versions() -> dict[str, str]:
-    """Of those of :data:`PACKAGES` that are here."""
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those of the packages that are here."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _on_a_cpu(spec: PrefillSpec) -> tuple[PeerKernel, ...]:
+    """As they are."""
+    return (*torch_peers_on_a_cpu(spec), *ONNX_RUNTIME_PEERS)
 
 
 def _for_case(
