@@ -99,6 +99,7 @@ class _Pipeline(NamedTuple):
 _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
     "wgmma": (
         (_KV_TILES[:2], (_Pipeline(False, 2), _Pipeline(True, 2))),
+        (_KV_TILES[:2], (_Pipeline(True, 2, persistent=True, producer=True),)),
         (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
         (_KV_TILES[2:], (_Pipeline(False, 2), _Pipeline(True, 2), _Pipeline(True, 3))),
         (
@@ -110,7 +111,6 @@ _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
                 _Pipeline(True, 2, alternate=True),
             ),
         ),
-        (_KV_TILES[:8], (_Pipeline(True, 2, persistent=True, producer=True),)),
     ),
     "mma": ((_KV_TILES, (_Pipeline(False, 0),)),),
 }
