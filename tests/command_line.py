@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import dispatch_fixtures as fixtures
 import pytest
+import typer
 from dispatch_fixtures import LONG, SHORT, SPEC
 from test_comparison import CASE
 
-from prefilltune.tuning.cli import main
+from prefilltune.tuning.cli import app, main
 from prefilltune.tuning.comparing.comparison import write_comparisons
+
+COMMANDS: Any = typer.main.get_command(app)
 
 HEADS = ("--heads", "2/1x16")
 THREADS = ("--threads", "1")
@@ -61,3 +66,13 @@ def prepared(root: Path) -> Path:
     folder = root / str(fixtures.target().key)
     write_comparisons(folder / "comparison.json", [replace(CASE, target=folder.name)])
     return folder
+
+
+def parsed(command: str) -> None:
+    """Read a command as the command line does, without running it."""
+    _, *arguments = shlex.split(command)
+    found, context = COMMANDS, None
+    while hasattr(found, "commands"):
+        context = found.make_context(found.name, [], context, resilient_parsing=True)
+        found = found.commands[arguments.pop(0)]
+    found.make_context(found.name, arguments, context)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from command_line import COMMANDS, parsed
 from database_fixtures import KEY, edit_provenance, filled, small_entry
 from dispatch_fixtures import LONG, SHORT, SPEC, database, record
 from typer.testing import CliRunner
@@ -41,7 +41,6 @@ from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import CHOICES, Case, PrefillSpec, Preset
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS: Any = typer.main.get_command(app)
 HEADS = "--heads 2/1x16"
 
 
@@ -95,16 +94,6 @@ def reached(command: str) -> tuple[str, str, str, str]:
     with pytest.raises(Reached) as caught:
         run(command)
     return caught.value.facts
-
-
-def parsed(command: str) -> None:
-    """Read a command as the command line does, without running it."""
-    _, *arguments = shlex.split(command)
-    found, context = COMMANDS, None
-    while hasattr(found, "commands"):
-        context = found.make_context(found.name, [], context, resilient_parsing=True)
-        found = found.commands[arguments.pop(0)]
-    found.make_context(found.name, arguments, context)
 
 
 @pytest.fixture

@@ -126,11 +126,10 @@ def test_a_case_that_fails_is_named_and_the_others_are_kept(database: Path, tmp_
 def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> None:
     pytest.importorskip("vl_convert", reason="needs the extra [report]")
     folder = committed_root() / "llvm-znver4-2c"
-    done = run(
-        "report", "--target", folder.name, "--database", str(folder.parent),
-        "--output", str(tmp_path),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = said(
+        "report", "--target", folder.name, "--database", folder.parent, "--output", tmp_path
+    )
+    assert done.code == 0, done.err
     assert "| all | 8 |" in (tmp_path / "report.md").read_text()
     assert "AMD EPYC" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")

@@ -157,7 +157,7 @@ def _failures() -> dict[str, Any]:
     return {
         "width": "container", "height": {"step": 26}, "data": _data(),
         "encoding": {
-            "y": {"field": "kind", "type": "nominal", "sort": "-x", "title": None,
+            "y": {"field": "kind", "type": "nominal", "sort": None, "title": None,
                   "axis": {"labelColor": "var(--ink)"}},
             "x": {"field": "count", "type": "quantitative", "title": "trials",
                   "axis": {"tickMinStep": 1}},

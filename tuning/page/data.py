@@ -183,6 +183,7 @@ def _case(comparison: Comparison, device: int, key: TargetKey) -> dict[str, Any]
         "strongest": peer_title(comparison.best[0]) if comparison.best else None,
         "over": {
             "strongest": _digits(comparison.over_best),
+            "cold": _digits(comparison.over_best_cold),
             "stock": _digits(comparison.speedup(comparison.stock_ms)),
             "hand": _digits(comparison.over_baseline),
         },

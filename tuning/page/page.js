@@ -27,12 +27,12 @@
   const drawn = new WeakMap();
   async function draw(place, spec) {
     drawn.get(place)?.finalize();
-    const result = await vegaEmbed(place, { ...spec, config, autosize: { type: "fit-x", contains: "padding" } }, {
+    // The place has a label; of its parts a screen reader has no use.
+    if (!place.firstChild) place.append(el("div", { "aria-hidden": "true" }));
+    const result = await vegaEmbed(place.firstChild, { ...spec, config, autosize: { type: "fit-x", contains: "padding" } }, {
       actions: false, renderer: "svg", ast: false, tooltip: { theme: "custom" },
     });
     drawn.set(place, result);
-    // A chart that no label describes tells its parts by itself; the others are pictures.
-    if (place.getAttribute("role") === "img") for (const svg of all("svg", place)) svg.setAttribute("aria-hidden", "true");
     return result.view;
   }
   function chart(name, values) {
@@ -128,6 +128,7 @@
     { title: "of the limit", value: (c) => c.share, cell: (c) => figure(percent(c.share), c.share) },
     { title: "strongest other", left: true, value: (c) => c.strongest, cell: (c) => el("td", { class: "left" }, c.strongest ?? "none") },
     { title: "over it", value: (c) => c.over.strongest, cell: (c) => ratio(c.over.strongest) },
+    ...(data.cases.some((c) => c.over.cold !== null) ? [{ title: "over it, cold", value: (c) => c.over.cold, cell: (c) => ratio(c.over.cold) }] : []),
     { title: "over stock rules", value: (c) => c.over.stock, cell: (c) => figure(times(c.over.stock), c.over.stock) },
     { title: "over hand-scheduled", value: (c) => c.over.hand, cell: (c) => figure(times(c.over.hand), c.over.hand) },
   ]);
@@ -144,6 +145,8 @@
       series: (several ? data.devices[each.device].device + ", " : "") + each.lengths + " lengths",
     }));
     const place = one('[data-chart="cases"]');
+    place.hidden = !values.length;
+    if (!values.length) return;
     const view = await draw(place, chart("cases", values));
     view.addEventListener("click", (_, item) => { if (item?.datum?.id) open(item.datum.id); });
   }

@@ -39,9 +39,10 @@ def decisions(trace: list[Any]) -> dict[str, str]:
     values = dict(_sampled(instructions, dict(map(tuple, chosen))))
     found: dict[str, str] = {}
     for name, inputs, attributes, _ in instructions:
-        if name == "Annotate" and inputs[1] in values:
+        value = inputs[1] if name == "Annotate" else None
+        if isinstance(value, str) and value in values:
             annotation: str = attributes[0]
-            found[_SAMPLED.get(annotation, annotation)] = values[inputs[1]]
+            found[_SAMPLED.get(annotation, annotation)] = values[value]
     tiles = [value for value in values.values() if "x" in value]
     if tiles:
         found["loops split into"] = ", ".join(tiles)
