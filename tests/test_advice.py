@@ -323,7 +323,11 @@ def test_packages_are_installed_for_the_python_that_runs() -> None:
 
 def documented() -> Iterator[str]:
     """Lines of shell in the fenced blocks of the documents."""
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    ):
         for block in re.findall(r"^```(?:sh|ini)?\n(.*?)^```", path.read_text(), re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
                 yield line.removeprefix("$ ").partition(" #")[0].strip()
