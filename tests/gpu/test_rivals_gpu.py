@@ -57,15 +57,17 @@ def test_rivals_are_right_or_say_what_they_do_not_take(
 ) -> None:
     """No sequence is empty where packed ones cannot be, nor longer than what it lies in."""
     spec = PrefillSpec(8, 2, 128, dtype, **CHOSEN[chosen])
-    batches = [tuple(min(each, shape.qo_len) for each in lens) for lens in BATCHES]
-    timed = (spec, shape, batches, 0)
+    timed = (spec, shape, BATCHES, 0)
     call(worker, warm_up_peers, *timed, "cuda")
     results = call(worker, measure_side_by_side, {}, *timed, 512, "cuda", None, 2)
-    peers = {each.name: each for each in peers_on_a_gpu(spec, shape, batches)}
+    peers = {each.name: each for each in peers_on_a_gpu(spec, shape, BATCHES)}
     for name in (each for each in peers if each.removesuffix("_filled") in RIVALS):
         found, lacking = results[name], peers[name].lacks(spec)
-        assert found.failure == lacking, name
-        if not lacking:
+        if lacking or not (name.startswith("cudnn") and shape.qo_len != shape.num_kv):
+            assert found.failure == lacking, name
+        else:  # cuDNN aligns few windows at the ends of other lengths, and says which not
+            assert "wrong" not in found.failure
+        if not found.failure:
             assert min(*found.seconds, *found.cold_seconds) > 0
         if found.error is not None:
             assert found.error <= PEER_TOLERANCE[dtype] * bias_slack(spec), name

@@ -61,7 +61,7 @@ def interquartile_range(times: Sequence[float]) -> float:
 
 
 def interleave(
-    timers: Sequence[Timer], rounds: int = 9, seconds: float = _SECONDS
+    timers: Sequence[Timer], rounds: int = 9, seconds: float = _SECONDS, pause: float = _PAUSE
 ) -> list[tuple[float, ...]]:
     """Time every subject once a round, so that a disturbance hits them alike.
 
@@ -73,6 +73,8 @@ def interleave(
         Timings of each; a subject of which one call takes eight times ``seconds`` gets three.
     seconds : float
         How long one timing is to take.
+    pause : float
+        Seconds before each, in which threads of the subject before stop spinning.
 
     Returns
     -------
@@ -86,6 +88,6 @@ def interleave(
         for timer, found in zip(timers, times, strict=True):
             if done >= _SLOW_ROUNDS and found[0] > _SLOW * seconds:
                 continue
-            time.sleep(_PAUSE)  # threads of the subject before stop spinning
+            time.sleep(pause)
             found.append(timer(seconds))
     return [tuple(found) for found in times]
