@@ -6,9 +6,13 @@ of them is called, and with what.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prefilltune.workloads import PrefillSpec, reference_attention
@@ -155,11 +159,14 @@ def hidden(model: Any, inputs: dict[str, Any]) -> Any:
 
 
 def eager(model: Any, inputs: dict[str, Any]) -> Any:
-    model.set_attn_implementation("eager")
+    parts = [each for each in model.modules() if isinstance(each, transformers.PreTrainedModel)]
+    for part in parts:
+        part.set_attn_implementation("eager")
     try:
         return hidden(model, inputs)
     finally:
-        model.set_attn_implementation("prefilltune")
+        for part in parts:
+            part.set_attn_implementation("prefilltune")
 
 
 def assert_as_eager(model: Any, inputs: dict[str, Any], result: Any = None) -> None:
@@ -223,7 +230,7 @@ def test_where_nobody_looks_what_is_padded_otherwise_is_nan(name: str) -> None:
     assert torch.isnan(hidden(model, batch("right"))[1:]).all()
 
 
-@pytest.mark.parametrize("name", ["t5", "embedding_gemma"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("t5", marks=pytest.mark.slow)])
 def test_a_graph_is_compiled_for_all_lengths(name: str) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -340,7 +347,7 @@ def test_models_that_compute_attention_themselves_are_refused() -> None:
         prefill.enable(torch.nn.Linear(1, 1))
 
 
-def test_options_and_folders_are_checked(tmp_path: Any) -> None:
+def test_options_and_folders_are_checked(tmp_path: Path) -> None:
     model = made("bert")
     with pytest.raises(InvalidArgumentError, match="check is 'once'"):
         prefill.enable(model, [], check="once")
@@ -349,3 +356,99 @@ def test_options_and_folders_are_checked(tmp_path: Any) -> None:
     with pytest.raises(prefill.NotBuiltError, match="prefilltune tune --target llvm"):
         prefill.enable(model, cache=tmp_path, strict=True)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_sentence_transformers_embeds_padded_batches(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    made("bert").save_pretrained(tmp_path)
+
+    def loaded(name: str) -> Any:
+        inside = library.sentence_transformer.modules.Transformer(
+            str(tmp_path), model_kwargs={"attn_implementation": name}
+        )
+        pooling = library.sentence_transformer.modules.Pooling(32, "mean")
+        return library.SentenceTransformer(modules=[inside, pooling], device="cpu")
+
+    model = loaded("prefilltune")
+    (specs,) = specs_of(made("bert"))
+    offer(*specs)
+    report = prefill.enable(model, [], strict=True)
+    texts = ["a b c", "d", "e f g h a b c d"]
+    expected = loaded("eager").encode(texts)
+    np.testing.assert_allclose(model.encode(texts), expected, rtol=1e-4, atol=1e-4)
+    assert report.served.total() == 2
+
+
+@pytest.mark.parametrize("decoder", ["t5", "bart", "bert"])
+def test_keys_of_another_sequence_are_no_padding_of_the_queries(decoder: str) -> None:
+    """Not even where both are as long."""
+    torch.manual_seed(0)
+    if decoder == "t5":
+        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+        config = transformers.T5Config(vocab_size=50, **sizes, decoder_start_token_id=0)
+        model = transformers.T5Model(config).eval()
+    elif decoder == "bart":
+        of_each = ("layers", "attention_heads", "ffn_dim")
+        sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in of_each}
+        config = transformers.BartConfig(vocab_size=50, d_model=32, **sizes)
+        model = transformers.BartModel(config).eval()
+    else:
+        roles = {"is_decoder": True, "add_cross_attention": True}
+        model = transformers.BertModel(transformers.BertConfig(**COMMON, **roles)).eval()
+    heads, scale = (2, 2, 16, "float32"), 1.0 if decoder == "t5" else 0.25
+    for mask in ("padded", "padded_left", "causal_padded", "causal_padded_left"):
+        for bias in (None, "relative"):
+            offer(KernelSpec(mask, *heads, scale, "float32", bias=bias))
+    report = prefill.enable(model, [])
+    inputs = batch("right")
+    if decoder == "bert":
+        states = torch.randn(ROWS, LENGTH, 32)
+        other = {
+            "encoder_hidden_states": states,
+            "encoder_attention_mask": inputs["attention_mask"],
+        }
+        inputs = {"input_ids": inputs["input_ids"], "use_cache": False, **other}
+    else:
+        inputs = {**inputs, "decoder_input_ids": batch("none")["input_ids"]}
+    result, expected = hidden(model, inputs), eager(model, inputs)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    assert report.served
+    assert report.handed_over["its keys are of another sequence than its queries"] == 2
+
+
+def test_layers_without_masks_are_served() -> None:
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "patch_size": 2, "hidden_size": 32, "intermediate_size": 32}
+    config = transformers.ViTConfig(**sizes, num_hidden_layers=2, num_attention_heads=2)
+    model = transformers.ViTModel(config).eval()
+    (specs,) = specs_of(model)
+    offer(*specs)
+    report = prefill.enable(model, [], strict=True)
+    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)}
+    torch.testing.assert_close(hidden(model, inputs), eager(model, inputs), rtol=1e-4, atol=1e-4)
+    assert report.served == {str(specs[0]): 2}
+
+
+@pytest.mark.slow
+def test_a_library_is_built_of_records_once(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("small_libraries.py")
+    (specs,) = specs_of(made("bert"))
+    text = f"{specs[0].mask_mode}_hq2_hkv2_d16_float32_s0.25"
+    records, cache = tmp_path / "records", tmp_path / "cache"
+    subprocess.run([sys.executable, str(script), "--records", str(records), text], check=True)
+    model = made("bert")
+    options = {"records": records, "accept": "family", "cache": cache, "strict": True}
+    report = prefill.enable(model, **options)
+    assert_as_eager(model, batch("right"))
+    assert report.served == {str(specs[0]): 2}
+    (built,) = report.libraries
+    when = built.stat().st_mtime_ns
+    assert prefill.enable(model, **options).libraries == [built]
+    assert prefill.enable(model, cache, strict=True).libraries == [built]
+    assert built.stat().st_mtime_ns == when
+    left = batch("left")
+    with pytest.raises(prefill.NotServedError, match="padded_left"):
+        hidden(model, left)

@@ -15,18 +15,21 @@ from ..torch.registry import has_kernel
 from .errors import NotServedError
 from .masks import FULL, LEFT, RIGHT, Mask, Padding, mask_of_none
 from .session import Session, count_compiled, session_of
-from .windows import Window
+from .windows import CAUSAL, Window
 
 #: What changes scores in ways that no kernel knows, nor SDPA.
 _BEYOND_SDPA = ("s_aux", "sinks")
-#: What says that sequences lie one behind the other in one row of a batch.
-_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k")
+_CACHED = "it decodes, or continues what is in a cache"
 
 
 class _Call(NamedTuple):
     """A call of a kernel, but for the query, the key and the value."""
 
-    spec: Spec
+    spec: str
+    mask_mode: str
+    sm_scale: float
+    softcap: float | None
+    lse_dtype: Any
     lens: Any
     guard: Any
     bias: Any
@@ -67,7 +70,7 @@ def attention(
         are packed into one row.
     """
     session = session_of(module)
-    if any(more.get(name) is not None for name in _PACKED):
+    if more.get("cu_seq_lens_q") is not None:
         raise NotServedError(
             "sequences are packed into one row, for which there is no kernel yet: pass a padded "
             "batch with its attention_mask"
@@ -115,36 +118,64 @@ def _call(
     position_bias: Any,
 ) -> _Call | str:
     """The kernel's call, or why there is none and what can be done."""
-    if torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value)):
+    if torch.is_grad_enabled() and (
+        query.requires_grad or key.requires_grad or value.requires_grad
+    ):
         return "it needs a gradient, which kernels have none of: call it under inference_mode()"
     if not isinstance(mask, Mask):
         return (
             "its mask was made ahead, for a static cache or by the caller: pass attention_mask "
             "[batch, length]"
         )
-    if not mask.is_square:
-        return "it decodes, or continues what is in a cache"
-    if query.shape[2] != key.shape[2]:
-        return "its queries and keys differ in length"
-    window = mask.window
-    if window is None:
-        return "its mask is none of causal, of both directions, or a window of these"
+    if _is_cross(module) and mask.window != CAUSAL:
+        return "its keys are of another sequence than its queries"
     if position_bias is not None and not _is_relative(module, position_bias):
         return "a bias is added to its scores that may be more than one by distance"
     if query.dtype != key.dtype or key.shape != value.shape or key.dtype != value.dtype:
         return "its query, key and value differ in dtype or head_dim"
+    if query.shape[2] != key.shape[2]:
+        return _CACHED
+    sizes = query.shape[1], key.shape[1], query.shape[3]
+    scores = scaling, softcap, position_bias is not None
+    if torch.compiler.is_compiling():
+        call = _chosen(session, query, mask, *sizes, *scores)
+    else:  # what one layer found is so for those that are like it
+        like = query.dtype, sizes, scores
+        call = mask.calls.get(like)
+        if call is None:
+            call = mask.calls[like] = _chosen(session, query, mask, *sizes, *scores)
+    if position_bias is None or not isinstance(call, _Call):
+        return call
+    return call._replace(bias=mask.bias(position_bias))
+
+
+def _chosen(
+    session: Session,
+    query: Any,
+    mask: Mask,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    scaling: float | None,
+    softcap: float | None,
+    has_bias: bool,
+) -> _Call | str:
+    """The call without its bias."""
+    if not mask.is_square:
+        return _CACHED
+    window = mask.window
+    if window is None:
+        return "its mask is none of causal, of both directions, or a window of these"
     padding = mask.padding(session.look and not _cannot_look(query), session.padding)
     if padding is None:
         return (
             "its mask has holes, or padding on both sides: pass attention_mask of sequences that "
             "are padded on one side"
         )
-    bias = None if position_bias is None else mask.bias(position_bias)
-    heads, kv_heads, head_dim = query.shape[1], key.shape[1], query.shape[3]
     dtype = str(query.dtype).removeprefix("torch.")
     scale = head_dim**-0.5 if scaling is None else _constant(scaling)
     cap = None if softcap is None else _constant(softcap)
-    form = None if bias is None else "relative"
+    bias = "relative" if has_bias else None
     wanted = None
     for side, seen in _names(padding, window, query.shape[2]):
         name = mask_name(None, side, seen)
@@ -152,9 +183,10 @@ def _call(
         if side == LEFT and padding.side == RIGHT:
             lens = torch.full_like(lens, query.shape[2])
         for lse_dtype in dict.fromkeys((dtype, "float32")):
-            fields = (name, heads, kv_heads, head_dim, dtype, scale, lse_dtype, cap, form)
+            fields = (name, heads, kv_heads, head_dim, dtype, scale, lse_dtype, cap, bias)
             if _has_kernel(query.device.type, *fields):
-                return _Call(Spec(*fields), lens, padding.guard, bias)
+                lse = None if lse_dtype == dtype else torch.float32
+                return _Call(str(Spec(*fields)), name, scale, cap, lse, lens, padding.guard, None)
         wanted = wanted or fields
     kind = "cuda" if query.device.type == "cuda" else "llvm"
     spec = Spec(*wanted)  # pyright: ignore[reportOptionalIterable]
@@ -178,23 +210,22 @@ def _names(padding: Padding, window: Window, length: Any) -> Iterator[tuple[str,
 
 
 def _served(session: Session, call: _Call, mask: Mask, query: Any, key: Any, value: Any) -> Any:
-    named = {"query": query.transpose(1, 2), "key": key.transpose(1, 2)}
-    named["value"] = value.transpose(1, 2)
-    for name, each in named.items():
-        if not each.is_contiguous():
+    dense = []
+    for name, each in (("query", query), ("key", key), ("value", value)):
+        tensor = each.transpose(1, 2)
+        if not tensor.is_contiguous():
             _count(session, "copied", name)
-            named[name] = each.contiguous()
-    spec = call.spec
-    _count(session, "served", str(spec))
+            tensor = tensor.contiguous()
+        dense.append(tensor)
+    _count(session, "served", call.spec)
     output, _ = sequence_prefill(
-        *named.values(),
+        *dense,
         call.lens,
-        sm_scale=spec.sm_scale,
-        mask_mode=spec.mask_mode,
-        softcap=spec.softcap,
+        sm_scale=call.sm_scale,
+        mask_mode=call.mask_mode,
+        softcap=call.softcap,
         bias=call.bias,
-        lse_dtype=getattr(torch, spec.lse_dtype),
-        copy_misaligned=True,
+        lse_dtype=call.lse_dtype,
     )
     if call.guard is not None and not mask.guarded:
         # In one layer: what is NaN there is NaN in all that come after.
@@ -219,6 +250,18 @@ def _constant(number: float) -> float:
     """
     numerator, denominator = number.as_integer_ratio()
     return numerator / denominator
+
+
+def _is_cross(module: Any) -> bool:
+    """Whether keys may be of another sequence, whose lengths say nothing of the queries.
+
+    Nothing says it: a layer of a decoder does that is told to be one, or its class.
+    """
+    return (
+        "Cross" in type(module).__name__
+        or bool(getattr(module, "is_decoder", False))
+        or bool(getattr(getattr(module, "config", None), "is_decoder", False))
+    )
 
 
 def _is_relative(module: Any, position_bias: Any) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from ..torch import Spec, load
 from ..torch.errors import InvalidArgumentError
 from ..torch.registry import has_kernel
@@ -33,7 +35,7 @@ def enable(
     check: str = "always",
     padding: str = "right",
     records: Folder | None = None,
-    accept: str = "family",
+    accept: str = "nearest",
     cache: Folder | None = None,
 ) -> Report:
     """Let tuned kernels serve the attentions of a model of transformers.
@@ -113,7 +115,10 @@ def enable(
         _logger.warning("an attention is left to SDPA: %s", missing)
     session = Session(strict, padding, check == "always", report)
     for each in models:
-        each.set_attn_implementation(NAME)
+        for part in each.modules():
+            # The halves of an encoder-decoder have configurations of their own.
+            if isinstance(part, PreTrainedModel):
+                part.set_attn_implementation(NAME)
         attach(each, session)
     return report
 

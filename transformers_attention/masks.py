@@ -56,6 +56,8 @@ class Mask:
         self._padding: Any = None
         self._pairs: Any = None
         self._bias: Any = None
+        #: What layers have found, by what they have alike.
+        self.calls: dict[Any, Any] = {}
         #: Whether the guard of the padding has been applied.
         self.guarded = False
 
