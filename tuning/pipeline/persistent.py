@@ -280,20 +280,9 @@ class _Grid:
             *computed(loop, here, steps, after, next_loads),
             *(_store(held, value, index) for index, value in enumerate(after_this)),
         ]
-        other = None if self._produces else self._first_loads(following, tiles, queries)
-        either = tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(work), other)
-        if self._produces:  # a tile without keys is another warp's
-            either = sequence(work)
-        rest = [either if each is loop else self._shuffled(each) for each in self.others]
+        rest = self._around(tirx.SeqStmt(work), following, tiles, queries)
         own = [each for each in block.alloc_buffers if not any(map(each.same_as, shared))]
         there = self._there({})
-        if self._produces:
-            binds, rest = rest[: len(self.binds)], rest[len(self.binds) :]
-            rest = [each for each in rest if skipped(each) is None]  # none of which has keys
-            some = tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(written_by_warps(rest)), None)
-            rest = [*binds, some]
-        else:
-            rest = _either(written_by_warps(rest), other)
         stmts = tirx.IfThenElse(there, tirx.SeqStmt(rest), None)
         return s_tir.SBlockRealize(
             [], True,
@@ -303,6 +292,22 @@ class _Grid:
                 alloc_buffers=[place, *own],
             ),
         )  # fmt: skip
+
+    def _around(self, work: Any, following: Any, tiles: Any, queries: Any) -> list[Any]:
+        """The steps of a tile, with what computes in the place of the loop."""
+        from tvm import tirx
+
+        def steps(inner: Any, others: Sequence[Any]) -> list[Any]:
+            whole = [inner if each is self.loop else self._shuffled(each) for each in others]
+            return written_by_warps(whole)
+
+        some = self.loop.extent > 0
+        if not self._produces:
+            other = self._first_loads(following, tiles, queries)
+            return _either(steps(tirx.IfThenElse(some, work, other), self.others), other)
+        # A tile without keys is another warp's, and so it is no matter which of those are skipped.
+        others = [each for each in self.others if each not in self.binds and not skipped(each)]
+        return [*self.binds, tirx.IfThenElse(some, tirx.SeqStmt(steps(work, others)), None)]
 
     def _shuffled(self, stmt: Any) -> Any:
         """A step of what computes, and nothing else."""
