@@ -8,19 +8,23 @@ distribution, ``histogram:lengths.csv`` of your own among them::
 
 A library is built before, of each model in the dtype at hand, into a folder of its own in
 ``libraries/``; without ``--library``, of the records that there are. Results are checked against
-SDPA's where there is no padding.
+SDPA's where there is no padding. Where a package of FlashAttention-3 is installed, it computes the
+same sequences one behind the other, without padding.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -29,6 +33,7 @@ import transformers
 import prefilltune.transformers as prefill
 from prefilltune.workloads import PrefillShape, parse_lengths
 
+FLASH_ATTENTION_3 = "fa3_fwd_interface"
 WARM_UP = 3
 BATCHES = 8  # of different lengths, one after the other
 
@@ -88,32 +93,66 @@ def batches(
     return made
 
 
-def eager(model: Any, inputs: Sequence[dict[str, Any]]) -> Iterator[Callable[[], Any]]:
-    """A forward pass of each batch."""
-    for batch in inputs:
-        yield lambda batch=batch: model(**batch).last_hidden_state
+def padded(model: Any, batch: dict[str, Any]) -> Any:
+    """The hidden states of a batch as it is."""
+    return model(**batch).last_hidden_state
 
 
-def replayed(model: Any, inputs: Sequence[dict[str, Any]]) -> Iterator[Callable[[], Any]]:
-    """The same as one CUDA graph, into which each batch is copied."""
-    static = {name: each.clone() for name, each in inputs[0].items()}
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            model(**static)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = model(**static).last_hidden_state
+def packed(model: Any, batch: dict[str, Any]) -> Any:
+    """The hidden states of sequences that :func:`packing` laid one behind the other."""
+    return model(**batch).last_hidden_state[0]
 
-    def replay(batch: dict[str, Any]) -> Any:
-        for name, each in static.items():
-            each.copy_(batch[name])
-        graph.replay()
-        return output
 
-    for batch in inputs:
-        yield lambda batch=batch: replay(batch)
+def packing(batch: dict[str, Any]) -> dict[str, Any]:
+    """The sequences of a batch one behind the other, as data collators of transformers do it."""
+    valid = batch["attention_mask"].bool()
+    lens = valid.sum(1)
+    positions = valid.cumsum(1) - 1
+    offsets = torch.nn.functional.pad(lens.cumsum(0), (1, 0)).int()
+    longest = int(lens.max())
+    return {
+        "input_ids": batch["input_ids"][valid][None],
+        "position_ids": positions[valid][None],
+        "cu_seq_lens_q": offsets,
+        "cu_seq_lens_k": offsets,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def flash_attention_3(
+    module: Any, query: Any, key: Any, value: Any, _: Any, scaling: float | None = None,
+    sliding_window: int | None = None, **more: Any,
+) -> tuple[Any, None]:  # fmt: skip
+    """Attention of packed sequences, as transformers calls it."""
+    forward = importlib.import_module(FLASH_ATTENTION_3)._flash_attn_forward
+    tensors = (each.transpose(1, 2)[0].contiguous() for each in (query, key, value))
+    options: dict[str, Any] = {"softmax_scale": scaling}
+    if sliding_window is None:
+        options["causal"] = module.is_causal
+    else:
+        reach = sliding_window - 1
+        ends = {"window_size_left": reach, "window_size_right": 0 if module.is_causal else reach}
+        options |= ends
+    offsets = {"cu_seqlens_q": more["cu_seq_lens_q"], "cu_seqlens_k": more["cu_seq_lens_k"]}
+    longest = {"max_seqlen_q": more["max_length_q"], "max_seqlen_k": more["max_length_k"]}
+    output, *_ = forward(*tensors, **offsets, **longest, **options)
+    return output[None], None
+
+
+def replayed(forwards: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
+    """Each forward pass as a CUDA graph."""
+    graphs, pool = [], torch.cuda.graph_pool_handle()
+    for forward in forwards:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(WARM_UP):
+                forward()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            forward()
+        graphs.append(graph.replay)
+    return graphs
 
 
 def measured(passes: Sequence[Callable[[], Any]], seconds: float, sequences: int) -> dict[str, Any]:
@@ -153,28 +192,32 @@ def compared(
     model = embedder.make(options.layers).to(device, getattr(torch, options.dtype)).eval()
     inputs = batches(embedder, shape, options.lens, model.config.vocab_size, device)
     valid = [batch["attention_mask"].bool() for batch in inputs]
+    has_flash_attention_3 = device == "cuda" and find_spec(FLASH_ATTENTION_3) is not None
     found: dict[str, Any] = {}
     expected: list[Any] = []
-    for attention in ("sdpa", "prefilltune"):
-        if attention == "sdpa":
-            model.set_attn_implementation("sdpa")
-        else:
+    for attention in ("sdpa", *(["fa3_packed"] if has_flash_attention_3 else []), "prefilltune"):
+        report = prefill.Report()
+        if attention == "prefilltune":
             settings = {"padding": embedder.padding, "accept": options.accept, "strict": True}
             report = prefill.enable(model, options.library, **settings)
-        passes = zip(eager(model, inputs), valid, strict=True)
-        results = [forward()[mask] for forward, mask in passes]
+        else:
+            model.set_attn_implementation(attention)
+        if attention == "fa3_packed":
+            forwards = [partial(packed, model, packing(batch)) for batch in inputs]
+            results = [forward() for forward in forwards]
+        else:
+            forwards = [partial(padded, model, batch) for batch in inputs]
+            results = [forward()[mask] for forward, mask in zip(forwards, valid, strict=True)]
         expected = expected or results
-        difference = max(
-            float((result - each).float().abs().max())
-            for result, each in zip(results, expected, strict=True)
-        )
-        found[attention] = {"max_difference": difference}
-        ways = {"eager": eager} | ({"graph": replayed} if device == "cuda" else {})
-        for way, made in ways.items():
-            timed = measured(list(made(model, inputs)), options.seconds, shape.batch)
-            found[attention][way] = timed
-        if attention == "prefilltune":
-            found[attention]["copied"] = dict(report.copied)
+        pairs = zip(results, expected, strict=True)
+        found[attention] = {
+            "max_difference": max(float((one - two).float().abs().max()) for one, two in pairs),
+            "copied": dict(report.copied),
+            "eager": measured(forwards, options.seconds, shape.batch),
+        }
+        if device == "cuda":
+            timed = measured(replayed(forwards), options.seconds, shape.batch)
+            found[attention]["graph"] = timed
     share = float(torch.stack(valid).float().mean())
     return {"model": name, "shape": str(shape), "valid": round(share, 3), **found}
 
@@ -193,6 +236,8 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if on_gpu else "cpu"
     shapes = options.shape or (["32x128", "32x512", "128x512"] if on_gpu else ["4x128", "8x512"])
+    # Without a mask function of its own: models make no mask then.
+    transformers.AttentionInterface.register("fa3_packed", flash_attention_3)
     found = []
     with torch.inference_mode():
         for name in options.model or EMBEDDERS:
