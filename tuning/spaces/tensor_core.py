@@ -98,8 +98,14 @@ class _Pipeline(NamedTuple):
 # the next round begins.
 _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
     "wgmma": (
-        (_KV_TILES[:2], (_Pipeline(False, 2), _Pipeline(True, 2))),
-        (_KV_TILES[:2], (_Pipeline(True, 2, persistent=True, producer=True),)),
+        (
+            _KV_TILES[:2],
+            (
+                _Pipeline(False, 2),
+                _Pipeline(True, 2),
+                _Pipeline(True, 2, persistent=True, producer=True),
+            ),
+        ),
         (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
         (_KV_TILES[2:], (_Pipeline(False, 2), _Pipeline(True, 2), _Pipeline(True, 3))),
         (
