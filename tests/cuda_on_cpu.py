@@ -18,7 +18,9 @@ from ptx_on_cpu import FUNCTIONS, on_cpu
 #: Who runs first between two barriers, for warps and for threads of a warp.
 ORDERS = range(4)
 
-_PARAMETERS = ("q", "k", "v", "valid_lens", "bias", "output", "lse")
+_PARAMETERS = (
+    "q", "k", "v", "valid_lens", "cu_seqlens_q", "cu_seqlens_kv", "bias", "output", "lse",
+)  # fmt: skip
 
 _RUNTIME = r"""
 #include <ucontext.h>
@@ -136,7 +138,8 @@ def kernel_on_cpu(
     -------
     Callable[..., None]
         ``kernel(query, key, value, valid_lens, output, lse, order)`` on NumPy arrays, with the bias
-        behind ``valid_lens`` if there is one; ``order`` is one of :data:`ORDERS`.
+        behind ``valid_lens`` if there is one, and with the offsets of packed sequences in its
+        place; ``order`` is one of :data:`ORDERS`.
     """
     text, library = folder / "kernel.cpp", folder / "kernel.so"
     text.write_text(_cpp(source))
@@ -156,7 +159,7 @@ def _cpp(source: str) -> str:
     found = re.search(r"main_kernel\(([^)]*)\)", kernel)
     assert found is not None
     types = dict(_parameter(each) for each in found[1].split(","))
-    parameters = [name for name in _PARAMETERS if name in types or name != "bias"]
+    parameters = [name for name in _PARAMETERS if name in types]
     assert sorted(types) == sorted(parameters)
     kernel = kernel.replace('extern "C" __global__', "static")
     kernel = re.sub(r"__launch_bounds__\([^)]*\)|extern __shared__[^;]*;", "", kernel)

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tvm
+from cuda_on_cpu import ORDERS, kernel_on_cpu
+from cuda_schedules import pipelined, proposals
+from machine_code import compile_device
 
+from prefilltune.tuning.backends.cuda_code import device_source
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.build import generate
+from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.derivation import PipelinedTiles, online_attention, pipelined_attention
+from prefilltune.tuning.measuring.checking import expect, poisoned_results
+from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import (
     TOLERANCE,
+    Inputs,
     InvalidSpecError,
+    PackedShape,
     PrefillShape,
     PrefillSpec,
     Tiles,
@@ -50,7 +62,7 @@ DESCRIPTIONS = {
 
 
 def kernel_of(form: str, spec: PrefillSpec) -> Any:
-    module = DESCRIPTIONS[form](spec, SHAPE)
+    module = DESCRIPTIONS[form](spec, PackedShape.fresh())
     return tvm.compile(module, target=tvm.target.Target("llvm"))["main"]
 
 
@@ -63,12 +75,16 @@ def run(kernel: Any, spec: PrefillSpec, *arguments: np.ndarray) -> tuple[np.ndar
     return tensors[-2].numpy(), tensors[-1].numpy()
 
 
+def tight(inputs: Inputs) -> tuple[np.ndarray, ...]:
+    """The arguments, without what is behind the last sequence."""
+    query, key, value, queries, keys, *bias = inputs.arguments
+    return query[: queries[-1]], key[: keys[-1]], value[: keys[-1]], queries, keys, *bias
+
+
 def assert_right(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: np.ndarray) -> None:
-    inputs = make_inputs(spec, shape, lens, 0)
-    found = run(kernel, spec, *inputs.arguments)
-    for actual, expected in zip(
-        found, reference_packed_attention(spec, *inputs.arguments), strict=True
-    ):
+    arguments = tight(make_inputs(spec, shape, lens, 0))
+    found = run(kernel, spec, *arguments)
+    for actual, expected in zip(found, reference_packed_attention(spec, *arguments), strict=True):
         assert max_error(actual, expected) <= TOLERANCE[spec.dtype]
 
 
@@ -96,21 +112,80 @@ def test_packed_is_what_padded_is() -> None:
     padded = make_inputs(replace(spec, layout="padded"), SHAPE, LENS, 0)
     rows = valid_positions(spec, LENS, SHAPE.qo_len)
     for one, other in zip(
-        reference_packed_attention(spec, *packed.arguments),
+        reference_packed_attention(spec, *tight(packed)),
         reference_attention(replace(spec, layout="padded"), *padded.arguments),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other[rows])
 
 
+def test_what_lies_behind_the_last_sequence_is_neither_read_nor_written() -> None:
+    spec = replace(SPEC, bias="relative", window=(None, 0))
+    inputs = make_inputs(spec, SHAPE, LENS, 0, poison_padding=True)
+    expected = expect(spec, SHAPE, inputs)
+    found = run(kernel_of("online", spec), spec, *inputs.arguments)
+    assert expected.error(*found) <= TOLERANCE["float32"]
+    found[0][-1] = 0.0
+    assert expected.error(*found) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("space", "dtype", "variant", "q_tile", "warps"),
+    [
+        ("cuda_mma", "float16", {"q_tile": 64, "kv_tile": 32}, 64, 4),
+        (
+            "cuda_simt",
+            "float32",
+            {"rows": 2, "warps": 2, "kv_tile": 16, "exchange": False},
+            32,
+            2,
+        ),
+    ],
+)
+def test_cuda_kernels(
+    space: str, dtype: str, variant: dict[str, Any], q_tile: int, warps: int, tmp_path: Path
+) -> None:
+    spec = PrefillSpec(
+        2, 1, 64, dtype, layout="packed", window=(20, 9), softcap=1.5, bias="relative"
+    )
+    shape, target = PrefillShape(5, 70), resolve_target("cuda", arch="sm_80")
+    module = proposals(space, variant, spec, shape, target)[0].module
+    source = device_source(generate(module, target.target))
+    tiles = shape.batch * shape.qo_len // q_tile + shape.batch
+    kernel = kernel_on_cpu(source, (tiles, spec.num_qo_heads, 1), warps, 1 << 17, tmp_path)
+    for order, lens in zip(ORDERS, ([70, 0, 1, 33, 64], [0, 0, 65, 2, 70]), strict=False):
+        inputs = make_inputs(spec, shape, np.array(lens), order, poison_padding=True)
+        results = poisoned_results(spec, shape)
+        kernel(*inputs.arguments, *results, order=order)
+        assert expect(spec, shape, inputs).error(*results) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [{"ring": 2}, pytest.param({"overlap": True, "ring": 2}, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_wgmma_kernels_compile(pipeline: dict[str, Any]) -> None:
+    spec = PrefillSpec(4, 2, 64, layout="packed", window=(None, 0))
+    shape, target = PrefillShape(4, 256), resolve_target("cuda", arch="sm_90a")
+    variants = SPACES["cuda_wgmma"].variants(spec, shape, target)
+    assert not any("persistent" in each for each in variants)
+    variant = pipelined(variants, pipeline)
+    assert variant is not None
+    trace = proposals("cuda_wgmma", variant, spec, shape, target)[0].trace
+    for_every_call = replay(SPACES["cuda_wgmma"], spec, PackedShape.fresh(), variant, trace)
+    source, _ = compile_device(for_every_call.module, target.target)
+    assert "wgmma" in source
+
+
 @pytest.mark.parametrize("form", DESCRIPTIONS)
 def test_what_is_not_finite_stays_within_its_sequence(form: str) -> None:
-    inputs = make_inputs(SPEC, SHAPE, LENS, 0)
+    arguments = tight(make_inputs(SPEC, SHAPE, LENS, 0))
     kernel, begin, end = kernel_of(form, SPEC), 7, 8
-    expected = reference_packed_attention(SPEC, *inputs.arguments)
-    for array in (inputs.query, inputs.key, inputs.value):
+    expected = reference_packed_attention(SPEC, *arguments)
+    for array in arguments[:3]:
         array[begin:end] = np.nan
-    for actual, other in zip(run(kernel, SPEC, *inputs.arguments), expected, strict=True):
+    for actual, other in zip(run(kernel, SPEC, *arguments), expected, strict=True):
         assert np.isnan(actual[begin:end]).all()
         clean = np.r_[0:begin, end : len(actual)]
         assert max_error(actual[clean], other[clean]) <= TOLERANCE["float32"]

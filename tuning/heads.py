@@ -30,7 +30,7 @@ def parse_heads(
     Raises
     ------
     InvalidOptionError
-        If ``text`` has another form, or nothing tunes the layout.
+        If ``text`` has another form.
     InvalidSpecError
         If no spec has such fields.
 
@@ -53,13 +53,7 @@ def parse_heads(
         raise InvalidOptionError(
             f"--heads is {text!r}; write QOxDIM or QO/KVxDIM, such as 12x64 or 32/8x128"
         ) from None
-    spec = PrefillSpec(num_qo_heads, num_kv_heads, dim, dtype, mask_mode, sm_scale, **choices)
-    if spec.is_packed:
-        raise InvalidOptionError(
-            "packed sequences are described (prefilltune.workloads.plain_attention, which runs on "
-            "llvm as it is), and nothing tunes or serves them yet: leave --layout out"
-        )
-    return spec
+    return PrefillSpec(num_qo_heads, num_kv_heads, dim, dtype, mask_mode, sm_scale, **choices)
 
 
 def workload_options(spec: PrefillSpec, *shapes: PrefillShape) -> str:

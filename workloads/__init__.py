@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .arrays import Inputs, make_inputs, numpy_dtype, packed, poisoned, useful_flops
+from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
 from .baseline import TVM_MASK_MODES, masked_baseline, ragged_cpu_baseline
 from .biases import alibi_bias, t5_bias
 from .case import Case
@@ -70,7 +70,6 @@ __all__ = [
     "masked_baseline",
     "max_error",
     "numpy_dtype",
-    "packed",
     "parse_lengths",
     "plain_attention",
     "poisoned",

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from .pairs import seen_columns, valid_positions
-from .spec import PrefillShape, PrefillSpec
+from .spec import PackedShape, PrefillShape, PrefillSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +20,9 @@ class Inputs:
     ----------
     query : np.ndarray
         ``[batch, qo_len, num_qo_heads, head_dim]``, the spec's dtype; packed
-        ``[total_q, num_qo_heads, head_dim]``.
+        ``[batch * qo_len, num_qo_heads, head_dim]``, the padding of all behind the last sequence.
     key, value : np.ndarray
-        ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype; packed
-        ``[total_kv, num_kv_heads, head_dim]``.
+        ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype; packed likewise.
     valid_lens : np.ndarray
         ``[batch]`` int32, which a kernel of packed sequences does not take.
     bias : np.ndarray, optional
@@ -53,22 +52,58 @@ def numpy_dtype(dtype: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-def packed(spec: PrefillSpec, inputs: Inputs, valid_lens: np.ndarray) -> Inputs:
-    """What padded inputs hold of sequences of other lengths, packed; their bias stays.
+def packed(array: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Padded positions with those first that are valid, and behind them all others.
 
     Parameters
     ----------
-    valid_lens : np.ndarray
-        ``[batch]`` whole numbers; out of range they are clamped.
+    array : np.ndarray
+        ``[batch, len, ...]``.
+    valid : np.ndarray
+        Bool ``[batch, len]``.
+
+    Returns
+    -------
+    np.ndarray
+        ``[batch * len, ...]``.
+
+    Examples
+    --------
+    >>> packed(np.array([[1, 2], [3, 4]]), np.array([[True, False], [True, True]])).tolist()
+    [1, 3, 4, 2]
     """
-    lens = np.asarray(valid_lens, np.int32)
+    return np.concatenate([array[valid], array[~valid]])
+
+
+def unpacked(array: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`packed`."""
+    padded = np.empty((*valid.shape, *array.shape[1:]), array.dtype)
+    padded[valid], padded[~valid] = np.split(array, [np.count_nonzero(valid)])
+    return padded
+
+
+def _packed(spec: PrefillSpec, inputs: Inputs) -> Inputs:
+    """Padded inputs packed, their padding behind the last sequence."""
     queries, keys = (
-        valid_positions(spec, lens, each.shape[1]) for each in (inputs.query, inputs.key)
+        valid_positions(spec, inputs.valid_lens, each.shape[1])
+        for each in (inputs.query, inputs.key)
     )
-    return Inputs(
-        inputs.query[queries], inputs.key[keys], inputs.value[keys], lens, inputs.bias,
-        (offsets_of(queries.sum(axis=1)), offsets_of(keys.sum(axis=1))),
-    )  # fmt: skip
+    query, key, value = (
+        packed(array, valid)
+        for array, valid in ((inputs.query, queries), (inputs.key, keys), (inputs.value, keys))
+    )
+    offsets = offsets_of(queries.sum(axis=1)), offsets_of(keys.sum(axis=1))
+    return Inputs(query, key, value, inputs.valid_lens, inputs.bias, offsets)
+
+
+def lengths_of(
+    spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """What a kernel takes of the lengths of sequences: themselves, or where each begins."""
+    if not spec.is_packed:
+        return (np.asarray(valid_lens, np.int32),)
+    lengths = (np.clip(valid_lens, 0, length) for length in (shape.qo_len, shape.num_kv))
+    return tuple(offsets_of(each) for each in lengths)
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
@@ -81,14 +116,16 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
 
 
 def poisoned(spec: PrefillSpec, inputs: Inputs, valid_lens: np.ndarray) -> Inputs:
-    """A copy of inputs for other lengths, whose padding holds NaN and Inf in turn.
+    """Padded inputs for other lengths, whose padding holds NaN and Inf in turn.
 
-    Equal to what :func:`make_inputs` draws for these lengths with ``poison_padding``.
+    Equal to what :func:`make_inputs` draws for these lengths with ``poison_padding``: packed, if
+    the spec is.
     """
     query, key, value = (each.copy() for each in (inputs.query, inputs.key, inputs.value))
     for array in (query, key, value):
         _poison(array, valid_lens, spec)
-    return Inputs(query, key, value, np.asarray(valid_lens, np.int32), inputs.bias)
+    found = Inputs(query, key, value, np.asarray(valid_lens, np.int32), inputs.bias)
+    return _packed(spec, found) if spec.is_packed else found
 
 
 def _poison(array: np.ndarray, valid_lens: np.ndarray, spec: PrefillSpec) -> None:
@@ -119,7 +156,7 @@ def make_inputs(
         The same seed gives the same inputs.
     poison_padding : bool
         Let the padding of query, key and value hold NaN and Inf in turn: a kernel that reads
-        it shows. Packed sequences, which hold what they would padded, have none.
+        it shows. That of packed sequences lies behind the last one.
     """
     dtype = numpy_dtype(spec.dtype)
 
@@ -132,7 +169,7 @@ def make_inputs(
 
         with ThreadPoolExecutor() as pool:  # NumPy draws and casts side by side
             list(pool.map(fill, range(shape.batch)))
-        if poison_padding and not spec.is_packed:
+        if poison_padding:
             _poison(array, valid_lens, spec)
         return array
 
@@ -141,14 +178,17 @@ def make_inputs(
         key=draw(1, shape.num_kv, spec.num_kv_heads),
         value=draw(2, shape.num_kv, spec.num_kv_heads),
         valid_lens=np.asarray(valid_lens, np.int32),
-        bias=_bias(spec, shape, seed) if spec.bias else None,
+        bias=bias_of(spec, shape, seed),
     )
-    return packed(spec, drawn, valid_lens) if spec.is_packed else drawn
+    return _packed(spec, drawn) if spec.is_packed else drawn
 
 
-def _bias(spec: PrefillSpec, shape: PrefillShape, seed: int) -> np.ndarray:
+def bias_of(spec: PrefillSpec, shape: PrefillShape, seed: int) -> np.ndarray | None:
+    """The bias that :func:`make_inputs` draws, of a spec that has one."""
+    if spec.bias is None:
+        return None
     rng = np.random.default_rng([seed, 3])
-    width = 2 * max(shape.qo_len, shape.num_kv) - 1 if spec.is_packed else shape.bias_width
+    width = (PackedShape.filled(shape) if spec.is_packed else shape).bias_width
     return rng.standard_normal((spec.num_qo_heads, width), dtype=np.float32)
 
 

@@ -93,7 +93,8 @@ def written_rows(spec: PrefillSpec, valid_lens: np.ndarray, qo_len: int) -> np.n
     array([[ True,  True, False]])
     """
     rows = valid_positions(spec, valid_lens, qo_len)
-    return rows if spec.padding_output == "untouched" else np.ones_like(rows)
+    left_out = spec.is_packed or spec.padding_output == "untouched"
+    return rows if left_out else np.ones_like(rows)
 
 
 def columns(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .choices import CAUSAL, CHOICES, PADDING, WINDOW
+from .choices import CAUSAL, CHOICES, LAYOUT, PADDING, WINDOW
 from .spec import PrefillSpec
 
 
@@ -43,14 +43,16 @@ def phrase(spec: PrefillSpec, *, short: bool = False) -> str:
     'causal padded left'
     >>> phrase(PrefillSpec(12, 12, 64, mask_mode="causal_padded_left"), short=True)
     'causal'
+    >>> phrase(PrefillSpec(12, 12, 64, layout="packed", window=(None, 0)), short=True)
+    'causal packed'
     >>> phrase(PrefillSpec(12, 12, 64), short=True)
     ''
     """
     left = " left" if spec.padding == "left" else ""
-    mask = f"causal padded{left}" if spec.window == CAUSAL else f"padded{left}"
+    mask = ("causal " if spec.window == CAUSAL else "") + f"{spec.layout}{left}"
     if short:
         mask = {"padded": "", "causal padded left": "causal"}.get(mask, mask)
-    scores = [f"{name} {text}" for name, text in extras(spec).items()]
+    scores = [f"{name} {text}" for name, text in extras(spec).items() if name != LAYOUT.name]
     if not math.isclose(spec.scale, spec.head_dim**-0.5):
         scores.append(f"scale {spec.scale:g}")
     return ", ".join(each for each in (mask, *scores) if each)

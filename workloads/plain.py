@@ -38,7 +38,8 @@ def plain_attention(
     Parameters
     ----------
     spec, shape
-        The workload. A packed spec takes the sizes of a call, whatever the shape.
+        The workload. Of a packed spec, a :class:`PrefillShape` is one of tensors with room for
+        sequences that are all of the greatest length.
     elementary : Elementary or str
         2^x and log2 in a form that the target computes fast, or the name of its kind.
 
@@ -73,8 +74,8 @@ def plain_attention(
         - ``lse`` ``[total_q, num_qo_heads]``.
     """
     require_indexable(spec, shape)
-    if spec.is_packed and not isinstance(shape, PackedShape):
-        shape = PackedShape.fresh()
+    if spec.is_packed and isinstance(shape, PrefillShape):
+        shape = PackedShape.filled(shape)
     elementary = elementary_of(elementary)
     dtype = spec.dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv

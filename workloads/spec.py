@@ -354,6 +354,11 @@ class PrefillShape:
         return self.kv_len
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Batch and lengths."""
+        return self.batch, self.qo_len, self.num_kv
+
+    @property
     def bias_width(self) -> int:
         """How many distances between a row and a column there are: entries of a head's bias."""
         return self.qo_len + self.num_kv - 1
@@ -416,15 +421,15 @@ class SymbolicShape:
 
 @dataclass(frozen=True, eq=False)
 class PackedShape:
-    """Sizes of packed tensors, all of which a kernel learns at each call.
+    """Sizes of packed tensors: variables that a kernel learns at each call, or numbers.
 
     Parameters
     ----------
-    num_offsets : tvm.tirx.Var
+    num_offsets : tvm.tirx.Var or int
         One more than there are sequences.
-    qo_len, num_kv : tvm.tirx.Var
-        Rows and columns of all sequences together, which no sequence has more of.
-    bias_width : tvm.tirx.Var
+    qo_len, num_kv : tvm.tirx.Var or int
+        Rows and columns of all tensors, which no sequence has more of.
+    bias_width : tvm.tirx.Var or int
         Entries of a head's bias.
     """
 
@@ -432,6 +437,13 @@ class PackedShape:
     qo_len: Any
     num_kv: Any
     bias_width: Any
+
+    @classmethod
+    def filled(cls, shape: PrefillShape) -> PackedShape:
+        """Tensors with room for sequences that are all of the greatest length."""
+        longest = max(shape.qo_len, shape.num_kv)
+        totals = shape.batch * shape.qo_len, shape.batch * shape.num_kv
+        return cls(shape.batch + 1, *totals, 2 * longest - 1)
 
     @property
     def batch(self) -> Any:
@@ -450,6 +462,11 @@ class PackedShape:
 
         names = ("num_offsets", "total_q", "total_kv", "bias_width")
         return cls(*(Var(name, "int32") for name in names))
+
+
+def sizes_at_call(spec: PrefillSpec) -> SymbolicShape | PackedShape:
+    """New variables for the sizes that a kernel learns at each call."""
+    return PackedShape.fresh() if spec.is_packed else SymbolicShape.fresh()
 
 
 def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape | PackedShape) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ..backends import backend_of
 
 #: May begin anywhere.
-_SCALARS = frozenset({"valid_lens"})
+_SCALARS = frozenset({"valid_lens", "cu_seqlens_q", "cu_seqlens_kv"})
 
 #: Read one by one, so that any element may be the first. Which of them a row needs for a tile of
 #: columns depends on the row: no vector of them begins where vectors may, however the tensor does.

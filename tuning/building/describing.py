@@ -9,15 +9,18 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
-from ...workloads.spec import require_indexable
+from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
+from ...workloads.spec import require_indexable, sizes_at_call
 from ..spaces import SPACES, Variant
 
 _KEPT = 64
 
 
 def describe(
-    space: str, spec: PrefillSpec, shape: PrefillShape | SymbolicShape, variant: Variant
+    space: str,
+    spec: PrefillSpec,
+    shape: PrefillShape | SymbolicShape | PackedShape,
+    variant: Variant,
 ) -> Any:
     """What :meth:`~.spaces.DesignSpace.describe` of a space returns, in less time.
 
@@ -40,25 +43,30 @@ def describe_for_every_shape(space: str, spec: PrefillSpec, variant: Variant) ->
     """The description that the records of all shapes share; none where each shape has its own."""
     if not SPACES[space].any_shape:
         return None
-    return describe(space, spec, SymbolicShape.fresh(), variant)
+    return describe(space, spec, sizes_at_call(spec), variant)
 
 
 @lru_cache(maxsize=_KEPT)
 def _for_every_shape(space: str, spec: PrefillSpec, variant: tuple[tuple[str, Any], ...]) -> Any:
-    """A description as a PrimFunc whose last parameters are batch, qo_len and num_kv."""
+    """A description as a PrimFunc whose last parameters are its sizes."""
     from tvm.tirx import PrimFunc
 
-    sizes = SymbolicShape.fresh()
+    sizes = sizes_at_call(spec)
     function = SPACES[space].describe(spec, sizes, dict(variant))["main"]
-    parameters = [*function.params, sizes.batch, sizes.qo_len, sizes.num_kv]
+    parameters = [*function.params, *sizes.sizes]
     return PrimFunc(parameters, function.body, function.ret_type, function.attrs)
 
 
-def _specialized(function: Any, spec: PrefillSpec, shape: PrefillShape | SymbolicShape) -> Any:
+def _specialized(
+    function: Any, spec: PrefillSpec, shape: PrefillShape | SymbolicShape | PackedShape
+) -> Any:
     import tvm
     from tvm.s_tir import renew_defs
 
     require_indexable(spec, shape)
     own = renew_defs(function)
-    sizes = zip(own.params[-3:], (shape.batch, shape.qo_len, shape.num_kv), strict=True)
+    given = shape
+    if spec.is_packed and isinstance(shape, PrefillShape):
+        given = PackedShape.filled(shape)
+    sizes = zip(own.params[-len(given.sizes) :], given.sizes, strict=True)
     return tvm.IRModule({"main": own.specialize(dict(sizes))})

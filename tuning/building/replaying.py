@@ -15,7 +15,7 @@ from ...database import (
     redescribed,
     schedule,
 )
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
+from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
 from ..spaces import SPACES, DesignSpace, Variant
 from .describing import describe, describe_for_every_shape
 from .finishing import finished
@@ -49,7 +49,7 @@ class Replayed:
 def replay(
     space: DesignSpace,
     spec: PrefillSpec,
-    shape: PrefillShape | SymbolicShape,
+    shape: PrefillShape | SymbolicShape | PackedShape,
     variant: Variant,
     trace: Any,
 ) -> Replayed:
@@ -72,7 +72,7 @@ def replay(
 
 def replay_record(
     entry: Entry,
-    sizes: PrefillShape | SymbolicShape | None = None,
+    sizes: PrefillShape | SymbolicShape | PackedShape | None = None,
     spec: PrefillSpec | None = None,
 ) -> Any:
     """Apply the trace of a record to the description that it was tuned on.

@@ -67,7 +67,14 @@ def build(
     servings: list[Serving] = []
     missing: list[str] = []
     for spec in specs:
-        if not shape:
+        if spec.is_packed and shape:
+            raise InvalidOptionError(
+                f"--shape {shape[0]} is given for packed sequences, of which one kernel serves all "
+                "batches and lengths: leave it out"
+            )
+        if spec.is_packed:
+            chosen = []
+        elif not shape:
             chosen = tuned_shapes(databases, resolved, spec, usual, tier, nearest=nearest)
         for each in usual if shape else chosen:
             match, _ = choose_kernel(spec, each, resolved, databases, accept=tier, lens=lens)

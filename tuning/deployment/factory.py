@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ...database import Finder, committed_root
-from ...workloads import InvalidSpecError, PrefillSpec, SymbolicShape, masked_baseline
+from ...workloads import (
+    InvalidSpecError,
+    PackedShape,
+    PrefillSpec,
+    SymbolicShape,
+    masked_baseline,
+)
+from ...workloads.spec import sizes_at_call
 from ..backends.resolving import resolve_target
 from ..building.replaying import replay_record
 from ..target import ResolvedTarget
@@ -119,9 +126,9 @@ def serving_kernel(serving: Serving, target: ResolvedTarget) -> Any:
         return masked_baseline(serving.spec, target.target)["main"].with_attr(
             "global_symbol", SYMBOL
         )
-    sizes = SymbolicShape.fresh()
+    sizes = sizes_at_call(serving.spec)
 
-    def scheduled(tree: Tree, sizes: SymbolicShape) -> dict[str, Any]:
+    def scheduled(tree: Tree, sizes: SymbolicShape | PackedShape) -> dict[str, Any]:
         return {
             record: replay_record(serving.matches[record].entry, sizes, serving.spec)["main"]
             for record in leaves(tree)

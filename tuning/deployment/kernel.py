@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...workloads import INDEXABLE, PrefillSpec, SymbolicShape
+from ...workloads import INDEXABLE, PackedShape, PrefillSpec, SymbolicShape
 from ..backends import backend_of
 from ..building.alignment import alignment_checks, parameter, require
-from .boundaries import Leaf, Tree
+from .boundaries import SIZES, Leaf, Tree
 from .lengths import Lengths
 
 #: TVM's name for its own kernel.
@@ -19,7 +19,7 @@ def dispatching_kernel(
     spec: PrefillSpec,
     tree: Tree,
     kernels: Mapping[str, Any],
-    sizes: SymbolicShape,
+    sizes: SymbolicShape | PackedShape,
     target: Any,
     lengths: Mapping[Lengths, tuple[Tree, Mapping[str, Any]]] | None = None,
 ) -> Any:
@@ -33,7 +33,7 @@ def dispatching_kernel(
         Says which kernel serves which sizes.
     kernels : Mapping[str, tvm.tirx.PrimFunc]
         Scheduled on ``sizes``, by the names in ``tree``.
-    sizes : SymbolicShape
+    sizes : SymbolicShape or PackedShape
         What the function learns from its arguments.
     target : tvm.target.Target
         What it will be built for.
@@ -52,6 +52,9 @@ def dispatching_kernel(
         - ``valid_lens``: ``[batch_size]``, int32
         - ``bias``: ``[num_qo_heads, qo_len + kv_len - 1]``, float32
         - ``lse``: ``[batch_size, qo_len, num_qo_heads]``, the spec's ``lse_dtype``
+
+        Of a packed spec what :func:`~prefilltune.workloads.plain_attention` says; lengths that
+        ``tree`` asks for are means there.
 
         A call refuses tensors too large for 32-bit indices and those that begin in the middle of a
         vector. The function needs nothing of this package to be compiled.
@@ -82,7 +85,10 @@ def dispatching_kernel(
 
 
 def _served(
-    tree: Tree, kernels: Mapping[str, Any], buffers: Sequence[Any], sizes: SymbolicShape
+    tree: Tree,
+    kernels: Mapping[str, Any],
+    buffers: Sequence[Any],
+    sizes: SymbolicShape | PackedShape,
 ) -> Any:
     """Run the kernel that a tree names."""
     from tvm import tirx
@@ -98,13 +104,16 @@ def _served(
     return tirx.SeqStmt([tirx.Bind(choice, _index(tree, names, sizes)), served])
 
 
-def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape) -> Any:
+def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape | PackedShape) -> Any:
     """Which of ``names`` serves ``sizes``, as an expression."""
     from tvm import tirx
 
     if isinstance(tree, Leaf):
         return tirx.const(names.index(tree.kernel), "int32")
-    asked = {"batch": sizes.batch, "qo_len": sizes.qo_len, "kv_len": sizes.num_kv}
+    lengths = sizes.qo_len, sizes.num_kv
+    if isinstance(sizes, PackedShape):
+        lengths = tuple(total // tirx.max(sizes.batch, 1) for total in lengths)
+    asked: dict[str, Any] = dict(zip(SIZES, (sizes.batch, *lengths), strict=True))
     less, rest = (_index(each, names, sizes) for each in (tree.less, tree.rest))
     return tirx.Select(asked[tree.size] < tree.below, less, rest)
 
@@ -116,16 +125,21 @@ def _if(condition: Any, then: Any, otherwise: Any = None) -> Any:
     return tirx.IfThenElse(tirx.op.tvm_thread_invariant(condition), then, otherwise)
 
 
-def _parameters(spec: PrefillSpec, sizes: SymbolicShape, kind: str) -> list[Any]:
-    rows = (sizes.batch, sizes.qo_len, spec.num_qo_heads)
+def _parameters(spec: PrefillSpec, sizes: SymbolicShape | PackedShape, kind: str) -> list[Any]:
+    batch = () if spec.is_packed else (sizes.batch,)
+    rows = (*batch, sizes.qo_len, spec.num_qo_heads)
     queries = (*rows, spec.head_dim)
-    keys = (sizes.batch, sizes.num_kv, spec.num_kv_heads, spec.head_dim)
-    bias = (spec.num_qo_heads, sizes.qo_len + sizes.num_kv - 1)
+    keys = (*batch, sizes.num_kv, spec.num_kv_heads, spec.head_dim)
+    bias = (spec.num_qo_heads, sizes.bias_width)
+    if spec.is_packed:
+        lengths = dict.fromkeys(("cu_seqlens_q", "cu_seqlens_kv"), (sizes.num_offsets,))
+    else:
+        lengths = {"valid_lens": (sizes.batch,)}
     parameters: dict[str, tuple[tuple[Any, ...], str]] = {
         "q": (queries, spec.dtype),
         "k": (keys, spec.dtype),
         "v": (keys, spec.dtype),
-        "valid_lens": ((sizes.batch,), "int32"),
+        **{name: (shape, "int32") for name, shape in lengths.items()},
         **({"bias": (bias, "float32")} if spec.bias else {}),
         "output": (queries, spec.dtype),
         "lse": (rows, spec.lse_type),
@@ -133,7 +147,9 @@ def _parameters(spec: PrefillSpec, sizes: SymbolicShape, kind: str) -> list[Any]
     return [parameter(shape, dtype, name, kind) for name, (shape, dtype) in parameters.items()]
 
 
-def _with_parameters(kernel: Any, buffers: Sequence[Any], sizes: SymbolicShape) -> Any:
+def _with_parameters(
+    kernel: Any, buffers: Sequence[Any], sizes: SymbolicShape | PackedShape
+) -> Any:
     """The body of a kernel, its own parameters as views of ``buffers``.
 
     A view has the kernel's shape: lengths that it knows are the strides of what it reads.
@@ -147,7 +163,7 @@ def _with_parameters(kernel: Any, buffers: Sequence[Any], sizes: SymbolicShape) 
     return tirx.SeqStmt([*views, _without_maps_of_nothing(kernel.body, sizes)])
 
 
-def _without_maps_of_nothing(body: Any, sizes: SymbolicShape) -> Any:
+def _without_maps_of_nothing(body: Any, sizes: SymbolicShape | PackedShape) -> Any:
     """Make tensor maps where there are keys: CUDA makes none of no rows, and nothing reads one."""
     from tvm import tirx
 
@@ -168,22 +184,22 @@ def _makes_map(stmt: Any) -> bool:
     return isinstance(name, StringImm) and name.value == "runtime.cuTensorMapEncodeTiled"
 
 
-def _size_checks(spec: PrefillSpec, sizes: SymbolicShape) -> list[Any]:
+def _size_checks(spec: PrefillSpec, sizes: SymbolicShape | PackedShape) -> list[Any]:
     """Refuse tensors whose elements 32-bit indices cannot number."""
     from tvm import tirx
 
     def fewer(count: Any, times: int) -> Any:
         return count * tirx.const(times, "int64") < tirx.const(INDEXABLE, "int64")
 
-    batch, qo_len, kv_len = (
-        tirx.Cast("int64", each) for each in (sizes.batch, sizes.qo_len, sizes.num_kv)
+    count = 1 if spec.is_packed else sizes.batch
+    batch, qo_len, kv_len, distances = (
+        tirx.Cast("int64", each) for each in (count, sizes.qo_len, sizes.num_kv, sizes.bias_width)
     )
     indexable = [
         ("q", fewer(batch * qo_len, spec.num_qo_heads * spec.head_dim), "batch"),
         ("k", fewer(batch * kv_len, spec.num_kv_heads * spec.head_dim), "batch"),
     ]
     if spec.bias:
-        distances = qo_len + kv_len - tirx.const(1, "int64")
         indexable.append(("bias", fewer(distances, spec.num_qo_heads), "queries or the keys"))
     return [
         require(

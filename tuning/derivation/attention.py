@@ -17,7 +17,14 @@ from dataclasses import dataclass
 
 import tvm
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles, plain_attention
+from ...workloads import (
+    PackedShape,
+    PrefillShape,
+    PrefillSpec,
+    SymbolicShape,
+    Tiles,
+    plain_attention,
+)
 from ...workloads.elementary import BUILT_IN, POLYNOMIALS, PTX, Elementary, elementary_of
 from ...workloads.expressions import MAX_INIT
 from .derive import Pipelining, derive_online, derive_pipelined, derive_text
@@ -71,7 +78,7 @@ class PipelinedTiles(Tiles):
 
 def online_attention(
     spec: PrefillSpec,
-    shape: PrefillShape | SymbolicShape,
+    shape: PrefillShape | SymbolicShape | PackedShape,
     tiles: Tiles,
     elementary: Elementary | str = POLYNOMIALS,
 ) -> tvm.IRModule:
@@ -97,14 +104,14 @@ def online_attention(
     return tvm.IRModule({"main": derive_online(plain, tiling, _calls(elementary), _NAMES)})
 
 
-def online_text(spec: PrefillSpec, shape: PrefillShape | SymbolicShape) -> str:
+def online_text(spec: PrefillSpec, shape: PrefillShape | SymbolicShape | PackedShape) -> str:
     """The recurrence of :func:`online_attention` before it is tiled, for readers."""
     return derive_text(plain_attention(spec, shape, BUILT_IN)["main"], MAX_INIT, _NAMES)
 
 
 def pipelined_attention(
     spec: PrefillSpec,
-    shape: PrefillShape | SymbolicShape,
+    shape: PrefillShape | SymbolicShape | PackedShape,
     tiles: PipelinedTiles,
     elementary: Elementary | str = PTX,
 ) -> tvm.IRModule:

@@ -144,8 +144,6 @@ def find_intervals(description: Description, roles: Roles) -> Intervals:
 
 def _written(description: Description, row: Axis) -> Interval | None:
     outputs = [stage for stage in description.stages if stage.is_output]
-    if any(stage.place is not None for stage in outputs):
-        return None  # tiles are those of the rows that are written
     conditions = [_TRUE if each.where is None else each.where for each in outputs]
     for stage, condition in zip(outputs, conditions, strict=True):
         if not equal(condition, conditions[0]):

@@ -22,7 +22,9 @@ from ...workloads import (
     reference_attention,
     useful_flops,
 )
+from ...workloads.arrays import unpacked
 from ...workloads.pairs import seen_columns, written_rows
+from ...workloads.reference import sequence_reference
 
 # Of the reference, in floating-point operations: about a second of one core.
 _BUDGET = 1e10
@@ -44,9 +46,12 @@ class Expected:
     heads : tuple[tuple[int, int], ...]
         Sequence and query head of each reference.
     outputs : tuple[np.ndarray, ...]
-        ``[qo_len, head_dim]`` float64, one for each of ``heads``.
+        ``[qo_len, head_dim]`` float64, one for each of ``heads``; of a packed sequence its own
+        rows alone.
     lses : tuple[np.ndarray, ...]
         ``[qo_len]`` float64.
+    packed : bool
+        Whether results are; their padding is not written.
     """
 
     keyed: np.ndarray
@@ -55,6 +60,7 @@ class Expected:
     heads: tuple[tuple[int, int], ...]
     outputs: tuple[np.ndarray, ...]
     lses: tuple[np.ndarray, ...]
+    packed: bool = False
 
     def error(self, output: np.ndarray, lse: np.ndarray) -> float:
         """Largest error of a result; infinite if any of it is not finite or padding is not right.
@@ -62,10 +68,14 @@ class Expected:
         Parameters
         ----------
         output : np.ndarray
-            ``[batch, qo_len, num_qo_heads, head_dim]``, any float dtype.
+            ``[batch, qo_len, num_qo_heads, head_dim]``, any float dtype; packed
+            ``[batch * qo_len, num_qo_heads, head_dim]``, of which what lies behind the last
+            sequence is to be as :func:`poisoned_results` has it.
         lse : np.ndarray
-            ``[batch, qo_len, num_qo_heads]``.
+            ``[batch, qo_len, num_qo_heads]``, packed likewise.
         """
+        if self.packed:
+            output, lse = (unpacked(each, self.written) for each in (output, lse))
         with ThreadPoolExecutor() as pool:  # NumPy's loops run side by side
             sound = partial(_is_sound, self.empty)
             if not all(pool.map(sound, output, lse, self.keyed, self.written)):
@@ -83,15 +93,23 @@ class Expected:
         expected: np.ndarray,
         expected_lse: np.ndarray,
     ) -> float:
+        # Of packed sequences, what is expected has no row more.
+        rows = written[: len(expected)]
         return max(
-            max_error(output[written], expected[written]),
-            max_error(lse[written], expected_lse[written]),
+            max_error(output[written], expected[rows]),
+            max_error(lse[written], expected_lse[rows]),
         )
+
+
+def result_rows(spec: PrefillSpec, shape: PrefillShape) -> tuple[int, ...]:
+    """The shape of an LSE."""
+    positions = (shape.batch, shape.qo_len)
+    return (*((math.prod(positions),) if spec.is_packed else positions), spec.num_qo_heads)
 
 
 def poisoned_results(spec: PrefillSpec, shape: PrefillShape) -> tuple[np.ndarray, np.ndarray]:
     """Output and LSE full of NaN: what a kernel leaves unwritten is seen, and what it writes."""
-    rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
+    rows = result_rows(spec, shape)
     output = np.full((*rows, spec.head_dim), np.nan, numpy_dtype(spec.dtype))
     return output, np.full(rows, np.nan, numpy_dtype(spec.lse_type))
 
@@ -148,13 +166,24 @@ def expect(
     def of_head(head: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         b, h = head
         group = h // spec.group_size
+        bias = None if inputs.bias is None else inputs.bias[h : h + 1]
+        if inputs.offsets is not None:
+            rows, columns = (slice(*each[b : b + 2]) for each in inputs.offsets)
+            found = sequence_reference(
+                single,
+                inputs.query[rows, h : h + 1],
+                inputs.key[columns, group : group + 1],
+                inputs.value[columns, group : group + 1],
+                bias,
+            )
+            return found[0][:, 0], found[1][:, 0]
         output, lse = reference_attention(
             single,
             inputs.query[b : b + 1, :, h : h + 1],
             inputs.key[b : b + 1, :, group : group + 1],
             inputs.value[b : b + 1, :, group : group + 1],
             inputs.valid_lens[b : b + 1],
-            None if inputs.bias is None else inputs.bias[h : h + 1],
+            bias,
         )
         return output[0, :, 0], lse[0, :, 0]
 
@@ -163,7 +192,7 @@ def expect(
     begin, end = seen_columns(spec, inputs.valid_lens, shape.qo_len, shape.num_kv)
     written = written_rows(spec, inputs.valid_lens, shape.qo_len)
     empty = empty_lse(spec.lse_type)
-    return Expected(begin < end, written, empty, tuple(heads), outputs, lses)
+    return Expected(begin < end, written, empty, tuple(heads), outputs, lses, spec.is_packed)
 
 
 def checked_heads(

@@ -24,6 +24,7 @@ from ...workloads import (
     max_error,
     reference_attention,
 )
+from ...workloads.arrays import lengths_of
 from ...workloads.choices import CAUSAL
 from ...workloads.pairs import valid_positions, written_rows
 from .checking import Expected, expect, poisoned_results
@@ -241,10 +242,13 @@ def _bound(
     """A call of ``kernel`` for each batch; all but the lengths is the same in all of them."""
     from tvm.runtime import tensor
 
-    query, key, value, _, *others = _tensors(_inputs(spec, shape, batches[0], seed, False))
+    query, key, value, *others = _tensors(_inputs(spec, shape, batches[0], seed, False))
     results = _results(spec, shape)
-    valid_lens = [tensor(np.asarray(lens, "int32")) for lens in batches]
-    calls = [partial(kernel, query, key, value, lens, *others, *results) for lens in valid_lens]
+    lengths = [lengths_of(spec, shape, np.asarray(lens)) for lens in batches]
+    bias = others[len(lengths[0]) :]
+    calls = [
+        partial(kernel, query, key, value, *map(tensor, each), *bias, *results) for each in lengths
+    ]
     calls[0]()
     return calls
 

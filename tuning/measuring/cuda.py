@@ -27,8 +27,10 @@ from ...workloads import (
     numpy_dtype,
     poisoned,
 )
+from ...workloads.arrays import bias_of, lengths_of
+from ...workloads.choices import LAYOUT
 from ..errors import KernelFaultError
-from .checking import Expected, expect, poisoned_results
+from .checking import Expected, expect, poisoned_results, result_rows
 from .cpu import Batches, Lens, Measurement
 from .cuda_timing import LaunchGraph
 
@@ -142,10 +144,13 @@ def _bound(
     kernel: Any, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
 ) -> list[Callable[[], object]]:
     """A call of ``kernel`` for each batch; all but the lengths is the same in all of them."""
-    query, key, value, _, *others = _on_device(spec, shape, batches[0], seed, False)
+    query, key, value, *others = _on_device(spec, shape, batches[0], seed, False)
     results, _ = _results(spec, shape)
-    valid_lens = [_upload(np.asarray(lens, "int32")) for lens in batches]
-    return [partial(kernel, query, key, value, lens, *others, *results) for lens in valid_lens]
+    lengths = [lengths_of(spec, shape, np.asarray(lens)) for lens in batches]
+    bias = others[len(lengths[0]) :]
+    return [
+        partial(kernel, query, key, value, *map(_upload, each), *bias, *results) for each in lengths
+    ]
 
 
 @lru_cache(maxsize=16)
@@ -176,12 +181,14 @@ def _is_alive() -> bool:
 
 @lru_cache(maxsize=2)
 def _drawn(spec: PrefillSpec, shape: PrefillShape, seed: int) -> Inputs:
-    return make_inputs(spec, shape, np.full(shape.batch, shape.num_kv), seed)
+    padded = replace(spec, layout=LAYOUT.default)
+    inputs = make_inputs(padded, shape, np.full(shape.batch, shape.num_kv), seed)
+    return replace(inputs, bias=bias_of(spec, shape, seed))
 
 
 def _inputs(spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, poison: bool) -> Inputs:
     inputs, valid_lens = _drawn(spec, shape, seed), np.asarray(lens, "int32")
-    if poison:
+    if poison or spec.is_packed:
         return poisoned(spec, inputs, valid_lens)
     return replace(inputs, valid_lens=valid_lens)
 
@@ -221,7 +228,7 @@ def _on_host(spec: PrefillSpec, shape: PrefillShape) -> tuple[Any, Any]:
     """Memory for output and LSE, as whole numbers: NumPy takes no bfloat16 from others."""
     from tvm.runtime import empty
 
-    rows = (shape.batch, shape.qo_len, spec.num_qo_heads)
+    rows = result_rows(spec, shape)
     output, lse = (f"uint{8 * numpy_dtype(each).itemsize}" for each in (spec.dtype, spec.lse_type))
     return empty((*rows, spec.head_dim), output), empty(rows, lse)
 

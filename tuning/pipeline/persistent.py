@@ -33,12 +33,9 @@ from .orders import begun_turns, computed, first_loads
 from .outputs import written_by_warps
 from .producer import divided, spread
 from .rings import Ring, begin_rings, rings_of
+from .scopes import SCOPE
 from .steps import at, changed, in_other_terms, sequence, substituted, synchronized
 from .without_keys import without_keys
-
-#: TVM's attribute around memory that is read where no loop and no condition is around: without it,
-#: it refuses to lay out shared memory.
-_SCOPE = "extern_scope"
 
 
 def persistent(nest: Any, rings: list[Ring]) -> Any:
@@ -131,7 +128,7 @@ class _Grid:
             self._turns(block, held, shared),
         ]
         bounds = _int32(int(self.loop.annotations.get(MIN_BLOCKS, 1)))
-        scope = tirx.AttrStmt(zero, _SCOPE, zero, tirx.SeqStmt(stmts))
+        scope = tirx.AttrStmt(zero, SCOPE, zero, tirx.SeqStmt(stmts))
         body = tirx.AttrStmt(zero, LAUNCH_BOUNDS, bounds, scope)
         buffers = [self.barriers, held, *shared, *self._order.buffers]
         count: Any = tirx.min(self._blocks, self._items)

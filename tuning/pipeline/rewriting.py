@@ -28,6 +28,7 @@ from .leaving import is_bound_to_blocks, left_early
 from .orders import prefetched, ringed
 from .persistent import persistent
 from .rings import Ring
+from .scopes import scoped
 from .steps import changed, joined
 
 
@@ -64,6 +65,7 @@ def pipeline(module: Any) -> Any:
         body = changed(whole.body, partial(_pipelined, rings=rings))
         body = changed(body, left_early)
         changed(body, _refuse_annotated)
+        body = scoped(body)
         sources = [stmt for ring in rings for stmt in ring.describe_source()]
         return whole.with_body(SeqStmt([*sources, body]) if sources else body)
 

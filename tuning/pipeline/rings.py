@@ -1,6 +1,7 @@
 """Loads of a pipelined loop as bulk copies: what becomes of a load step, and what it needs.
 
-A load is a step that copies rows of ``[batch, length, heads, columns]`` into a slot of a ring
+A load is a step that copies rows of ``[batch, length, heads, columns]``, or of packed sequences
+``[length, heads, columns]``, into a slot of a ring
 ``[slots, panels, rows, width]`` in shared memory, the last row again and again where there are no
 more; or into the only one, ``[panels, rows, width]``. Panels may hold more columns, which are 0.
 Here one thread has the copy engine do it (:mod:`~prefilltune.tuning.intrinsics.ring`), which copies
@@ -116,7 +117,8 @@ class Ring:
         """On the host: make the tensor map."""
         from tvm import tirx
 
-        batch, length, heads, columns = self.source.shape
+        packed = len(self.source.shape) == 3
+        batch, length, heads, columns = (*((1,) if packed else ()), *self.source.shape)
         width = panel_width(self._columns)
         row = columns * heads * 2
         strides = (_int64(columns * 2), _int64(row), _int64(row) * _int64(length))
@@ -204,21 +206,40 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
     block = sblock_of(load)
     store = block.body
     value = _copied(store.value) if isinstance(store, tirx.BufferStore) else None
-    if not (isinstance(value, TensorLoad) and isinstance(value.indices[1], tirx.Min)):
+    at: Any = list(value.indices) if isinstance(value, TensorLoad) else ()
+    rows = _rows_of(at[-3]) if len(at) in (3, 4) else None
+    if value is None or rows is None:
         raise PipelineError(
             f"the step {block.name_hint} is no load into a ring: it must copy the rows of a tile, "
             "the last one again where there are no more"
         )
     source: Any = value.source
-    batch, row, head, _ = list[Any](value.indices)
+    batch, head = at[0] if len(at) == 4 else tirx.const(0, "int32"), at[-2]
     *steps, one, other = (each.var for each in block.iter_vars)
     first = {each: tirx.const(0, each.ty.dtype) for each in (one, other)}
-    indices = tuple(substituted(each, first) for each in (row.a, head, batch, row.b + 1))
+    row, end = rows
+    indices = tuple(substituted(each, first) for each in (row, head, batch, end))
     name = f"{source.name}_map"
     return Ring(
         store.buffer, source, indices, steps[0] if steps else None, barriers, first_slot,
         tirx.Var(name, PointerType(tirx.TensorMapType())),
     )  # fmt: skip
+
+
+def _rows_of(index: Any) -> tuple[Any, Any] | None:
+    """The row of an index that is the last one where there are no more, and the end of the rows.
+
+    Of packed sequences it is one of a sequence, behind those before it, and then of all.
+    """
+    from tvm import tirx
+
+    if isinstance(index, tirx.Min):
+        last: Any = index.b
+        return _rows_of(index.a) or (index.a, last + 1)
+    if isinstance(index, tirx.Add):
+        found = _rows_of(index.b)
+        return found and (index.a + found[0], index.a + found[1])
+    return None
 
 
 def _copied(value: Any) -> Any:

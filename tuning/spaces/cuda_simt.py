@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
+from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
 from ..derivation import FRAGMENT_COLUMNS, PipelinedTiles, pipelined_attention
 from ..target import ResolvedTarget
 from .row_threads import (
@@ -134,7 +134,7 @@ class CudaSimt(DesignSpace):
     def describe(
         self,
         spec: PrefillSpec,
-        shape: PrefillShape | SymbolicShape,
+        shape: PrefillShape | SymbolicShape | PackedShape,
         variant: Variant,
     ) -> Any:
         return pipelined_attention(spec, shape, structure_of(spec, variant).tiles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, plain_attention
+from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, plain_attention
 from ...workloads.elementary import BUILT_IN
 from .space import Variant
 from .stock import StockRules
@@ -27,7 +27,7 @@ class CudaStock(StockRules):
     def describe(
         self,
         spec: PrefillSpec,
-        shape: PrefillShape | SymbolicShape,
+        shape: PrefillShape | SymbolicShape | PackedShape,
         variant: Variant,
     ) -> Any:
         """The plain description in terms that TVM can vectorise for CUDA, as its rules ask for.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, Tiles
+from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, Tiles
 from ..derivation import online_attention
 from ..target import ResolvedTarget, vector_lanes
 from .space import DesignSpace, Variant, one_schedule, reaches
@@ -45,7 +45,7 @@ class LlvmFused(DesignSpace):
     def describe(
         self,
         spec: PrefillSpec,
-        shape: PrefillShape | SymbolicShape,
+        shape: PrefillShape | SymbolicShape | PackedShape,
         variant: Variant,
     ) -> Any:
         tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]))

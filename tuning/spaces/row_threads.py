@@ -18,9 +18,9 @@ PAIR = 2
 
 
 def bind_blocks(sch: Any) -> None:
-    """A thread block for each tile of queries, head and sequence."""
-    batch, head, tile = sch.get_loops(sch.get_sblock("attention"))
-    for loop, block in ((tile, "blockIdx.x"), (head, "blockIdx.y"), (batch, "blockIdx.z")):
+    """A thread block for each tile of queries and head, and for each sequence if it has a loop."""
+    loops = reversed(sch.get_loops(sch.get_sblock("attention")))
+    for loop, block in zip(loops, ("blockIdx.x", "blockIdx.y", "blockIdx.z"), strict=False):
         sch.bind(loop, block)
 
 

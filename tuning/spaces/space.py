@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
+from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
 from ..target import ResolvedTarget
 
 #: Parameters of a description and of its space: what sampling cannot change.
@@ -48,7 +48,7 @@ class DesignSpace(ABC):
     def describe(
         self,
         spec: PrefillSpec,
-        shape: PrefillShape | SymbolicShape,
+        shape: PrefillShape | SymbolicShape | PackedShape,
         variant: Variant,
     ) -> Any:
         """The unscheduled IRModule of a variant: the workload that its records hang on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape, plain_attention
+from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, plain_attention
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
 
@@ -26,7 +26,7 @@ class StockRules(DesignSpace):
     def describe(
         self,
         spec: PrefillSpec,
-        shape: PrefillShape | SymbolicShape,
+        shape: PrefillShape | SymbolicShape | PackedShape,
         variant: Variant,
     ) -> Any:
         return plain_attention(spec, shape)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
-from ...workloads import PrefillShape, PrefillSpec, SymbolicShape
+from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
 from ..derivation import PipelinedTiles, pipelined_attention
 from ..intrinsics import (
     CHUNK,
@@ -320,6 +320,9 @@ class TensorCoreSpace(DesignSpace):
                 for overlap, ring, persistent, alternate, producer in pipelines:
                     if alternate and q_tile != _TURNS_ROWS:
                         continue
+                    # A persistent grid knows how many tiles each sequence has beforehand.
+                    if persistent and spec.is_packed:
+                        continue
                     yield TensorCoreStructure(
                         self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring,
                         multiprocessors if persistent else 0, alternate, producer,
@@ -328,12 +331,12 @@ class TensorCoreSpace(DesignSpace):
     def describe(
         self,
         spec: PrefillSpec,
-        shape: PrefillShape | SymbolicShape,
+        shape: PrefillShape | SymbolicShape | PackedShape,
         variant: Variant,
     ) -> Any:
         s = self._structure(spec, variant)
         _register(s)
-        if isinstance(shape, SymbolicShape):
+        if not isinstance(shape, PrefillShape):
             return pipelined_attention(spec, shape, s.tiles)
         return _described(spec, shape, s.tiles)
 
