@@ -30,6 +30,9 @@ _RUNTIME = r"""
 #include <vector>
 typedef unsigned char uchar;
 typedef unsigned int uint;
+typedef unsigned short ushort;
+struct alignas(8) uint2 { uint x, y; };
+struct alignas(16) uint4 { uint x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct Index { int x, y, z; };
@@ -41,7 +44,7 @@ struct Fiber {
   int shuffles;
   std::vector<char> stack;
 };
-static Index threadIdx, blockIdx;
+static Index threadIdx, blockIdx, blockDim;
 static uchar* buf_dyn_shmem_ptr;
 static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
@@ -114,6 +117,7 @@ static bool run_block(int warps, int order) {
 }
 extern "C" int run(void** given, int x, int y, int z, int warps, int shared_bytes, int order) {
   GIVEN
+  blockDim = {4, 8, warps};
   std::vector<Fiber>(warps * 32).swap(fibers);
   buf_dyn_shmem_ptr = (uchar*)aligned_alloc(1024, (shared_bytes + 1023) / 1024 * 1024);
   bool good = true;

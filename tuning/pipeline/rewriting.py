@@ -24,6 +24,7 @@ from .annotations import (
     PERSISTENT,
     PRODUCER,
 )
+from .clearing import cleared_early
 from .leaving import is_bound_to_blocks, left_early
 from .orders import prefetched, ringed
 from .persistent import persistent
@@ -62,7 +63,8 @@ def pipeline(module: Any) -> Any:
             return function
         whole: Any = function
         rings: list[Ring] = []
-        body = changed(whole.body, partial(_pipelined, rings=rings))
+        body = changed(whole.body, cleared_early)
+        body = changed(body, partial(_pipelined, rings=rings))
         body = changed(body, left_early)
         changed(body, _refuse_annotated)
         body = scoped(body)

@@ -18,13 +18,29 @@ def without_keys(stmts: Sequence[Any]) -> list[Any]:
     PipelineError
         If a step does not choose between what it computes and a constant.
     """
+    from tvm.tirx import FloatImm
+
+    known = constants(stmts)
+    return [
+        _written(stmt, FloatImm(store.buffer.dtype, known[store.buffer]))
+        for stmt in stmts
+        if (store := _store(stmt)) is not None and store.buffer in known
+    ]
+
+
+def constants(stmts: Sequence[Any]) -> dict[Any, float]:
+    """What steps of a tile store to global memory where no row of it attends to a key, by buffer.
+
+    Raises
+    ------
+    PipelineError
+        If a step does not choose between what it computes and a constant.
+    """
     stores = [found for each in stmts if (found := _store(each)) is not None]
     staged = {each.buffer: each for each in stores if each.buffer.scope() != "global"}
-    return [
-        _written(stmt, _constant(store, staged))
-        for stmt in stmts
-        if (store := _store(stmt)) is not None and store.buffer.scope() == "global"
-    ]
+    return {
+        each.buffer: _constant(each, staged) for each in stores if each.buffer.scope() == "global"
+    }
 
 
 def _store(stmt: Any) -> Any:
@@ -44,7 +60,7 @@ def _store(stmt: Any) -> Any:
     return found[0] if len(found) == 1 else None
 
 
-def _constant(store: Any, staged: dict[Any, Any]) -> Any:
+def _constant(store: Any, staged: dict[Any, Any]) -> float:
     """What is stored where a row attends to nothing."""
     from tvm import tirx
     from tvm.ir import Call, TensorLoad
@@ -64,7 +80,7 @@ def _constant(store: Any, staged: dict[Any, Any]) -> Any:
             f"{store.buffer.name} has no constant for rows that attend to nothing: its step must "
             "choose between that and what it computes"
         )
-    return FloatImm(store.buffer.dtype, value.value)
+    return float(value.value)
 
 
 def _written(stmt: Any, constant: Any) -> Any:
