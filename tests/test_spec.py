@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -54,10 +55,13 @@ def test_the_lse_is_of_the_dtype_of_the_rest_or_float32():
     wide = PrefillSpec(8, 2, 64, "float16", lse_dtype="float32")
     assert (spec.lse_type, wide.lse_type) == ("float16", "float32")
     assert spec == PrefillSpec(8, 2, 64, "float16", lse_dtype="float16")
-    assert spec.same_kernels == (spec, wide)
-    assert wide.same_kernels == (wide, spec)
+    untouched = [replace(each, padding_output="untouched") for each in (spec, wide)]
+    assert spec.same_kernels == (spec, wide, *untouched)
+    assert wide.same_kernels == (wide, spec, *reversed(untouched))
     single = PrefillSpec(8, 2, 64, "float32")
-    assert single.same_kernels == (single,)
+    assert single.same_kernels == (single, replace(single, padding_output="untouched"))
+    packed = PrefillSpec(8, 2, 64, "float32", layout="packed")
+    assert packed.same_kernels == (packed,)
 
 
 def test_group_size():

@@ -25,6 +25,7 @@ from prefilltune.workloads import (
     max_error,
     reference_attention,
 )
+from prefilltune.workloads.pairs import valid_positions
 
 torch: Any = pytest.importorskip("torch", reason="needs the extra [torch]")
 
@@ -38,6 +39,8 @@ CHOSEN = PrefillSpec(
 )
 #: Whose LSE is float32.
 PART = PrefillSpec(2, 1, 16, "float16", lse_dtype="float32", window=(5, 3))
+#: That leaves padding as it is; PADDED has the same mask but for that.
+UNTOUCHED = PrefillSpec(2, 1, 16, "float32", padding_output="untouched")
 TUNED = PrefillShape(2, 24)
 OTHER = PrefillShape(3, 9, 31)
 
@@ -55,9 +58,9 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run(
         str(Path(__file__).with_name("small_libraries.py")),
         str(root),
-        *map(str, (PADDED, CHOSEN, PART)),
+        *map(str, (PADDED, CHOSEN, PART, UNTOUCHED)),
     )
-    names = {"padded": PADDED, "chosen": CHOSEN, "part": PART}
+    names = {"padded": PADDED, "chosen": CHOSEN, "part": PART, "untouched": UNTOUCHED}
     return {name: root / str(spec) for name, spec in names.items()}
 
 
@@ -78,7 +81,8 @@ def attention(
     spec: PrefillSpec, query: Any, key: Any, value: Any, lens: Any, bias: Any = None, **more: Any
 ) -> tuple[Any, Any]:
     """The operator's, with the options of a spec."""
-    chosen = {"padding": spec.padding, "window": spec.window, "softcap": spec.softcap, "bias": bias}
+    names = ("padding", "window", "softcap", "padding_output")
+    chosen = {"bias": bias, **{name: getattr(spec, name) for name in names}}
     return prefill.sequence_prefill(query, key, value, lens, **chosen, **more)
 
 
@@ -98,6 +102,38 @@ def test_it_computes_attention(spec: PrefillSpec, shape: PrefillShape) -> None:
     out = tuple(torch.full_like(each, float("nan")) for each in results)
     assert attention(spec, *inputs, out=out) is out
     torch.testing.assert_close(out, results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [TUNED, OTHER], ids=str)
+def test_padding_stays_as_it_is_where_a_call_says_so(shape: PrefillShape) -> None:
+    inputs = tensors(UNTOUCHED, shape, *(5, 24, 0)[: shape.batch])
+    expected, _ = prefill.sequence_prefill(*inputs)
+    lens = inputs[3].numpy()
+    rows = torch.from_numpy(valid_positions(UNTOUCHED, lens, shape.qo_len))
+    assert not rows.all()
+    assert not expected[~rows].any()
+
+    def attend(*given: Any, **more: Any) -> Any:
+        return prefill.sequence_prefill(*given, padding_output="untouched", **more)
+
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    for output, _ in (attend(*inputs), compiled(*inputs)):
+        torch.testing.assert_close(output[rows], expected[rows], rtol=0, atol=0)
+    for function in (attend, compiled):
+        out = torch.full_like(expected, 7.0), torch.full(expected.shape[:3], 7.0)
+        function(*inputs, out=out)
+        torch.testing.assert_close(out[0][rows], expected[rows], rtol=0, atol=0)
+        assert all((each[~rows] == 7).all() for each in out)
+
+
+def test_rows_without_any_key_are_written_unless_they_are_padding() -> None:
+    query, keys = torch.ones(2, 9, 2, 16), torch.ones(2, 0, 1, 16)
+    lens = torch.tensor([5, 0], dtype=torch.int32)
+    out = torch.full_like(query, 7.0), torch.full((2, 9, 2), 7.0)
+    attention(UNTOUCHED, query, keys, keys, lens, out=out)
+    assert not out[0][0, :5].any()
+    assert (out[1][0, :5] == torch.finfo(torch.float32).min).all()
+    assert all((each[0, 5:] == 7).all() and (each[1] == 7).all() for each in out)
 
 
 def test_a_mask_goes_by_its_name_too() -> None:
@@ -256,6 +292,7 @@ def test_tensors_that_do_not_fit_are_refused(case: str) -> None:
         *(({"window": window}, "window is") for window in (64, (64,), (-1, 0), (True, 0), "4,4")),
         *(({"softcap": cap}, "a finite number above 0") for cap in (0, -1.0, math.inf, "50")),
         ({"bias": "relative"}, "bias is 'relative'; expected a float32 tensor [num_qo_heads"),
+        ({"padding_output": "ones"}, "padding_output is 'ones'; expected 'zero' or 'untouched'"),
     ],
     ids=str,
 )
@@ -363,6 +400,15 @@ def test_gradients_are_refused_unless_they_are_off(compiled: bool, differentiate
         ({"sm_scale": 0.5}, ["multiply the query by 2.0 and pass sm_scale=0.25"]),
         ({"window": (4, None), "softcap": 30}, ["--mask-mode padded_w4-open --softcap 30.0"]),
         ({"bias": torch.zeros(2, 39)}, ["--mask-mode padded --bias relative"]),
+        (
+            {"window": (None, 0), "padding_output": "untouched"},
+            ["padding untouched", "--mask-mode causal_padded --padding-output untouched"],
+        ),
+        (
+            {"padding": "left", "window": (11, 0), "softcap": 1.5, "bias": torch.zeros(2, 39)}
+            | {"padding_output": "untouched"},
+            ["pass padding_output='zero'"],
+        ),
     ],
     ids=str,
 )

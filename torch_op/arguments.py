@@ -112,6 +112,21 @@ def require_score_options(softcap: Any, bias: Any) -> None:
         )
 
 
+def require_padding_output(padding_output: Any) -> None:
+    """Refuse what becomes of no padding.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Unless it is ``zero`` or ``untouched``.
+    """
+    if padding_output not in ("zero", "untouched"):
+        raise InvalidArgumentError(
+            f"padding_output is {padding_output!r}; expected 'zero' or 'untouched': pass one, or "
+            "leave it out for zeros"
+        )
+
+
 #: Bytes that tensors begin at a multiple of, by device type: what the copy engine of a GPU needs. A
 #: CPU reads from wherever an element may begin.
 _ALIGNMENT = {"cuda": 16}

@@ -30,6 +30,8 @@ class Spec:
         A scaled score ``x`` becomes ``softcap * tanh(x / softcap)``.
     bias : str, optional
         ``relative``, where a tensor is added to scores.
+    padding_output : str
+        What padding of the output becomes: ``zero`` or ``untouched``.
     """
 
     mask_mode: str
@@ -41,6 +43,7 @@ class Spec:
     lse_dtype: str
     softcap: float | None = None
     bias: str | None = None
+    padding_output: str = "zero"
 
     def __str__(self) -> str:
         return (
@@ -48,6 +51,7 @@ class Spec:
             f"{self.dtype}, sm_scale {self.sm_scale!r}"
             + ("" if self.softcap is None else f", softcap {self.softcap!r}")
             + ("" if self.bias is None else f", bias {self.bias}")
+            + ("" if self.padding_output == "zero" else f", padding {self.padding_output}")
             + ("" if self.lse_dtype == self.dtype else f", LSE {self.lse_dtype}")
         )
 
@@ -68,6 +72,7 @@ class Spec:
             + ("" if is_usual else f" --sm-scale {self.sm_scale!r}")
             + ("" if self.softcap is None else f" --softcap {self.softcap!r}")
             + ("" if self.bias is None else f" --bias {self.bias}")
+            + ("" if self.padding_output == "zero" else " --padding-output untouched")
             + ("" if self.lse_dtype == self.dtype else f" --lse-dtype {self.lse_dtype}")
         )
 
@@ -80,15 +85,21 @@ class Spec:
         >>> text = "padded_w64-open_hq12_hkv12_d64_float32_s0.125_cap50.0_biasrelative"
         >>> str(Spec.parse(text))
         'padded_w64-open, heads 12/12x64, float32, sm_scale 0.125, softcap 50.0, bias relative'
+        >>> str(Spec.parse("padded_hq12_hkv12_d64_float32_s0.125_outuntouched"))
+        'padded, heads 12/12x64, float32, sm_scale 0.125, padding untouched'
         """
-        mask_mode, heads, kv_heads, head_dim, dtype, scale, softcap, bias, lse_dtype = _fields(
-            r"([a-z_]+(?:_w[a-z\d]+-[a-z\d]+)?)_hq(\d+)_hkv(\d+)_d(\d+)_([a-z]+\d+)_s([-+.\de]+)"
-            r"(?:_cap([-+.\de]+))?(?:_bias(relative))?(?:_lse([a-z]+\d+))?",
-            text,
+        mask_mode, heads, kv_heads, head_dim, dtype, scale, softcap, bias, output, lse_dtype = (
+            _fields(
+                r"([a-z_]+(?:_w[a-z\d]+-[a-z\d]+)?)_hq(\d+)_hkv(\d+)_d(\d+)_([a-z]+\d+)"
+                r"_s([-+.\de]+)(?:_cap([-+.\de]+))?(?:_bias(relative))?(?:_out(untouched))?"
+                r"(?:_lse([a-z]+\d+))?",
+                text,
+            )
         )
         sizes = int(heads), int(kv_heads), int(head_dim)
         cap = None if softcap is None else float(softcap)
-        return cls(mask_mode, *sizes, dtype, float(scale), lse_dtype or dtype, cap, bias)
+        written = output or "zero"
+        return cls(mask_mode, *sizes, dtype, float(scale), lse_dtype or dtype, cap, bias, written)
 
 
 @dataclass(frozen=True)

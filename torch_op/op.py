@@ -16,6 +16,7 @@ from .arguments import (
     require_arguments,
     require_lse_dtype,
     require_one_device,
+    require_padding_output,
     require_score_options,
 )
 from .masks import mask_name
@@ -35,6 +36,7 @@ _OPTIONS: dict[str, tuple[str, Any]] = {
     "copy_misaligned": ("bool", False),
     "softcap": ("float?", None),
     "bias": ("Tensor?", None),
+    "padding_output": ("str", "zero"),
 }
 _SCHEMA = ", ".join(f"{type_} {name}={usual!r}" for name, (type_, usual) in _OPTIONS.items())
 #: PyTorch leaves out what ends a call as the schema would.
@@ -53,6 +55,7 @@ def sequence_prefill(
     window: Sequence[int | None] | None = None,
     softcap: float | None = None,
     bias: Any = None,
+    padding_output: str = "zero",
     lse_dtype: Any = None,
     copy_misaligned: bool = False,
     out: tuple[Any, Any] | None = None,
@@ -87,6 +90,9 @@ def sequence_prefill(
     bias : torch.Tensor, optional
         ``[num_qo_heads, qo_len + kv_len - 1]`` float32, contiguous, on the same device: its entry
         ``column - row + qo_len - 1`` is added to the scaled and capped score.
+    padding_output : str
+        What padding of output and LSE becomes: ``zero``, or ``untouched``: a kernel that writes
+        nothing there, so that what ``out`` held stays, and results of its own hold anything.
     lse_dtype : torch.dtype, optional
         Of the LSE: ``torch.float32`` where parts are merged (:func:`.merge_parts`); the query's, or
         that of ``out``, when absent.
@@ -100,7 +106,7 @@ def sequence_prefill(
     Returns
     -------
     output : torch.Tensor
-        Like ``query``; 0 in rows that keep no key.
+        Like ``query``; 0 in rows that keep no key, unless they are padding that stays untouched.
     lse : torch.Tensor
         ``[batch, qo_len, num_qo_heads]``, base 2, of ``lse_dtype``; the lowest finite number in
         such rows. NaN, as the output, in rows that see NaN or Inf.
@@ -119,8 +125,10 @@ def sequence_prefill(
         require_lse_dtype(query, lse_dtype)
     if softcap is not None or bias is not None:
         require_score_options(softcap, bias)
+    if padding_output != "zero":
+        require_padding_output(padding_output)
     mask = mask_name(mask_mode, padding, window)
-    options = sm_scale, mask, lse_dtype, copy_misaligned, softcap, bias
+    options = sm_scale, mask, lse_dtype, copy_misaligned, softcap, bias, padding_output
     if out is None:
         return _functional(query, key, value, valid_lens, *options)
     _into(query, key, value, valid_lens, *out, *options)
@@ -152,11 +160,13 @@ def _compute_into(
         return
     arguments = (query, key, value, valid_lens, *(() if bias is None else (bias,)), output, lse)
     try:
-        kernel = find(query, key, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias)
+        kernel = find(
+            query, key, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias,
+            given.padding_output,
+        )  # fmt: skip
         if not (query.numel() and key.numel()):
             require_arguments(query, key, value, valid_lens, bias, output, lse)
-            output.zero_()
-            lse.fill_(torch.finfo(lse.dtype).min)
+            _clear(output, lse, valid_lens, given)
         elif query.is_cuda:
             with torch.cuda.device(query.device):  # the kernel leaves its device the current one
                 kernel(*arguments)
@@ -166,6 +176,18 @@ def _compute_into(
         require_arguments(query, key, value, valid_lens, bias, output, lse)
         require_aligned(query=query, key=key, value=value, bias=bias, output=output, lse=lse)
         raise
+
+
+def _clear(output: Any, lse: Any, valid_lens: Any, given: Any) -> None:
+    """Write the rows of a call without keys, or without queries."""
+    rows = torch.ones(output.shape[:2], dtype=torch.bool, device=output.device)
+    if given.padding_output == "untouched":
+        length = output.shape[1]
+        place = torch.arange(length, device=output.device)
+        is_left = "padded_left" in given.mask_mode
+        rows = (length - 1 - place if is_left else place) < valid_lens[:, None]
+    output.masked_fill_(rows[..., None, None], 0)
+    lse.masked_fill_(rows[..., None], torch.finfo(lse.dtype).min)
 
 
 def _results(query: Any, lse_dtype: Any) -> tuple[Any, Any]:

@@ -32,6 +32,7 @@ class _Key(NamedTuple):
     mask_mode: str
     softcap: float | None
     bias: str | None
+    padding_output: str
     num_qo_heads: int
     num_kv_heads: int
     head_dim: int
@@ -59,7 +60,10 @@ def has_kernel(device: str, spec: Spec) -> bool:
 def _key(device: str, spec: Spec) -> _Key:
     dtype, lse_dtype = getattr(torch, spec.dtype), getattr(torch, spec.lse_dtype)
     heads = (spec.num_qo_heads, spec.num_kv_heads, spec.head_dim)
-    return _Key(device, dtype, lse_dtype, spec.mask_mode, spec.softcap, spec.bias, *heads)
+    return _Key(
+        device, dtype, lse_dtype, spec.mask_mode, spec.softcap, spec.bias, spec.padding_output,
+        *heads,
+    )  # fmt: skip
 
 
 def find(
@@ -70,6 +74,7 @@ def find(
     mask_mode: str,
     softcap: float | None,
     bias: Any,
+    padding_output: str = "zero",
 ) -> Any:
     """The function that serves a call; of the bias, whether there is one.
 
@@ -82,7 +87,7 @@ def find(
     _, kv_len, num_kv_heads, _ = key.shape
     call = _Key(
         query.device.type, query.dtype, lse_dtype, mask_mode, softcap,
-        None if bias is None else "relative", num_qo_heads, num_kv_heads, head_dim,
+        None if bias is None else "relative", padding_output, num_qo_heads, num_kv_heads, head_dim,
     )  # fmt: skip
     scale = 1 / math.sqrt(head_dim) if sm_scale is None else sm_scale
     served = _of_scale(_served.get(call, ()), scale)
@@ -105,7 +110,7 @@ def _miss(call: _Key, sm_scale: float, shape: tuple[int, int, int]) -> str:
     dtype, lse_dtype = (str(each).removeprefix("torch.") for each in (call.dtype, call.lse_dtype))
     spec = Spec(
         call.mask_mode, call.num_qo_heads, call.num_kv_heads, call.head_dim, dtype, sm_scale,
-        lse_dtype, call.softcap, call.bias,
+        lse_dtype, call.softcap, call.bias, call.padding_output,
     )  # fmt: skip
     sizes = "x".join(map(str, shape))
     lines = [
@@ -117,8 +122,10 @@ def _miss(call: _Key, sm_scale: float, shape: tuple[int, int, int]) -> str:
     if scales and not any(math.isclose(sm_scale, each, rel_tol=_ROUNDING) for each in scales):
         factor = sm_scale / scales[0]
         lines.append(f"multiply the query by {factor!r} and pass sm_scale={scales[0]!r}")
-    elif others := [each for each in _served if _is_but_for_lse(each, call)]:
+    elif others := [each for each in _served if _is_but_for("lse_dtype", each, call)]:
         lines.append(f"pass lse_dtype={others[0].lse_dtype}")
+    elif others := [each for each in _served if _is_but_for("padding_output", each, call)]:
+        lines.append(f"pass padding_output={others[0].padding_output!r}")
     else:
         target = "cuda" if call.device == "cuda" else "llvm"
         lines += [
@@ -128,8 +135,8 @@ def _miss(call: _Key, sm_scale: float, shape: tuple[int, int, int]) -> str:
     return "\n".join(lines)
 
 
-def _is_but_for_lse(one: _Key, other: _Key) -> bool:
-    return one != other and one == other._replace(lse_dtype=one.lse_dtype)
+def _is_but_for(field: str, one: _Key, other: _Key) -> bool:
+    return one != other and one == other._replace(**{field: getattr(one, field)})
 
 
 def _loaded() -> list[Kernel]:

@@ -11,8 +11,11 @@ TVM_MASK_MODES = ("padded", "causal_padded_left")
 
 
 def has_baseline(spec: PrefillSpec) -> bool:
-    """Whether TVM's kernels compute ``spec``, its LSE aside: they know no window and no bias."""
-    return spec in nearest_with_baseline(spec).same_kernels
+    """Whether TVM's kernels compute ``spec``, its LSE aside: they know no window and no bias.
+
+    They write padding, so that none leaves it untouched.
+    """
+    return spec.padding_output == "zero" and spec in nearest_with_baseline(spec).same_kernels
 
 
 def nearest_with_baseline(spec: PrefillSpec) -> PrefillSpec:

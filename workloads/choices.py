@@ -22,6 +22,10 @@ OPEN: Window = (None, None)
 CAUSAL: Window = (None, 0)
 
 
+#: What padding of the output may become.
+PADDING_OUTPUTS = ("zero", "untouched")
+
+
 @dataclass(frozen=True)
 class Choice:
     """How a field of a spec is written.
@@ -207,7 +211,7 @@ PADDING_OUTPUT = Choice(
     "padding_output",
     "out",
     "zero",
-    _one_of("padding_output", "zero", "untouched"),
+    _one_of("padding_output", *PADDING_OUTPUTS),
     str,
     str,
     "zero|untouched",

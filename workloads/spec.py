@@ -15,6 +15,7 @@ from .choices import (
     OPEN,
     PADDING,
     PADDING_OUTPUT,
+    PADDING_OUTPUTS,
     RESULT_CHOICES,
     SCORE_CHOICES,
     WINDOW,
@@ -217,9 +218,17 @@ class PrefillSpec:
 
     @property
     def same_kernels(self) -> tuple[PrefillSpec, ...]:
-        """This spec, and those whose kernels differ in nothing but the dtype of the LSE."""
-        others = (replace(self, lse_dtype=each) for each in (None, LSE_DTYPE))
-        return tuple(dict.fromkeys((self, *others)))
+        """This spec, and those whose records serve it, the nearest first.
+
+        Kernels differ in nothing but the dtype of the LSE, and in whether padding is written.
+        """
+        own, others = self.padding_output, () if self.is_packed else PADDING_OUTPUTS
+        alike = (
+            replace(self, padding_output=output, lse_dtype=lse)
+            for output in dict.fromkeys((own, *others))
+            for lse in dict.fromkeys((self.lse_dtype, None, LSE_DTYPE))
+        )
+        return tuple(dict.fromkeys(alike))
 
     @property
     def group_size(self) -> int:

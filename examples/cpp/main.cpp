@@ -104,6 +104,22 @@ static double RowError(const PrefillKernel& kernel, const Floats& query, const F
   return error;
 }
 
+// Whether padding of the output, which was NaN before, is what the kernel says.
+static bool PaddingIsRight(const PrefillKernel& kernel, const Floats& output,
+                           const Ints& valid_lens) {
+  const bool untouched = std::strcmp(kernel.padding_output, "untouched") == 0;
+  const int64_t elements = kernel.num_qo_heads * kernel.head_dim;
+  for (int64_t b = 0; b < kernel.batch; ++b)
+    for (int64_t row = 0; row < kernel.qo_len; ++row) {
+      const int64_t place = PaddedLeft(kernel) ? kernel.qo_len - 1 - row : row;
+      if (place < valid_lens[b]) continue;
+      const float* o = &output[(b * kernel.qo_len + row) * elements];
+      for (int64_t i = 0; i < elements; ++i)
+        if (untouched ? !std::isnan(o[i]) : o[i] != 0) return false;
+    }
+  return true;
+}
+
 static double Run(const ffi::Module& module, const PrefillKernel& kernel) {
   const int64_t batch = kernel.batch, qo_len = kernel.qo_len, kv_len = kernel.kv_len;
   const int64_t heads = kernel.num_qo_heads, dim = kernel.head_dim;
@@ -132,6 +148,7 @@ static double Run(const ffi::Module& module, const PrefillKernel& kernel) {
   else
     call(&q.tensor, &k.tensor, &v.tensor, &lens.tensor, &o.tensor, &l.tensor);
 
+  if (!PaddingIsRight(kernel, output, valid_lens)) return INFINITY;
   const bool left = PaddedLeft(kernel);
   double error = 0;
   for (int64_t b : {int64_t{0}, batch - 1}) {

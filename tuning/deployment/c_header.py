@@ -27,6 +27,8 @@ _HEADER = """\
  *   x = sm_scale * dot(query, key)
  *   x = softcap * tanh(x / softcap)          where softcap is not 0
  *   x + bias[head][column - row + qo_len - 1]  where bias is not NULL
+ * Rows of padding become 0, and their LSE the lowest finite number, as of a row without keys; where
+ * padding_output is "untouched", nothing is written there.
  */
 #ifndef PREFILL_H_
 #define PREFILL_H_
@@ -62,6 +64,8 @@ typedef struct {{
   double softcap;
   /* "relative", or NULL for none. */
   const char* bias;
+  /* "zero" or "untouched". */
+  const char* padding_output;
 }} PrefillKernel;
 
 #define PREFILL_NUM_KERNELS {count}
@@ -117,5 +121,6 @@ def _row(symbol: str, spec_text: str, shape_text: str | None) -> str:
         f'    {{"{symbol}",\n'
         f'     "{spec.mask_mode}", "{spec.dtype}", "{spec.lse_type}", {spec.num_qo_heads}, '
         f"{spec.num_kv_heads}, {spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))},\n"
-        f'     "{spec.padding}", {left}, {right}, {spec.softcap or 0.0!r}, {bias}}},'
+        f'     "{spec.padding}", {left}, {right}, {spec.softcap or 0.0!r}, {bias}, '
+        f'"{spec.padding_output}"}},'
     )

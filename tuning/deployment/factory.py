@@ -38,6 +38,7 @@ def sequence_prefill_with_mask(
     window: Sequence[int | None] | None = None,
     softcap: float | None = None,
     bias: str | None = None,
+    padding_output: str | None = None,
     database: Path | str | Sequence[Path | str] | None = None,
     on_missing: str = "nearest",
     lens: str = "",
@@ -59,7 +60,7 @@ def sequence_prefill_with_mask(
         padding and a window, in the place of these.
     lse_dtype : str, optional
         ``float32`` where parts are merged; ``dtype``, as of TVM's kernel, when absent.
-    padding, window, softcap, bias
+    padding, window, softcap, bias, padding_output
         As :class:`~prefilltune.workloads.PrefillSpec` takes them; TVM's kernels have none but
         those that ``mask_mode`` names.
     database : Path or str or sequence of these, optional
@@ -96,7 +97,7 @@ def sequence_prefill_with_mask(
     """
     spec = PrefillSpec(
         h_q, h_kv, d, dtype, mask_mode, sm_scale, lse_dtype,
-        padding=padding, window=window, softcap=softcap, bias=bias,
+        padding=padding, window=window, softcap=softcap, bias=bias, padding_output=padding_output,
     )  # fmt: skip
     if spec.is_packed:
         raise InvalidSpecError(
