@@ -32,7 +32,6 @@ typedef unsigned char uchar;
 typedef unsigned int uint;
 typedef unsigned short ushort;
 struct alignas(8) uint2 { uint x, y; };
-struct alignas(16) uint4 { uint x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct Index { int x, y, z; };

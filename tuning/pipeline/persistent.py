@@ -301,7 +301,10 @@ class _Grid:
         some = self.loop.extent > 0
         if not self._produces:
             other = self._first_loads(following, tiles, queries)
-            return _either(steps(tirx.IfThenElse(some, work, other), self.others), other)
+            # What is done for a tile that is skipped is what is to be done for one without keys.
+            cleared = any(skip[1] for each in self.others if (skip := skipped(each)))
+            inner = work if cleared else tirx.IfThenElse(some, work, other)
+            return _either(steps(inner, self.others), other)
         # A tile without keys is another warp's, and so it is no matter which of those are skipped.
         others = [each for each in self.others if each not in self.binds and not skipped(each)]
         return [*self.binds, tirx.IfThenElse(some, tirx.SeqStmt(steps(work, others)), None)]
