@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...workloads import PrefillShape, PrefillSpec, numpy_dtype, useful_flops
-from ..comparing.comparison import Comparison
+from ..comparing.comparison import Comparison, writes_zeros
 
 #: GB/s of the memory of GPUs, from their makers' data sheets, by a part of the device's name; of
 #: several that are part of it, the longest counts.
@@ -119,7 +119,8 @@ def roofline(comparison: Comparison) -> Roofline:
 def least_bytes(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray) -> int:
     """What a call must read and write if every element moves once.
 
-    Valid positions are read, and all of the output and the LSE is written.
+    Valid positions are read. All of the output and the LSE is written, or valid rows alone, where
+    the spec leaves padding untouched or has none.
 
     Examples
     --------
@@ -128,12 +129,16 @@ def least_bytes(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray) 
     ...     3 * 2 * 64 * 2 + 2 * 3 * 64 * 2 + 8 * 2 * 64 * 2 + 8 * 2 * 2
     ... )
     True
+    >>> spec = PrefillSpec(2, 1, 64, "float16", padding_output="untouched")
+    >>> least_bytes(spec, PrefillShape(1, 8), np.array([3])) == 3 * (2 + 2 + 2) * 128 + 3 * 2 * 2
+    True
     """
     element, sums = numpy_dtype(spec.dtype).itemsize, numpy_dtype(spec.lse_type).itemsize
     queries = int(np.clip(valid_lens, 0, shape.qo_len).sum())
     keys = int(np.clip(valid_lens, 0, shape.num_kv).sum())
     read = (queries * spec.num_qo_heads + 2 * keys * spec.num_kv_heads) * spec.head_dim * element
-    rows = shape.batch * shape.qo_len * spec.num_qo_heads
+    untouched = spec.is_packed or not writes_zeros(spec)
+    rows = (queries if untouched else shape.batch * shape.qo_len) * spec.num_qo_heads
     return read + rows * (spec.head_dim * element + sums)
 
 
