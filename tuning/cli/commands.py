@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 
@@ -17,10 +19,33 @@ from .signature import ungrouped
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Tune masked batch prefill attention with TVM, keep the records, build and compare.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        packages = ("prefilltune", "apache-tvm", "apache-tvm-ffi")
+        print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the versions of prefilltune and of TVM, and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """What every command takes."""
+
+
 for _command in (
     tune.tune,
     compare.compare,

@@ -19,7 +19,6 @@ from ....database import (
     union,
 )
 from ....database.writing import write_file
-from ...deployment.sweep_file import SWEEP_FILE
 from ...errors import InvalidOptionError
 from ...measuring.tvm_import import import_tvm_without_torch
 from ..compare import CHART_FILE, COMPARISON_FILE
@@ -119,6 +118,8 @@ def _add(store: RecordStore, entries: Sequence[Entry], root: Path) -> None:
 
 def _copy_renamed(source: Path, folder: Path, names: Mapping[str, str]) -> None:
     """Copy what was measured of records that keep their times, where there is none of it yet."""
+    from ...deployment.sweep_file import SWEEP_FILE
+
     for name in (SWEEP_FILE, COMPARISON_FILE, CHART_FILE):
         before, after = source / name, folder / name
         if before.is_file() and not after.exists():
