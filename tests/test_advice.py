@@ -159,6 +159,11 @@ def test_a_model_means_each_of_its_attentions(
     run(f"prefilltune tune {options} --no-compare")
     assert done == [(spec, shape) for spec in (SPEC, local) for shape in (SHORT, LONG)]
     done.clear()
+    run(f"prefilltune tune {options} --no-compare --padding-output untouched --shape 2x5")
+    assert {spec for spec, _ in done} == {
+        replace(each, padding_output="untouched") for each in (SPEC, local)
+    }
+    done.clear()
     run(f"prefilltune compare {options}")
     assert done == [(SPEC, SHORT), (local, SHORT)]
     assert reached(f"prefilltune build {options}")[1] == f"{SPEC} {local} {SHORT} {SHORT}"
@@ -385,6 +390,8 @@ def test_every_text_names_a_command_that_there_is() -> None:
         ("compare --mask-mode padded", "--mask-mode padded goes with --heads"),
         ("tune --model bge-base --window 5,3", "--window 5,3 goes with --heads; bge-base has its"),
         ("sweep --softcap 50", "--softcap 50 goes with --heads; give the heads too"),
+        ("sweep --padding-output untouched", "untouched goes with --model or --heads; give one"),
+        ("build --heads 2x16 --padding-output none", "'none'; choose zero or untouched"),
         ("build --heads 2x16 --mask-mode padded --window 5,3", "says the window, and window (5, 3"),
         ("tune --model bge-base --arch sm_90a", "--arch sm_90a goes with --target cuda"),
         ("build --model bge-base --target cuda --arch sm_90a --threads 2", "--threads 2"),

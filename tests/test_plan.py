@@ -96,6 +96,9 @@ def test_a_plan_tunes_each_attention_of_a_model_or_one(tmp_path: Path) -> None:
 
     assert masks("modernbert-base") == ["padded", "padded_w64-64"]
     assert masks("modernbert-base:local") == ["padded_w64-64"]
+    text = 'models = ["modernbert-base"]\nshapes = ["1x128"]\nbudget = "1h"\n'
+    read = read_plan(_written(tmp_path, text + 'padding_output = "untouched"\n'))
+    assert {spec.padding_output for spec, _ in read.workloads} == {"untouched"}
 
 
 @pytest.mark.parametrize(

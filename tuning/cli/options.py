@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ from ...workloads import (
     parse_lengths,
     preset,
 )
-from ...workloads.choices import parsed_choices
+from ...workloads.choices import RESULT_CHOICES, Choice, parsed_choices
 from ..backends import USUAL_KIND, backend_of
 from ..errors import InvalidOptionError
 from ..heads import parse_heads
@@ -116,7 +116,9 @@ class ChoiceOptions:
                 annotation=Annotated[
                     str,
                     typer.Option(
-                        each.option, metavar=each.metavar, help=f"With --heads: {each.help}."
+                        each.option,
+                        metavar=each.metavar,
+                        help=f"{'' if each in RESULT_CHOICES else 'With --heads: '}{each.help}.",
                     ),
                 ],
             )
@@ -196,12 +198,13 @@ class WorkloadOptions:
         shapes = parse_shapes(shape)
         dtype = self.dtype or "float32"
         self._refuse_without_heads(f"{self.model} has its own")
+        choices = parsed_choices(self.choices.texts)
         if self.model:
             chosen = preset(self.model)
-            return chosen.specs(dtype), shapes or list(chosen.shapes)
+            specs = [dataclasses.replace(each, **choices) for each in chosen.specs(dtype)]
+            return specs, shapes or list(chosen.shapes)
         if not shapes and not any_tuned:
             raise InvalidOptionError("--heads needs a shape too, such as --shape 4x128")
-        choices = parsed_choices(self.choices.texts)
         spec = parse_heads(self.heads, self.mask_mode or None, dtype, self.sm_scale, **choices)
         return [spec], shapes
 
@@ -212,19 +215,24 @@ class WorkloadOptions:
         if self.model or self.heads:
             return self.parse(shape, any_tuned=True)
         self._refuse_without_heads("give the heads too, or leave it out")
-        if self.lse_dtype:
-            raise InvalidOptionError(
-                f"--lse-dtype {self.lse_dtype} goes with --model or --heads; give one of them too, "
-                "or leave it out"
-            )
+        options = self._given(RESULT_CHOICES) | {"--lse-dtype": self.lse_dtype}
+        for option, value in options.items():
+            if value:
+                raise InvalidOptionError(
+                    f"{option} {value} goes with --model or --heads; give one of them too, or "
+                    "leave it out"
+                )
         return None
 
     def _refuse_without_heads(self, reason: str) -> None:
-        options = {each.option: self.choices.texts.get(each.name) for each in CHOICES}
+        options = self._given([each for each in CHOICES if each not in RESULT_CHOICES])
         options |= {"--mask-mode": self.mask_mode, "--sm-scale": self.sm_scale}
         for option, value in options.items():
             if value not in ("", None) and not self.heads:
                 raise InvalidOptionError(f"{option} {value} goes with --heads; {reason}")
+
+    def _given(self, choices: Iterable[Choice]) -> dict[str, Any]:
+        return {each.option: self.choices.texts.get(each.name) for each in choices}
 
     def in_dtype_for(self, specs: Sequence[PrefillSpec], kind: str) -> list[PrefillSpec]:
         """With the dtypes that are asked for, else the usual one of a kind of target."""
