@@ -8,13 +8,24 @@ from dataclasses import replace
 import pytest
 from cuda_schedules import proposals
 
-from prefilltune.database import Entry, RecordStore, TargetKey, committed_root, judge
+from prefilltune.database import (
+    Entry,
+    Finder,
+    RecordStore,
+    TargetKey,
+    Tier,
+    committed_root,
+    judge,
+)
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.rebuilding import rebuild_records
+from prefilltune.tuning.deployment import choose_serving
 from prefilltune.tuning.pipeline import AHEAD
 from prefilltune.workloads import PrefillShape, PrefillSpec
+from prefilltune.workloads.presets import load_presets
 
 TARGETS = sorted(path.name for path in committed_root().iterdir() if path.is_dir())
+H100 = TargetKey.parse("cuda-sm_90a-h100")
 
 
 def _one_of_each(entries: Sequence[Entry], *, with_heads: bool) -> list[Entry]:
@@ -50,9 +61,33 @@ def test_committed_records_may_be_merged_elsewhere(name: str) -> None:
     assert judge(some.values()) == {}
 
 
+@pytest.mark.parametrize(
+    ("cpu", "level"),
+    [
+        ({"mcpu": "skylake-avx512"}, "llvm-x86_64_v4"),
+        ({"mcpu": "znver3"}, "llvm-x86_64_v3"),
+        ({"mcpu": "nehalem"}, "llvm-x86_64_v2"),
+        ({"mcpu": "neoverse-n1", "mtriple": "aarch64-linux-gnu"}, "llvm-aarch64"),
+    ],
+)
+def test_cpus_that_nobody_tuned_for_have_a_kernel_of_every_preset(
+    cpu: dict[str, str], level: str
+) -> None:
+    target = resolve_target({"kind": "llvm", **cpu})
+    finder = Finder([committed_root()])
+    for preset in load_presets().values():
+        for spec in preset.specs("float32"):
+            serving = choose_serving(spec, target, finder, on_missing="nearest")
+            (match,) = serving.matches.values()
+            assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
+            (note,) = serving.notes
+            timed = "timed nowhere" if level == "llvm-aarch64" else "timed on Intel"
+            assert timed in note
+            assert "run: " in note
+
+
 def test_a_record_with_another_variant_is_refused() -> None:
-    (name,) = (name for name in TARGETS if name.startswith("cuda"))
-    record = RecordStore.open(committed_root(), TargetKey.parse(name)).entries[0]
+    record = RecordStore.open(committed_root(), H100).entries[0]
     for variant in ({}, {"q_tile": "wide", "kv_tile": 64}):
         forged = replace(record, provenance=replace(record.provenance, variant=variant))
         assert "no such variant" in judge([forged])[record.record_id]
@@ -61,10 +96,9 @@ def test_a_record_with_another_variant_is_refused() -> None:
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_search_proposes_the_trace_of_a_record(overlap: bool) -> None:
     """Instruction by instruction: in another order, it would measure all of its points again."""
-    (name,) = (name for name in TARGETS if name.startswith("cuda"))
     record = next(
         each
-        for each in RecordStore.open(committed_root(), TargetKey.parse(name)).entries
+        for each in RecordStore.open(committed_root(), H100).entries
         if each.provenance.variant.get("overlap", False) == overlap
         and AHEAD in str(each.trace)  # which records of earlier spaces lack
     )

@@ -17,6 +17,7 @@ from prefilltune.tuning.errors import (
     UnsupportedTargetError,
 )
 from prefilltune.tuning.target import vector_lanes
+from prefilltune.workloads import PrefillShape, PrefillSpec
 
 
 def test_llvm_is_this_cpu_with_its_features_and_threads() -> None:
@@ -158,6 +159,9 @@ def test_the_gpu_at_hand_is_named_with_its_device(monkeypatch: pytest.MonkeyPatc
     assert (level.target.attrs["arch"], level.recorded.attrs["arch"]) == ("sm_90a", "sm_80")
     for target in (level.target, level.recorded):  # a block's, also on GPUs with little of it
         assert int(target.attrs["max_shared_memory_per_block"]) == 101376
+    shape = PrefillShape(2, 128)
+    for dtype, space in (("float16", "cuda_mma"), ("float32", "cuda_simt")):
+        assert CUDA.default_spaces(PrefillSpec(4, 4, 64, dtype), [shape], level) == [space]
     assert CUDA.options(level) == ["cuda", "--arch sm_80"]
     older = CUDA.at_hand(resolve_target("cuda", arch="sm_86"))
     assert (older.is_here, older.recorded) == (False, None)

@@ -57,7 +57,14 @@ def _origin(match: Match) -> str:
     provenance = match.entry.provenance
     if match.tier is Tier.NEAREST_SHAPE:
         return f"the record of {provenance.shape}"
-    return f"records of {match.key}, timed on {provenance.device.get('name')} and not here"
+    timed = f"timed on {device} and not here" if (device := timed_on(match)) else "timed nowhere"
+    return f"records of {match.key}, {timed}"
+
+
+def timed_on(match: Match) -> str:
+    """The name of the machine that timed a record; empty for one that was only checked."""
+    device = match.entry.provenance.device
+    return "" if device.get("timed") is False else str(device.get("name"))
 
 
 def command(

@@ -56,7 +56,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     )
     for row in rows:
         tier = row["tier"] if row["tier"] in ("exact", "baseline") else _tier(row)
-        device = row.get("timed_on") or ""
+        device = row.get("timed_on") or ("nowhere" if "timed_on" in row else "")
         fields = (row.get("tuned_at") or "", row.get("space") or "", tier, device)
         table.add_row(row["serves"], row["record"] or "TVM's hand-written", *fields)
     return table

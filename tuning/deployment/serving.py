@@ -11,7 +11,7 @@ from ...database.lookup import specs_in_words
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError, parse_lengths
 from ...workloads.baseline import nearest_with_baseline
 from ..backends import backend_of
-from ..backends.commands import advice, stand_ins
+from ..backends.commands import advice, stand_ins, timed_on
 from ..building.finding import find_record
 from ..errors import InvalidOptionError
 from ..spaces import SPACES
@@ -329,7 +329,7 @@ def described(match: Match) -> dict[str, Any]:
         "record": match.entry.record_id,
         "tier": str(match.tier),
         "tuned_for": str(match.key),
-        "timed_on": provenance.device.get("name"),
+        "timed_on": timed_on(match),
         "tuned_at": provenance.shape,
         "lens": provenance.lens,
         "space": provenance.space,

@@ -1,0 +1,207 @@
+"""Makes the portable records of a level of CPUs: of known schedules, the best across shapes.
+
+For the attention of each preset, the schedules that searches found for others of its head_dim are
+put on its own description, whatever its mask and its score: their tiles, and what was sampled. They
+are checked, and timed in turns on every shape; that with the smallest geometric mean of times is
+kept, as a record of the last shape. Searches for the level itself, of one attention for each
+head_dim, come first::
+
+    prefilltune tune --target '{"kind": "llvm", "mcpu": "x86-64-v3"}' --heads 12x64 --shape 1x512 \
+        --space llvm_fused --keep 8 --database FOUND
+    python benchmarks/portable_records.py FOUND database/records \
+        --target '{"kind": "llvm", "mcpu": "x86-64-v3"}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefilltune.database import (
+    Entry,
+    Finder,
+    Provenance,
+    RecordStore,
+    committed_root,
+    trace_to_json,
+)
+from prefilltune.database.dates import date_now
+from prefilltune.database.scratch import ScratchFolder
+from prefilltune.tuning.backends import backend_of
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.build import build_library
+from prefilltune.tuning.building.replaying import Replayed, replay
+from prefilltune.tuning.measuring.cpu import tvm_environment
+from prefilltune.tuning.measuring.kernels import KEPT_SEED, check, fresh_inputs, time_in_turns
+from prefilltune.tuning.measuring.timing import interquartile_range
+from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
+from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.measuring.workers import call_all
+from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.spaces.llvm_fused import schedule
+from prefilltune.tuning.target import ResolvedTarget
+from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads.presets import load_presets
+
+SPACE = SPACES["llvm_fused"]
+FULL = parse_lengths("full")
+BUILD_TIMEOUT = 240.0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a schedule of the space comes down to.
+
+    Parameters
+    ----------
+    variant : Mapping[str, Any]
+        Its tiles.
+    decisions : tuple of Any
+        What was sampled, in the order of the trace.
+    """
+
+    variant: Mapping[str, Any]
+    decisions: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, entry: Entry) -> Choices:
+        """Those of a record."""
+        _, decisions = entry.trace
+        return cls(entry.provenance.variant, tuple(value for _, value in sorted(decisions)))
+
+    def on(self, spec: PrefillSpec, shape: PrefillShape) -> Replayed:
+        """The schedule, on the description of a workload."""
+        from tvm.s_tir import Schedule
+
+        sch = Schedule(SPACE.describe(spec, shape, self.variant))
+        schedule(sch, packed=bool(self.variant["packed"]))
+        instructions, sampled = trace_to_json(sch.trace)
+        places = sorted(place for place, _ in sampled)
+        decisions = [list(each) for each in zip(places, self.decisions, strict=True)]
+        return replay(SPACE, spec, shape, self.variant, [instructions, decisions])
+
+
+def specs(head_dim: int | None) -> list[PrefillSpec]:
+    """The attentions of the presets in float32, each once; of one head_dim or all."""
+    presets = load_presets().values()
+    found = dict.fromkeys(each for preset in presets for each in preset.specs("float32"))
+    return [each for each in found if head_dim in (None, each.head_dim)]
+
+
+def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> list[Choices]:
+    """The fastest schedules for a head_dim, those of the target itself before others."""
+    stores = Finder([found, committed_root()]).stores(target.key, backend_of(target.kind).furthest)
+    distinct: dict[str, Choices] = {}
+    for store in stores:
+        fits = [
+            entry
+            for entry in store.entries
+            if entry.provenance.space == SPACE.name
+            and PrefillSpec.parse(entry.provenance.spec).head_dim == spec.head_dim
+        ]
+        for entry in sorted(fits, key=lambda each: each.speed):
+            choices = Choices.of(entry)
+            distinct.setdefault(repr((sorted(choices.variant.items()), choices.decisions)), choices)
+    return [*distinct.values()][:most]
+
+
+def best(
+    spec: PrefillSpec,
+    target: ResolvedTarget,
+    candidates: Sequence[Choices],
+    shapes: Sequence[PrefillShape],
+    folder: Path,
+) -> Entry:
+    """Build, check and time schedules on every shape; the best across them, as a record."""
+    engine, means, replayed = backend_of(target.kind).engine, [0.0] * len(candidates), []
+    errors: dict[str, float] = {}
+    times: list[tuple[float, ...]] = []
+    paths: list[str] = []
+    with Worker(tvm_environment(target.threads)) as runner:
+        for shape in shapes:
+            case = Case(spec, shape, FULL)
+            replayed = [each.on(spec, shape) for each in candidates]
+            paths = [str(folder / f"{shape}-{number}.so") for number in range(len(candidates))]
+            calls = [
+                (each.module, target.target, path)
+                for each, path in zip(replayed, paths, strict=True)
+            ]
+            for outcome in call_all(build_library, calls, BUILD_TIMEOUT):
+                assert outcome.status == "ok", outcome.detail
+            checked = check(
+                engine.check_kernel, case, paths, runner, *fresh_inputs(case, KEPT_SEED)
+            )
+            errors = {path: outcome.value for path, outcome in checked.items()}
+            assert max(errors.values()) <= TOLERANCE[spec.dtype], errors
+            times = time_in_turns(engine, case, paths, runner)
+            for number, seconds in enumerate(times):
+                means[number] += math.log(statistics.median(seconds)) / len(shapes)
+    chosen = means.index(min(means))
+    seconds = times[chosen]
+    return replayed[chosen].entry(
+        seconds,
+        target.target,
+        Provenance(
+            spec=str(spec),
+            shape=str(shapes[-1]),
+            space=SPACE.name,
+            variant=dict(candidates[chosen].variant),
+            lens=FULL.text,
+            median_secs=statistics.median(seconds),
+            spread_secs=interquartile_range(seconds),
+            max_abs_error=errors[paths[chosen]],
+            trials=len(candidates),
+            seed=0,
+            versions=backend_of(target.kind).versions(),
+            device=backend_of(target.kind).device(target),
+            date=date_now(),
+        ),
+    )
+
+
+def records(
+    found: Path,
+    target: ResolvedTarget,
+    asked: Sequence[PrefillSpec],
+    shapes: Sequence[PrefillShape],
+    most: int,
+) -> Iterator[Entry]:
+    """A record for each attention whose head_dim has known schedules."""
+    for spec in asked:
+        candidates = known(found, target, spec, most)
+        if not candidates:
+            print(f"{spec}: nothing is known of its head_dim", flush=True)
+            continue
+        with ScratchFolder() as folder:
+            entry = best(spec, target, candidates, shapes, folder)
+        of = entry.provenance
+        print(f"{target.key} {spec}: {of.median_secs * 1e3:.3f} ms, {of.variant}", flush=True)
+        yield entry
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("found", type=Path, help="database of the searches")
+    parser.add_argument("output", type=Path, help="database that takes the records")
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--shape", action="append", help="1x128 and 1x512 when absent")
+    parser.add_argument("--most", type=int, default=5, help="schedules to try for each")
+    parser.add_argument("--head-dim", type=int, help="all that presets have when absent")
+    options = parser.parse_args()
+    import_tvm_without_torch()
+    target = resolve_target(options.target)
+    shapes = [PrefillShape.parse(text) for text in options.shape or ("1x128", "1x512")]
+    store = RecordStore.open(options.output, target.key, create=True)
+    asked = specs(options.head_dim)
+    for entry in records(options.found, target, asked, shapes, options.most):
+        store.add([entry])
+    store.prune(1)
+
+
+if __name__ == "__main__":
+    main()
