@@ -68,7 +68,7 @@ def test_records_of_other_targets_are_taken_also_of_the_case_itself(tmp_path: Pa
     filled(tmp_path, [entry(3, "b4_q128_kv128")], TargetKey("llvm", "apple_m1", "8c"))
     own, *others = Finder([tmp_path]).stores(asked, Tier.OTHER_TARGET)
     found = nearest_trials(own, case, [SPACE], others)
-    assert [trial.variant["n"] for trial in found] == [2, 3, 1]
+    assert [trial.variant["n"] for trial in found] == [1, 2, 3]
 
 
 def test_another_dtype_of_the_same_width_is_near(tmp_path: Path, target: ResolvedTarget) -> None:

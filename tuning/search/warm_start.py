@@ -12,7 +12,9 @@ from ...database import Entry, RecordStore, shape_distance
 from ...workloads import Case, PrefillShape, PrefillSpec
 from .trial_log import Trial
 
-_MOST = 6
+# Of one target no more than leave some to the next: a level's may be better than those of a shape
+# that is far away.
+_MOST, _MOST_OF_ONE = 6, 4
 
 # Beside the logarithm of a ratio of sizes: a dtype of the same width.
 _OTHER_DTYPE = 0.5
@@ -37,24 +39,24 @@ def nearest_trials(
     Returns
     -------
     list[Trial]
-        The nearest workload first; of one workload, that of the nearest target, then the fastest
-        first. Each once.
+        Those of the nearest target first; of one target, the nearest workload first; of one
+        workload, the fastest first. Each once.
     """
-    found = [
-        (distance, rank, entry.speed, entry)
-        for rank, each in enumerate((store, *others))
-        for entry in each.entries
-        if entry.provenance.space in spaces
-        and (distance := _distance(entry, case)) is not None
-        and not (each is store and _is_same(entry, case))
-    ]
-    found.sort(key=lambda each: each[:3])
-    distinct: dict[str, Trial] = {}
-    for *_, entry in found:
-        of, trace = entry.provenance, _trace_for(entry, case.spec)
-        trial = Trial(of.space, dict(of.variant), trace)
-        distinct.setdefault(trial.identity, trial)
-    return [*distinct.values()][:_MOST]
+    found: dict[str, Trial] = {}
+    for each in (store, *others):
+        near = [
+            (distance, entry.speed, entry)
+            for entry in each.entries
+            if entry.provenance.space in spaces
+            and (distance := _distance(entry, case)) is not None
+            and not (each is store and _is_same(entry, case))
+        ]
+        near.sort(key=lambda each: each[:2])
+        for _, _, entry in near[:_MOST_OF_ONE]:
+            of, trace = entry.provenance, _trace_for(entry, case.spec)
+            trial = Trial(of.space, dict(of.variant), trace)
+            found.setdefault(trial.identity, trial)
+    return [*found.values()][:_MOST]
 
 
 def _trace_for(entry: Entry, spec: PrefillSpec) -> Any:
