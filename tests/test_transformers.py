@@ -6,6 +6,7 @@ of them is called, and with what.
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,16 +80,30 @@ def gemma2(**more: Any) -> Any:
     return transformers.Gemma2Model(transformers.Gemma2Config(**DECODER, **sizes, **more))
 
 
+BIASED = {
+    "vocab_size": 50,
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 9,
+}
+
+
 def t5(**more: Any) -> Any:
-    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-    buckets = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 9}
-    config = transformers.T5Config(vocab_size=50, **sizes, **buckets, **more)
-    return transformers.T5EncoderModel(config)
+    return transformers.T5EncoderModel(transformers.T5Config(**BIASED, **more))
+
+
+def umt5(**more: Any) -> Any:
+    """With a bias of its own in each layer."""
+    return transformers.UMT5EncoderModel(transformers.UMT5Config(**BIASED, **more))
 
 
 MODELS: dict[str, Callable[..., Any]] = {
     each.__name__: each
-    for each in (bert, xlm_r, modernbert, qwen3, mistral, gemma3, embedding_gemma, gemma2, t5)
+    for each in (bert, xlm_r, modernbert, qwen3, mistral, gemma3, embedding_gemma, gemma2, t5, umt5)
 }
 
 
@@ -387,8 +402,7 @@ def test_keys_of_another_sequence_are_no_padding_of_the_queries(decoder: str) ->
     """Not even where both are as long."""
     torch.manual_seed(0)
     if decoder == "t5":
-        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-        config = transformers.T5Config(vocab_size=50, **sizes, decoder_start_token_id=0)
+        config = transformers.T5Config(**BIASED, decoder_start_token_id=0)
         model = transformers.T5Model(config).eval()
     elif decoder == "bart":
         of_each = ("layers", "attention_heads", "ffn_dim")
@@ -419,17 +433,46 @@ def test_keys_of_another_sequence_are_no_padding_of_the_queries(decoder: str) ->
     assert report.handed_over["its keys are of another sequence than its queries"] == 2
 
 
-def test_layers_without_masks_are_served() -> None:
-    torch.manual_seed(0)
+def vit() -> tuple[Any, dict[str, Any]]:
     sizes = {"image_size": 8, "patch_size": 2, "hidden_size": 32, "intermediate_size": 32}
     config = transformers.ViTConfig(**sizes, num_hidden_layers=2, num_attention_heads=2)
-    model = transformers.ViTModel(config).eval()
-    (specs,) = specs_of(model)
+    return transformers.ViTModel(config), {"pixel_values": torch.randn(2, 3, 8, 8)}
+
+
+def whisper_encoder() -> tuple[Any, dict[str, Any]]:
+    """It multiplies its queries by the scale itself."""
+    of_each = ("layers", "attention_heads", "ffn_dim")
+    sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in of_each}
+    sizes |= {"num_mel_bins": 4, "max_source_positions": 6}
+    config = transformers.WhisperConfig(d_model=32, **sizes)
+    encoder = transformers.models.whisper.modeling_whisper.WhisperEncoder(config)
+    return encoder, {"input_features": torch.randn(2, 4, 12)}
+
+
+@pytest.mark.parametrize("make", [vit, whisper_encoder])
+def test_layers_without_masks_are_served(make: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
+    torch.manual_seed(0)
+    model, inputs = make()
+    (specs,) = specs_of(model.eval())
     offer(*specs)
     report = prefill.enable(model, [], strict=True)
-    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)}
     torch.testing.assert_close(hidden(model, inputs), eager(model, inputs), rtol=1e-4, atol=1e-4)
     assert report.served == {str(specs[0]): 2}
+
+
+def test_a_model_may_be_told_as_it_is_made() -> None:
+    (specs,) = specs_of(made("bert"))
+    offer(*specs)
+    config = transformers.BertConfig(**COMMON)
+    model = transformers.AutoModel.from_config(config, attn_implementation="prefilltune").eval()
+    report = prefill.report(model)
+    report.clear()
+    assert_as_eager(model, batch("right"))
+    assert report.served == {str(specs[0]): 2}
+
+
+def test_examples_of_docstrings_are_so() -> None:
+    assert doctest.testmod(prefill.windows).failed == 0
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ class _Call(NamedTuple):
     spec: str
     mask_mode: str
     sm_scale: float
+    factor: float
     softcap: float | None
     lse_dtype: Any
     lens: Any
@@ -182,12 +184,14 @@ def _chosen(
         lens = padding.lens
         if side == LEFT and padding.side == RIGHT:
             lens = torch.full_like(lens, query.shape[2])
-        for lse_dtype in dict.fromkeys((dtype, "float32")):
-            fields = (name, heads, kv_heads, head_dim, dtype, scale, lse_dtype, cap, bias)
-            if _has_kernel(query.device.type, *fields):
-                lse = None if lse_dtype == dtype else torch.float32
-                return _Call(str(Spec(*fields)), name, scale, cap, lse, lens, padding.guard, None)
-        wanted = wanted or fields
+        for its, factor in _scales(scale, head_dim):
+            for lse_dtype in dict.fromkeys((dtype, "float32")):
+                fields = (name, heads, kv_heads, head_dim, dtype, its, lse_dtype, cap, bias)
+                wanted = wanted or fields
+                if _has_kernel(query.device.type, *fields):
+                    lse = None if lse_dtype == dtype else torch.float32
+                    spec, guard = str(Spec(*fields)), padding.guard
+                    return _Call(spec, name, its, factor, cap, lse, lens, guard, None)
     kind = "cuda" if query.device.type == "cuda" else "llvm"
     spec = Spec(*wanted)  # pyright: ignore[reportOptionalIterable]
     return f"no kernel is loaded for {spec}: {spec.command('build', kind)}, and pass its folder"
@@ -209,7 +213,21 @@ def _names(padding: Padding, window: Window, length: Any) -> Iterator[tuple[str,
             yield LEFT, seen
 
 
+def _scales(scale: float, head_dim: int) -> list[tuple[float, float]]:
+    """Scales of kernels that compute a call, each with a factor on the query.
+
+    Whisper multiplies its query by the usual scale itself. Where that can be undone without
+    rounding, a kernel of that scale does.
+    """
+    usual = head_dim**-0.5
+    factor = scale / usual
+    exact = math.frexp(factor)[0] == 0.5
+    return [(scale, 1.0)] + ([(usual, factor)] if exact and factor != 1 else [])
+
+
 def _served(session: Session, call: _Call, mask: Mask, query: Any, key: Any, value: Any) -> Any:
+    if call.factor != 1:
+        query = query * call.factor
     dense = []
     for name, each in (("query", query), ("key", key), ("value", value)):
         tensor = each.transpose(1, 2)

@@ -82,6 +82,18 @@ def built(spec: Spec, device: str, records: Path | None, accept: str, cache: Pat
             "--database FOLDER makes some, on the shapes that you serve; then pass records=FOLDER"
         )
     folder = cache / _digest(spec, kind, roots, accept)
+    try:
+        return _kept(folder, spec, kind, records, accept)
+    except OSError as error:
+        raise NotBuiltError(
+            f"{cache} cannot be written ({error.strerror}): pass another folder as cache, or build "
+            f"before, {spec.command('build', kind)}, and pass library"
+        ) from None
+
+
+def _kept(folder: Path, spec: Spec, kind: str, records: Path | None, accept: str) -> Path:
+    """The folder, with a library in it."""
+    cache = folder.parent
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if (folder / _MANIFEST).exists():
