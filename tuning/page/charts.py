@@ -142,9 +142,11 @@ def _falls() -> dict[str, Any]:
         "width": "container", "height": 240, "data": _data(),
         "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2.5, "point": True},
         "encoding": {
-            "x": {"field": "at", "type": "quantitative", "title": "trials"},
+            "x": {"field": "at", "type": "quantitative", "title": "trials",
+                  "axis": {"grid": False, "tickCount": 8}},
             "y": {"field": "ms", "type": "quantitative", "title": "best so far, ms",
-                  "scale": {"type": "log", "nice": True}, "axis": {"format": "~g"}},
+                  "scale": {"type": "log", "nice": False, "padding": 14},
+                  "axis": {"format": "~g", "tickCount": 5}},
             "color": {"field": "space", "type": "nominal", "title": None,
                       "scale": {"range": _SERIES}},
             "tooltip": [{"field": "space"}, {"field": "at", "title": "at"},
