@@ -15,7 +15,7 @@ from ..torch.errors import InvalidArgumentError
 from ..torch.registry import has_kernel
 from .errors import NotBuiltError
 from .libraries import built, default_cache, load_folders
-from .models import models_in, specs_of
+from .models import models_in, specs_of, usual_side
 from .reporting import Report
 from .session import Session, attach
 
@@ -33,7 +33,7 @@ def enable(
     *,
     strict: bool = False,
     check: str = "always",
-    padding: str = "right",
+    padding: str | None = None,
     records: Folder | None = None,
     accept: str = "nearest",
     cache: Folder | None = None,
@@ -59,8 +59,9 @@ def enable(
         transformers does for SDPA. ``never``: it waits for nothing and takes every sequence to be
         filled up on the side ``padding``; a sequence that is not gets NaN, by the device. While a
         graph is compiled or captured there is no looking: then this is so in any case.
-    padding : str
-        ``right`` or ``left``: the side that is filled up where the mask is not looked at.
+    padding : str, optional
+        ``right`` or ``left``: the side that is filled up where the mask is not looked at. When
+        absent, the left of causal models, which decoders are, and the right of others.
     records : path, optional
         A database of your own to build from, besides the committed records.
     accept : str
@@ -91,7 +92,7 @@ def enable(
     """
     for name, given, allowed in (
         ("check", check, ("always", "never")),
-        ("padding", padding, ("right", "left")),
+        ("padding", padding or "right", ("right", "left")),
     ):
         if given not in allowed:
             raise InvalidArgumentError(f"{name} is {given!r}; pass {' or '.join(allowed)}")
@@ -113,8 +114,8 @@ def enable(
         raise NotBuiltError("; ".join(report.missing))
     for missing in report.missing:
         _logger.warning("an attention is left to SDPA: %s", missing)
-    session = Session(strict, padding, check == "always", report)
     for each in models:
+        session = Session(strict, padding or usual_side(each), check == "always", report)
         for part in each.modules():
             # The halves of an encoder-decoder have configurations of their own.
             if isinstance(part, PreTrainedModel):

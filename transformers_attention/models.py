@@ -57,9 +57,7 @@ def specs_of(model: Any, dtype: str | None = None) -> list[list[Spec]]:
         For each kind of attention that differs in more than padding: what it is with sequences
         padded on one side, and on the other, the usual side first.
     """
-    config = model.config
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config(encoder=True)
+    config = _config(model)
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = (
@@ -72,7 +70,7 @@ def specs_of(model: Any, dtype: str | None = None) -> list[list[Spec]]:
     scale = _scale(config, head_dim)
     softcap = getattr(config, "attn_logit_softcapping", None)
     is_causal = _is_causal(model, config)
-    sides = ("left", "right") if is_causal else ("right", "left")
+    sides = _sides(is_causal)
     return [
         [
             Spec(
@@ -83,6 +81,20 @@ def specs_of(model: Any, dtype: str | None = None) -> list[list[Spec]]:
         ]
         for window in _windows(config, is_causal)
     ]  # fmt: skip
+
+
+def usual_side(model: Any) -> str:
+    """The side that its sequences are filled up on unless someone says: left in decoders."""
+    return _sides(_is_causal(model, _config(model)))[0]
+
+
+def _sides(is_causal: bool) -> tuple[str, str]:
+    return ("left", "right") if is_causal else ("right", "left")
+
+
+def _config(model: Any) -> Any:
+    config = model.config
+    return config.get_text_config(encoder=True) if hasattr(config, "get_text_config") else config
 
 
 def _is_causal(model: Any, config: Any) -> bool:
