@@ -6,6 +6,12 @@ tunes every preset's attention in each dtype, on lengths as it is served and eve
 them, where there is no record yet. Then `prefilltune sweep` and `compare` without a model measure
 what there is. One process after the other builds and measures for all of them, so that a case costs
 its search and its verification alone.
+
+With `--arch sm_80` (or sm_75) they are portable: for every GPU from there on, and measured on
+the one at hand. One length of each attention is enough then::
+
+    python benchmarks/tune_presets.py --arch sm_80 --database database/records --minutes 9 \\
+        --lens full --length 512 --length 729 --length 1500
 """
 
 from __future__ import annotations
@@ -71,13 +77,16 @@ def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="cuda")
+    parser.add_argument("--arch", help="of CUDA, where it is not the GPU's own")
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
     for name, kind in (("model", str), ("length", int), ("dtype", str), ("lens", str)):
         parser.add_argument(f"--{name}", type=kind, action="append", help="repeat for more")
     options = parser.parse_args()
-    began, target = time.monotonic(), resolve_target(options.target)
-
+    began, target = time.monotonic(), resolve_target(options.target, arch=options.arch)
+    target = backend_of(target.kind).at_hand(target)
+    if lacking := backend_of(target.kind).lacking_here(target):
+        parser.error(lacking)
     store = RecordStore.open(options.database, target.key, create=True)
     known = {entry.group for entry in store.entries}
     with ExitStack() as stack:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -17,6 +17,7 @@ from prefilltune.database import (
     committed_root,
     judge,
 )
+from prefilltune.database.folders import target_keys
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.rebuilding import rebuild_records
 from prefilltune.tuning.deployment import choose_serving
@@ -24,40 +25,50 @@ from prefilltune.tuning.pipeline import AHEAD
 from prefilltune.workloads import PrefillShape, PrefillSpec
 from prefilltune.workloads.presets import load_presets
 
-TARGETS = sorted(path.name for path in committed_root().iterdir() if path.is_dir())
+TARGETS = target_keys(committed_root())
+KINDS = sorted({key.kind for key in TARGETS})
 H100 = TargetKey.parse("cuda-sm_90a-h100")
 
 
-def _one_of_each(entries: Sequence[Entry], *, with_heads: bool) -> list[Entry]:
-    """The first record of each space, structure and dtype; or of each mask, score and heads."""
+def _one_of_each(
+    records: Iterable[tuple[TargetKey, Entry]], *, with_heads: bool
+) -> list[tuple[TargetKey, Entry]]:
+    """The first record of each target, space, structure and dtype; or of each mask and heads."""
     found = {}
-    for entry in entries:
+    for key, entry in records:
         of = entry.provenance
         spec = PrefillSpec.parse(of.spec)
-        kind = replace(spec, dtype="float16", lse_dtype=None) if with_heads else spec.dtype
-        found.setdefault((of.space, kind, tuple(sorted(of.variant))), entry)
+        spec = replace(spec, dtype="float16", lse_dtype=None) if with_heads else (key, spec.dtype)
+        found.setdefault((of.space, spec, tuple(sorted(of.variant))), (key, entry))
     return [*found.values()]
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_committed_records_rebuild(name: str, pytestconfig: pytest.Config) -> None:
-    """One of each structure and attention with ``--slow``, else of each structure and dtype."""
-    key = TargetKey.parse(name)
-    if key.kind == "cuda":
+def _stores(kind: str) -> list[RecordStore]:
+    """The folders of a kind of target."""
+    return [RecordStore.open(committed_root(), key) for key in TARGETS if key.kind == kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_committed_records_rebuild(kind: str, pytestconfig: pytest.Config) -> None:
+    """Of each target one of each structure and dtype; with ``--slow``, each attention of any."""
+    if kind == "cuda":
         pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
-    store = RecordStore.open(committed_root(), key)
-    assert store.entries
-    assert not store.problems
-    entries = _one_of_each(store.entries, with_heads=pytestconfig.getoption("--slow"))
-    rebuilt = rebuild_records([(key, entry) for entry in entries])
-    assert [each.failure for each in rebuilt] == [""] * len(entries)
+    records = []
+    for store in _stores(kind):
+        assert store.entries
+        assert not store.problems
+        records += [(store.key, entry) for entry in store.entries]
+    chosen = _one_of_each(records, with_heads=False)
+    if pytestconfig.getoption("--slow"):
+        chosen += _one_of_each(records, with_heads=True)
+    some = list({(key, entry.record_id): (key, entry) for key, entry in chosen}.values())
+    assert [each.failure for each in rebuild_records(some)] == [""] * len(some)
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_committed_records_may_be_merged_elsewhere(name: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_committed_records_may_be_merged_elsewhere(kind: str) -> None:
     """In a process that described nothing, one record of each variant."""
-    store = RecordStore.open(committed_root(), TargetKey.parse(name))
-    some = {str(each.provenance.variant): each for each in store.entries}
+    some = {str(each.provenance.variant): each for store in _stores(kind) for each in store.entries}
     assert judge(some.values()) == {}
 
 
