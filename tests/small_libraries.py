@@ -32,7 +32,8 @@ def build_small(folder: Path, spec: PrefillSpec, target: ResolvedTarget, space: 
     entry = small_record(spec, target, space)
     match = Match(entry, Tier.EXACT, 0.0, target.key, folder)
     serving = Serving(spec, target.key, {entry.record_id: match}, Leaf(entry.record_id))
-    return build_kernels([(spec, SHAPE, match)], [serving], target, folder)
+    fixed = [] if spec.is_packed else [(spec, SHAPE, match)]
+    return build_kernels(fixed, [serving], target, folder)
 
 
 def small_record(spec: PrefillSpec, target: ResolvedTarget, space: str) -> Entry:

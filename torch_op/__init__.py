@@ -22,6 +22,7 @@ from .kernels import Kernel, Spec
 from .library import Library, load
 from .merging import merge_parts
 from .op import sequence_prefill
+from .packed import packed_prefill, varlen_attn
 from .threads import Threads, set_num_threads
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "WrongMachineError",
     "load",
     "merge_parts",
+    "packed_prefill",
     "sequence_prefill",
     "set_num_threads",
+    "varlen_attn",
 ]

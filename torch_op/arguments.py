@@ -25,12 +25,7 @@ def require_arguments(
     InvalidArgumentError
         Names the tensor, what it is, what was expected and what to do.
     """
-    for name, tensor in (("query", query), ("key", key)):
-        if tensor.dim() != 4:
-            raise InvalidArgumentError(
-                f"{name} has the shape {list(tensor.shape)}; expected 4 sizes: reshape it to "
-                "[batch, length, heads, head_dim]"
-            )
+    require_heads(4, query=query, key=key)
     batch, qo_len, num_qo_heads, head_dim = query.shape
     _, kv_len, num_kv_heads, _ = key.shape
     dtype, device = query.dtype, query.device
@@ -45,6 +40,43 @@ def require_arguments(
     require("output", output, query.shape, dtype, device)
     is_float = lse.dtype == torch.float32  # which every LSE may be
     require("lse", lse, query.shape[:3], lse.dtype if is_float else dtype, device)
+
+
+def require_heads(sizes: int, **tensors: Any) -> None:
+    """Refuse tensors without as many sizes: 4 padded, 3 packed.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Names the first.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dim() != sizes:
+            form = {3: "[total, heads, head_dim]", 4: "[batch, length, heads, head_dim]"}[sizes]
+            raise InvalidArgumentError(
+                f"{name} has the shape {list(tensor.shape)}; expected {sizes} sizes: reshape it to "
+                f"{form}"
+            )
+
+
+def require_offsets(name: str, offsets: Any, total: int) -> None:
+    """Refuse offsets, in memory of the host, that do not say where packed sequences lie.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Unless they begin with 0, never decrease, and end with the total.
+    """
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != total:
+        raise InvalidArgumentError(
+            f"{name} begins with {first} and ends with {last}; expected 0 and {total}, as many as "
+            "there are: sequences lie one behind another, without gaps"
+        )
+    if bool((offsets[1:] < offsets[:-1]).any()):
+        raise InvalidArgumentError(
+            f"{name} decreases: each entry is where a sequence begins, behind those before it"
+        )
 
 
 def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> None:
@@ -188,7 +220,7 @@ def refuse_gradients(*tensors: Any) -> None:
     """
     if torch.is_grad_enabled() and any(each.requires_grad for each in tensors if each is not None):
         raise NotDifferentiableError(
-            "sequence_prefill has no gradient, and an input requires one: call it under "
+            "tuned kernels have no gradient, and an input requires one: call them under "
             "torch.inference_mode() or torch.no_grad(), or detach() the inputs"
         )
 

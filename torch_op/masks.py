@@ -38,12 +38,37 @@ def mask_name(mask_mode: str | None, padding: str | None, window: Any) -> str:
         )
     if padding not in _PADDED:
         raise InvalidArgumentError(f"padding is {padding!r}; expected 'right' or 'left': pass one")
+    return _with_window(_PADDED[padding], window)
+
+
+def packed_mask_name(window: Any) -> str:
+    """The name of the mask of a call on packed sequences.
+
+    Parameters
+    ----------
+    window
+        As :func:`.packed_prefill` takes it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is none.
+
+    Examples
+    --------
+    >>> packed_mask_name(None), packed_mask_name((None, 0)), packed_mask_name((64, 64))
+    ('packed', 'causal_packed', 'packed_w64-64')
+    """
+    return _with_window("packed", window)
+
+
+def _with_window(name: str, window: Any) -> str:
     left, right = _ends(window)
     if left is None and right == 0:
-        return f"causal_{_PADDED[padding]}"
+        return f"causal_{name}"
     if left is None and right is None:
-        return _PADDED[padding]
-    return f"{_PADDED[padding]}_w{_written(left)}-{_written(right)}"
+        return name
+    return f"{name}_w{_written(left)}-{_written(right)}"
 
 
 def _ends(window: Any) -> tuple[int | None, int | None]:

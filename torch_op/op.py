@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
@@ -25,11 +25,11 @@ from .registry import find
 # Defined without torch.library.custom_op: its layers take twice the time of all of a call.
 _library = torch.library.Library("prefilltune", "FRAGMENT")
 _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor valid_lens"
-_RESULTS = "Tensor(a!) output, Tensor(b!) lse"
+RESULTS = "Tensor(a!) output, Tensor(b!) lse"
 
 #: What a call says besides these, by name: its type in PyTorch's schema and what is meant when it
 #: is absent. In this order, whose beginning is that of earlier versions.
-_OPTIONS: dict[str, tuple[str, Any]] = {
+OPTIONS: dict[str, tuple[str, Any]] = {
     "sm_scale": ("float?", None),
     "mask_mode": ("str", "padded"),
     "lse_dtype": ("ScalarType?", None),
@@ -38,9 +38,15 @@ _OPTIONS: dict[str, tuple[str, Any]] = {
     "bias": ("Tensor?", None),
     "padding_output": ("str", "zero"),
 }
-_SCHEMA = ", ".join(f"{type_} {name}={usual!r}" for name, (type_, usual) in _OPTIONS.items())
+
+
+def schema_of(options: Mapping[str, tuple[str, Any]]) -> str:
+    """Options in PyTorch's schema."""
+    return ", ".join(f"{type_} {name}={usual!r}" for name, (type_, usual) in options.items())
+
+
 #: PyTorch leaves out what ends a call as the schema would.
-_Options = namedtuple("_Options", _OPTIONS, defaults=[usual for _, usual in _OPTIONS.values()])
+_Options = namedtuple("_Options", OPTIONS, defaults=[usual for _, usual in OPTIONS.values()])
 
 
 def sequence_prefill(
@@ -136,7 +142,7 @@ def sequence_prefill(
 
 
 def _compute(query: Any, key: Any, value: Any, valid_lens: Any, *options: Any) -> tuple[Any, Any]:
-    output, lse = _results(query, _Options(*options).lse_dtype)
+    output, lse = new_results(query, _Options(*options).lse_dtype)
     _compute_into(query, key, value, valid_lens, output, lse, *options)
     return output, lse
 
@@ -167,11 +173,8 @@ def _compute_into(
         if not (query.numel() and key.numel()):
             require_arguments(query, key, value, valid_lens, bias, output, lse)
             _clear(output, lse, valid_lens, given)
-        elif query.is_cuda:
-            with torch.cuda.device(query.device):  # the kernel leaves its device the current one
-                kernel(*arguments)
         else:
-            kernel(*arguments)
+            called(kernel, arguments)
     except Exception:  # a kernel checks all of its arguments; what it finds is said in our words
         require_arguments(query, key, value, valid_lens, bias, output, lse)
         require_aligned(query=query, key=key, value=value, bias=bias, output=output, lse=lse)
@@ -190,7 +193,7 @@ def _clear(output: Any, lse: Any, valid_lens: Any, given: Any) -> None:
     lse.masked_fill_(rows[..., None], torch.finfo(lse.dtype).min)
 
 
-def _results(query: Any, lse_dtype: Any) -> tuple[Any, Any]:
+def new_results(query: Any, lse_dtype: Any) -> tuple[Any, Any]:
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     return output, query.new_empty(query.shape[:-1], dtype=lse_dtype)
 
@@ -199,7 +202,7 @@ def _fake(query: Any, key: Any, value: Any, valid_lens: Any, *options: Any) -> t
     given = _Options(*options)
     refuse_gradients(query, key, value, given.bias)
     require_one_device(query=query, key=key, value=value, valid_lens=valid_lens, bias=given.bias)
-    return _results(query, given.lse_dtype)
+    return new_results(query, given.lse_dtype)
 
 
 def _fake_into(
@@ -212,22 +215,34 @@ def _fake_into(
     require_one_device(valid_lens=valid_lens, **tensors, **results)
 
 
-def _define(name: str, schema: str, compute: Any, fake: Any) -> None:
+def called(kernel: Any, arguments: Sequence[Any]) -> None:
+    """Call a kernel on the device of its arguments."""
+    query = arguments[0]
+    if query.is_cuda:
+        with torch.cuda.device(query.device):  # the kernel leaves its device the current one
+            kernel(*arguments)
+    else:
+        kernel(*arguments)
+
+
+def define(name: str, schema: str, compute: Any, fake: Any) -> None:
+    """Define an operator of PyTorch's."""
     _library.define(f"{name}{schema}", tags=torch.Tag.pt2_compliant_tag)
     for device in ("CPU", "CUDA"):
         _library.impl(name, compute, device)
     torch.library.register_fake(f"prefilltune::{name}", fake, lib=_library)
 
 
-_define(
+_SCHEMA = schema_of(OPTIONS)
+define(
     "sequence_prefill",
     f"({_INPUTS}, {_SCHEMA}) -> (Tensor output, Tensor lse)",
     _compute,
     _fake,
 )
-_define(
+define(
     "sequence_prefill.out",
-    f"({_INPUTS}, {_RESULTS}, {_SCHEMA}) -> ()",
+    f"({_INPUTS}, {RESULTS}, {_SCHEMA}) -> ()",
     _compute_into,
     _fake_into,
 )

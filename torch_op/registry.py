@@ -20,7 +20,7 @@ class _Served:
     """Kernels of one spec on one device type, by the shape that they serve."""
 
     sm_scale: float
-    kernels: dict[tuple[int, int, int] | None, tuple[Kernel, Any]] = field(default_factory=dict)
+    kernels: dict[tuple[int, ...] | None, tuple[Kernel, Any]] = field(default_factory=dict)
 
 
 class _Key(NamedTuple):
@@ -83,8 +83,9 @@ def find(
     NoKernelError
         If there is none; it lists what is loaded.
     """
-    batch, qo_len, num_qo_heads, head_dim = query.shape
-    _, kv_len, num_kv_heads, _ = key.shape
+    *positions, num_qo_heads, head_dim = query.shape
+    kv_len, num_kv_heads, _ = key.shape[-3:]
+    shape = (*positions, kv_len)  # of packed sequences totals, which no kernel serves alone
     call = _Key(
         query.device.type, query.dtype, lse_dtype, mask_mode, softcap,
         None if bias is None else "relative", padding_output, num_qo_heads, num_kv_heads, head_dim,
@@ -93,10 +94,10 @@ def find(
     served = _of_scale(_served.get(call, ()), scale)
     if served is not None:
         kernels = served.kernels
-        found = kernels.get((batch, qo_len, kv_len)) or kernels.get(None)
+        found = kernels.get(shape) or kernels.get(None)
         if found is not None:
             return found[1]
-    raise NoKernelError(_miss(call, scale, (batch, qo_len, kv_len)))
+    raise NoKernelError(_miss(call, scale, shape))
 
 
 def _of_scale(candidates: Any, sm_scale: float) -> _Served | None:
@@ -106,15 +107,18 @@ def _of_scale(candidates: Any, sm_scale: float) -> _Served | None:
     return None
 
 
-def _miss(call: _Key, sm_scale: float, shape: tuple[int, int, int]) -> str:
+def _miss(call: _Key, sm_scale: float, shape: tuple[int, ...]) -> str:
     dtype, lse_dtype = (str(each).removeprefix("torch.") for each in (call.dtype, call.lse_dtype))
     spec = Spec(
         call.mask_mode, call.num_qo_heads, call.num_kv_heads, call.head_dim, dtype, sm_scale,
         lse_dtype, call.softcap, call.bias, call.padding_output,
     )  # fmt: skip
-    sizes = "x".join(map(str, shape))
+    sizes = tuned = "x".join(map(str, shape))
+    measured = "batch x qo_len x kv_len"
+    if len(shape) == 2:
+        measured, tuned = "total_q x total_kv", "BATCHxLENGTH"
     lines = [
-        f"no loaded kernel serves {call.device}: {spec}, batch x qo_len x kv_len {sizes}",
+        f"no loaded kernel serves {call.device}: {spec}, {measured} {sizes}",
         "loaded:" if _served else "nothing is loaded; load a library with prefilltune.torch.load",
         *(f"  {kernel}" for kernel in _loaded()),
     ]
@@ -130,7 +134,7 @@ def _miss(call: _Key, sm_scale: float, shape: tuple[int, int, int]) -> str:
         target = "cuda" if call.device == "cuda" else "llvm"
         lines += [
             f"one is built by: {spec.command('build', target)}",
-            f"before it, unless it is tuned: {spec.command('tune', target)} --shape {sizes}",
+            f"before it, unless it is tuned: {spec.command('tune', target)} --shape {tuned}",
         ]
     return "\n".join(lines)
 

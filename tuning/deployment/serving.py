@@ -215,7 +215,8 @@ def _serving(
         measured = [record for record in sweep.records if record in known]
         points = _points_for(lens, sweep)
         tree = grow([point.among(measured) for point in points])
-    own = own_trees(tuned, points)
+    # Packed sequences have no lengths that a kernel could know.
+    own = {} if spec.is_packed else own_trees(tuned, points)
     lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
     used = {record: known[record] for each in (*lengths.values(), tree) for record in leaves(each)}
     sweeping = _sweeping(spec, target, key, found, databases)
