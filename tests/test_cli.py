@@ -200,7 +200,7 @@ def test_a_library_says_what_is_in_it(dist: Path) -> None:
     assert f'{{"{every["symbol"]}",' in header
     for sizes in ("2, 24, 24", "0, 0, 0"):
         row = f'"padded", "float32", "float32", 2, 1, 16, 0.25, {sizes},\n'
-        assert row + '     "right", -1, -1, 0.0, NULL, "zero"}' in header
+        assert row + '     "right", -1, -1, 0.0, NULL, "zero", "padded"}' in header
     requires = manifest["requires"]
     assert requires["processor"] == platform.machine()
     words = ", ".join(requires["features"])

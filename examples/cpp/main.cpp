@@ -174,6 +174,10 @@ int main() {
       std::printf("%s: this example runs float32 on the CPU\n", kernel.symbol);
       continue;
     }
+    if (std::strcmp(kernel.layout, "padded") != 0) {
+      std::printf("%s: this example runs padded sequences\n", kernel.symbol);
+      continue;
+    }
     const double error = Run(module, kernel);
     const bool right = error < 1e-4;
     failures += !right;

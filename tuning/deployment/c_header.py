@@ -29,6 +29,16 @@ _HEADER = """\
  *   x + bias[head][column - row + qo_len - 1]  where bias is not NULL
  * Rows of padding become 0, and their LSE the lowest finite number, as of a row without keys; where
  * padding_output is "untouched", nothing is written there.
+ *
+ * Where layout is "packed", sequences lie one behind another, without padding, and valid_lens is
+ * two tensors: query, key, value, cu_seqlens_q, cu_seqlens_kv, output, lse, the bias before output:
+ *   query, output                [total_q, num_qo_heads, head_dim]    dtype
+ *   key, value                   [total_kv, num_kv_heads, head_dim]   dtype
+ *   cu_seqlens_q, cu_seqlens_kv  [batch + 1]                          int32
+ *   bias                         [num_qo_heads, width]                float32
+ *   lse                          [total_q, num_qo_heads]              lse_dtype, base 2
+ * Offsets begin with 0, never decrease and end with the total; others are clamped to it. The entry
+ * of a bias is distance + width / 2, a column being at distance 0 from the row whose own it is.
  */
 #ifndef PREFILL_H_
 #define PREFILL_H_
@@ -66,6 +76,8 @@ typedef struct {{
   const char* bias;
   /* "zero" or "untouched". */
   const char* padding_output;
+  /* "padded" or "packed". */
+  const char* layout;
 }} PrefillKernel;
 
 #define PREFILL_NUM_KERNELS {count}
@@ -122,5 +134,5 @@ def _row(symbol: str, spec_text: str, shape_text: str | None) -> str:
         f'     "{spec.mask_mode}", "{spec.dtype}", "{spec.lse_type}", {spec.num_qo_heads}, '
         f"{spec.num_kv_heads}, {spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))},\n"
         f'     "{spec.padding}", {left}, {right}, {spec.softcap or 0.0!r}, {bias}, '
-        f'"{spec.padding_output}"}},'
+        f'"{spec.padding_output}", "{spec.layout}"}},'
     )
