@@ -41,9 +41,8 @@ MASKS: dict[str, dict[str, Any]] = {
     "window": {"window": (LEFT, RIGHT)},
     "window, padded left": {"padding": "left", "window": (LEFT, RIGHT)},
     "causal window": {"padding": "left", "window": (LEFT, 0)},
-    "causal": {"window": (None, 0)},
-    "padded left": {"padding": "left"},
     "causal, untouched": {"window": (None, 0), "padding_output": "untouched"},
+    "padded left": {"padding": "left"},
     "to the right": {"window": (0, None)},
 }
 SCORES: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -75,6 +76,19 @@ def test_the_next_loads_are_started_before_the_output_is_written(overlap: bool) 
     last_wait = rest.rindex('"prefill_wait_product')
     assert (rest.index('"prefill_ring_load_128') < last_wait) == overlap
     assert rest.count('"prefill_ring_load_128') == 1
+
+
+@pytest.mark.parametrize("grid", [{"persistent": 0}, {}, {"producer": True}], ids=str)
+def test_tiles_of_padding_are_skipped_where_it_stays_untouched(grid: dict[str, Any]) -> None:
+    spec, target = replace(SPEC, padding_output="untouched"), resolve_target("cuda", arch="sm_90a")
+    proposal = proposals("cuda_wgmma", {**VARIANT, **grid}, spec, SHAPE, target)[0]
+    text = re.sub(r"source_code=.*\)", "source_code)", pipeline(proposal.module).script())
+    assert ("thread_return" in text) == ("persistent" in grid)
+    assert "continue_loop" not in text
+    assert "prefill_fill" not in text
+    if "persistent" not in grid:  # the first rows of a tile, up to the valid length
+        (end,) = re.findall(r'"prefill_write_rows\w+", .*?, 0, (T.min\(.*?\)), T.Cast', text)
+        assert "valid_lens" in end
 
 
 def test_rings_go_on_from_tile_to_tile() -> None:
