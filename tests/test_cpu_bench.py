@@ -7,17 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_libraries import SHAPE as RECORDED
+from small_libraries import small_record
 
+from prefilltune.database import Match, Tier
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.comparing.bench import Libraries
 from prefilltune.tuning.comparing.cpu_bench import with_one_product
 from prefilltune.tuning.comparing.cpu_peers import ENVIRONMENT, check_peer, time_peer
 from prefilltune.tuning.comparing.peers import onnx_runtime
 from prefilltune.tuning.comparing.peers.onnx_runtime import ONNX_RUNTIME_PEERS
 from prefilltune.tuning.comparing.peers.registry import peers_on_a_cpu
-from prefilltune.tuning.measuring.cpu import time_torch_gemm
+from prefilltune.tuning.measuring.cpu import check_kernel, time_torch_gemm, tvm_environment
 from prefilltune.tuning.measuring.kernels import call
 from prefilltune.tuning.measuring.timing import Result
 from prefilltune.tuning.measuring.worker import Worker
-from prefilltune.workloads import PrefillShape, PrefillSpec
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 
 SHAPE, BATCHES = PrefillShape(3, 17), ((17, 9, 3), (1, 2, 7))
 PADDED = PrefillSpec(4, 2, 16, "float32")
@@ -127,3 +132,17 @@ def test_a_peer_that_raises_is_a_row_that_says_why(tmp_path: Path) -> None:
         found = call(worker, check_peer, "torch_flex", SOFTCAP, SHAPE, BATCHES[0], 0, 1)
     assert "compiler" in found.failure
     assert found.error is None
+
+
+def test_a_record_is_built_for_each_spec_that_it_serves() -> None:
+    target = resolve_target("llvm", 2)
+    match = Match(
+        small_record(PADDED, target, "llvm_fused"), Tier.EXACT, 0.0, target.key, Path("records")
+    )
+    with Worker(tvm_environment(2)) as worker:
+        libraries = Libraries(worker, target)
+        for padding_output in ("zero", "untouched"):
+            spec = replace(PADDED, padding_output=padding_output)
+            path = libraries.of_record(match, Case(spec, RECORDED, parse_lengths("full")))
+            assert call(worker, check_kernel, path, spec, RECORDED, [(24, 5)], 0) <= 1e-5
+        libraries.close()

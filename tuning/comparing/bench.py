@@ -91,7 +91,7 @@ class Libraries:
     def of_record(self, match: Match, case: Case) -> str:
         """Path of the library of a record, for the spec and the shape of a case that it serves."""
         spec, shape = case.spec, case.shape
-        name = f"{match.entry.record_id}-{spec.lse_type}-{shape}"
+        name = f"{match.entry.record_id}-{spec}-{shape}"
         return self.of(name, lambda: replay_record(match.entry, shape, spec))
 
     def of(self, name: str, module: Callable[[], Any]) -> str:
