@@ -74,8 +74,8 @@ def attention(
     session = session_of(module)
     if more.get("cu_seq_lens_q") is not None:
         raise NotServedError(
-            "sequences are packed into one row, which models are not served with yet: pass a padded "
-            "batch with its attention_mask"
+            "sequences are packed into one row, which models are not served with yet: pass a "
+            "padded batch with its attention_mask"
         )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     mask = attention_mask
