@@ -19,6 +19,7 @@ from prefilltune.database import (
 )
 from prefilltune.database.folders import target_keys
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.finding import find_record
 from prefilltune.tuning.building.rebuilding import rebuild_records
 from prefilltune.tuning.deployment import choose_serving
 from prefilltune.tuning.pipeline import AHEAD
@@ -27,6 +28,7 @@ from prefilltune.workloads.presets import load_presets
 
 TARGETS = target_keys(committed_root())
 KINDS = sorted({key.kind for key in TARGETS})
+SHORT = PrefillShape(1, 128)
 H100 = TargetKey.parse("cuda-sm_90a-h100")
 
 
@@ -92,6 +94,9 @@ def test_cpus_that_nobody_tuned_for_have_a_kernel_of_every_preset(
             (match,) = serving.matches.values()
             assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
             (note,) = serving.notes
+            # Also where another CPU has a record of the shape, for vectors of another length.
+            match = find_record(finder, target, spec, SHORT, accept=Tier.OTHER_TARGET)
+            assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
             timed = "timed nowhere" if level == "llvm-aarch64" else "timed on Intel"
             assert timed in note
             assert "run: " in note

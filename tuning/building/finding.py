@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from ...database import Finder, Match, NoRecordError, Tier
@@ -22,6 +23,8 @@ def find_record(
 ) -> Match:
     """Find the nearest record of a shape; where there is none, one of another shape that fits it.
 
+    Records of other targets come behind those of other shapes.
+
     Parameters
     ----------
     accept : Tier
@@ -35,13 +38,14 @@ def find_record(
         If none will do; ends in the command that makes one.
     """
     tune = advice("tune", target, spec, shape, database=databases.roots[0])
-    find = partial(databases.find, target.key, spec, shape, lens=lens, accept=accept, mend=tune)
-    try:
-        return find(same_shape=True)
-    except NoRecordError as missing:
-        if accept is Tier.EXACT:
-            raise
-        try:
-            return find(space=[name for name, space in SPACES.items() if space.any_shape])
-        except NoRecordError:
-            raise missing from None
+    find = partial(databases.find, target.key, spec, shape, lens=lens, mend=tune)
+    if accept is Tier.EXACT:
+        return find(accept=accept, same_shape=True)
+    fitting = [name for name, space in SPACES.items() if space.any_shape]
+    # A schedule for other vectors or another memory is further off than one for other lengths.
+    for furthest in sorted({min(accept, Tier.PORTABLE), accept}):
+        with suppress(NoRecordError):
+            return find(accept=furthest, same_shape=True)
+        with suppress(NoRecordError):
+            return find(accept=furthest, space=fitting)
+    return find(accept=accept, same_shape=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from ...database import Match, NoRecordError
+from ...database import Match, NoRecordError, Tier
 from ...workloads import PrefillShape, PrefillSpec, parse_lengths
 from ..errors import InvalidOptionError
 from .console import console, print_table
@@ -93,11 +93,17 @@ def build(
         table.add_row(symbol, f"any of {len(serving.matches)}", ", ".join(sorted(tiers)))
     print_table(table)
     explained = list(explanation_lines(each.as_data() for each in servings))
-    of_other_shapes = []
+    noted = {record for serving in servings for record in serving.matches}
+    stand_in_lines = []
     for spec in specs:
-        matches = {shape: match for of, shape, match in fixed if of == spec and match.distance}
-        of_other_shapes += stand_ins(matches, resolved, spec, databases.roots[0])
-    for line in (*missing, *of_other_shapes, *explained):
+        matches = {
+            shape: match
+            for of, shape, match in fixed
+            if of == spec
+            and (match.tier is Tier.NEAREST_SHAPE or match.entry.record_id not in noted)
+        }
+        stand_in_lines += stand_ins(matches, resolved, spec, databases.roots[0])
+    for line in (*missing, *stand_in_lines, *explained):
         console.print(line, soft_wrap=True)
     console.print(
         f"wrote {built.library}, {built.manifest.name} and {built.header.name}", soft_wrap=True
