@@ -9,7 +9,13 @@ import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
 from .errors import InvalidArgumentError, NotDifferentiableError
 
-_SIZES = {"bias": "[num_qo_heads, qo_len + kv_len - 1]"}
+_SIZES = {
+    "bias": "[num_qo_heads, qo_len + kv_len - 1]",
+    "cu_seqlens_q": "[batch + 1]",
+    "cu_seqlens_kv": "[batch + 1]",
+}
+#: Of query, key, value and output, by how many sizes they have: packed, and padded.
+_FORMS = {3: "[total, heads, head_dim]", 4: "[batch, length, heads, head_dim]"}
 
 #: Whose elements are read one by one, so that any of them may be the first.
 _READ_BY_ELEMENT = frozenset({"bias"})
@@ -52,10 +58,9 @@ def require_heads(sizes: int, **tensors: Any) -> None:
     """
     for name, tensor in tensors.items():
         if tensor.dim() != sizes:
-            form = {3: "[total, heads, head_dim]", 4: "[batch, length, heads, head_dim]"}[sizes]
             raise InvalidArgumentError(
                 f"{name} has the shape {list(tensor.shape)}; expected {sizes} sizes: reshape it to "
-                f"{form}"
+                f"{_FORMS[sizes]}"
             )
 
 
@@ -95,7 +100,8 @@ def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: 
     ):
         return
     if tensor.shape != shape:
-        sizes = _SIZES.get(name, "[batch, length, heads, head_dim]")
+        usual = _FORMS[4] if name == "lse" else _FORMS.get(len(shape), _FORMS[4])
+        sizes = _SIZES.get(name, usual)
         advice = f"pass tensors that fit each other: {sizes}"
     elif tensor.dtype != dtype:
         advice = f"convert it: {name}.to({dtype})"
@@ -164,7 +170,7 @@ def require_padding_output(padding_output: Any) -> None:
 _ALIGNMENT = {"cuda": 16}
 
 
-def require_aligned(**tensors: Any) -> None:
+def require_aligned(advice: str = "pass copy_misaligned=True, or ", /, **tensors: Any) -> None:
     """Refuse tensors that begin where kernels cannot read them.
 
     Raises
@@ -177,9 +183,8 @@ def require_aligned(**tensors: Any) -> None:
             alignment = _alignment(name, tensor)
             raise InvalidArgumentError(
                 f"{name} begins at {tensor.data_ptr() % alignment} bytes past a multiple of "
-                f"{alignment}, where no kernel for {tensor.device.type} can read it: pass "
-                f"copy_misaligned=True, or copy it: {name}.clone() ({name}.contiguous() would "
-                "leave it where it is)"
+                f"{alignment}, where no kernel for {tensor.device.type} can read it: {advice}"
+                f"copy it: {name}.clone() ({name}.contiguous() would leave it where it is)"
             )
 
 

@@ -220,7 +220,7 @@ def _compute_into(
 
     def check() -> None:
         _require(query, key, value, *offsets, bias, output, lse)
-        require_aligned(query=query, key=key, value=value, bias=bias, output=output, lse=lse)
+        require_aligned("", query=query, key=key, value=value, bias=bias, output=output, lse=lse)
 
     if not query.is_cuda:
         check()
