@@ -366,7 +366,10 @@ def test_a_device_stands_where_its_cases_do() -> None:
     assert found.over[STRONGEST] == Mean(1.0, 0.5, 2.0, 2, 1)
     assert STOCK not in found.over
     assert found.strongest == {"FlexAttention": 2}
-    assert "as fast as the strongest other" in found.sentence()
+    assert "as fast as the strongest of PyTorch's that is right on padding" in found.sentence()
+    others = {**GPU_CASE.peers, "fa3_seqused": GPU_CASE.peers["torch_flex"]}
+    among_others = Standing.of([dataclasses.replace(GPU_CASE, peers=others), slower])
+    assert "as fast as the strongest other that is right" in among_others.sentence()
     assert "(0.50 to 2.00 times, ahead in 1 of 2 cases)" in found.sentence()
     assert "take 2.00 times as long as" in Standing.of([slower]).sentence()
     assert "behind in the one case" in Standing.of([slower]).sentence()

@@ -55,7 +55,7 @@ def test_switches_leave_the_cases_that_they_name() -> None:
     mixed = replace(GPU_CASE, lens="uniform", tuned_ms=0.5)
     found = views([GPU_CASE, mixed])
     assert found["all|all|all"]["figures"][0][:2] == [
-        "Strongest other that is right on padding", "1.41x",
+        "Strongest of PyTorch's that is right on padding", "1.41x",
     ]  # fmt: skip
     assert found["float16|mixed|all"]["figures"][0][1] == "1x"
     assert "bfloat16|all|all" not in found

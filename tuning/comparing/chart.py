@@ -16,7 +16,7 @@ from ..environment import pip_install
 from ..errors import EnvironmentMismatchError
 from .comparison import Comparison
 from .report import unit_of
-from .standing import RIVALS, Mean, Standing, times
+from .standing import Mean, Standing, times
 
 #: What tuned kernels are called.
 TUNED = "Tuned by prefilltune"
@@ -42,10 +42,12 @@ def bar_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     standing, unit = Standing.of(comparisons), unit_of(comparisons[0])
     rate = f"{unit.text(standing.gflops)} {unit.name}"
     rows = [_row(standing, TUNED, 1.0, rate, rate, is_tuned=True)]
-    for name, title in RIVALS.items():
+    for name, title in standing.rivals.items():
         if (over := standing.over.get(name)) is not None:
             says = _against(over, standing.cases)
-            rows.append(_row(standing, title, over.mean, says, times(over.mean)))
+            rows.append(
+                _row(standing, title[0].upper() + title[1:], over.mean, says, times(over.mean))
+            )
     return rows
 
 

@@ -15,10 +15,14 @@ STRONGEST, STOCK, HAND_WRITTEN = "strongest", "stock", "hand-written"
 
 #: What each of them is, for people.
 RIVALS = {
-    STRONGEST: "Strongest other that is right on padding",
+    STRONGEST: "strongest other that is right on padding",
     STOCK: "TVM's stock schedule rules",
     HAND_WRITTEN: "TVM's hand-scheduled kernel",
 }
+
+# The first of them where nothing but PyTorch's took part in any of the cases.
+_STRONGEST_OF_PYTORCH = "strongest of PyTorch's that is right on padding"
+_OF_PYTORCH = "torch_"
 
 _TIMES: dict[str, Callable[[Comparison], float | None]] = {
     STRONGEST: lambda each: each.over_best,
@@ -89,6 +93,8 @@ class Standing:
         How many times as fast tuned kernels are, by :data:`RIVALS`, over the cases that have both.
     strongest : Mapping[str, int]
         Names of those that were the strongest, the most frequent first, and in how many cases.
+    only_pytorch : bool
+        Whether none but PyTorch's could have been the strongest in any case.
     """
 
     device: str
@@ -98,6 +104,7 @@ class Standing:
     share: Mean
     over: Mapping[str, Mean]
     strongest: Mapping[str, int]
+    only_pytorch: bool
 
     @classmethod
     def of(cls, comparisons: Sequence[Comparison]) -> Standing:
@@ -115,7 +122,13 @@ class Standing:
             share,
             {name: mean for name, mean in means.items() if mean is not None},
             dict(names.most_common()),
+            all(name.startswith(_OF_PYTORCH) for each in comparisons for name in each.peers),
         )
+
+    @property
+    def rivals(self) -> Mapping[str, str]:
+        """What tuned kernels are held against in these cases: :data:`RIVALS`."""
+        return {**RIVALS, STRONGEST: _STRONGEST_OF_PYTORCH} if self.only_pytorch else RIVALS
 
     def sentence(self) -> str:
         """What the figures come to; true of these cases and of no others."""
@@ -126,7 +139,7 @@ class Standing:
         speed = _speed(over.mean)
         span = f"{over.least:.2f} to {over.most:.2f} times, " if over.cases > 1 else ""
         return (
-            f"On {self.device}, tuned kernels {speed} the strongest other that is right on padding "
+            f"On {self.device}, tuned kernels {speed} the {self.rivals[STRONGEST]} "
             f"({span}{_ahead(over)}), and reach {limit}."
         )
 

@@ -8,7 +8,7 @@ from ...workloads import PrefillSpec
 from .chart import by_device
 from .comparison import Comparison
 from .report import unit_of
-from .standing import RIVALS, Mean, Standing, times
+from .standing import Mean, Standing, times
 
 #: What lengths are called where no sequence has padding, and where some have.
 FULL, MIXED = "full", "mixed"
@@ -49,14 +49,14 @@ def _table(cases: Sequence[Comparison]) -> str:
         key = (PrefillSpec.parse(each.spec).dtype, lengths_of(each))
         groups.setdefault(key, []).append(each)
     columns = ["", "cases", f"tuned, {unit.name}", "of the limit"]
-    columns += [f"over {title[0].lower()}{title[1:]}" if title.startswith("S") else f"over {title}"
-                for title in RIVALS.values()]  # fmt: skip
     rows = [(f"{dtype}, {lengths}", Standing.of(groups[dtype, lengths]))
             for dtype, lengths in sorted(groups)]  # fmt: skip
-    rows.append(("all", Standing.of(cases)))
+    whole = Standing.of(cases)
+    rows.append(("all", whole))
+    columns += [f"over {title}" for title in whole.rivals.values()]
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
     for name, standing in rows:
-        over = [_spread(standing.over.get(rival), standing.cases) for rival in RIVALS]
+        over = [_spread(standing.over.get(rival), standing.cases) for rival in whole.rivals]
         share = f"{standing.share.mean:.0%}"
         lines.append([name, str(standing.cases), unit.text(standing.gflops), share, *over])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

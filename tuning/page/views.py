@@ -11,7 +11,7 @@ from ...workloads import PrefillSpec, load_presets
 from ..comparing.chart import bar_rows, limit_text
 from ..comparing.comparison import Comparison
 from ..comparing.report import attention_title
-from ..comparing.standing import RIVALS, Standing, times
+from ..comparing.standing import Standing, times
 from ..comparing.summary import FULL, MIXED, lengths_of
 
 #: Stands for any dtype, lengths or model.
@@ -68,8 +68,13 @@ def _presets(spec: PrefillSpec) -> Iterator[str]:
 def _view(cases: Sequence[Comparison]) -> dict[str, Any]:
     standing = Standing.of(cases)
     figures = [
-        [title, times(over.mean), f"{over.least:.3g} to {over.most:.3g}", over.cases]
-        for name, title in RIVALS.items()
+        [
+            title[0].upper() + title[1:],
+            times(over.mean),
+            f"{over.least:.3g} to {over.most:.3g}",
+            over.cases,
+        ]
+        for name, title in standing.rivals.items()
         if (over := standing.over.get(name)) is not None
     ]
     share = standing.share
