@@ -33,7 +33,8 @@ def fill_padding(output: Any, valid_lens: Any, pads_left: bool) -> None:
     constants: dict[str, Any] = {
         "PADS_LEFT": pads_left, "HEAD_DIM": head_dim, "COLUMNS": columns, "ROWS": rows,
     }  # fmt: skip
-    _fill[triton.cdiv(length, rows), heads, batch](
+    kernel: Any = _fill  # Triton's, whose grid stands in brackets
+    kernel[triton.cdiv(length, rows), heads, batch](
         output, valid_lens, batch_stride, row_stride, head_stride, length, **constants
     )
 
