@@ -476,7 +476,13 @@ def test_on_its_lengths_a_kernel_is_that_of_its_shape_but_for_the_batch(spec: Pr
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     resolved = resolve_target("cuda", arch="sm_90a")
     key = TargetKey.parse("cuda-sm_90a-h100")
-    name, match = next(iter(candidates(Finder([committed_root()]), key, spec).items()))
+    found = candidates(Finder([committed_root()]), key, spec)
+    name, match = next(
+        (name, match)
+        for name, match in found.items()
+        # Which tiles a block of a persistent grid takes hangs on the batch.
+        if "persistent" not in match.entry.provenance.variant
+    )
     shape = PrefillShape.parse(match.entry.provenance.shape)
     lengths = {(shape.qo_len, shape.num_kv): Leaf(name)}
     serving = Serving(spec, key, {name: match}, Leaf(name), lengths)
