@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
+
+from plan_scale import timed_plan
 
 from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
@@ -27,31 +24,14 @@ SHAPES = ("32x128", "16x256", "32x256", "8x512", "32x512", "8x1024", "4x2048", "
 
 
 def run_plan(devices: str, trials: int) -> dict[str, Any]:
-    """A plan from the start of its command to its end."""
-    with tempfile.TemporaryDirectory() as folder:
-        path, root = Path(folder) / "scale.toml", Path(folder) / "database"
-        path.write_text(
-            f'models = ["{MODEL}"]\nshapes = {json.dumps(SHAPES)}\nbudget = "1h"\n'
-            f"trials = {trials}\nslice = {trials}\n"
-            f'[[targets]]\ntarget = "cuda"\ndevices = "{devices}"\n'
-        )
-        command = [sys.executable, "-m", "prefilltune.tuning", "plan", "run", str(path)]
-        start = time.monotonic()
-        done = subprocess.run(
-            [*command, "--database", str(root)], stdout=subprocess.PIPE, text=True, check=False
-        )
-        seconds = time.monotonic() - start
-        print(done.stdout, file=sys.stderr)
-        logs = [log.read_text().splitlines() for log in root.glob("*/trials/*.jsonl")]
-    made = sum(map(len, logs))
-    return {
-        "devices": devices,
-        "exit_code": done.returncode,
-        "workloads": len(logs),
-        "trials": made,
-        "seconds": round(seconds, 1),
-        "trials_a_minute": round(60 * made / seconds, 1),
-    }
+    """A plan of :data:`SHAPES` on GPUs of this machine."""
+    plan = timed_plan(
+        f'models = ["{MODEL}"]\nshapes = {json.dumps(SHAPES)}\nbudget = "1h"\n'
+        f"trials = {trials}\nslice = {trials}\n"
+        f'[[targets]]\ntarget = "cuda"\ndevices = "{devices}"\n'
+    )
+    a_minute = round(60 * plan["trials"] / plan["seconds"], 1)
+    return {"devices": devices, **plan, "trials_a_minute": a_minute}
 
 
 def main() -> None:

@@ -125,14 +125,19 @@ def _free_port() -> int:
 
 
 def run_plan(tracker: Address, searches: int, trials: int) -> dict[str, Any]:
-    """A plan from the start of its command to its end."""
+    """A plan of :data:`SHAPES` on devices that a tracker knows."""
+    return {"searches": searches} | timed_plan(
+        f'heads = ["{HEADS}"]\nshapes = {json.dumps(SHAPES)}\nbudget = "1h"\n'
+        f"trials = {trials}\nslice = {trials}\nsearches = {searches}\n"
+        f'[[targets]]\ntarget = "llvm"\nthreads = 1\ntracker = "{tracker}"\nkey = "{KEY}"\n'
+    )
+
+
+def timed_plan(text: str) -> dict[str, Any]:
+    """A plan in TOML, from the start of its command to its end: its trials and seconds."""
     with tempfile.TemporaryDirectory() as folder:
         path, root = Path(folder) / "bench.toml", Path(folder) / "database"
-        path.write_text(
-            f'heads = ["{HEADS}"]\nshapes = {json.dumps(SHAPES)}\nbudget = "1h"\n'
-            f"trials = {trials}\nslice = {trials}\nsearches = {searches}\n"
-            f'[[targets]]\ntarget = "llvm"\nthreads = 1\ntracker = "{tracker}"\nkey = "{KEY}"\n'
-        )
+        path.write_text(text)
         command = [sys.executable, "-m", "prefilltune.tuning", "plan", "run", str(path)]
         start = time.monotonic()
         done = subprocess.run(
@@ -141,7 +146,7 @@ def run_plan(tracker: Address, searches: int, trials: int) -> dict[str, Any]:
         seconds = time.monotonic() - start
         print(done.stdout, file=sys.stderr)
         made = sum(len(log.read_text().splitlines()) for log in root.glob("*/trials/*.jsonl"))
-    return {"searches": searches, "trials": made, "seconds": round(seconds, 1)}
+    return {"trials": made, "seconds": round(seconds, 1)}
 
 
 def main() -> None:

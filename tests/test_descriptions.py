@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import tvm
 import tvm_ffi
+from description_forms import DESCRIPTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import written_error
 from spec_strategies import masks_and_scores
 
 from prefilltune.tuning.derivation import (
-    PipelinedTiles,
     online_attention,
-    pipelined_attention,
 )
 from prefilltune.workloads import (
     DTYPES,
@@ -33,20 +30,6 @@ from prefilltune.workloads import (
 )
 from prefilltune.workloads.elementary import BUILT_IN, POLYNOMIALS, PTX
 from prefilltune.workloads.errors import InvalidShapeError
-
-# Tiles that divide none of the lengths below.
-DESCRIPTIONS = {
-    "plain": plain_attention,
-    "online": partial(online_attention, tiles=Tiles(q_tile=4, kv_tile=3)),
-    "pipelined": partial(
-        pipelined_attention, tiles=PipelinedTiles(q_tile=4, kv_tile=8), elementary=POLYNOMIALS
-    ),
-    "staged": partial(
-        pipelined_attention,
-        tiles=PipelinedTiles(q_tile=4, kv_tile=8, staged_output=True),
-        elementary=POLYNOMIALS,
-    ),
-}
 
 SHAPES = [PrefillShape(3, 7), PrefillShape(2, 5, 11), PrefillShape(2, 11, 5)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import pytest
 import tvm
 from cuda_on_cpu import ORDERS, kernel_on_cpu
 from cuda_schedules import pipelined, proposals
+from description_forms import DESCRIPTIONS
 from machine_code import compile_device
 
 from prefilltune.tuning.backends.cuda_code import device_source
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.building.replaying import replay
-from prefilltune.tuning.derivation import PipelinedTiles, online_attention, pipelined_attention
 from prefilltune.tuning.measuring.checking import expect, poisoned_results
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import (
@@ -28,15 +27,12 @@ from prefilltune.workloads import (
     PackedShape,
     PrefillShape,
     PrefillSpec,
-    Tiles,
     make_inputs,
     max_error,
     numpy_dtype,
-    plain_attention,
     reference_attention,
     reference_packed_attention,
 )
-from prefilltune.workloads.elementary import POLYNOMIALS
 from prefilltune.workloads.pairs import valid_positions
 
 SPEC = PrefillSpec(4, 2, 6, "float32", layout="packed")
@@ -46,19 +42,6 @@ WRONG_OFFSETS = (
     [0, 5, 3, 9], [-7, 2, 99, 99], [4, 6, 8, 9], [0, 1, 2, 3], [9, 9, 0, 0], [0, 0, 0, 2**31 - 1],
     [-(2**31), -1, 4, 9],
 )  # fmt: skip
-
-DESCRIPTIONS = {
-    "plain": plain_attention,
-    "online": partial(online_attention, tiles=Tiles(q_tile=4, kv_tile=3)),
-    "pipelined": partial(
-        pipelined_attention, tiles=PipelinedTiles(q_tile=4, kv_tile=8), elementary=POLYNOMIALS
-    ),
-    "staged": partial(
-        pipelined_attention,
-        tiles=PipelinedTiles(q_tile=4, kv_tile=8, staged_output=True),
-        elementary=POLYNOMIALS,
-    ),
-}
 
 
 def kernel_of(form: str, spec: PrefillSpec) -> Any:

@@ -42,12 +42,9 @@ def bar_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     standing, unit = Standing.of(comparisons), unit_of(comparisons[0])
     rate = f"{unit.text(standing.gflops)} {unit.name}"
     rows = [_row(standing, TUNED, 1.0, rate, rate, is_tuned=True)]
-    for name, title in standing.rivals.items():
-        if (over := standing.over.get(name)) is not None:
-            says = _against(over, standing.cases)
-            rows.append(
-                _row(standing, title[0].upper() + title[1:], over.mean, says, times(over.mean))
-            )
+    for title, over in standing.figures():
+        says = _against(over, standing.cases)
+        rows.append(_row(standing, title, over.mean, says, times(over.mean)))
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .comparison import Comparison
@@ -129,6 +129,12 @@ class Standing:
     def rivals(self) -> Mapping[str, str]:
         """What tuned kernels are held against in these cases: :data:`RIVALS`."""
         return {**RIVALS, STRONGEST: _STRONGEST_OF_PYTORCH} if self.only_pytorch else RIVALS
+
+    def figures(self) -> Iterator[tuple[str, Mean]]:
+        """Each of :attr:`rivals` that has a mean, as a heading, and the mean."""
+        for name, title in self.rivals.items():
+            if (over := self.over.get(name)) is not None:
+                yield title[0].upper() + title[1:], over
 
     def sentence(self) -> str:
         """What the figures come to; true of these cases and of no others."""

@@ -68,14 +68,8 @@ def _presets(spec: PrefillSpec) -> Iterator[str]:
 def _view(cases: Sequence[Comparison]) -> dict[str, Any]:
     standing = Standing.of(cases)
     figures = [
-        [
-            title[0].upper() + title[1:],
-            times(over.mean),
-            f"{over.least:.3g} to {over.most:.3g}",
-            over.cases,
-        ]
-        for name, title in standing.rivals.items()
-        if (over := standing.over.get(name)) is not None
+        [title, times(over.mean), f"{over.least:.3g} to {over.most:.3g}", over.cases]
+        for title, over in standing.figures()
     ]
     share = standing.share
     span = f"{share.least:.0%} to {share.most:.0%}"

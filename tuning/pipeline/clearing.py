@@ -17,8 +17,7 @@ import numpy as np
 from ...workloads import numpy_dtype
 from ..intrinsics.filling import fill
 from .annotations import LOADS, PRODUCER
-from .leaving import is_bound_to_blocks, skipped
-from .steps import changed
+from .leaving import skipped, within_blocks
 from .without_keys import constants
 
 
@@ -28,17 +27,12 @@ def cleared_early(stmt: Any) -> Any:
     A tile stays as it is where it is skipped anyway, where a warpgroup of its own sees to it, and
     where results are no rows of a head.
     """
-    from tvm import s_tir, tirx
+    from tvm import s_tir
 
     def change(part: Any) -> Any:
         return _cleared(part) if isinstance(part, s_tir.SBlock) else None
 
-    if not is_bound_to_blocks(stmt):
-        return None
-    return tirx.For(
-        stmt.loop_var, stmt.min, stmt.extent, stmt.kind, changed(stmt.body, change),
-        stmt.thread_binding, stmt.annotations, stmt.step,
-    )  # fmt: skip
+    return within_blocks(stmt, change)
 
 
 def _cleared(block: Any) -> Any:

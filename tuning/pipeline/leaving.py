@@ -6,6 +6,7 @@ has a block of its own, there is no next one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .steps import changed
@@ -18,10 +19,17 @@ def left_early(stmt: Any) -> Any:
     def leave(part: Any) -> Any:
         return tirx.Evaluate(tirx.op.thread_return()) if is_continue(part) else None
 
+    return within_blocks(stmt, leave)
+
+
+def within_blocks(stmt: Any, change: Callable[[Any], Any]) -> Any:
+    """A loop bound to blocks, its body changed part by part; None where this is no such loop."""
+    from tvm import tirx
+
     if not is_bound_to_blocks(stmt):
         return None
     return tirx.For(
-        stmt.loop_var, stmt.min, stmt.extent, stmt.kind, changed(stmt.body, leave),
+        stmt.loop_var, stmt.min, stmt.extent, stmt.kind, changed(stmt.body, change),
         stmt.thread_binding, stmt.annotations, stmt.step,
     )  # fmt: skip
 
