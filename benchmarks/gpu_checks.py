@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -38,7 +40,13 @@ _CHOSEN = {"window": (40, 9), "softcap": 5.0, "bias": "relative"}
 SPECS = {
     space: [
         PrefillSpec(2, 1, head_dim, dtype, **fields)
-        for head_dim, fields in ((64, _CAUSAL), (64, _CHOSEN), (odd, _CHOSEN))
+        for head_dim, fields in (
+            (64, _CAUSAL),
+            (64, _CHOSEN),
+            (odd, _CHOSEN),
+            (64, {**_CAUSAL, "padding_output": "untouched"}),
+            (64, {"layout": "packed", "window": (None, 0)}),
+        )
     ]
     for space, dtype, odd in (
         ("cuda_wgmma", "float16", 40),
@@ -52,7 +60,7 @@ _SOME = 8
 _MULTIPROCESSORS = 3
 # What variants say besides sizes.
 _STRUCTURE = ("overlap", "ring", "exchange", "alternate", "persistent", "producer")
-_AT_A_TIME = 8
+_AT_A_TIME = os.cpu_count() or 1
 _TIMEOUT = 300
 
 
@@ -72,20 +80,27 @@ def main() -> None:
         "tests": {},
         "sanitizer": [],
     }
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(_AT_A_TIME) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(_AT_A_TIME) as pool,
+        # A fresh process each: what builds would otherwise hold the interpreter that waits here.
+        ProcessPoolExecutor(_AT_A_TIME, multiprocessing.get_context("spawn")) as builders,
+    ):
         tests = pool.submit(_tests)
-        built = [
-            (row, build_library(module, target.target, f"{folder}/{number}.so"))
-            for number, (row, module) in enumerate(_kernels(target))
+        building = [
+            builders.submit(_build, *structure, f"{folder}/{number}")
+            for number, structure in enumerate(_structures(target))
         ]
         running = [
-            (row, {tool: pool.submit(_sanitize, tool, path, row["spec"]) for tool in TOOLS})
-            for row, path in built
+            pool.submit(_sanitized, row, path)
+            for done in as_completed(building)
+            for row, path in done.result()
         ]
-        for row, tools in running:
-            found["sanitizer"].append(row | {tool: done.result() for tool, done in tools.items()})
+        for done in as_completed(running):
+            found["sanitizer"].append(done.result())
             print(json.dumps(found["sanitizer"][-1]), flush=True)
             _keep(found, arguments.output)  # what there is, should the machine be taken away
+        found["sanitizer"].sort(key=lambda row: (row["space"], row["spec"], str(row["variant"])))
         found["tests"] = tests.result()
     _keep(found, arguments.output)
     if not arguments.output:
@@ -97,23 +112,39 @@ def _keep(found: dict[str, Any], path: Path | None) -> None:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def _kernels(target: ResolvedTarget) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Kernels of every space and way of pipelining, each as what it is and its module."""
+def _structures(target: ResolvedTarget) -> Iterator[tuple[str, PrefillSpec, dict[str, Any]]]:
+    """One variant of every space and way of pipelining, for each kind of spec."""
     for space, spec in ((space, spec) for space, specs in SPECS.items() for spec in specs):
-        case = Case(spec, SHAPE, parse_lengths("full"))
         seen = set()
         for variant in map(dict, SPACES[space].variants(spec, SHAPE, target)):
             if "persistent" in variant:
                 variant["persistent"] = _MULTIPROCESSORS
             structure = tuple(variant.get(key) for key in _STRUCTURE)
-            if structure in seen:
-                continue
-            seen.add(structure)
-            some = Arm(case, target, SPACES[space], variant, None, 8, 1).propose(_SOME)
-            some.sort(key=lambda proposal: str(proposal.trace[1]))
-            for proposal in (some[0], some[-1]):  # as unlike as they come
-                row = {"space": space, "spec": str(spec), "variant": variant}
-                yield row | {"point": proposal.trace[1]}, proposal.module
+            if structure not in seen:
+                seen.add(structure)
+                yield space, spec, variant
+
+
+def _build(
+    space: str, spec: PrefillSpec, variant: dict[str, Any], path: str
+) -> list[tuple[dict[str, Any], str]]:
+    """Libraries of two kernels of a variant, as unlike as they come, each with what it is."""
+    target, case = resolve_target("cuda"), Case(spec, SHAPE, parse_lengths("full"))
+    some = Arm(case, target, SPACES[space], variant, None, 8, 1).propose(_SOME)
+    some.sort(key=lambda proposal: str(proposal.trace[1]))
+    row = {"space": space, "spec": str(spec), "variant": variant}
+    return [
+        (
+            row | {"point": proposal.trace[1]},
+            str(build_library(proposal.module, target.target, f"{path}_{end}.so")),
+        )
+        for end, proposal in enumerate((some[0], some[-1]))
+    ]
+
+
+def _sanitized(row: dict[str, Any], path: str) -> dict[str, Any]:
+    """What a kernel is, and what each tool says of it."""
+    return row | {tool: _sanitize(tool, path, row["spec"]) for tool in TOOLS}
 
 
 def _tests() -> dict[str, int]:
@@ -154,15 +185,13 @@ def _launch(path: str, text: str) -> None:
     import tvm
     from tvm.runtime import load_module, tensor
 
-    from prefilltune.workloads import make_inputs, numpy_dtype
+    from prefilltune.tuning.measuring.checking import poisoned_results
+    from prefilltune.workloads import make_inputs
 
     spec, device = PrefillSpec.parse(text), tvm.cuda(0)
     lens = np.array([SHAPE.num_kv, SHAPE.num_kv // 2], "int32")
     inputs = make_inputs(spec, SHAPE, lens, 0, poison_padding=True)
-    arrays = [*inputs.arguments]
-    rows = (SHAPE.batch, SHAPE.qo_len, spec.num_qo_heads)
-    arrays += [np.zeros((*rows, spec.head_dim), numpy_dtype(spec.dtype))]
-    arrays += [np.zeros(rows, numpy_dtype(spec.dtype))]
+    arrays = [*inputs.arguments, *poisoned_results(spec, SHAPE)]
     load_module(path)["main"](*(tensor(array, device) for array in arrays))
     device.sync()
 
