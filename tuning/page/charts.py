@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
     },
     "legend": {"labelColor": "var(--ink)", "titleColor": "var(--quiet)", "labelFontSize": 12,
                "titleFontSize": 12, "titleFontWeight": "normal", "orient": "top",
-               "labelLimit": 0, "columnPadding": 24},
+               "labelLimit": 0, "columnPadding": 56},
     "header": {"labelColor": "var(--ink)", "titleColor": "var(--quiet)", "labelFontSize": 12},
     "axisY": {"minExtent": 30},
 }  # fmt: skip
@@ -68,7 +68,7 @@ def _cases() -> dict[str, Any]:
                  "y": {"field": "over", "type": "quantitative", "axis": {"format": ".1f"},
                        "title": "times as fast as the strongest other", "scale": {"zero": False}},
                  "color": {"field": "series", "type": "nominal", "title": None,
-                           "legend": {"columns": {"expr": f"width < {NARROW} ? 1 : 4"}},
+                           "legend": {"columns": {"expr": f"width < {NARROW} ? 1 : 2"}},
                            "scale": {"range": _SERIES}},
                  "tooltip": [{"field": "name", "title": "case"},
                              {"field": "lens", "title": "lengths"},
