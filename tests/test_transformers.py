@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefilltune.workloads import PrefillSpec, reference_attention
+from prefilltune.workloads import (
+    PrefillSpec,
+    reference_attention,
+    reference_packed_attention,
+)
 
 torch: Any = pytest.importorskip("torch", reason="needs the extra [transformers]")
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra [transformers]")
@@ -24,7 +28,8 @@ transformers: Any = pytest.importorskip("transformers", reason="needs the extra 
 import prefilltune.transformers as prefill  # noqa: E402
 from prefilltune.torch import InvalidArgumentError, InvalidLibraryError, Kernel, registry  # noqa: E402
 from prefilltune.torch import Spec as KernelSpec  # noqa: E402
-from prefilltune.transformers.models import specs_of  # noqa: E402
+from prefilltune.transformers.models import packed_specs_of, specs_of  # noqa: E402
+from prefilltune.transformers.packed import offsets_guard  # noqa: E402
 
 COMMON = {
     "vocab_size": 50,
@@ -113,7 +118,8 @@ def reference_kernel(spec: PrefillSpec) -> Callable[..., None]:
         arrays = (
             each.float().numpy() if each.is_floating_point() else each.numpy() for each in inputs
         )
-        for result, computed in zip((output, lse), reference_attention(spec, *arrays), strict=True):
+        reference = reference_packed_attention if spec.is_packed else reference_attention
+        for result, computed in zip((output, lse), reference(spec, *arrays), strict=True):
             result.copy_(torch.from_numpy(computed))
 
     return kernel
@@ -208,6 +214,103 @@ def test_it_computes_what_eager_does(name: str, dtype: str) -> None:
         assert len(report.served) == len(specs_of(model))
         # Of what models here make by one projection, rotary positions leave the value as it was.
         assert report.copied == ({"value": 2} if name == "modernbert" else {})
+
+
+def packed(name: str, **more: Any) -> dict[str, Any]:
+    """The sequences of a batch one behind another."""
+    inputs = batch("right")
+    ids = inputs["input_ids"]
+    first = 1 if name == "xlm_r" else 0  # behind that of padding
+    collate = transformers.DataCollatorWithFlattening(
+        return_flash_attn_kwargs=True, position_ids_start=first
+    )
+    rows = [{"input_ids": row[:length]} for row, length in zip(ids, LENS, strict=True)]
+    made = collate(rows, return_tensors="pt")
+    del made["labels"]
+    if "t5" in name:
+        del made["position_ids"]
+    return {**made, **more}
+
+
+def assert_packed_as_eager(model: Any, inputs: dict[str, Any], result: Any = None) -> None:
+    """Against each sequence alone."""
+    result = hidden(model, inputs) if result is None else result
+    ids = batch("none")["input_ids"]
+    tolerance = 1e-4 if result.dtype == torch.float32 else 6e-2
+    parts = result[0].split(LENS)
+    for row, length, part in zip(ids, LENS, parts, strict=True):
+        (expected,) = eager(model, {"input_ids": row[None, :length]})
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(part, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def enabled_packed(name: str, dtype: Any = torch.float32) -> tuple[Any, prefill.Report]:
+    model = made(name, dtype)
+    offer(*packed_specs_of(model))
+    return model, prefill.enable(model, [], layout="packed", strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_sequences_are_computed_as_eager_does_each(name: str, dtype: str) -> None:
+    model, report = enabled_packed(name, getattr(torch, dtype))
+    assert_packed_as_eager(model, packed(name))
+    assert not report.handed_over
+    assert report.served.total() == 2
+    assert len(report.served) == len(packed_specs_of(model))
+    assert all("packed" in served for served in report.served)
+    if "position_ids" in packed(name):  # what tells sequences apart besides says nothing more
+        options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+        assert_packed_as_eager(model, packed(name, **options))
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gemma2", "t5"])
+def test_packed_sequences_without_a_kernel_are_left_to_sdpa(name: str) -> None:
+    model = made(name)
+    report = prefill.enable(model, [])
+    assert_packed_as_eager(model, packed(name))
+    assert not report.served
+    assert all("no kernel is loaded for" in each for each in report.handed_over)
+    gradient = model(**packed(name)).last_hidden_state.sum()
+    gradient.backward()
+    assert any("gradient" in each for each in report.handed_over)
+    assert all(each.grad is None or torch.isfinite(each.grad).all() for each in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["qwen3", "t5"])
+def test_packed_sequences_are_compiled(name: str) -> None:
+    model, report = enabled_packed(name)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    inputs = packed(name)
+    assert_packed_as_eager(model, inputs, hidden(compiled, inputs))
+    assert report.served.total() == 2
+
+
+def test_what_offsets_do_not_say_of_packed_sequences_is_refused() -> None:
+    model, _ = enabled_packed("bert")
+    inputs = packed("bert")
+    mask = torch.ones_like(inputs["input_ids"])
+    for more, message in (
+        ({"attention_mask": mask}, "attention_mask is given besides"),
+        ({"cu_seq_lens_k": None}, "cu_seq_lens_k is absent"),
+        ({"attention_mask": mask[:, None, None].bool()}, "its mask was made ahead"),
+    ):
+        with pytest.raises(prefill.NotServedError, match=message):
+            hidden(model, {**inputs, **more})
+    offsets = torch.tensor([0, 12, 19, 19], dtype=torch.int32)
+    with pytest.raises(InvalidArgumentError, match="ends with 19; expected 0 and 20"):
+        hidden(model, {**inputs, "cu_seq_lens_k": offsets})
+    qwen, _ = enabled_packed("qwen3")
+    with torch.inference_mode():
+        cache = qwen(**packed("qwen3")).past_key_values
+    with pytest.raises(prefill.NotServedError, match="continues what is in a cache"):
+        hidden(qwen, packed("qwen3", past_key_values=cache))
+
+
+@pytest.mark.parametrize("offsets", [[0, 3, 3, 5], [0, 4, 3, 5], [1, 3, 5], [0, 3, 6]])
+def test_offsets_that_a_gpu_cannot_refuse_become_nan(offsets: list[int]) -> None:
+    guard = offsets_guard(torch.tensor(offsets), torch.empty(5))
+    assert torch.equal(guard.isnan(), torch.tensor(offsets != [0, 3, 3, 5]))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -340,6 +443,7 @@ def test_a_window_longer_than_sequences_is_none() -> None:
 
 
 def test_masks_of_four_dimensions_and_packed_rows_are_no_lengths() -> None:
+    """Those that position_ids alone tell apart."""
     model, report = enabled("bert")
     inputs = batch("right")
     expected = eager(model, inputs)
@@ -348,9 +452,6 @@ def test_masks_of_four_dimensions_and_packed_rows_are_no_lengths() -> None:
     result = hidden(model, {**inputs, "attention_mask": pairs})
     torch.testing.assert_close(result[valid], expected[valid], rtol=1e-4, atol=1e-4)
     assert next(iter(report.handed_over)).startswith("its mask was made ahead")
-    starts = torch.tensor([0, 4, LENGTH], dtype=torch.int32)
-    with pytest.raises(prefill.NotServedError, match="packed into one row"):
-        hidden(model, {"input_ids": inputs["input_ids"][:1], "cu_seq_lens_q": starts})
     qwen, report = enabled("qwen3")
     positions = torch.cat([torch.arange(5), torch.arange(LENGTH - 5)])[None]
     packed = {"input_ids": batch("none")["input_ids"][:1], "position_ids": positions}
@@ -484,19 +585,21 @@ def test_examples_of_docstrings_are_so() -> None:
 def test_a_library_is_built_of_records_once(tmp_path: Path) -> None:
     script = Path(__file__).with_name("small_libraries.py")
     (specs,) = specs_of(made("bert"))
-    text = f"{specs[0].mask_mode}_hq2_hkv2_d16_float32_s0.25"
+    texts = [f"{name}_hq2_hkv2_d16_float32_s0.25" for name in (specs[0].mask_mode, "packed")]
     records, cache = tmp_path / "records", tmp_path / "cache"
-    subprocess.run([sys.executable, str(script), "--records", str(records), text], check=True)
+    subprocess.run([sys.executable, str(script), "--records", str(records), *texts], check=True)
     model = made("bert")
     options = {"records": records, "accept": "family", "cache": cache, "strict": True}
     report = prefill.enable(model, **options)
     assert_as_eager(model, batch("right"))
-    assert report.served == {str(specs[0]): 2}
-    (built,) = report.libraries
-    when = built.stat().st_mtime_ns
-    assert prefill.enable(model, **options).libraries == [built]
-    assert prefill.enable(model, cache, strict=True).libraries == [built]
-    assert built.stat().st_mtime_ns == when
+    assert_packed_as_eager(model, packed("bert"))
+    assert report.served == {str(each): 2 for each in (specs[0], *packed_specs_of(model))}
+    libraries = report.libraries
+    when = [each.stat().st_mtime_ns for each in libraries]
+    assert prefill.enable(model, **options).libraries == libraries
+    assert set(prefill.enable(model, cache, strict=True).libraries) == set(libraries)
+    assert [each.stat().st_mtime_ns for each in libraries] == when
+    assert len(prefill.enable(model, layout="packed", **options).libraries) == 1
     left = batch("left")
     with pytest.raises(prefill.NotServedError, match="padded_left"):
         hidden(model, left)

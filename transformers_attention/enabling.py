@@ -15,7 +15,7 @@ from ..torch.errors import InvalidArgumentError
 from ..torch.registry import has_kernel
 from .errors import NotBuiltError
 from .libraries import built, default_cache, load_folders
-from .models import models_in, specs_of, usual_side
+from .models import models_in, packed_specs_of, specs_of, usual_side
 from .reporting import Report
 from .session import Session, attach
 
@@ -34,6 +34,7 @@ def enable(
     strict: bool = False,
     check: str = "always",
     padding: str | None = None,
+    layout: str | None = None,
     records: Folder | None = None,
     accept: str = "nearest",
     cache: Folder | None = None,
@@ -62,6 +63,9 @@ def enable(
     padding : str, optional
         ``right`` or ``left``: the side that is filled up where the mask is not looked at. When
         absent, the left of causal models, which decoders are, and the right of others.
+    layout : str, optional
+        ``padded`` or ``packed``: what kernels are built for, and wanted of ``library``; when
+        absent, whichever there are.
     records : path, optional
         A database of your own to build from, besides the committed records.
     accept : str
@@ -79,7 +83,7 @@ def enable(
     UnsupportedModelError
         If it takes no attention function.
     InvalidArgumentError
-        For another ``check`` or ``padding``.
+        For another ``check``, ``padding`` or ``layout``.
     InvalidLibraryError
         If a library cannot be loaded.
     NotBuiltError
@@ -93,6 +97,7 @@ def enable(
     for name, given, allowed in (
         ("check", check, ("always", "never")),
         ("padding", padding or "right", ("right", "left")),
+        ("layout", layout or "padded", ("padded", "packed")),
     ):
         if given not in allowed:
             raise InvalidArgumentError(f"{name} is {given!r}; pass {' or '.join(allowed)}")
@@ -101,7 +106,9 @@ def enable(
     if library is not None:
         report.libraries = [each.path for each in load_folders(library)]
     for each in models:
-        for specs in specs_of(each):
+        for padded, packed in zip(specs_of(each), packed_specs_of(each), strict=True):
+            by_layout = {"padded": padded, "packed": [packed]}
+            specs = [*padded, packed] if layout is None else by_layout[layout]
             device = each.device.type
             failure = ""
             if library is None:

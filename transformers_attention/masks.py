@@ -67,6 +67,11 @@ class Mask:
         return window_of(self.said["mask_function"])
 
     @property
+    def packed_window(self) -> Window | None:
+        """What rows see besides their being in one sequence, where offsets say which are."""
+        return window_of(self.said["mask_function"], packed=True)
+
+    @property
     def is_square(self) -> bool:
         """Whether rows and columns are the same positions: not so with a cache that holds any."""
         said, mask = self.said, self.said["attention_mask"]

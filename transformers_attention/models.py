@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from ..torch import Spec
-from ..torch.masks import mask_name
+from ..torch.masks import mask_name, packed_mask_name
 from .errors import UnsupportedModelError
 from .windows import CAUSAL, OPEN, Window
 
@@ -58,6 +59,22 @@ def specs_of(model: Any, dtype: str | None = None) -> list[list[Spec]]:
         padded on one side, and on the other, the usual side first.
     """
     config = _config(model)
+    is_causal = _is_causal(model, config)
+    sides = _sides(is_causal)
+    make = _making(model, config, dtype)
+    windows = _windows(config, is_causal)
+    return [[make(mask_name(None, side, window)) for side in sides] for window in windows]
+
+
+def packed_specs_of(model: Any, dtype: str | None = None) -> list[Spec]:
+    """What they compute on packed sequences, in the order of :func:`specs_of`."""
+    config = _config(model)
+    make = _making(model, config, dtype)
+    return [make(packed_mask_name(each)) for each in _windows(config, _is_causal(model, config))]
+
+
+def _making(model: Any, config: Any, dtype: str | None) -> Callable[[str], Spec]:
+    """What makes a spec of the model by the name of its mask."""
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = (
@@ -69,18 +86,7 @@ def specs_of(model: Any, dtype: str | None = None) -> list[list[Spec]]:
     bias = None if getattr(config, "relative_attention_num_buckets", None) is None else "relative"
     scale = _scale(config, head_dim)
     softcap = getattr(config, "attn_logit_softcapping", None)
-    is_causal = _is_causal(model, config)
-    sides = _sides(is_causal)
-    return [
-        [
-            Spec(
-                mask_name(None, side, window), heads, kv_heads, head_dim, dtype, scale, dtype,
-                softcap, bias,
-            )
-            for side in sides
-        ]
-        for window in _windows(config, is_causal)
-    ]  # fmt: skip
+    return lambda name: Spec(name, heads, kv_heads, head_dim, dtype, scale, dtype, softcap, bias)
 
 
 def usual_side(model: Any) -> str:

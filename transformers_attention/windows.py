@@ -22,8 +22,16 @@ OPEN: Window = (None, None)
 CAUSAL: Window = (None, 0)
 
 
-def window_of(function: Any) -> Window | None:
+def window_of(function: Any, *, packed: bool = False) -> Window | None:
     """The window of a mask function; None where it is not known to be one.
+
+    Parameters
+    ----------
+    function : Callable
+        What transformers makes a mask of.
+    packed : bool
+        Whether it is of packed sequences that offsets tell apart, so that parts of the function
+        that tell them apart say nothing besides.
 
     Examples
     --------
@@ -32,28 +40,29 @@ def window_of(function: Any) -> Window | None:
     (None, 0)
     >>> window_of(masks.sliding_window_causal_mask_function(8))
     (7, 0)
-    >>> window_of(masks.packed_sequence_mask_function(None)) is None
-    True
+    >>> apart = masks.packed_sequence_mask_function(None)
+    >>> window_of(apart) is None, window_of(apart, packed=True)
+    (True, (None, None))
     """
     code = function.__code__
-    for known, read in _KNOWN:
+    for known, read in (*_KNOWN, *_OF_PACKED) if packed else _KNOWN:
         if code is known or (code.co_filename, code.co_name) == known:
-            return read(*(cell.cell_contents for cell in function.__closure__ or ()))
+            return read(packed, *(cell.cell_contents for cell in function.__closure__ or ()))
     return None
 
 
-def _both(functions: Any) -> Window | None:
+def _both(packed: bool, functions: Any) -> Window | None:
     """Seen by each of the functions."""
-    windows = [window_of(function) for function in functions]
+    windows = [window_of(function, packed=packed) for function in functions]
     if None in windows:
         return None
     lefts, rights = zip(*windows, strict=True)
     return _narrowest(lefts), _narrowest(rights)
 
 
-def _either(functions: Any) -> Window | None:
+def _either(packed: bool, functions: Any) -> Window | None:
     """Seen by one of the functions; all see a row's own column, so that there is no gap."""
-    windows = [window_of(function) for function in functions]
+    windows = [window_of(function, packed=packed) for function in functions]
     if None in windows:
         return None
     lefts, rights = zip(*windows, strict=True)
@@ -75,15 +84,31 @@ def _code(function: Any) -> CodeType:
 _MODELS = Path(models.__file__).parent
 _GEMMA = str(_MODELS / "gemma3" / "modeling_gemma3.py")
 #: Code of a function, or else where it stands and its name there; and what is read of the values
-#: that it encloses.
-_KNOWN: tuple[tuple[CodeType | tuple[str, str], Callable[..., Window | None]], ...] = (
-    (_code(masks.bidirectional_mask_function), lambda: OPEN),
-    (_code(masks.causal_mask_function), lambda: CAUSAL),
+#: that it encloses, behind whether sequences are packed.
+_Known = tuple[tuple[CodeType | tuple[str, str], Callable[..., Window | None]], ...]
+_KNOWN: _Known = (
+    (_code(masks.bidirectional_mask_function), lambda _: OPEN),
+    (_code(masks.causal_mask_function), lambda _: CAUSAL),
     (_code(masks.and_masks()), _both),
     (_code(masks.or_masks()), _either),
-    (_code(masks.sliding_window_overlay(1)), lambda size: (size - 1, None)),
-    (_code(masks.sliding_window_bidirectional_overlay(1)), lambda size: (size, size)),
+    (_code(masks.sliding_window_overlay(1)), lambda _, size: (size - 1, None)),
+    (_code(masks.sliding_window_bidirectional_overlay(1)), lambda _, size: (size, size)),
     # What Gemma 3 adds to a causal mask where its attention is bidirectional.
     ((_GEMMA, "<lambda>"), lambda *_: OPEN),
-    ((_GEMMA, "inner_mask"), lambda size: (size - 1, size - 1)),
+    ((_GEMMA, "inner_mask"), lambda _, size: (size - 1, size - 1)),
+)
+_nothing: Any = None
+#: Parts of a mask that tell sequences of one row apart, by their position_ids: that only pairs of
+#: one sequence are seen, and that windows are of positions in it.
+_OF_PACKED: _Known = (
+    (_code(masks.packed_sequence_mask_function(_nothing)), lambda *_: OPEN),
+    *(
+        (
+            _code(remap(_nothing, _nothing)),
+            lambda packed, function, _: window_of(function, packed=packed),
+        )
+        # Not in every version that there is.
+        for remap in [getattr(masks, "remap_positions_for_packed_sequence", None)]
+        if remap is not None
+    ),
 )
