@@ -7,6 +7,7 @@ of them is called, and with what.
 from __future__ import annotations
 
 import doctest
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ transformers: Any = pytest.importorskip("transformers", reason="needs the extra 
 import prefilltune.transformers as prefill  # noqa: E402
 from prefilltune.torch import InvalidArgumentError, InvalidLibraryError, Kernel, registry  # noqa: E402
 from prefilltune.torch import Spec as KernelSpec  # noqa: E402
+from prefilltune.transformers.imports import when_imported  # noqa: E402
 from prefilltune.transformers.models import packed_specs_of, specs_of  # noqa: E402
 from prefilltune.transformers.packed import offsets_guard  # noqa: E402
 
@@ -479,28 +481,60 @@ def test_options_and_folders_are_checked(tmp_path: Path) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_sentence_transformers_embeds_padded_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["bert", "xlm_r"])
+def test_sentence_transformers_unpads_where_there_are_packed_kernels(
+    name: str, tmp_path: Path
+) -> None:
     library = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     transformers.BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
-    made("bert").save_pretrained(tmp_path)
+    made(name).save_pretrained(tmp_path)
 
-    def loaded(name: str) -> Any:
+    def loaded(attention: str) -> Any:
         inside = library.sentence_transformer.modules.Transformer(
-            str(tmp_path), model_kwargs={"attn_implementation": name}
+            str(tmp_path), model_kwargs={"attn_implementation": attention}
         )
         pooling = library.sentence_transformer.modules.Pooling(32, "mean")
         return library.SentenceTransformer(modules=[inside, pooling], device="cpu")
 
-    model = loaded("prefilltune")
-    (specs,) = specs_of(made("bert"))
-    offer(*specs)
-    report = prefill.enable(model, [], strict=True)
     texts = ["a b c", "d", "e f g h a b c d"]
     expected = loaded("eager").encode(texts)
+    (padded,), (packed_spec,) = specs_of(made(name)), packed_specs_of(made(name))
+    offer(*padded)
+    model = loaded("prefilltune")
+    report = prefill.enable(model, [], strict=True)
     np.testing.assert_allclose(model.encode(texts), expected, rtol=1e-4, atol=1e-4)
-    assert report.served.total() == 2
+    assert report.served == {str(padded[0]): 2}
+    offer(packed_spec)
+    report = prefill.enable(model, [], strict=True)
+    np.testing.assert_allclose(model.encode(texts), expected, rtol=1e-4, atol=1e-4)
+    assert report.served == {str(packed_spec): 2}
+    # Told as it is loaded, and nothing else.
+    told = loaded("prefilltune")
+    report = prefill.report(told)
+    report.clear()
+    np.testing.assert_allclose(told.encode(texts), expected, rtol=1e-4, atol=1e-4)
+    assert (report.served, report.handed_over) == ({str(packed_spec): 2}, {})
+    told[0].unpad_inputs = False
+    prefill.enable(told, [])
+    assert not told[0].can_flatten_inputs
+    assert not loaded("sdpa")[0].can_flatten_inputs
+
+
+def test_a_module_is_changed_before_or_after_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported_late.py").write_text("NUMBER = 1")
+    seen = []
+    when_imported("imported_late", lambda module: seen.append(module.NUMBER))
+    assert not seen
+    module = importlib.import_module("imported_late")
+    monkeypatch.setattr(module, "NUMBER", 2)
+    when_imported("imported_late", lambda module: seen.append(module.NUMBER))
+    assert seen == [1, 2]
+    del sys.modules["imported_late"]
 
 
 @pytest.mark.parametrize("decoder", ["t5", "bart", "bert"])

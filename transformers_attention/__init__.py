@@ -1,7 +1,7 @@
 """Tuned kernels in models of Hugging Face's transformers, by one line.
 
-Importing it registers ``attn_implementation="prefilltune"``; :func:`enable` loads what a model
-needs besides, and sets it.
+Importing it registers ``attn_implementation="prefilltune"``, for which sentence-transformers unpads
+its batches; :func:`enable` loads what a model needs besides, and sets it.
 
 >>> import prefilltune.transformers
 >>> report = prefilltune.transformers.enable(model)  # doctest: +SKIP
@@ -9,15 +9,18 @@ needs besides, and sets it.
 
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from .attention import attention
-from .enabling import NAME, enable
+from .attention import NAME, attention
+from .enabling import enable
 from .errors import NotBuiltError, NotServedError, UnsupportedModelError
+from .imports import when_imported
 from .masks import make_mask
 from .reporting import Report
 from .session import report
+from .unpadding import MODULE, let_unpad
 
 AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, make_mask)
+when_imported(MODULE, let_unpad)
 
 __all__ = [
     "NotBuiltError",

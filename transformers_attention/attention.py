@@ -16,6 +16,9 @@ from .padded import Padded
 from .session import session_of
 from .windows import CAUSAL
 
+#: The name by which models are told to use it.
+NAME = "prefilltune"
+
 #: What changes scores in ways that no kernel knows, nor SDPA.
 _BEYOND_SDPA = ("s_aux", "sinks")
 

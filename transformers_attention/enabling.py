@@ -13,14 +13,13 @@ from transformers import PreTrainedModel
 from ..torch import Spec, load
 from ..torch.errors import InvalidArgumentError
 from ..torch.registry import has_kernel
+from .attention import NAME
 from .errors import NotBuiltError
 from .libraries import built, default_cache, load_folders
 from .models import models_in, packed_specs_of, specs_of, usual_side
 from .reporting import Report
 from .session import Session, attach
-
-#: The name by which models are told to use it.
-NAME = "prefilltune"
+from .unpadding import unpad
 
 _logger = logging.getLogger("prefilltune.transformers")
 
@@ -49,7 +48,7 @@ def enable(
     ----------
     model : PreTrainedModel or torch.nn.Module
         On its device and in its dtype; or a module with such a model in it, as
-        ``SentenceTransformer`` is.
+        ``SentenceTransformer`` is, which unpads its batches where there are packed kernels.
     library : path or sequence of paths, optional
         Folders that ``prefilltune build --output`` wrote, or folders of such folders.
     strict : bool
@@ -128,6 +127,8 @@ def enable(
             if isinstance(part, PreTrainedModel):
                 part.set_attn_implementation(NAME)
         attach(each, session)
+        packed = [has_kernel(each.device.type, spec) for spec in packed_specs_of(each)]
+        unpad(model, each, is_served=all(packed))
     return report
 
 
