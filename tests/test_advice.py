@@ -64,7 +64,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         shapes = " ".join(str(shape) for _, shape, _ in fixed)
         raise Reached("build", f"{specs} {shapes}", target)
 
-    def compared(bench: Any, case: Any, tuned: Any, stock: Any):
+    def compared(bench: Any, case: Any, *_: Any):
         raise Reached("compare", f"{case.spec} {case.shape}", bench._target)
 
     monkeypatch.setattr("prefilltune.tuning.search.tune.tune_case", tuned)
@@ -162,6 +162,11 @@ def test_a_model_means_each_of_its_attentions(
     run(f"prefilltune tune {options} --no-compare --padding-output untouched --shape 2x5")
     assert {spec for spec, _ in done} == {
         replace(each, padding_output="untouched") for each in (SPEC, local)
+    }
+    done.clear()
+    run(f"prefilltune tune {options} --no-compare --layout packed --shape 2x5")
+    assert {spec for spec, _ in done} == {
+        replace(each, layout="packed", padding="right") for each in (SPEC, local)
     }
     done.clear()
     run(f"prefilltune compare {options}")

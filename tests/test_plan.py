@@ -99,6 +99,9 @@ def test_a_plan_tunes_each_attention_of_a_model_or_one(tmp_path: Path) -> None:
     text = 'models = ["modernbert-base"]\nshapes = ["1x128"]\nbudget = "1h"\n'
     read = read_plan(_written(tmp_path, text + 'padding_output = "untouched"\n'))
     assert {spec.padding_output for spec, _ in read.workloads} == {"untouched"}
+    text = 'models = ["qwen3-embedding-0.6b"]\nshapes = ["1x128"]\nbudget = "1h"\n'
+    ((spec, _),) = read_plan(_written(tmp_path, text + 'layout = "packed"\n')).workloads
+    assert spec.mask_mode == "causal_packed"
 
 
 @pytest.mark.parametrize(

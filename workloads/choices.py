@@ -227,6 +227,9 @@ SCORE_CHOICES = (SOFTCAP, BIAS)
 #: Those that say which results are written.
 RESULT_CHOICES = (PADDING_OUTPUT,)
 
+#: Those that a model leaves to who calls it.
+CALL_CHOICES = (LAYOUT, *RESULT_CHOICES)
+
 CHOICES = (LAYOUT, PADDING, *MASK_CHOICES, *SCORE_CHOICES, *RESULT_CHOICES)
 
 

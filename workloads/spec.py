@@ -230,6 +230,37 @@ class PrefillSpec:
         )
         return tuple(dict.fromkeys(alike))
 
+    def as_called(
+        self, *, layout: str | None = None, padding_output: str | None = None
+    ) -> PrefillSpec:
+        """The same attention as a caller wants it who lays out its tensors so; None is as it is.
+
+        Which side a model's padding is on says nothing of packed sequences.
+
+        Raises
+        ------
+        InvalidSpecError
+            If no spec has such fields.
+
+        Examples
+        --------
+        >>> decoder = PrefillSpec(16, 8, 128, mask_mode="causal_padded_left")
+        >>> decoder.as_called(layout="packed").mask_mode
+        'causal_packed'
+        """
+        chosen = {"layout": layout, "padding_output": padding_output}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        if layout == _PACKED:
+            given["padding"] = PADDING.default
+        return replace(self, **given)
+
+    @property
+    def padded(self) -> PrefillSpec:
+        """What computes the same rows of padded sequences: of a packed spec; else this one."""
+        if not self.is_packed:
+            return self
+        return self.as_called(layout="padded", padding_output="untouched")
+
     @property
     def group_size(self) -> int:
         """Query heads that share one key/value head."""

@@ -20,7 +20,7 @@ from ...workloads import (
     parse_lengths,
     preset,
 )
-from ...workloads.choices import RESULT_CHOICES, Choice, parsed_choices
+from ...workloads.choices import CALL_CHOICES, Choice, parsed_choices
 from ..backends import USUAL_KIND, backend_of
 from ..errors import InvalidOptionError
 from ..heads import parse_heads
@@ -118,7 +118,7 @@ class ChoiceOptions:
                     typer.Option(
                         each.option,
                         metavar=each.metavar,
-                        help=f"{'' if each in RESULT_CHOICES else 'With --heads: '}{each.help}.",
+                        help=f"{'' if each in CALL_CHOICES else 'With --heads: '}{each.help}.",
                     ),
                 ],
             )
@@ -201,7 +201,7 @@ class WorkloadOptions:
         choices = parsed_choices(self.choices.texts)
         if self.model:
             chosen = preset(self.model)
-            specs = [dataclasses.replace(each, **choices) for each in chosen.specs(dtype)]
+            specs = [each.as_called(**choices) for each in chosen.specs(dtype)]
             return specs, shapes or list(chosen.shapes)
         if not shapes and not any_tuned:
             raise InvalidOptionError("--heads needs a shape too, such as --shape 4x128")
@@ -215,7 +215,7 @@ class WorkloadOptions:
         if self.model or self.heads:
             return self.parse(shape, any_tuned=True)
         self._refuse_without_heads("give the heads too, or leave it out")
-        options = self._given(RESULT_CHOICES) | {"--lse-dtype": self.lse_dtype}
+        options = self._given(CALL_CHOICES) | {"--lse-dtype": self.lse_dtype}
         for option, value in options.items():
             if value:
                 raise InvalidOptionError(
@@ -225,7 +225,7 @@ class WorkloadOptions:
         return None
 
     def _refuse_without_heads(self, reason: str) -> None:
-        options = self._given([each for each in CHOICES if each not in RESULT_CHOICES])
+        options = self._given([each for each in CHOICES if each not in CALL_CHOICES])
         options |= {"--mask-mode": self.mask_mode, "--sm-scale": self.sm_scale}
         for option, value in options.items():
             if value not in ("", None) and not self.heads:

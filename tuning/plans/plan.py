@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...workloads import (
     parse_lengths,
     preset,
 )
-from ...workloads.choices import RESULT_CHOICES
+from ...workloads.choices import CALL_CHOICES
 from ..backends import USUAL_KIND
 from ..devices.address import Address, check_key
 from ..duration import parse_duration
@@ -166,9 +166,9 @@ def _workloads(fields: dict[str, Any]) -> list[tuple[PrefillSpec, PrefillShape]]
     mask_mode = fields.get("mask_mode")
     chosen = {each.name: each.of_file(fields[each.name]) for each in CHOICES if each.name in fields}
     if "heads" not in fields:
-        of_results = {each.name for each in RESULT_CHOICES}
+        of_calls = {each.name for each in CALL_CHOICES}
         for name in ("mask_mode", *chosen):
-            if name in fields and name not in of_results:
+            if name in fields and name not in of_calls:
                 raise InvalidPlanError(f"{name} goes with heads; models have theirs: leave it out")
     found: list[tuple[PrefillSpec, Sequence[PrefillShape]]] = []
     for name in _texts(fields, "models"):
@@ -176,8 +176,8 @@ def _workloads(fields: dict[str, Any]) -> list[tuple[PrefillSpec, PrefillShape]]
             model = preset(name)
         except UnknownPresetError as error:
             raise InvalidPlanError(f"models: {error}") from None
-        more = {each.name: chosen[each.name] for each in RESULT_CHOICES if each.name in chosen}
-        specs = (replace(spec, **more) for dtype in dtypes for spec in model.specs(dtype))
+        more = {each.name: chosen[each.name] for each in CALL_CHOICES if each.name in chosen}
+        specs = (spec.as_called(**more) for dtype in dtypes for spec in model.specs(dtype))
         found += [(spec, shapes or model.shapes) for spec in specs]
     for text in _texts(fields, "heads"):
         if not shapes:
