@@ -329,6 +329,20 @@ def test_what_writes_zeros_is_compared_with_what_writes_zeros() -> None:
     assert dataclasses.replace(mixed, peers=packed).best == ("fa3_seqused_filled", 0.3)
 
 
+def test_what_takes_packed_tensors_is_compared_with_what_takes_such() -> None:
+    peers = {
+        "torch_sdpa_sequences": Peer(PACKED, 1.5, zeros=False),
+        "torch_sdpa_mask": Peer(MASKED, 1.0, zeros=False),
+    }
+    spec = str(PrefillSpec(12, 12, 64, "float32", layout="packed"))
+    case = dataclasses.replace(CASE, spec=spec, valid_lens=((9,),), peers=peers, padded_ms=0.8)
+    assert case.best == ("torch_sdpa_sequences", 1.5)
+    remarks = {row.key: row.remark for row in contestants(case)}
+    assert remarks["tuned"] == remarks["torch_sdpa_sequences"] == ""
+    assert remarks["padded"] == remarks["torch_sdpa_mask"] == "another layout"
+    assert {row.key: row.computes_it for row in contestants(case)}["baseline"]  # it takes such too
+
+
 def test_rows_say_what_is_in_padding_and_how_they_do_with_cold_tensors() -> None:
     rows = lines_of(table(like_with_like()))
     assert "tuned (zeros in padding) | 0.2500 | 300.0 |  | 0% | 0.4000 | " in rows

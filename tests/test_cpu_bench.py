@@ -29,6 +29,7 @@ PADDED = PrefillSpec(4, 2, 16, "float32")
 HEADS = PrefillSpec(4, 4, 16, "float32")
 LEFT = PrefillSpec(4, 2, 16, "float32", padding="left", window=(4, 0), softcap=2)
 BIAS = PrefillSpec(4, 2, 16, "float32", padding="left", window=(4, 0), bias="relative")
+PACKED = PrefillSpec(4, 2, 16, "float32", layout="packed", window=(4, 2))
 SOFTCAP = PrefillSpec(
     4, 2, 16, "float32", padding="left", window=(4, 0), bias="relative", softcap=2
 )
@@ -112,6 +113,8 @@ def test_onnx_runtimes_peers_are_right_and_timed(peer: str, spec: PrefillSpec) -
     [
         ("torch_sdpa_mask", PADDED),
         ("torch_sdpa_mask_filled", BIAS),
+        ("torch_sdpa_sequences", PACKED),
+        ("torch_sdpa_padded_within", PACKED),
         pytest.param("torch_flex", SOFTCAP, marks=pytest.mark.slow),
     ],
 )

@@ -25,6 +25,7 @@ from prefilltune.workloads import (
     check_batches,
     plain_attention,
 )
+from prefilltune.workloads.spec import sizes_at_call
 
 pytestmark = pytest.mark.skipif(not find_spec("torch"), reason="needs the extra [torch]")
 
@@ -40,6 +41,8 @@ PADDED, CAUSAL, CAUSAL_LEFT = (
 HALF_LEFT = dataclasses.replace(CAUSAL_LEFT, dtype="float16")
 WINDOW = PrefillSpec(4, 2, 16, "float32", window=(2, 3))
 BIAS = PrefillSpec(4, 2, 16, "float32", window=(2, None), bias="relative")
+PACKED = PrefillSpec(4, 2, 16, "float16", layout="packed", window=(None, 0))
+PACKED_BIAS = PrefillSpec(4, 2, 16, "float32", layout="packed", window=(3, 1), bias="relative")
 GEMM_SIZE = 32
 
 
@@ -53,7 +56,7 @@ def worker() -> Iterator[Worker]:
 
 
 def _built(spec: PrefillSpec, shape: PrefillShape, folder: Path) -> str:
-    module = plain_attention(spec, shape)
+    module = plain_attention(spec, sizes_at_call(spec) if spec.is_packed else shape)
     return build_library(module, resolve_target("llvm", 1).target, str(folder / "kernel.so"))
 
 
@@ -95,7 +98,18 @@ def test_everything_is_timed_or_has_a_reason(
     }
     batches = [(9, 5, 3)[: shape.batch], (1, 2, 7)[: shape.batch]]
     results = call(
-        worker, measure_side_by_side, libraries, spec, shape, batches, 0, GEMM_SIZE, "cpu", 1, 2
+        worker,
+        measure_side_by_side,
+        libraries,
+        spec,
+        shape,
+        batches,
+        0,
+        GEMM_SIZE,
+        "cpu",
+        None,
+        1,
+        2,
     )
     peers = peers_on_a_gpu(spec, shape, batches)
     assert set(results) == {*libraries, *(peer.name for peer in peers), "gemm"}
@@ -116,6 +130,32 @@ def test_everything_is_timed_or_has_a_reason(
             assert results[peer.name].failure == lacking
         elif peer.name.startswith("torch_varlen"):
             assert "CPU" in results[peer.name].failure
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"), [(PACKED, SHAPES[2]), (PACKED_BIAS, SHAPES[0])], ids=str
+)
+def test_packed_kernels_are_compared_with_those_that_take_packed_tensors(
+    spec: PrefillSpec, shape: PrefillShape, worker: Worker, tmp_path: Path
+) -> None:
+    padded = dataclasses.replace(spec.padded, padding="left")
+    (tmp_path / "padded").mkdir()
+    libraries = {
+        "tuned": _built(spec, shape, tmp_path),
+        "padded": _built(padded, shape, tmp_path / "padded"),
+    }
+    batches = [(9, 0, 17)[: shape.batch], (1, 2, 7)[: shape.batch]]
+    path = libraries["tuned"]
+    error = call(worker, largest_kernel_error, path, spec, shape, batches, 0, "cpu")
+    assert error <= TOLERANCE[spec.dtype]
+    timed = (libraries, spec, shape, batches, 0, GEMM_SIZE, "cpu", padded, 1, 2)
+    results = call(worker, measure_side_by_side, *timed)
+    others = ["torch_varlen_packed", "fa3_varlen_packed"]
+    assert set(results) == {*libraries, *others, "gemm"}
+    right = [*libraries, *(["fa3_varlen_packed"] if spec is PACKED else [])]
+    for name in right:
+        assert results[name].error <= (5e-3 if spec is PACKED else 1e-5)
+        assert min(results[name].seconds + results[name].cold_seconds) > 0
 
 
 def test_peers_say_what_they_have_no_way_to_compute() -> None:

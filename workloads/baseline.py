@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .spec import PrefillSpec
@@ -16,6 +17,14 @@ def has_baseline(spec: PrefillSpec) -> bool:
     They write padding, so that none leaves it untouched.
     """
     return spec.padding_output == "zero" and spec in nearest_with_baseline(spec).same_kernels
+
+
+def has_ragged_baseline(spec: PrefillSpec) -> bool:
+    """Whether the kernel of TVM's that takes packed rows computes those of ``spec``."""
+    if not spec.is_packed:
+        return has_baseline(spec)
+    sides = (replace(spec, layout="padded", padding=side) for side in ("right", "left"))
+    return any(map(has_baseline, sides))
 
 
 def nearest_with_baseline(spec: PrefillSpec) -> PrefillSpec:
@@ -55,7 +64,7 @@ def ragged_cpu_baseline(spec: PrefillSpec) -> Any:
     """TVM's hand-written CPU prefill, which takes the valid rows packed one after the other.
 
     TVM ships no masked prefill for CPUs; this one computes the same rows of a spec that
-    :func:`has_baseline`.
+    :func:`has_ragged_baseline`.
 
     Returns
     -------

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 from ...database import Match
 from ...database.scratch import ScratchFolder
-from ...workloads import TOLERANCE, Case
+from ...workloads import TOLERANCE, Case, PrefillSpec
+from ...workloads.spec import sizes_at_call
 from ..building.build import build_library
-from ..building.replaying import replay_record
+from ..building.replaying import origin_of, replay_record
 from ..errors import KernelCheckError
 from ..measuring.kernels import COMPARED_SEED, call, check, fresh_inputs, value_of
 from ..measuring.timing import Result
@@ -27,8 +28,8 @@ class Measured:
     Parameters
     ----------
     results : Mapping[str, Result]
-        ``tuned``, ``gemm``, where they exist ``baseline``, ``stock`` and ``unscheduled``, and the
-        peers.
+        ``tuned``, ``gemm``, where they exist ``baseline``, ``stock``, ``unscheduled`` and
+        :data:`~.comparison.PADDED`, and the peers.
     peers : Sequence[PeerKernel]
         Which results are of peers.
     gemm_size : int
@@ -47,6 +48,14 @@ class Measured:
     clocks_mhz: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Own:
+    """A record, and the spec that it serves where it is not that of a case."""
+
+    spec: PrefillSpec
+    match: Match
+
+
 class Bench(ABC):
     """Builds, checks and times the contestants of a case in child processes.
 
@@ -63,8 +72,18 @@ class Bench(ABC):
     def __init__(self, target: ResolvedTarget) -> None: ...
 
     @abstractmethod
-    def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
-        """Measure a case."""
+    def measure(
+        self, case: Case, tuned: Match, stock: Match | None, padded: Own | None
+    ) -> Measured:
+        """Measure a case.
+
+        Parameters
+        ----------
+        tuned, stock : Match
+            Records of the case.
+        padded : Own, optional
+            Beside a kernel of packed tensors, one of padded ones.
+        """
 
     @abstractmethod
     def close(self, *, kill: bool = False) -> None:
@@ -89,10 +108,15 @@ class Libraries:
         self._paths: dict[str, str] = {}
 
     def of_record(self, match: Match, case: Case) -> str:
-        """Path of the library of a record, for the spec and the shape of a case that it serves."""
+        """Path of the library of a record, for the spec and the shape of a case that it serves.
+
+        Of packed tensors it is the kernel that serves all totals, as it is deployed.
+        """
         spec, shape = case.spec, case.shape
         name = f"{match.entry.record_id}-{spec}-{shape}"
-        return self.of(name, lambda: replay_record(match.entry, shape, spec))
+        for_all = spec.is_packed and origin_of(match.entry)[0].any_shape
+        sizes = sizes_at_call(spec) if for_all else shape
+        return self.of(name, lambda: replay_record(match.entry, sizes, spec))
 
     def of(self, name: str, module: Callable[[], Any]) -> str:
         """Path of the library ``name``, which is built from ``module()``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,8 +15,8 @@ from ..building.finding import find_record
 from ..errors import UnsupportedTargetError
 from ..measuring.timing import Result
 from ..target import ResolvedTarget
-from .bench import Bench, Measured
-from .comparison import NO_BASELINE, Comparison, Peer
+from .bench import Bench, Measured, Own
+from .comparison import NO_BASELINE, PADDED, Comparison, Peer
 from .cpu_bench import CpuBench
 from .cuda_bench import CudaBench
 from .peers.peer import PeerKernel
@@ -88,9 +90,8 @@ class Comparer:
             If a child process died, hung or raised.
         """
         tuned, stock = self.find(case), self._stock(case)
-        return _comparison(
-            case, self._target, tuned, stock, self._bench.measure(case, tuned, stock)
-        )
+        measured = self._bench.measure(case, tuned, stock, self._padded(case))
+        return _comparison(case, self._target, tuned, stock, measured)
 
     def find(self, case: Case) -> Match:
         """The record that stands for a case.
@@ -104,6 +105,17 @@ class Comparer:
             self._databases, self._target, case.spec, case.shape, accept=self._accept,
             lens=case.lens.text,
         )  # fmt: skip
+
+    def _padded(self, case: Case) -> Own | None:
+        """The nearest record for padded tensors beside a case of packed ones, on either side."""
+        if not case.spec.is_packed:
+            return None
+        found = []
+        for side in ("right", "left"):
+            spec = replace(case.spec.padded, padding=side)
+            with suppress(NoRecordError):
+                found.append(Own(spec, self.find(replace(case, spec=spec))))
+        return min(found, key=lambda each: (each.match.tier, each.match.distance), default=None)
 
     def _stock(self, case: Case) -> Match | None:
         space = f"{self._target.kind}_stock"
@@ -146,6 +158,7 @@ def _comparison(
         tier=str(tuned.tier),
         tuned_ms=tuned_ms,
         baseline_ms=ms("baseline"),
+        padded_ms=ms(PADDED),
         stock_ms=ms("stock"),
         stock_trials=stock.entry.provenance.trials if stock else None,
         unscheduled_ms=ms("unscheduled"),

@@ -22,13 +22,16 @@ from ..errors import InvalidComparisonError
 
 SCHEMA_VERSION = 3
 
-#: A peer that takes padded tensors and heeds the mask, as a tuned kernel does.
+#: A peer that takes padded tensors and heeds the mask, as a tuned kernel of such does.
 MASKED = "masked"
-#: One whose input was packed before the clock started: right, but of another layout, in which
-#: there is no padding.
+#: One whose input was packed before the clock started: right, but where the tuned kernel takes
+#: padded tensors of another layout, in which there is no padding.
 PACKED = "packed"
 #: One without a mask: wrong on padding, and a ceiling for what dense attention reaches.
 DENSE = "dense"
+
+#: Name of our kernel of padded tensors among what is compared with one of packed tensors.
+PADDED = "padded"
 
 #: Why a case has no time of TVM's hand-written kernel where TVM has none that computes it.
 NO_BASELINE = "TVM has none"
@@ -71,7 +74,7 @@ class Peer:
 
 def writes_zeros(spec: PrefillSpec) -> bool:
     """Whether kernels of a spec write zeros into rows of padding, or leave them as they were."""
-    return spec.padding_output == "zero"
+    return spec.padding_output == "zero" and not spec.is_packed
 
 
 def has_padding(shape: PrefillShape, batches: Iterable[Sequence[int]]) -> bool:
@@ -118,6 +121,9 @@ class Comparison:
         Why TVM's hand-written kernel has no time; empty if it has one.
     clocks_mhz : Mapping[str, int]
         Of a GPU under load, where its driver tells; ``sm`` and ``memory``, and ``sm_max``.
+    padded_ms : float or None
+        Of a tuned kernel of padded tensors on the same sequences, beside one of packed tensors;
+        None where there is no record for it, or the case is of padded tensors itself.
     cold_ms : Mapping[str, float]
         Of each contestant on a GPU, with inputs and outputs that rotate past its L2 cache; ``ms``
         is with inputs that may lie in it.
@@ -146,6 +152,7 @@ class Comparison:
     baseline_failure: str = ""
     clocks_mhz: Mapping[str, int] = field(default_factory=dict)
     cold_ms: Mapping[str, float] = field(default_factory=dict)
+    padded_ms: float | None = None
 
     @property
     def case(self) -> tuple[str, ...]:
@@ -166,7 +173,13 @@ class Comparison:
     @property
     def has_padding(self) -> bool:
         """Whether any row of an output is padding."""
-        return has_padding(PrefillShape.parse(self.shape), self.valid_lens)
+        padded = has_padding(PrefillShape.parse(self.shape), self.valid_lens)
+        return padded and not self.is_packed
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the tuned kernel takes packed tensors."""
+        return PrefillSpec.parse(self.spec).is_packed
 
     @property
     def writes_zeros(self) -> bool:
@@ -178,8 +191,11 @@ class Comparison:
         """Peers that are right on padding, and leave in it what the tuned kernel leaves.
 
         Where that writes zeros, others are timed with zeros behind, too. Files of an earlier
-        version do not say who writes them: there it is all that take the same tensors.
+        version do not say who writes them: there it is all that take the same tensors. Beside a
+        kernel of packed tensors it is those that take such.
         """
+        if self.is_packed:
+            return [name for name, peer in self.peers.items() if peer.kind == PACKED]
         anything = not self.writes_zeros
         return [
             name

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
 from ...database import Match
 from ...workloads import TOLERANCE, Case, PrefillSpec, plain_attention, ragged_cpu_baseline
-from ...workloads.baseline import has_baseline
+from ...workloads.baseline import has_ragged_baseline
 from ..backends import backend_of
 from ..errors import KernelCheckError
 from ..measuring import cpu as measure
@@ -17,7 +18,8 @@ from ..measuring.kernels import call
 from ..measuring.timing import Result, Timer, interleave
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget, vector_lanes
-from .bench import Bench, Libraries, Measured, errors_of
+from .bench import Bench, Libraries, Measured, Own, errors_of
+from .comparison import PADDED
 from .cpu_peers import ENVIRONMENT, check_peer, time_peer
 from .peers.onnx_runtime import LIBRARY as ONNX_RUNTIME
 from .peers.peer import PeerKernel
@@ -64,7 +66,9 @@ class CpuBench(Bench):
         for worker in (self._tvm, *self._blas.values(), *self._peers.values()):
             worker.close(kill=kill)
 
-    def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
+    def measure(
+        self, case: Case, tuned: Match, stock: Match | None, padded: Own | None = None
+    ) -> Measured:
         spec, shape, seed, target = case.spec, case.shape, case.seed, self._target
         kernels = {
             "tuned": self._libraries.of_record(tuned, case),
@@ -80,12 +84,22 @@ class CpuBench(Bench):
             name: partial(call, self._tvm, measure.time_kernel, path, *timed)
             for name, path in kernels.items()
         }
-        if has_baseline(spec):
+        if padded is not None:
+            of_padded = replace(case, spec=padded.spec)
+            path = self._libraries.of_record(padded.match, of_padded)
+            errors |= errors_of(measure.check_kernel, of_padded, {PADDED: path}, self._tvm)
+            timers[PADDED] = partial(
+                call, self._tvm, measure.time_kernel, path, padded.spec, *timed[1:]
+            )
+        if has_ragged_baseline(spec):
+            rows = spec.padded  # which it has packed itself
             path = self._libraries.of(f"baseline-{spec}", lambda: ragged_cpu_baseline(spec))
-            checked = (spec, shape, case.batches()[0], seed)
+            checked = (rows, shape, case.batches()[0], seed)
             errors[BASELINE] = call(self._tvm, measure.check_ragged_baseline, path, *checked)
             _refuse_wrong_peer("TVM's ragged CPU prefill", spec, errors[BASELINE])
-            timers[BASELINE] = partial(call, self._tvm, measure.time_ragged_baseline, path, *timed)
+            timers[BASELINE] = partial(
+                call, self._tvm, measure.time_ragged_baseline, path, rows, *timed[1:]
+            )
         for name, worker in self._blas.items():
             timers[name] = partial(call, worker, measure.time_gemm, _GEMM_SIZE)
         versions = {**backend_of(target.kind).versions(), **installed_versions(CPU_PACKAGES)}

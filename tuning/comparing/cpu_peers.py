@@ -40,8 +40,9 @@ def check_peer(
     Over the rows that keep a key, or all if the peer makes the others zeros.
     """
     peer = named_on_a_cpu(name, spec)
-    inputs = make_inputs(spec, shape, np.asarray(lens, "int32"), seed)
-    expected, lse = reference_attention(peer.known_spec(spec), *inputs.arguments)
+    known = peer.known_spec(spec)
+    inputs = make_inputs(known, shape, np.asarray(lens, "int32"), seed)
+    expected, lse = reference_attention(known, *inputs.arguments)
     rows = np.full(lse.shape, True) if peer.zeros else lse > empty_lse(spec.lse_type)
     try:
         ready, problem = _prepared(name, spec, shape, lens, seed, threads)
@@ -79,14 +80,14 @@ def _prepared(
     name: str, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int, threads: int
 ) -> tuple[Prepared, Any]:
     peer = named_on_a_cpu(name, spec)
-    inputs = make_inputs(spec, shape, np.asarray(lens, "int32"), seed)
+    known = peer.known_spec(spec)
+    inputs = make_inputs(known, shape, np.asarray(lens, "int32"), seed)
     if peer.library == LIBRARY:
-        problem = ArrayProblem(spec, shape, inputs, threads)
+        problem = ArrayProblem(known, shape, inputs, threads)
     else:
         _set_up_torch(threads)
-        problem = problem_of(spec, shape, inputs)
-    known = peer.known(problem)
-    return peer.prepare(known), known
+        problem = problem_of(known, shape, inputs)
+    return peer.prepare(problem), problem
 
 
 def _set_up_torch(threads: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import ClassVar
 
 from ...database import Match
-from ...workloads import Case, masked_baseline
+from ...workloads import Case, InvalidShapeError, PrefillSpec, masked_baseline
 from ...workloads.baseline import has_baseline
 from ..backends import backend_of
 from ..environment import pip_install
@@ -15,7 +16,8 @@ from ..measuring.kernels import TIMEOUT, call, value_of
 from ..measuring.timing import Result
 from ..measuring.worker import Worker
 from ..target import ResolvedTarget
-from .bench import Bench, Libraries, Measured, errors_of
+from .bench import Bench, Libraries, Measured, Own, errors_of
+from .comparison import PADDED
 from .device_facts import device_facts
 from .peers.registry import peers_on_a_gpu
 from .side_by_side import (
@@ -58,7 +60,10 @@ class CudaBench(Bench):
         for worker in (self._builder, self._device):
             worker.close(kill=kill)
 
-    def measure(self, case: Case, tuned: Match, stock: Match | None) -> Measured:
+    def measure(
+        self, case: Case, tuned: Match, stock: Match | None, padded: Own | None = None
+    ) -> Measured:
+        _refuse_biases_of_unequal_lengths(case)
         timed = (case.spec, case.shape, case.batches(), case.seed)
         # Compiling FlexAttention takes as long as building the kernels: both at once.
         self._device.submit(warm_up_peers, *timed, _DEVICE, timeout=TIMEOUT)
@@ -66,12 +71,17 @@ class CudaBench(Bench):
             kernels = {"tuned": self._libraries.of_record(tuned, case)}
             if stock is not None:
                 kernels["stock"] = self._libraries.of_record(stock, case)
+            beside = {}
+            if padded is not None:
+                of_padded = replace(case, spec=padded.spec)
+                beside = {PADDED: self._libraries.of_record(padded.match, of_padded)}
             baseline, failure = self._baseline(case) if has_baseline(case.spec) else ({}, {})
         finally:
             warm = self._device.result()
         try:
             value_of(warm, warm_up_peers)
-            return self._measure(case, kernels, baseline, failure)
+            laid_out = padded.spec if padded is not None else case.spec.padded
+            return self._measure(case, kernels, {**beside, **baseline}, failure, laid_out)
         except WorkerFailedError:
             self._device.close(kill=True)  # its CUDA context may be past saving
             raise
@@ -89,15 +99,16 @@ class CudaBench(Bench):
         self,
         case: Case,
         kernels: dict[str, str],
-        baseline: dict[str, str],
+        others: dict[str, str],
         failures: dict[str, Result],
+        padded: PrefillSpec,
     ) -> Measured:
         errors = errors_of(largest_kernel_error, case, kernels, self._device)
         results = call(
-            self._device, measure_side_by_side, {**kernels, **baseline}, case.spec, case.shape,
-            case.batches(), case.seed, _GEMM_SIZE, _DEVICE,
+            self._device, measure_side_by_side, {**kernels, **others}, case.spec, case.shape,
+            case.batches(), case.seed, _GEMM_SIZE, _DEVICE, padded,
         )  # fmt: skip
-        for name in kernels:
+        for name in (*kernels, *({PADDED} & others.keys())):
             if results[name].failure:
                 raise WorkerFailedError(
                     f"the {name} kernel of {case.spec} {case.shape} could not be timed "
@@ -111,6 +122,16 @@ class CudaBench(Bench):
             errors["tuned"],
             {**backend_of(self._target.kind).versions(), **facts.versions},
             facts.clocks_mhz,
+        )
+
+
+def _refuse_biases_of_unequal_lengths(case: Case) -> None:
+    spec, shape = case.spec, case.shape
+    if spec.is_packed and spec.bias and shape.qo_len != shape.num_kv:
+        raise InvalidShapeError(
+            f"{spec} at {shape}: a bias of packed sequences is aligned at the ends of queries and "
+            "keys, and one of padded tensors at their beginnings, so that of unequal lengths no "
+            "two kernels could be compared on a GPU: compare shapes of as many queries as keys"
         )
 
 

@@ -9,10 +9,10 @@ from textwrap import shorten
 from rich.table import Table
 
 from ...workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec
-from ...workloads.baseline import has_baseline
+from ...workloads.baseline import has_baseline, has_ragged_baseline
 from ...workloads.phrases import phrase
 from ..environment import pip_install
-from .comparison import DENSE, MASKED, PACKED, Comparison, Peer, geometric_mean
+from .comparison import DENSE, MASKED, PACKED, PADDED, Comparison, Peer, geometric_mean
 from .peers.registry import named_peers
 
 TORCH_HINT = "PyTorch is not installed, so nothing was compared with it; " + pip_install(
@@ -22,7 +22,6 @@ _PEERS = named_peers()
 _LONGEST_REMARK = 80
 # Where there is nothing to compare with, and where it has no time.
 _NONE, _NO_TIME = "none", "-"
-_REMARKS = {MASKED: "", PACKED: "another layout", DENSE: "wrong on padding"}
 _ZEROS, _ANYTHING = "zeros in padding", "anything in padding"
 
 
@@ -135,8 +134,19 @@ def _length(shape: PrefillShape) -> str:
 def contestants(comparison: Comparison) -> list[Row]:
     """Everything that was to be timed, the tuned kernel first."""
     spec, cold = PrefillSpec.parse(comparison.spec), comparison.cold_ms.get
+    in_tvm = has_baseline if comparison.on_gpu else has_ragged_baseline
     zeros = _in_padding(comparison, comparison.writes_zeros)
     rows = [Row("tuned", "tuned", comparison.tuned_ms, zeros, cold_ms=cold("tuned"))]
+    if comparison.padded_ms is not None:
+        rows.append(
+            Row(
+                PADDED,
+                "tuned, padded",
+                comparison.padded_ms,
+                "another layout",
+                cold_ms=cold(PADDED),
+            )
+        )
     rows += [_peer_row(comparison, *named) for named in comparison.peers.items()]
     if comparison.stock_ms is not None:
         trials = f"{comparison.stock_trials} trials"
@@ -146,7 +156,7 @@ def contestants(comparison: Comparison) -> list[Row]:
     remark = comparison.baseline_failure or ("" if comparison.on_gpu else "ragged CPU")
     rows.append(
         Row("baseline", "TVM hand-written", comparison.baseline_ms, remark,
-            computes_it=has_baseline(spec), cold_ms=cold("baseline"))
+            computes_it=in_tvm(spec), cold_ms=cold("baseline"))
     )  # fmt: skip
     if comparison.unscheduled_ms is not None:
         rows.append(Row("unscheduled", "unscheduled", comparison.unscheduled_ms))
@@ -157,7 +167,7 @@ def _peer_row(comparison: Comparison, key: str, peer: Peer) -> Row:
     known = _PEERS.get(key)
     padding = _in_padding(comparison, peer.zeros) if peer.kind == MASKED else ""
     moved = "the same lengths padded right" if peer.right_padded else ""
-    remarks = filter(None, (_REMARKS[peer.kind], padding, moved))
+    remarks = filter(None, (_remark(comparison, peer), padding, moved))
     return Row(
         key,
         known.title if known else key,
@@ -167,6 +177,13 @@ def _peer_row(comparison: Comparison, key: str, peer: Peer) -> Row:
         peer.computes_it,
         comparison.cold_ms.get(key),
     )
+
+
+def _remark(comparison: Comparison, peer: Peer) -> str:
+    """What a peer's tensors, or its mask, are to the tuned kernel's."""
+    if peer.kind == DENSE:
+        return "wrong on padding"
+    return "another layout" if (peer.kind == PACKED) != comparison.is_packed else ""
 
 
 def _in_padding(comparison: Comparison, zeros: bool | None) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 from ...workloads import PrefillShape, PrefillSpec
 from ..measuring.cpu import time_calls
 from ..measuring.timing import Result, Timer, interleave
-from .comparison import DENSE, MASKED
+from .comparison import DENSE, MASKED, PADDED
 from .matrix_product import matrix_product
+from .peers.packing import Packing, packing_of
 from .peers.peer import PeerKernel, Prepared
 from .peers.registry import peers_on_a_gpu
 from .rotation import cache_bytes, rotated
@@ -32,8 +33,8 @@ from .torch_problem import (
 )
 from .torch_timing import GraphTimer
 
-#: Name of TVM's hand-written kernel among what is compared.
-BASELINE = "baseline"
+#: Names of TVM's hand-written kernel and of that of its schedule rules among what is compared.
+BASELINE, STOCK = "baseline", "stock"
 
 #: Largest error of another's kernel on valid rows, without a bias; looser than what is asked of
 #: ours.
@@ -98,11 +99,11 @@ def largest_kernel_error(
 ) -> float:
     """Largest error of a kernel of ours, output and LSE, where padding holds NaN and Inf."""
     errors = []
-    for problem in draw_problems(spec, shape, batches, seed, device):
-        kernel = _Kernel(path, spec.lse_type, poison_padding(problem))
+    for problem in draw_problems(spec.padded, shape, batches, seed, device):
+        kernel = _Kernel(path, spec, poison_padding(problem), room=True)
         kernel()
         written = written_rows(problem)
-        for result, expected in zip((kernel.output, kernel.lse), reference(problem), strict=True):
+        for result, expected in zip(kernel.padded_results(), reference(problem), strict=True):
             untouched = bool(result[~written].isnan().all())
             errors.append(largest_error(result[written], expected[written]))
             errors += [] if untouched else [math.inf]
@@ -117,7 +118,7 @@ def warm_up_peers(
     device: str,
 ) -> None:
     """Have peers compile what they compile for a workload; failures are left to be met again."""
-    given = _Batches(draw_problems(spec, shape, batches[:1], seed, device), 0)
+    given = _Batches(draw_problems(spec.padded, shape, batches[:1], seed, device), 0)
     for peer in peers_on_a_gpu(spec, shape, batches):
         if not peer.lacks(spec):
             with contextlib.suppress(Exception):
@@ -133,6 +134,7 @@ def measure_side_by_side(
     seed: int,
     gemm_size: int,
     device: str,
+    padded: PrefillSpec | None = None,
     cache: int | None = None,
     rounds: int = _ROUNDS,
 ) -> dict[str, Result]:
@@ -143,13 +145,17 @@ def measure_side_by_side(
     libraries : Mapping[str, str]
         Paths of kernels ``main(query, key, value, valid_lens, output, lse)``, a bias before the
         output of a spec that has one, by any names; TVM's hand-written one by the name
-        :data:`BASELINE`.
+        :data:`BASELINE`. Of a packed spec they are packed, but for one by the name
+        :data:`~.comparison.PADDED`.
     batches : Sequence[Sequence[int]]
         Valid lengths; a call's time is the mean over them.
     gemm_size : int
         Side of the matrix product ``gemm``, in the dtype of the spec.
     device : str
         ``cuda`` or ``cpu``.
+    padded : PrefillSpec, optional
+        Of a packed spec, that of the padded tensors which are packed, and which
+        :data:`~.comparison.PADDED` takes as they are; ``spec.padded`` when absent.
     cache : int, optional
         Bytes that tensors rotate past for the cold times; those of the GPU's L2 cache if None,
         where there is one.
@@ -167,7 +173,7 @@ def measure_side_by_side(
         If a contestant broke the CUDA context, so that nothing can be measured any more.
     """
     given = _Batches(
-        draw_problems(spec, shape, batches, seed, device),
+        draw_problems(padded or spec.padded, shape, batches, seed, device),
         cache_bytes(device) if cache is None else cache,
     )
     peers = peers_on_a_gpu(spec, shape, batches)
@@ -203,33 +209,69 @@ def measure_side_by_side(
 
 
 class _Kernel:
-    """A kernel of a library bound to a problem, on PyTorch's current stream."""
+    """A kernel of a library bound to a problem, on PyTorch's current stream.
 
-    def __init__(self, path: str, lse_dtype: str, problem: Problem) -> None:
+    Parameters
+    ----------
+    path : str
+        Of the library.
+    spec : PrefillSpec
+        Of the kernel; for a packed one the problem's tensors are packed.
+    room : bool
+        Whether padding then lies behind the last sequence.
+    """
+
+    def __init__(
+        self, path: str, spec: PrefillSpec, problem: Problem, *, room: bool = False
+    ) -> None:
         import torch  # pyright: ignore[reportMissingImports]
         import tvm_ffi
 
         self._function = _function(path)
-        self._device = problem.device
-        self.output = problem.query.new_full(problem.query.shape, float("nan"))
-        self.lse = self.output.new_full(
-            problem.query.shape[:3], float("nan"), dtype=getattr(torch, lse_dtype)
+        self._problem = problem
+        self._queries, arguments = None, problem.arguments
+        if spec.is_packed:
+            self._queries, arguments = _packed_arguments(problem, room)
+        query = arguments[0]
+        self._output = query.new_full(query.shape, float("nan"))
+        self._lse = query.new_full(
+            query.shape[:-1], float("nan"), dtype=getattr(torch, spec.lse_type)
         )
-        tensors = (*problem.arguments, self.output, self.lse)
+        tensors = (*arguments, self._output, self._lse)
         self._arguments = [tvm_ffi.from_dlpack(each) for each in tensors]
+
+    def padded_results(self) -> list[Any]:
+        """Output and LSE of the last call, with sequences filled to one length."""
+        results, query = [self._output, self._lse], self._problem.query
+        if self._queries is None:
+            return results
+        likes = (each.new_empty((*query.shape[:2], *each.shape[1:])) for each in results)
+        return [self._queries.unpack(*each) for each in zip(results, likes, strict=True)]
 
     def __call__(self) -> Any:
         import torch  # pyright: ignore[reportMissingImports]
         import tvm_ffi
 
-        if self._device.type == "cpu":
+        if not self._problem.on_gpu:
             self._function(*self._arguments)
         else:
             # TVM launches on a stream of its own choice unless told otherwise.
             stream = torch.cuda.current_stream().cuda_stream
-            with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", self._device.index), stream):
+            device = tvm_ffi.device("cuda", self._problem.device.index)
+            with tvm_ffi.use_raw_stream(device, stream):
                 self._function(*self._arguments)
-        return self.output
+        return self._output
+
+
+def _packed_arguments(problem: Problem, room: bool) -> tuple[Packing, list[Any]]:
+    """How queries are packed, and what a kernel of packed tensors takes before its results."""
+    queries, keys = (
+        packing_of(problem, length, room=room)
+        for length in (problem.shape.qo_len, problem.shape.num_kv)
+    )
+    packed = [queries.pack(problem.query), keys.pack(problem.key), keys.pack(problem.value)]
+    bias = [] if problem.bias is None else [problem.bias]
+    return queries, [*packed, queries.offsets, keys.offsets, *bias]
 
 
 @lru_cache(maxsize=8)
@@ -241,10 +283,20 @@ def _function(path: str) -> Any:
 
 def _as_peer(name: str, path: str, spec: PrefillSpec) -> PeerKernel:
     """A library, called as peers are."""
-    # TVM's hand-written kernel knows no other dtype than the query's.
-    lse_dtype = spec.dtype if name == BASELINE else spec.lse_type
-    prepared = Prepared(partial(_Kernel, path, lse_dtype), lambda output: output)
-    return PeerKernel(name, name, MASKED, lambda _: "", lambda _: prepared)
+    if name == BASELINE:  # which knows no other dtype than the query's
+        spec = replace(spec, lse_dtype=None)
+    if name == PADDED:
+        spec = spec.padded
+    room = name == STOCK  # kernels of these rules take one total alone: that of full sequences
+
+    def prepare(problem: Problem) -> Prepared:
+        bind = partial(_Kernel, path, spec, room=room)
+        if not spec.is_packed:
+            return Prepared(bind, lambda output: output)
+        queries = packing_of(problem, problem.shape.qo_len, room=room)
+        return Prepared(bind, lambda output: queries.unpack(output, problem.query))
+
+    return PeerKernel(name, name, MASKED, lambda _: "", prepare)
 
 
 def _checked(entrant: PeerKernel, given: _Batches) -> _Checked:

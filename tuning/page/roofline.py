@@ -137,7 +137,7 @@ def least_bytes(spec: PrefillSpec, shape: PrefillShape, valid_lens: np.ndarray) 
     queries = int(np.clip(valid_lens, 0, shape.qo_len).sum())
     keys = int(np.clip(valid_lens, 0, shape.num_kv).sum())
     read = (queries * spec.num_qo_heads + 2 * keys * spec.num_kv_heads) * spec.head_dim * element
-    untouched = spec.is_packed or not writes_zeros(spec)
+    untouched = not writes_zeros(spec)
     rows = (queries if untouched else shape.batch * shape.qo_len) * spec.num_qo_heads
     return read + rows * (spec.head_dim * element + sums)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ....workloads import PrefillSpec
-from ....workloads.choices import RESULT_CHOICES
+from ....workloads.choices import CALL_CHOICES
 from ....workloads.phrases import extras
 
 #: What to say of a peer whose package is not there; no path, as comparison files are kept in git.
 NOT_INSTALLED = "not installed: pip install 'prefilltune[rivals]'"
 
 
-#: What a peer leaves in padding is told by itself, beside what it computes.
-_OF_RESULTS = {each.name for each in RESULT_CHOICES}
+#: What layout a peer takes and what it leaves in padding is told apart from what it computes.
+_OF_CALLS = {each.name for each in CALL_CHOICES}
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class PeerKernel:
     library: str = "torch"
 
     def known_spec(self, spec: PrefillSpec) -> PrefillSpec:
-        """A spec as the peer knows it."""
+        """A spec as the peer knows it: of padded tensors; it packs them if it takes such."""
         if not self.right_padded or spec.padding == "right":
-            return spec
+            return spec.padded
         return replace(spec, padding="right")
 
     def known(self, problem: Any) -> Any:
@@ -91,7 +91,7 @@ def choices_to_take(spec: PrefillSpec) -> list[str]:
     >>> choices_to_take(PrefillSpec(4, 2, 64, softcap=50, padding_output="untouched"))
     ['softcap']
     """
-    return [each for each in extras(spec) if each not in _OF_RESULTS]
+    return [each for each in extras(spec) if each not in _OF_CALLS]
 
 
 def taking(

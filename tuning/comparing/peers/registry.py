@@ -12,7 +12,7 @@ from .filling import filled
 from .flash_attention_3 import FLASH_ATTENTION_3_PEERS
 from .onnx_runtime import ONNX_RUNTIME_PEERS
 from .peer import PeerKernel
-from .torch_attention import TORCH_PEERS, torch_peers_on_a_cpu
+from .torch_attention import PACKED_ON_A_CPU, TORCH_PEERS, torch_peers_on_a_cpu
 
 #: All on a GPU, as they are.
 PEERS = (*TORCH_PEERS, *FLASH_ATTENTION_3_PEERS, *CUDNN_PEERS)
@@ -25,8 +25,9 @@ CPU_PACKAGES = ("onnxruntime",)
 def peers_on_a_gpu(
     spec: PrefillSpec, shape: PrefillShape, batches: Sequence[Sequence[int]]
 ) -> tuple[PeerKernel, ...]:
-    """Those of a case on a GPU."""
-    return _for_case(PEERS, spec, shape, batches)
+    """Those of a case on a GPU; for packed tensors, those that take such."""
+    peers = PEERS if not spec.is_packed else [each for each in PEERS if each.kind == PACKED]
+    return _for_case(peers, spec, shape, batches)
 
 
 def peers_on_a_cpu(
@@ -44,7 +45,7 @@ def named_on_a_cpu(name: str, spec: PrefillSpec) -> PeerKernel:
 
 def named_peers() -> dict[str, PeerKernel]:
     """All that comparison files may hold, by name."""
-    peers = (*PEERS, *ONNX_RUNTIME_PEERS)
+    peers = (*PEERS, *PACKED_ON_A_CPU, *ONNX_RUNTIME_PEERS)
     return {each.name: each for peer in peers for each in _with_filled(peer)}
 
 
@@ -60,8 +61,8 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def _on_a_cpu(spec: PrefillSpec) -> tuple[PeerKernel, ...]:
-    """As they are."""
-    return (*torch_peers_on_a_cpu(spec), *ONNX_RUNTIME_PEERS)
+    """As they are; ONNX Runtime takes no packed tensors there."""
+    return (*torch_peers_on_a_cpu(spec), *(() if spec.is_packed else ONNX_RUNTIME_PEERS))
 
 
 def _for_case(

@@ -7,6 +7,7 @@ its layers.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -230,6 +231,80 @@ def _varlen(problem: Problem) -> tuple[Callable[..., Any], ...]:
     return pack, unpack, attend
 
 
+def _sdpa_sequences(problem: Problem) -> Prepared:
+    """One call a sequence: PyTorch's own kernels of packed tensors are for GPUs alone."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    spec, shape = problem.spec, problem.shape
+    queries, keys = (packing_of(problem, length) for length in (shape.qo_len, shape.num_kv))
+    masks = _masks_of_sequences(problem)
+    ends = zip(
+        *(itertools.pairwise(each.offsets.tolist()) for each in (queries, keys)), strict=True
+    )
+    slices = [tuple(slice(*each) for each in both) for both in ends]
+    attend = partial(
+        torch.nn.functional.scaled_dot_product_attention,
+        scale=spec.scale, enable_gqa=spec.group_size > 1,
+    )  # fmt: skip
+
+    def bind(given: Problem) -> Callable[[], Any]:
+        query, key, value = queries.pack(given.query), keys.pack(given.key), keys.pack(given.value)
+
+        def call() -> Any:
+            output = torch.empty_like(query)
+            for (rows, columns), mask in zip(slices, masks, strict=True):
+                tensors = query[rows], key[columns], value[columns]
+                one = attend(*(each.transpose(0, 1)[None] for each in tensors), attn_mask=mask)
+                output[rows] = one[0].transpose(0, 1)
+            return output
+
+        return call
+
+    return Prepared(bind, lambda output: queries.unpack(output, problem.query))
+
+
+def _masks_of_sequences(problem: Problem) -> list[Any]:
+    """What SDPA adds to the scores of each sequence, or which pairs it keeps; None for all."""
+    spec, shape = problem.spec, problem.shape
+    if spec.window == OPEN and problem.bias is None:
+        return [None] * shape.batch
+    rows, columns = (
+        problem.valid_lens.clamp(0, length).tolist() for length in (shape.qo_len, shape.num_kv)
+    )
+    seen = seen_keys(problem).expand(-1, shape.qo_len, -1)
+    each = [
+        seen[b, :row, :column] for b, (row, column) in enumerate(zip(rows, columns, strict=True))
+    ]
+    if problem.bias is None:
+        return each
+    added = relative_bias(problem).to(problem.query.dtype)
+    return [
+        added[:, : kept.shape[0], : kept.shape[1]].where(kept, -math.inf)[None] for kept in each
+    ]
+
+
+def _sdpa_padded_within(problem: Problem) -> Prepared:
+    """Padded for SDPA with a mask, and packed again: all of it is timed."""
+    shape, plain = problem.shape, _sdpa_mask(problem)
+    queries, keys = (packing_of(problem, length) for length in (shape.qo_len, shape.num_kv))
+
+    def bind(given: Problem) -> Callable[[], Any]:
+        query, key, value = queries.pack(given.query), keys.pack(given.key), keys.pack(given.value)
+
+        def call() -> Any:
+            padded = replace(
+                given,
+                query=queries.unpack(query, given.query, zeros=True),
+                key=keys.unpack(key, given.key, zeros=True),
+                value=keys.unpack(value, given.value, zeros=True),
+            )
+            return queries.pack(plain.padded(plain.bind(padded)()))
+
+        return call
+
+    return Prepared(bind, lambda output: queries.unpack(output, problem.query))
+
+
 _SDPA = PeerKernel(
     "torch_sdpa_mask", "PyTorch SDPA with mask", MASKED, taking("window", "bias"), _sdpa_mask
 )
@@ -252,10 +327,21 @@ TORCH_PEERS = (
 )  # fmt: skip
 
 
+#: Those of packed tensors on a CPU, where PyTorch has no varlen attention.
+PACKED_ON_A_CPU = (
+    PeerKernel("torch_sdpa_sequences", "PyTorch SDPA, a call a sequence", PACKED,
+               taking("window", "bias"), _sdpa_sequences),
+    PeerKernel("torch_sdpa_padded_within", "PyTorch SDPA with mask, padding and packing", PACKED,
+               taking("window", "bias"), _sdpa_padded_within),
+)  # fmt: skip
+
+
 def torch_peers_on_a_cpu(spec: PrefillSpec) -> tuple[PeerKernel, ...]:
     """Those on a CPU, where FlexAttention takes half a minute to compile.
 
     It takes part where it may be the faster one: where there is a window to skip what is outside
     of, or a score that SDPA needs a mask of floats for, or cannot compute.
     """
+    if spec.is_packed:
+        return PACKED_ON_A_CPU
     return (_SDPA, replace(_FLEX, prepare=_flex_compiled)) if choices_to_take(spec) else (_SDPA,)
