@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .diffing import Change, diff, diff_best
-from .entry import BadLine, Entry
+from ..workloads.on_demand import on_demand
 from .errors import (
     DatabaseNotFoundError,
     ImplausibleRecordError,
@@ -19,18 +19,22 @@ from .errors import (
     UnmergeableError,
     VersionMismatchError,
 )
-from .folders import target_keys
-from .git_merging import install_driver, merge_versions
-from .judging import judge
-from .lookup import Finder, Match, Tier, lookup, nearly_fastest, shape_distance
-from .merging import Merge, merge, union
-from .migration import OtherVersion, read_other_version
-from .provenance import Provenance, record_id
-from .renaming import renamed
-from .replay import apply_trace, entry_from, redescribed, schedule, trace_to_json
-from .store import RecordStore
-from .target_key import TargetKey
-from .transfer import export, rescued_records, unpack
+
+if TYPE_CHECKING:
+    from .diffing import Change, diff, diff_best
+    from .entry import BadLine, Entry
+    from .finder import Finder, Match, Tier, lookup, nearly_fastest, shape_distance
+    from .folders import target_keys
+    from .git_merging import install_driver, merge_versions
+    from .judging import judge
+    from .merging import Merge, merge, union
+    from .migration import OtherVersion, read_other_version
+    from .provenance import Provenance, record_id
+    from .renaming import renamed
+    from .replay import apply_trace, entry_from, redescribed, schedule, trace_to_json
+    from .store import RecordStore
+    from .target_key import TargetKey
+    from .transfer import export, rescued_records, unpack
 
 __all__ = [
     "BadLine",
@@ -80,6 +84,32 @@ __all__ = [
     "unpack",
     "work_root",
 ]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = on_demand(
+        __name__,
+        {
+            "diffing": ("Change", "diff", "diff_best"),
+            "entry": ("BadLine", "Entry"),
+            "finder": ("Finder", "Match", "Tier", "lookup", "nearly_fastest", "shape_distance"),
+            "folders": ("target_keys",),
+            "git_merging": ("install_driver", "merge_versions"),
+            "judging": ("judge",),
+            "merging": ("Merge", "merge", "union"),
+            "migration": ("OtherVersion", "read_other_version"),
+            "provenance": ("Provenance", "record_id"),
+            "renaming": ("renamed",),
+            "replay": ("apply_trace", "entry_from", "redescribed", "schedule", "trace_to_json"),
+            "store": ("RecordStore",),
+            "target_key": ("TargetKey",),
+            "transfer": ("export", "rescued_records", "unpack"),
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def committed_root() -> Path:

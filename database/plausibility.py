@@ -6,9 +6,6 @@ import functools
 import math
 import re
 
-import numpy as np
-
-from ..workloads.arrays import useful_flops
 from ..workloads.errors import PrefilltuneError
 from ..workloads.lengths import (
     FixedLengths,
@@ -96,6 +93,8 @@ def shortest_secs(entry: Entry, key: TargetKey) -> float:
 @functools.cache
 def _least_flops(spec: str, shape: str, lens: str) -> int:
     """Useful work on the shortest sequences that ``lens`` allows; 0 for unknown texts."""
+    from ..workloads import useful_flops
+
     try:
         lengths = parse_lengths(lens) if not lens.startswith("histogram:") else None
         sizes = PrefillShape.parse(shape)
@@ -110,7 +109,7 @@ def _least_flops(spec: str, shape: str, lens: str) -> int:
         # record may claim an absurdly large batch.
         batch = len(shortest.lengths) if isinstance(shortest, FixedLengths) else 1
         batch = min(batch, sizes.batch)
-        valid = np.asarray(shortest.sample(batch, longest, 0))
+        valid = shortest.sample(batch, longest, 0)
         one = PrefillShape(batch, sizes.qo_len, sizes.num_kv)
         if batch * longest > MAX_COUNTED:
             return 0

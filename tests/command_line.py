@@ -21,6 +21,7 @@ from prefilltune.tuning.cli import app, main
 from prefilltune.tuning.comparing.comparison import write_comparisons
 
 COMMANDS: Any = typer.main.get_command(app)
+COMMANDS.commands = {name: each.loaded for name, each in COMMANDS.commands.items()}
 
 HEADS = ("--heads", "2/1x16")
 THREADS = ("--threads", "1")

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -122,27 +121,6 @@ def test_a_case_that_fails_is_named_and_the_others_are_kept(database: Path, tmp_
     assert "'llvm_gone'" in done.stderr
     (case,) = json.loads((tmp_path / "output" / "comparison.json").read_text())["cases"]
     assert (case["spec"], case["shape"]) == ("padded_hq2_hkv1_d16_float32_s0.25", "b2_q24_kv24")
-
-
-def test_versions_help_and_completion_come_without_tvm() -> None:
-    """Which takes seconds to import."""
-    done = said("--version")
-    assert done.returncode == 0
-    assert re.fullmatch(r"prefilltune \S+, apache-tvm 0\.27\S*, apache-tvm-ffi \S+\n", done.stdout)
-    names = "import sys, prefilltune.tuning.cli.commands; print(*sys.modules)"
-    imported = subprocess.run(
-        [sys.executable, "-c", names], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"tvm", "tvm_ffi", "torch", "jinja2", "vl_convert"} & set(imported)
-    words = {
-        "_PREFILLTUNE_COMPLETE": "complete_bash", "COMP_WORDS": "prefilltune comp",
-        "COMP_CWORD": "1",
-    }  # fmt: skip
-    program = Path(sys.executable).with_name("prefilltune")
-    completed = subprocess.run(
-        [program], capture_output=True, text=True, check=False, env={**os.environ, **words}
-    )
-    assert completed.stdout.split() == ["compare"]
 
 
 def test_report_takes_the_name_of_a_folder_of_any_machine(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ NAMING_A_KIND = {
     "tuning/comparing/device_facts.py": "part of that bench",
     "tuning/comparing/side_by_side.py": "part of that bench",
     "tuning/deployment/swap.py": "a target that TVM makes its hand-written kernels for",
+    "tuning/target.py": "the kind that is meant when none is named",
     "database/plausibility.py": "data of the format: which records hold CPU threads",
     "workloads/elementary.py": "callers of the exported descriptions may name a kind",
 }

@@ -15,13 +15,12 @@ from typing import Any
 
 import dispatch_fixtures as fixtures
 import pytest
-import typer.main
+from command_line import COMMANDS as APPLICATION
 from command_line import HEADS, THREADS, Said, prepared, said
 from rich.console import Console
 from rich.table import Table
 
 from prefilltune.database import RecordStore
-from prefilltune.tuning.cli import app
 from prefilltune.tuning.cli import console as console_module
 from prefilltune.tuning.tables import fitted
 
@@ -98,7 +97,7 @@ def commands(group: Any, above: str = "") -> Iterator[str]:
 
 
 def test_every_command_is_tried() -> None:
-    assert set(commands(typer.main.get_command(app))) == set(COMMANDS)
+    assert set(commands(APPLICATION)) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -5,17 +5,18 @@ What builds need is importable from here; TVM is imported with the first of it, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..workloads.on_demand import on_demand
 
 if TYPE_CHECKING:
     from .deployment import sequence_prefill_with_mask, swap_prefill_kernels, swap_prefill_pass
 
 __all__ = ["sequence_prefill_with_mask", "swap_prefill_kernels", "swap_prefill_pass"]
 
+if not TYPE_CHECKING:
+    __getattr__ = on_demand(__name__, {"deployment": __all__})
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import deployment as dispatch
 
-    return getattr(dispatch, name)
+def __dir__() -> list[str]:
+    return __all__

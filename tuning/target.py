@@ -8,6 +8,9 @@ from typing import Any
 
 from ..database import TargetKey
 
+#: Of the target that is meant when none is named: every machine has it.
+USUAL_KIND = "llvm"
+
 
 @dataclass(frozen=True)
 class ResolvedTarget:

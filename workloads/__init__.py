@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
 from .baseline import TVM_MASK_MODES, masked_baseline, ragged_cpu_baseline
-from .biases import alibi_bias, t5_bias
 from .case import Case
 from .choices import CHOICES, Choice
 from .errors import (
@@ -18,14 +15,8 @@ from .errors import (
     UnknownPresetError,
 )
 from .lengths import LengthDistribution, check_batches, parse_lengths, regimes
-from .lse import empty_lse
+from .on_demand import on_demand
 from .presets import Preset, load_presets, preset
-from .reference import (
-    TOLERANCE,
-    max_error,
-    reference_attention,
-    reference_packed_attention,
-)
 from .spec import (
     DTYPES,
     INDEXABLE,
@@ -38,7 +29,16 @@ from .spec import (
 from .tiles import Tiles
 
 if TYPE_CHECKING:
+    from .arrays import Inputs, make_inputs, numpy_dtype, poisoned, useful_flops
+    from .biases import alibi_bias, t5_bias
+    from .lse import empty_lse
     from .plain import plain_attention
+    from .reference import (
+        TOLERANCE,
+        max_error,
+        reference_attention,
+        reference_packed_attention,
+    )
 
 __all__ = [
     "CHOICES",
@@ -82,15 +82,23 @@ __all__ = [
     "useful_flops",
 ]
 
-# Importing tvm takes three seconds, and `--help`, presets and errors need none of it: what is
-# written in TIR is imported when it is first asked for.
-_IN_TIR = {
-    "plain_attention": ".plain",
-}
+if not TYPE_CHECKING:
+    __getattr__ = on_demand(
+        __name__,
+        {
+            "arrays": ("Inputs", "make_inputs", "numpy_dtype", "poisoned", "useful_flops"),
+            "biases": ("alibi_bias", "t5_bias"),
+            "lse": ("empty_lse",),
+            "plain": ("plain_attention",),
+            "reference": (
+                "TOLERANCE",
+                "max_error",
+                "reference_attention",
+                "reference_packed_attention",
+            ),
+        },
+    )
 
-if not TYPE_CHECKING:  # a type checker would take every misspelt name for one from here
 
-    def __getattr__(name: str) -> object:
-        if name not in _IN_TIR:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_IN_TIR[name], __name__), name)
+def __dir__() -> list[str]:
+    return __all__

@@ -12,10 +12,12 @@ from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .errors import InvalidLengthsError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _DRAWN_SEQUENCES = 8
 _FORMS = "full, uniform, uniform:LOW-HIGH, fixed:N,N,... or histogram:PATH"
@@ -71,6 +73,8 @@ class FullLengths(LengthDistribution):
         return "full"
 
     def sample(self, batch: int, max_len: int, seed: int) -> np.ndarray:
+        import numpy as np
+
         return np.full(batch, max_len, np.int32)
 
 
@@ -108,6 +112,8 @@ class UniformLengths(LengthDistribution):
         return f"uniform:{self.low.normalize():f}-{self.high.normalize():f}"
 
     def sample(self, batch: int, max_len: int, seed: int) -> np.ndarray:
+        import numpy as np
+
         low, high = (max(1, math.ceil(end * max_len)) for end in (self.low, self.high))
         generator = np.random.default_rng(seed)
         # One draw in each of `batch` equal strata: a few sequences then show the whole range.
@@ -151,6 +157,8 @@ class FixedLengths(LengthDistribution):
                 f"{self.text}: length {longest} exceeds the sequence length {max_len} of the "
                 "shape; lower it or choose a longer shape"
             )
+        import numpy as np
+
         return np.resize(np.array(self.lengths, np.int32), batch)
 
 
@@ -180,6 +188,8 @@ class HistogramLengths(LengthDistribution):
         return f"histogram:{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
     def sample(self, batch: int, max_len: int, seed: int) -> np.ndarray:
+        import numpy as np
+
         lengths, counts = np.array(self.counts).T
         drawn = np.random.default_rng(seed).choice(lengths, batch, p=counts / counts.sum())
         return np.minimum(drawn, max_len).astype(np.int32)
@@ -317,6 +327,8 @@ def regimes(batch: int, max_len: int) -> list[np.ndarray]:
     >>> [lens.tolist() for lens in regimes(4, 8)]
     [[8, 8, 8, 8], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 8, 5], [6, 0, 1, 8], [-3, 15, 4, -3]]
     """
+    import numpy as np
+
     cycles = [
         (max_len,),
         (0,),

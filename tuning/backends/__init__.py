@@ -15,15 +15,13 @@ Importing this imports no TVM.
 from __future__ import annotations
 
 from ..errors import UnsupportedTargetError
+from ..target import USUAL_KIND
 from .backend import Backend
 from .cuda import CUDA
 from .llvm import LLVM
 
 #: By kind, as TVM names it.
 BACKENDS: dict[str, Backend] = {backend.kind: backend for backend in (LLVM, CUDA)}
-
-#: Of the target that is meant when none is named: every machine has it.
-USUAL_KIND = LLVM.kind
 
 __all__ = ["BACKENDS", "USUAL_KIND", "Backend", "backend_of", "seeing"]
 

@@ -21,9 +21,9 @@ from ...workloads import (
     preset,
 )
 from ...workloads.choices import CALL_CHOICES, Choice, parsed_choices
-from ..backends import USUAL_KIND, backend_of
 from ..errors import InvalidOptionError
 from ..heads import parse_heads
+from ..target import USUAL_KIND
 
 if TYPE_CHECKING:
     from ..target import ResolvedTarget
@@ -299,6 +299,8 @@ def checked_lens(lens: Sequence[str] | None) -> Sequence[str]:
 
 def in_usual_dtype(spec: PrefillSpec, kind: str) -> PrefillSpec:
     """With the dtype that is tuned for on targets of a kind when none is given."""
+    from ..backends import backend_of
+
     # The LSE's follows: as a spec has it, it is that of the dtype before.
     return dataclasses.replace(spec, dtype=backend_of(kind).usual_dtype, lse_dtype=None)
 
@@ -312,6 +314,8 @@ def check_accept(text: str) -> None:
 
 def tier_of(text: str, target: ResolvedTarget) -> Tier:
     """The furthest tier that --accept means on a target."""
+    from ..backends import backend_of
+
     if text == NEAREST:
         tier = backend_of(target.kind).furthest
     else:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ...database import Finder, NoRecordError, TargetKey, Tier, committed_root, work_root
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
-from ..backends.commands import advice
 from .options import TIERS
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ def nothing_tuned(
     accept : Tier, optional
         What --accept says; None where a command has no such option.
     """
+    from ..backends.commands import advice
+
     tune = advice("tune", target, spec, PrefillShape(1, 128), database=databases.roots[0])
     near = "" if accept is None else _near(databases, target, spec, accept)
     return NoRecordError(
@@ -158,6 +159,8 @@ def _near(databases: Finder, target: ResolvedTarget, spec: PrefillSpec, accept: 
 
 def first_tune(target: ResolvedTarget, root: Path, *, elsewhere: bool = False) -> str:
     """What to run where there is nothing yet: minutes on any machine, and it ends by comparing."""
+    from ..backends.commands import advice
+
     example = "--model bge-base --shape 1x128"
     return advice("tune", target, database=root, more=example, elsewhere=elsewhere)
 

@@ -12,13 +12,11 @@ import typer
 from ...database import Finder, InvalidTargetKeyError, TargetKey
 from ...database.writing import require_replaceable, write_file
 from ...workloads import PrefilltuneError
-from ..backends import backend_of
-from ..backends.commands import advice
 from ..errors import NothingFoundError, UnsupportedTargetError
-from ..target import ResolvedTarget
+from ..target import USUAL_KIND, ResolvedTarget
 from .compare import CHART_FILE, COMPARISON_FILE, print_changes
 from .console import console, under_way
-from .options import USUAL_KIND, AgainstOption, DatabaseOption, TargetOptions
+from .options import AgainstOption, DatabaseOption, TargetOptions
 from .records import first_tune, open_databases, work_root
 from .targets import prepare
 
@@ -148,6 +146,8 @@ def _files(databases: Finder, key: TargetKey) -> list[Path]:
 
 def _keys(databases: Finder) -> list[TargetKey]:
     """The targets that something was compared on, GPUs first."""
+    from ..backends import backend_of
+
     found = set()
     for root in databases.roots:
         for file in root.glob(f"*/{COMPARISON_FILE}"):
@@ -171,6 +171,8 @@ def _compared(target: TargetOptions, databases: Finder) -> TargetKey:
     """
     resolved, is_named = _resolved(target)
     if not compared(databases, resolved.key):
+        from ..backends.commands import advice
+
         root = databases.roots[0]
         compare = advice("compare", resolved, database=root, elsewhere=is_named)
         has_records = bool(databases.workloads(resolved.key))
@@ -184,6 +186,8 @@ def _compared(target: TargetOptions, databases: Finder) -> TargetKey:
 
 def _resolved(target: TargetOptions) -> tuple[ResolvedTarget, bool]:
     """What is meant, and whether by the name of a folder of records."""
+    from ..backends import backend_of
+
     try:
         key = TargetKey.parse(target.target)
         backend_of(key.kind)

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..backends import seeing
 from ..devices import __name__ as devices_package
 from ..devices.address import LOOPBACK, Address, check_key, is_loopback, parse_devices
 from ..devices.supervision import Command, supervise
@@ -74,6 +73,8 @@ def worker(
         )
     _warn_if_exposed("worker", host)
     check_packages()
+    from ..backends import seeing
+
     _serve(
         context,
         [

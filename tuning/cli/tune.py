@@ -15,7 +15,6 @@ import typer
 
 from ...database import Tier
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
-from ..backends.commands import command
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
 from .compare import compare_all, require_comparable
@@ -184,6 +183,8 @@ def _compare_commands(
     root: Path | None = None,
 ) -> str:
     """One line of shell."""
+    from ..backends.commands import command
+
     more = f"--lens {shlex.quote(lens)}"
     commands = (
         command("compare", target, spec, *shapes, database=root, more=more) for spec in specs

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...database import Finder, Match, TargetKey, shape_distance
-from ...database.lookup import tier_for
+from ...database.finder import tier_for
 from ...workloads import PrefillShape, PrefillSpec
 from ..spaces import SPACES
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...database import Finder, Match, NoRecordError, TargetKey, Tier, committed_root
-from ...database.lookup import specs_in_words
+from ...database.finder import specs_in_words
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError, parse_lengths
 from ...workloads.baseline import nearest_with_baseline
 from ..backends import backend_of
