@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefilltune.tuning.building.finishing import finished
 from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.deployment import Leaf, Lengths, Split, dispatching_kernel
-from prefilltune.tuning.search.arms import Arm
-from prefilltune.tuning.search.strategies import Proposal
+from prefilltune.tuning.search.strategies import Enumeration, Proposal
+from prefilltune.tuning.search.strategies.context import tune_context
+from prefilltune.tuning.search.strategies.enumeration import Point, shuffled_points
 from prefilltune.tuning.spaces import SPACES, Variant
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import Case, PrefillShape, PrefillSpec, SymbolicShape, parse_lengths
+from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
 #: How the loop over tiles of a wgmma kernel may be pipelined: what variants say besides tiles.
 WGMMA_PIPELINES: tuple[dict[str, Any], ...] = (
@@ -58,9 +59,40 @@ def proposals(
     target: ResolvedTarget,
 ) -> list[Proposal]:
     """Every candidate of a variant, ordered by its decisions."""
-    case = Case(spec, shape, parse_lengths("full"))
-    found = Arm(case, target, SPACES[space], variant, None, 8, 1).propose(10_000)
-    return sorted(found, key=lambda proposal: str(proposal.trace[1]))
+    return list(_in_order(space, variant, spec, shape, target))
+
+
+def first_proposal(*of: Any) -> Proposal:
+    """The first of :func:`proposals`; the others are not scheduled for it."""
+    return next(_in_order(*of))
+
+
+def last_proposal(*of: Any) -> Proposal:
+    """The last of :func:`proposals`; the others are not scheduled for it."""
+    return next(_in_order(*of, backwards=True))
+
+
+def _in_order(
+    space: str,
+    variant: dict[str, Any],
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    target: ResolvedTarget,
+    *,
+    backwards: bool = False,
+) -> Iterator[Proposal]:
+    of = SPACES[space]
+    module, generator = of.describe(spec, shape, variant), of.generator(spec, variant)
+    context = tune_context(module, target.target, generator, space, threads=1, seed=1)
+    points = shuffled_points(context.generate_design_space(), 0, space)
+    assert points is not None  # a space that is enumerated
+
+    def decisions(point: Point) -> list[int]:
+        trace, chosen = point
+        return [chosen[each] for each in trace.insts if each in chosen]
+
+    for point in sorted(points, key=decisions, reverse=backwards):
+        yield from Enumeration(context, [point]).propose(1)
 
 
 def for_every_shape(
@@ -78,7 +110,7 @@ def for_every_shape(
     variants = [dict(each) for each in SPACES[space].variants(spec, tuned, target)[:2]]
 
     def kernel(variant: dict[str, Any], sizes: SymbolicShape) -> Any:
-        proposal = proposals(space, variant, spec, tuned, target)[0]
+        proposal = first_proposal(space, variant, spec, tuned, target)
         found = replay(SPACES[space], spec, sizes, variant, proposal.trace)
         return finished(found.module)["main"]
 

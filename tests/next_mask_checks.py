@@ -49,13 +49,13 @@ def check(name: str) -> None:
 
 
 def check_cuda(name: str) -> None:
-    from cuda_schedules import proposals
+    from cuda_schedules import first_proposal
     from machine_code import compile_device
 
     spec = PrefillSpec(2, 1, 64, "float16", **CHOSEN[name])
     target = resolve_target("cuda", arch="sm_90a")
     variant = dict(SPACES["cuda_wgmma"].variants(spec, SHAPE, target)[0])
-    proposal = proposals("cuda_wgmma", variant, spec, SHAPE, target)[0]
+    proposal = first_proposal("cuda_wgmma", variant, spec, SHAPE, target)
     source, _ = compile_device(proposal.module, target.target)
     assert "wgmma" in source
 

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import tvm_ffi
-from cuda_schedules import WGMMA_PIPELINES, WGMMA_TURNS, pipeline_of, proposals
+from cuda_schedules import (
+    WGMMA_PIPELINES,
+    WGMMA_TURNS,
+    first_proposal,
+    last_proposal,
+    pipeline_of,
+    proposals,
+)
 from machine_code import compile_device, instructions
 from tvm.s_tir import Schedule
 
@@ -42,7 +49,7 @@ def _first(space: str, spec: PrefillSpec, arch: str, shape: PrefillShape = SHAPE
     """The first candidate of the first variant: loads behind the barrier, no bound on registers."""
     target = _target(arch)
     variant = dict(SPACES[space].variants(spec, shape, target)[0])
-    return proposals(space, variant, spec, shape, target)[0]
+    return first_proposal(space, variant, spec, shape, target)
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -112,7 +119,7 @@ def test_machine_code_of_mma(arch: str, mask_mode: str, tmp_path: Path) -> None:
 def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_path: Path) -> None:
     spec, target = PrefillSpec(8, 2, 64, "float16", mask_mode), _target("sm_90a")
     variant = {"q_tile": 128, "kv_tile": 64, **pipeline}
-    first = proposals("cuda_wgmma", variant, spec, SHAPE, target)[0]
+    first = first_proposal("cuda_wgmma", variant, spec, SHAPE, target)
     _, cubin = compile_device(first.module, target.target)
     code = instructions(cubin.image, tmp_path)
     assert "HGMMA" in code
@@ -179,7 +186,7 @@ def test_machine_code_of_any_head_dim(
     spec, target = PrefillSpec(8, 2, head_dim, dtype, "causal_padded_left"), _target(arch)
     variant = {"q_tile": 64, "kv_tile": 64, **more}
     source, cubin = compile_device(
-        proposals(space, variant, spec, SHAPE, target)[0].module, target.target
+        first_proposal(space, variant, spec, SHAPE, target).module, target.target
     )
     code = instructions(cubin.image, tmp_path)
     assert ("HMMA" if space == "cuda_mma" else "HGMMA") in code
@@ -200,8 +207,8 @@ def test_machine_code_of_any_head_dim(
 def test_loads_may_fill_the_rings_at_once(overlap: dict[str, Any], ring: int) -> None:
     spec, target = PrefillSpec(8, 2, 64, "float16"), _target("sm_90a")
     variant = {"q_tile": 64, "kv_tile": 64, "ring": ring, **overlap}
-    found = proposals("cuda_wgmma", variant, spec, SHAPE, target)
-    for ahead, proposal in ((1, found[0]), (ring, found[-1])):
+    for ahead, proposal_of in ((1, first_proposal), (ring, last_proposal)):
+        proposal = proposal_of("cuda_wgmma", variant, spec, SHAPE, target)
         before = pipeline(proposal.module).script().split("prefill_ring_arrived")[0]
         assert before.count('"prefill_ring_load') == 1 + 2 * ahead  # and the query
 
@@ -209,7 +216,7 @@ def test_loads_may_fill_the_rings_at_once(overlap: dict[str, Any], ring: int) ->
 def test_loads_no_further_ahead_than_a_ring_has_slots() -> None:
     spec, target = PrefillSpec(8, 2, 64, "float16"), _target("sm_90a")
     variant = {"q_tile": 64, "kv_tile": 64, "ring": 2}
-    schedule = Schedule(proposals("cuda_wgmma", variant, spec, SHAPE, target)[0].module)
+    schedule = Schedule(first_proposal("cuda_wgmma", variant, spec, SHAPE, target).module)
     loop = next(
         loop
         for loop in schedule.get_loops(schedule.get_sblock("scores"))
@@ -228,11 +235,12 @@ def test_nothing_spills(space: str, arch: str, head_dim: int, dtype: str) -> Non
     spec = PrefillSpec(4, 2, head_dim, dtype, "causal_padded_left")
     target = _target(arch)
     # The estimate of registers lets some variants in that spill; not all of the first ones may.
-    assert any(
-        re.search(r"\b0 bytes spill stores", compile_device(first.module, target.target)[1].log)
+    firsts = (
+        first_proposal(space, dict(variant), spec, SHAPE, target)
         for variant in SPACES[space].variants(spec, SHAPE, target)[:3]
-        for first in proposals(space, dict(variant), spec, SHAPE, target)[:1]
     )
+    logs = (compile_device(each.module, target.target)[1].log for each in firsts)
+    assert any(re.search(r"\b0 bytes spill stores", log) for log in logs)
 
 
 @pytest.mark.parametrize("space", ["cuda_wgmma", "cuda_mma"])
@@ -257,7 +265,7 @@ def test_scheduled_kernel_is_the_golden_one(
     spec = PrefillSpec(2, 1, 32, "float16", "causal_padded_left")
     shape, target = PrefillShape(2, 100, 130), _target("sm_90a")
     variant = {"q_tile": 64, "kv_tile": 64, **more}
-    scheduled = proposals(name.removesuffix("_rings"), variant, spec, shape, target)[0].module
+    scheduled = first_proposal(name.removesuffix("_rings"), variant, spec, shape, target).module
     text = re.sub(r'source_code=".*"\)', "source_code=...)", pipeline(scheduled).script())
     text += "\n"
     golden = GOLDEN / f"{name}_causal.py.txt"

@@ -6,7 +6,7 @@ import dispatch_fixtures as fixtures
 import pytest
 import tvm
 import tvm_ffi
-from cuda_schedules import proposals
+from cuda_schedules import first_proposal
 
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building import build, finishing
@@ -19,7 +19,7 @@ from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 def test_a_finished_module_is_pipelined_and_marked() -> None:
     spec, target = PrefillSpec(2, 1, 32, "float16"), resolve_target("cuda", arch="sm_80")
     variant = {"q_tile": 64, "kv_tile": 64}
-    scheduled = proposals("cuda_mma", variant, spec, PrefillShape(2, 100), target)[0].module
+    scheduled = first_proposal("cuda_mma", variant, spec, PrefillShape(2, 100), target).module
     once = finished(scheduled)
     assert once["main"].attrs["tirx.is_scheduled"]
     assert not tvm_ffi.structural_equal(once["main"].body, scheduled["main"].body)

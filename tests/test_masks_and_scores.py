@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
-from cuda_schedules import proposals
+from cuda_schedules import first_proposal
 from kernel_checks import kernel_error
 from machine_code import compile_device
 from tvm.s_tir import Schedule
@@ -107,7 +107,7 @@ def test_it_compiles_for_cuda(space: str, chosen: dict[str, Any]) -> None:
     spec = PrefillSpec(2, 1, 64, dtype, **chosen)
     shape, target = PrefillShape(2, 300), resolve_target("cuda", arch="sm_90a")
     variant = dict(SPACES[space].variants(spec, shape, target)[0])
-    proposal = proposals(space, variant, spec, shape, target)[0]
+    proposal = first_proposal(space, variant, spec, shape, target)
     source, cubin = compile_device(proposal.module, target.target)
     assert "main_kernel" in source
     assert "0 bytes spill stores" in cubin.log

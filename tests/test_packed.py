@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tvm
 from cuda_on_cpu import ORDERS, kernel_on_cpu
-from cuda_schedules import pipelined, proposals
+from cuda_schedules import first_proposal, pipelined
 from description_forms import DESCRIPTIONS
 from machine_code import compile_device
 
@@ -137,7 +137,7 @@ def test_cuda_kernels(
         2, 1, 64, dtype, layout="packed", window=(20, 9), softcap=1.5, bias="relative"
     )
     shape, target = PrefillShape(5, 70), resolve_target("cuda", arch="sm_80")
-    module = proposals(space, variant, spec, shape, target)[0].module
+    module = first_proposal(space, variant, spec, shape, target).module
     source = device_source(generate(module, target.target))
     tiles = shape.batch * shape.qo_len // q_tile + shape.batch
     kernel = kernel_on_cpu(source, (tiles, spec.num_qo_heads, 1), warps, 1 << 17, tmp_path)
@@ -160,7 +160,7 @@ def test_wgmma_kernels_compile(pipeline: dict[str, Any]) -> None:
     assert not any("persistent" in each for each in variants)
     variant = pipelined(variants, pipeline)
     assert variant is not None
-    trace = proposals("cuda_wgmma", variant, spec, shape, target)[0].trace
+    trace = first_proposal("cuda_wgmma", variant, spec, shape, target).trace
     for_every_call = replay(SPACES["cuda_wgmma"], spec, PackedShape.fresh(), variant, trace)
     source, _ = compile_device(for_every_call.module, target.target)
     assert "wgmma" in source

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from cuda_schedules import proposals
+from cuda_schedules import first_proposal
 from machine_code import compile_device
 from tvm import tirx
 from tvm.ir import Range
@@ -34,7 +34,7 @@ VARIANT = {"q_tile": 128, "kv_tile": 64, "overlap": True, "ring": 2, "persistent
 @cache
 def _proposal(**more: Any) -> Any:
     target = resolve_target("cuda", arch="sm_90a")
-    return proposals("cuda_wgmma", {**VARIANT, **more}, SPEC, SHAPE, target)[0]
+    return first_proposal("cuda_wgmma", {**VARIANT, **more}, SPEC, SHAPE, target)
 
 
 def _pipelined(**more: Any) -> str:
@@ -81,7 +81,7 @@ def test_the_next_loads_are_started_before_the_output_is_written(overlap: bool) 
 @pytest.mark.parametrize("grid", [{"persistent": 0}, {}, {"producer": True}], ids=str)
 def test_tiles_of_padding_are_skipped_where_it_stays_untouched(grid: dict[str, Any]) -> None:
     spec, target = replace(SPEC, padding_output="untouched"), resolve_target("cuda", arch="sm_90a")
-    proposal = proposals("cuda_wgmma", {**VARIANT, **grid}, spec, SHAPE, target)[0]
+    proposal = first_proposal("cuda_wgmma", {**VARIANT, **grid}, spec, SHAPE, target)
     text = re.sub(r"source_code=.*\)", "source_code)", pipeline(proposal.module).script())
     assert ("thread_return" in text) == ("persistent" in grid)
     assert "continue_loop" not in text

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_on_cpu import ORDERS, kernel_on_cpu
-from cuda_schedules import proposals
+from cuda_schedules import first_proposal
 from kernel_checks import written_error
 
 from prefilltune.tuning.backends.cuda_code import device_source
@@ -84,7 +84,7 @@ def test_kernels_compute_attention(
         resolve_target("cuda", arch="sm_80"),
     )
     variant = {"q_tile": q_tile, "kv_tile": kv_tile}
-    proposal = proposals("cuda_mma", variant, spec, shape, target)[0]
+    proposal = first_proposal("cuda_mma", variant, spec, shape, target)
     source = device_source(generate(proposal.module, target.target))
     grid = (-(-shape.qo_len // q_tile), spec.num_qo_heads, shape.batch)
     kernel = kernel_on_cpu(source, grid, q_tile // 16, SHARED_BYTES, tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tvm_ffi
-from cuda_schedules import proposals
+from cuda_schedules import first_proposal
 from database_fixtures import KEY, filled, small_entry
 
 from prefilltune.database import Entry, Finder, TargetKey, Tier, record_id
@@ -98,7 +98,7 @@ def test_a_trace_of_another_dtype_replays(
     cuda, shape = resolve_target("cuda", arch="sm_90a"), PrefillShape(2, 128)
     spec, wanted = PrefillSpec(4, 2, 64, dtype), PrefillSpec(4, 2, 64, other)
     variant = {"q_tile": 64, "kv_tile": 64, **more}
-    trace = proposals("cuda_wgmma", variant, spec, shape, cuda)[0].trace
+    trace = first_proposal("cuda_wgmma", variant, spec, shape, cuda).trace
     near = small_entry(0, spec=str(spec), shape=str(shape), space="cuda_wgmma", variant=variant)
     record = replace(near, trace=trace, record_id=record_id("0", trace))
     case = Case(wanted, shape, parse_lengths("full"))
@@ -106,5 +106,5 @@ def test_a_trace_of_another_dtype_replays(
     arm = Arm(case, cuda, SPACES["cuda_wgmma"], trial.variant, None, 8, 1)
     replayed = arm.replay(trial)
     assert replayed is not None
-    expected = proposals("cuda_wgmma", variant, wanted, shape, cuda)[0]
+    expected = first_proposal("cuda_wgmma", variant, wanted, shape, cuda)
     assert tvm_ffi.structural_equal(replayed.module, expected.module)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from covering import covering
-from cuda_schedules import proposals
+from cuda_schedules import last_proposal
 
 from prefilltune.tuning.backends.cuda import cuda_device
 from prefilltune.tuning.backends.resolving import resolve_target
@@ -67,7 +67,7 @@ def test_pairs_of_choices(case: dict[str, Any], runner: Worker, tmp_path: Path) 
     fitting = [each for each in variants if pipeline.items() <= each.items()] or variants
     if not fitting:
         pytest.skip(f"{space} has no variant for {spec} on {target.key}")
-    proposal = proposals(space, fitting[0], spec, shape, target)[-1]
+    proposal = last_proposal(space, fitting[0], spec, shape, target)
     path = build_library(proposal.module, target.target, str(tmp_path / "kernel.so"))
     lens = [tuple(map(int, each)) for each in regimes(shape.batch, max(shape.qo_len, shape.num_kv))]
     outcome = runner.call(check_kernel, path, spec, shape, lens, 0, timeout=120)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda_schedules import proposals
+from cuda_schedules import last_proposal
 
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
@@ -100,7 +100,7 @@ def test_peers_compute_each_choice_or_say_that_they_do_not(
 ) -> None:
     spec = PrefillSpec(4, 2, 64, dtype, **CHOSEN[chosen])
     variant, *_ = SPACES["cuda_mma"].variants(spec, SHAPE, target)
-    proposal = proposals("cuda_mma", dict(variant), spec, SHAPE, target)[-1]
+    proposal = last_proposal("cuda_mma", dict(variant), spec, SHAPE, target)
     tuned = build_library(proposal.module, target.target, str(tmp_path / "tuned.so"))
     timed = (spec, SHAPE, BATCHES, 0)
     assert call(worker, largest_kernel_error, tuned, *timed, "cuda") <= TOLERANCE[dtype]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tvm
-from cuda_schedules import proposals
+from cuda_schedules import first_proposal
 from database_fixtures import PROVENANCE
 from kernel_checks import kernel_error
 from tvm_cases import CASES, database_of_cases
@@ -32,7 +32,7 @@ def _record(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> Entry:
     space = "cuda_wgmma" if target.key.arch == "sm_90a" else "cuda_mma"
     variants = map(dict, SPACES[space].variants(spec, shape, target))
     variant = next(each for each in variants if each["q_tile"] == q_tile)
-    proposal = proposals(space, variant, spec, shape, target)[0]
+    proposal = first_proposal(space, variant, spec, shape, target)
     replayed = replay(SPACES[space], spec, shape, variant, proposal.trace)
     provenance = replace(PROVENANCE, spec=str(spec), shape=str(shape), space=space, variant=variant)
     return replayed.entry([2e-3], target.target, provenance)

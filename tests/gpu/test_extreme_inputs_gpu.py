@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_schedules import WGMMA_PIPELINES, pipelined, proposals
+from cuda_schedules import WGMMA_PIPELINES, last_proposal, pipelined
 from extreme_inputs import difference, extreme_inputs
 
 from prefilltune.tuning.backends.cuda import cuda_device
@@ -63,7 +63,7 @@ def _built(
         pytest.skip(f"{target.key} lacks the instructions of {space}")
     variant = pipelined(variants, pipeline)
     assert variant is not None
-    proposal = proposals(space, variant, spec, shape, target)[-1]
+    proposal = last_proposal(space, variant, spec, shape, target)
     return build_library(proposal.module, target.target, str(folder / "kernel.so"))
 
 
