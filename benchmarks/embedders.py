@@ -1,15 +1,16 @@
 """Embedders end to end: sequences a second and latency, with SDPA and with a library's kernels.
 
-Models of the real sizes with random weights, padded batches whose lengths come from a
-distribution, ``histogram:lengths.csv`` of your own among them::
+Models of the real sizes with random weights, on batches whose lengths come from a distribution,
+``histogram:lengths.csv`` of your own among them, padded and packed::
 
     python benchmarks/embedders.py --library libraries/ --lens histogram:lengths.csv
     python benchmarks/embedders.py --layers 2 --shape 4x128          # on a CPU, in minutes
 
-A library is built before, of each model in the dtype at hand, into a folder of its own in
+Libraries are built before, of each model in the dtype at hand, into folders of their own in
 ``libraries/``; without ``--library``, of the records that there are. Results are checked against
-SDPA's where there is no padding. Where a package of FlashAttention-3 is installed, it computes the
-same sequences one behind the other, without padding.
+SDPA's where there is no padding. Contestants are SDPA and our kernels on padded batches; on the
+same sequences packed, our kernels and FlashAttention-3, where its package is installed. Of those
+that cannot take part, the output says why.
 """
 
 from __future__ import annotations
@@ -184,6 +185,41 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """An attention, and the layout that it takes sequences in."""
+
+    name: str
+    attention: str
+    layout: str
+
+
+CONTESTANTS = (
+    Contestant("sdpa", "sdpa", "padded"),
+    Contestant("fa3_packed", "fa3_packed", "packed"),
+    Contestant("prefilltune", prefill.NAME, "padded"),
+    Contestant("prefilltune_packed", prefill.NAME, "packed"),
+)
+
+
+def prepared(
+    contestant: Contestant, model: Any, embedder: Embedder, options: argparse.Namespace
+) -> prefill.Report | str:
+    """Let it compute a model's attentions; or why it cannot."""
+    if contestant.attention == prefill.NAME:
+        settings = {"padding": embedder.padding, "accept": options.accept, "strict": True}
+        try:
+            return prefill.enable(model, options.library, layout=contestant.layout, **settings)
+        except prefill.NotBuiltError as error:
+            return str(error)
+    if contestant.name == "fa3_packed" and not (
+        torch.cuda.is_available() and find_spec(FLASH_ATTENTION_3) is not None
+    ):
+        return f"there is no {FLASH_ATTENTION_3}, or no GPU"
+    model.set_attn_implementation(contestant.attention)
+    return prefill.Report()
+
+
 def compared(
     name: str, shape: PrefillShape, options: argparse.Namespace, device: str
 ) -> dict[str, Any]:
@@ -192,17 +228,14 @@ def compared(
     model = embedder.make(options.layers).to(device, getattr(torch, options.dtype)).eval()
     inputs = batches(embedder, shape, options.lens, model.config.vocab_size, device)
     valid = [batch["attention_mask"].bool() for batch in inputs]
-    has_flash_attention_3 = device == "cuda" and find_spec(FLASH_ATTENTION_3) is not None
     found: dict[str, Any] = {}
     expected: list[Any] = []
-    for attention in ("sdpa", *(["fa3_packed"] if has_flash_attention_3 else []), "prefilltune"):
-        report = prefill.Report()
-        if attention == "prefilltune":
-            settings = {"padding": embedder.padding, "accept": options.accept, "strict": True}
-            report = prefill.enable(model, options.library, **settings)
-        else:
-            model.set_attn_implementation(attention)
-        if attention == "fa3_packed":
+    for contestant in CONTESTANTS:
+        report = prepared(contestant, model, embedder, options)
+        if isinstance(report, str):
+            found[contestant.name] = {"absent": report}
+            continue
+        if contestant.layout == "packed":
             forwards = [partial(packed, model, packing(batch)) for batch in inputs]
             results = [forward() for forward in forwards]
         else:
@@ -210,14 +243,14 @@ def compared(
             results = [forward()[mask] for forward, mask in zip(forwards, valid, strict=True)]
         expected = expected or results
         pairs = zip(results, expected, strict=True)
-        found[attention] = {
+        found[contestant.name] = {
             "max_difference": max(float((one - two).float().abs().max()) for one, two in pairs),
             "copied": dict(report.copied),
             "eager": measured(forwards, options.seconds, shape.batch),
         }
         if device == "cuda":
             timed = measured(replayed(forwards), options.seconds, shape.batch)
-            found[attention]["graph"] = timed
+            found[contestant.name]["graph"] = timed
     share = float(torch.stack(valid).float().mean())
     return {"model": name, "shape": str(shape), "valid": round(share, 3), **found}
 

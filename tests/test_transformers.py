@@ -266,6 +266,14 @@ def test_packed_sequences_are_computed_as_eager_does_each(name: str, dtype: str)
         assert_packed_as_eager(model, packed(name, **options))
 
 
+@pytest.mark.parametrize("name", ["gemma3", "embedding_gemma"])
+def test_packed_sequences_without_a_mask_go_by_sliding_window(name: str) -> None:
+    model, report = enabled_packed(name)
+    masks = dict.fromkeys(("full_attention", "sliding_attention"))
+    assert_packed_as_eager(model, packed(name, attention_mask=masks))
+    assert len(report.served) == 2
+
+
 @pytest.mark.parametrize("name", ["gemma3", "gemma2", "t5"])
 def test_packed_sequences_without_a_kernel_are_left_to_sdpa(name: str) -> None:
     model = made(name)

@@ -23,6 +23,7 @@ AttentionMaskInterface.register(NAME, make_mask)
 when_imported(MODULE, let_unpad)
 
 __all__ = [
+    "NAME",
     "NotBuiltError",
     "NotServedError",
     "Report",

@@ -60,11 +60,12 @@ def attention(
         of which more is said than where they begin.
     """
     session = session_of(module)
+    packing = packing_of(more)
     mask = attention_mask
     if mask is None:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        mask = mask_of_none(query, key, causal and query.shape[2] > 1)
-    packing = packing_of(more)
+        window = None if packing is None else more.get("sliding_window")
+        mask = mask_of_none(query, key, causal and query.shape[2] > 1, window)
     beside = _beside_lengths(module, mask, position_bias)
     if packing is None:
         layout = Padded(session, mask, attention_mask, is_causal)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from transformers.masking_utils import (
+    and_masks,
     bidirectional_mask_function,
     causal_mask_function,
     eager_mask,
     sdpa_mask,
+    sliding_window_bidirectional_overlay,
 )
 
 from .windows import Window, window_of
@@ -151,15 +153,30 @@ def make_mask(**said: Any) -> Any:
     return Mask(**said)
 
 
-def mask_of_none(query: Any, key: Any, is_causal: bool) -> Mask:
-    """The mask of a layer that has none, as SDPA understands it."""
+def mask_of_none(query: Any, key: Any, is_causal: bool, sliding_window: int | None = None) -> Mask:
+    """The mask of a layer that has none.
+
+    Parameters
+    ----------
+    query, key : torch.Tensor
+        ``[batch, heads, length, head_dim]``.
+    is_causal : bool
+        Whether rows see nothing to their right.
+    sliding_window : int, optional
+        How many columns they see on a side, their own among them: as FlashAttention understands
+        it; SDPA goes by ``is_causal`` alone.
+    """
+    function = causal_mask_function if is_causal else bidirectional_mask_function
+    if sliding_window is not None:
+        overlay = sliding_window_bidirectional_overlay(sliding_window - 1)
+        function = and_masks(overlay, function)
     return Mask(
         batch_size=query.shape[0],
         q_length=query.shape[2],
         kv_length=key.shape[2],
         q_offset=0,
         kv_offset=0,
-        mask_function=causal_mask_function if is_causal else bidirectional_mask_function,
+        mask_function=function,
         attention_mask=None,
         device=query.device,
     )
