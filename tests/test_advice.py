@@ -106,13 +106,13 @@ def key(threads: int | None = None) -> str:
     return str(resolve_target("llvm", threads).key)
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("name", ["build", "compare", "sweep"])
-def test_where_nothing_is_tuned(name: str, tmp_path: Path) -> None:
+def test_where_nothing_is_tuned(name: str, layout: str, tmp_path: Path) -> None:
     root = tmp_path / "a database"
-    message = run(
-        f"prefilltune {name} --heads 13x48 --threads 1 --database {shlex.quote(str(root))}"
-    )
-    spec = PrefillSpec(13, 13, 48, "float32")
+    options = f"--heads 13x48 --layout {layout} --threads 1"
+    message = run(f"prefilltune {name} {options} --database {shlex.quote(str(root))}")
+    spec = PrefillSpec(13, 13, 48, "float32", layout=layout)
     assert reached(advised(message)) == ("tune", f"{spec} b1_q128_kv128", key(1), str(root))
 
 

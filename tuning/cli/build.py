@@ -82,6 +82,8 @@ def build(
         try:  # what a kernel for every shape is made of
             servings.append(choose_serving(spec, resolved, databases, accept=tier, lens=lens))
         except NoRecordError as error:
+            if spec.is_packed:  # there would be nothing of it in the library
+                raise
             missing.append(f"no kernel for every shape is in it: {error}")
     built = build_kernels(fixed, servings, resolved, output)
     symbols = Column("symbol", overflow="fold")  # they differ in their ends, so none is cut off
