@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,20 +151,27 @@ def test_cuda_kernels(
 
 @pytest.mark.parametrize(
     "pipeline",
-    [{"ring": 2}, pytest.param({"overlap": True, "ring": 2}, marks=pytest.mark.slow)],
+    [
+        {"ring": 2},
+        pytest.param({"overlap": True, "ring": 2}, marks=pytest.mark.slow),
+        pytest.param(
+            {"overlap": True, "ring": 2, "persistent": 132, "producer": True},
+            marks=pytest.mark.slow,
+        ),
+    ],
     ids=str,
 )
 def test_wgmma_kernels_compile(pipeline: dict[str, Any]) -> None:
     spec = PrefillSpec(4, 2, 64, layout="packed", window=(None, 0))
     shape, target = PrefillShape(4, 256), resolve_target("cuda", arch="sm_90a")
     variants = SPACES["cuda_wgmma"].variants(spec, shape, target)
-    assert not any("persistent" in each for each in variants)
     variant = pipelined(variants, pipeline)
     assert variant is not None
     trace = first_proposal("cuda_wgmma", variant, spec, shape, target).trace
     for_every_call = replay(SPACES["cuda_wgmma"], spec, PackedShape.fresh(), variant, trace)
-    source, _ = compile_device(for_every_call.module, target.target)
+    source, cubin = compile_device(for_every_call.module, target.target)
     assert "wgmma" in source
+    assert re.search(r"\b0 bytes spill stores", cubin.log)
 
 
 @pytest.mark.parametrize("form", ["online", "pipelined"])

@@ -127,6 +127,32 @@ def test_a_producer_loads_and_the_others_compute() -> None:
     ]
 
 
+def test_tiles_of_packed_sequences_are_found_once_and_come_longest_first() -> None:
+    spec, target = replace(SPEC, layout="packed"), resolve_target("cuda", arch="sm_90a")
+    proposal = first_proposal("cuda_wgmma", {**VARIANT, "producer": True}, spec, SHAPE, target)
+    text = re.sub(r"source_code=.*\)", "source_code)", pipeline(proposal.module).script())
+    made, tiles = text.split('"prefill_rank"')
+    # How many keys a tile sees, and of which sequence it is: then it is searched no more.
+    assert re.search(r'"prefill_rank_count", .*\* 256 \+ next_vb', made)
+    assert (made.count("while "), tiles.count("while ")) == (1, 0)
+    computing, loading, writing = re.findall(r"vb_ends\[0\] = (.*)", tiles)
+    assert "prefill_uniform" in computing
+    assert "prefill_rank_group" in loading
+    assert "prefill_rank_group" in writing
+    # Behind the last row of a sequence lies the next one.
+    (end,) = re.findall(r'"prefill_write_rows\w+", .*?, 0, (.*?), T.Cast', tiles)
+    assert "clamped" in end
+
+
+def test_rows_of_packed_sequences_are_written_up_to_one() -> None:
+    spec, target = replace(SPEC, layout="packed"), resolve_target("cuda", arch="sm_90a")
+    schedule = Schedule(first_proposal("cuda_wgmma", VARIANT, spec, SHAPE, target).module)
+    loops: list[Any] = [*schedule.get_loops(schedule.get_sblock("output"))]
+    schedule.split(loops[-1], [3, None])  # what is left over asks for columns too
+    with pytest.raises(PipelineError, match="rows of packed sequences are stored where"):
+        pipeline(schedule.mod)
+
+
 def test_a_tile_without_keys_is_given_constants() -> None:
     computed = tirx.decl_buffer((4,), "float32", name="computed")
     output = tirx.decl_buffer((4,), "float32", name="output")

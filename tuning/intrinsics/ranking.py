@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-#: Things that a table holds.
+#: Things that a table holds, and groups that they may be of.
 TABLE = 256
 
 #: 32-bit words of a table: how much each thing is, and their ranking.
@@ -45,10 +45,28 @@ __device__ __forceinline__ int prefill_ranked(const void* table, int rank) {{
 }}
 """
 
+_GROUP = f"""
+__device__ __forceinline__ int prefill_rank_group(const void* table, int thing) {{
+  return ((const int*)table)[thing] % {TABLE};
+}}
+"""
+
+
+def of_group(count: Any, group: Any) -> Any:
+    """How much a thing is that is of a group; among equals, that of the last group is the most."""
+    return count * TABLE + group
+
 
 def count_thing(table: Any, thing: Any, count: Any) -> Any:
     """A call by which one thread says how much a thing is."""
     return T.cuda.func_call("prefill_rank_count", table, thing, count, source_code=_COUNT)
+
+
+def group_of(table: Any, thing: Any) -> Any:
+    """A call that gives the group of a thing that was counted as :func:`of_group`."""
+    return T.cuda.func_call(
+        "prefill_rank_group", table, thing, source_code=_GROUP, return_type="int32"
+    )
 
 
 def rank(table: Any, things: Any) -> Any:

@@ -7,7 +7,8 @@ after another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,15 +26,13 @@ class Order:
 
     Parameters
     ----------
-    batch, heads, tiles : PrimExpr
-        Sequences, heads, and tiles of one sequence.
+    sizes : tuple of PrimExpr
+        Sequences, heads, and tiles of one sequence; or heads, and tiles of all sequences.
     threads : tuple of int
         Of a block, (x, y, z).
     """
 
-    batch: Any
-    heads: Any
-    tiles: Any
+    sizes: tuple[Any, ...]
     threads: tuple[int, int, int]
 
     @cached_property
@@ -55,41 +54,73 @@ class Order:
         return [self._table, self._found]
 
     @property
+    def items(self) -> Any:
+        """Tiles of all heads."""
+        return math.prod(self.sizes)
+
+    @property
+    def _tiles(self) -> Any:
+        """Tiles of all sequences, of one head."""
+        *sequences, _, tiles = self.sizes
+        return math.prod([*sequences, tiles])
+
+    @property
     def _fits(self) -> Any:
         """Whether the table holds all tiles."""
-        return self.batch * self.tiles <= ranking.TABLE
+        return self._tiles <= ranking.TABLE
 
     def place(self, item: Any) -> tuple[list[Any], list[Any]]:
         """Statements, and behind them sequence, head and tile of an item."""
         from tvm import tirx
 
         zero: Any = tirx.const(0, "int32")
-        number, head = item // self.heads, item % self.heads
-        plain = number % self.batch * self.tiles + number // self.batch
+        *sequences, heads, tiles = self.sizes
+        number, head = item // heads, item % heads
+        plain = number
+        if sequences:
+            plain = number % sequences[0] * tiles + number // sequences[0]
         pair: Any = tirx.Var("pair", "int32")
         there = tirx.BufferStore(self._found, ranking.ranked(self._pointer, number), [zero])
         other = tirx.BufferStore(self._found, plain, [zero])
         return [
             self._if_fits(there, other),
             tirx.Bind(pair, self._found[0]),
-        ], [pair // self.tiles, head, pair % self.tiles]
+        ], self._where(pair, head)
 
-    def make(self, count: Callable[[Any, Any], tuple[list[Any], Any]]) -> Any:
+    def _where(self, pair: Any, head: Any) -> list[Any]:
+        """Sequence, head and tile, or head and tile, of one of all tiles."""
+        *sequences, _, tiles = self.sizes
+        return [pair // tiles, head, pair % tiles] if sequences else [head, pair]
+
+    def group(self, tile: Any, known: Any, other: Any) -> Any:
+        """Statements by which a tile of all sequences learns of which it is.
+
+        Parameters
+        ----------
+        known : Callable
+            From that sequence to a statement, where the table says it.
+        other : Stmt
+            Where it does not.
+        """
+        return self._if_fits(known(ranking.group_of(self._pointer, tile)), other)
+
+    def make(self, count: Callable[[Sequence[Any]], tuple[list[Any], Any]]) -> Any:
         """What makes the table.
 
         Parameters
         ----------
         count : Callable
-            From sequence and tile to statements, and behind them the key tiles that it sees.
+            From sequence, head and tile, or head and tile, to statements, and behind them the key
+            tiles that it sees; and the sequence with these, where a tile is to learn it.
         """
         from tvm import tirx
 
         def counted(pair: Any) -> Any:
-            stmts, number = count(pair // self.tiles, pair % self.tiles)
+            stmts, number = count(self._where(pair, tirx.const(0, "int32")))
             call = ranking.count_thing(self._pointer, pair, number)
             return tirx.SeqStmt([*stmts, tirx.Evaluate(call)])
 
-        rank = tirx.Evaluate(ranking.rank(self._pointer, self.batch * self.tiles))
+        rank = tirx.Evaluate(ranking.rank(self._pointer, self._tiles))
         return self._if_fits(tirx.SeqStmt([self._by_threads(counted), rank]), None)
 
     @property
@@ -115,7 +146,7 @@ class Order:
         pair = part * (x * y * z) + (variables[2] * y + variables[1]) * x + variables[0]
         zero = tirx.const(0, "int32")
         parts = tirx.const(-(-ranking.TABLE // (x * y * z)), "int32")
-        stmt: Any = tirx.IfThenElse(pair < self.batch * self.tiles, step(pair), None)
+        stmt: Any = tirx.IfThenElse(pair < self._tiles, step(pair), None)
         stmt = tirx.For(part, zero, parts, tirx.ForKind.SERIAL, stmt)
         for variable, name, extent in zip(variables, names, self.threads, strict=True):
             unbounded: Any = None

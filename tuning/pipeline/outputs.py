@@ -25,7 +25,7 @@ def written_by_warps(stmts: list[Any]) -> list[Any]:
     if sum(each is not None for each in found) != 1:
         raise PipelineError("a persistent grid needs one step that copies the output's rows")
     return [
-        stmt if copy is None else _written(*copy, _stride(stmts, copy[1].source))
+        stmt if copy is None else _written(stmt, *copy, _stride(stmts, copy[1].source))
         for stmt, copy in zip(stmts, found, strict=True)
     ]
 
@@ -75,13 +75,15 @@ def _stride(stmts: list[Any], tile: Any) -> int:
     return next((columns + (rest - columns) % number for number, rest in found), columns)
 
 
-def _written(block: Any, load: Any, store: Any, stride: int) -> Any:
+def _written(stmt: Any, block: Any, load: Any, store: Any, stride: int) -> Any:
     from tvm import tirx
 
     zeros = {each.var: tirx.const(0, each.var.ty.dtype) for each in block.iter_vars}
     first = [substituted(each, zeros) for each in store.indices]
-    _, length, heads, columns = store.buffer.shape
-    begin, end = _rows_of_tile(block.body, store.indices[1], first[1], length)
+    *_, length, heads, columns = store.buffer.shape
+    begin, end = _rows_of_tile(block.body, store.indices[-3], first[-3], length)
+    if len(store.buffer.shape) == 3:
+        end = _end_of_sequence(stmt, store.indices[-3], first[-3])
     call = write_rows(
         load.source.access_ptr(UNTRACKED),
         tirx.address_of(store.buffer[tuple(first)]),
@@ -92,6 +94,33 @@ def _written(block: Any, load: Any, store: Any, stride: int) -> Any:
         stride,
     )
     return tirx.Evaluate(call)
+
+
+def _end_of_sequence(stmt: Any, row: Any, first: Any) -> Any:
+    """Before which row of a tile of packed sequences rows are stored: there others may begin.
+
+    Raises
+    ------
+    PipelineError
+        If the step asks for anything but the rows before one.
+    """
+    from tvm import tirx
+    from tvm.sym.analyzer import Analyzer
+
+    loops: dict[Any, Any] = {}
+    while isinstance(stmt, tirx.For):
+        var: Any = stmt.loop_var
+        loops[var] = tirx.const(0, var.ty.dtype)
+        stmt = stmt.body
+    where, variables = stmt.predicate, [each.var for each in stmt.block.iter_vars]
+    row = substituted(row, dict(zip(variables, stmt.iter_values, strict=True)))
+    begin = substituted(where.a, loops) if isinstance(where, tirx.LT) else None
+    if begin is None or not Analyzer().can_prove_equal(row - first, where.a - begin):
+        raise PipelineError(
+            f"rows of packed sequences are stored where {where}; a persistent grid stores those "
+            "before one row"
+        )
+    return where.b - begin
 
 
 def _rows_of_tile(body: Any, row: Any, first: Any, length: Any) -> tuple[Any, Any]:

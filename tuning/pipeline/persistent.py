@@ -8,6 +8,7 @@ meet nowhere between tiles. A tile without keys touches no ring.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from ..intrinsics import WARPGROUP
+from ..intrinsics.ranking import of_group
 from ..intrinsics.uniform import uniform
 from .across_lanes import across_lanes
 from .annotations import (
@@ -58,11 +60,13 @@ class _Grid:
     Parameters
     ----------
     loops : tuple
-        Bound to blocks: over sequences, heads and tiles of queries.
+        Bound to blocks: over sequences, heads and tiles of queries; or, of packed sequences, over
+        heads and the tiles of all.
     realize : s_tir.SBlockRealize
         Of one tile, within them.
     binds, others : list
-        Of its statements, what is bound, and all of them but the load of the query.
+        Of its statements, what is bound before all else, and all others but the load of the query.
+        Where it is searched for the sequence of a tile, the search is the first of what is bound.
     loop : tirx.For
         The one over key tiles.
     rings : list of Ring
@@ -88,13 +92,15 @@ class _Grid:
         while isinstance(inner, tirx.For):
             loops.append(inner)
             inner = inner.body
-        if len(loops) != 3 or not isinstance(inner, s_tir.SBlockRealize):
+        body: Any = inner.block.body if isinstance(inner, s_tir.SBlockRealize) else None
+        stmts: list[Any] = list(body.seq) if isinstance(body, tirx.SeqStmt) else []
+        binds = list(itertools.takewhile(_is_bound, stmts))
+        if len(loops) != (2 if _searched(binds) else 3):
             raise PipelineError(
                 f"a grid of {len(loops)} loops cannot persist: it needs three, over sequences, "
-                "heads and tiles of queries, around one sblock"
+                "heads and tiles of queries, around one sblock; or two, over heads and tiles, in "
+                "which the sequence of a tile is searched for"
             )
-        body: Any = inner.block.body
-        stmts = list(body.seq)
         once = [each for each in stmts if _is_for(each, BULK_ONCE)]
         found = [each for each in stmts if _is_for(each, PERSISTENT)]
         if len(once) != 1 or len(found) != 1 or BULK not in found[0].annotations:
@@ -106,8 +112,7 @@ class _Grid:
         consumers = int(loop.annotations[BULK]) if PRODUCER in loop.annotations else None
         loads = [*once, *loop.body.seq[: int(loop.annotations[LOADS])]]
         rings, barriers = rings_of(loads, consumers)
-        binds = [each for each in stmts if isinstance(each, tirx.Bind)]
-        others = [each for each in stmts if each is not once[0]]
+        others = [each for each in stmts[len(binds) :] if each is not once[0]]
         return cls(tuple(loops), inner, binds, others, loop, rings, barriers)
 
     def rewritten(self) -> Any:
@@ -130,8 +135,8 @@ class _Grid:
         bounds = _int32(int(self.loop.annotations.get(MIN_BLOCKS, 1)))
         scope = tirx.AttrStmt(zero, SCOPE, zero, tirx.SeqStmt(stmts))
         body = tirx.AttrStmt(zero, LAUNCH_BOUNDS, bounds, scope)
-        buffers = [self.barriers, held, *shared, *self._order.buffers]
-        count: Any = tirx.min(self._blocks, self._items)
+        buffers = [self.barriers, held, *shared, *self._order.buffers, *self._stored]
+        count: Any = tirx.min(self._blocks, self._order.items)
         whole = s_tir.SBlock([], [], [], "items", body, alloc_buffers=buffers)
         return tirx.For(
             block, zero, count, tirx.ForKind.THREAD_BINDING,
@@ -146,8 +151,22 @@ class _Grid:
 
     @cached_property
     def _order(self) -> Order:
-        batch, heads, tiles = (loop.extent for loop in self.loops)
-        return Order(batch, heads, tiles, (4, 8, self._warps + WARPGROUP * self._produces))
+        sizes = tuple(loop.extent for loop in self.loops)
+        return Order(sizes, (4, 8, self._warps + WARPGROUP * self._produces))
+
+    @cached_property
+    def _stored(self) -> list[Any]:
+        """Local memory in which what is bound is found, for one tile after another."""
+        from tvm import tirx
+
+        def visit(part: Any) -> None:
+            if isinstance(part, tirx.BufferStore):
+                found.append(part.buffer)
+
+        found: list[Any] = []
+        for each in self.binds:
+            changed(each, visit)
+        return [*dict.fromkeys(found)]
 
     @property
     def _warps(self) -> int:
@@ -159,18 +178,13 @@ class _Grid:
         """Whether a warpgroup of its own loads."""
         return PRODUCER in self.loop.annotations
 
-    @property
-    def _items(self) -> Any:
-        batch, heads, tiles = (loop.extent for loop in self.loops)
-        return batch * heads * tiles
-
     def _turns(self, block: Any, held: Any, shared: Sequence[Any]) -> Any:
         """One tile of queries after another; each thread of the two kinds counts what was held."""
         from tvm import tirx
 
         def every(step: Callable[[Any], Any]) -> Any:
             turn, zero = tirx.Var("turn", "int32"), _int32(0)
-            turns = turns_of(block, self._blocks, self._items)
+            turns = turns_of(block, self._blocks, self._order.items)
             return tirx.For(turn, zero, turns, tirx.ForKind.SERIAL, step(turn))
 
         def item(turn: Any) -> Any:
@@ -249,7 +263,7 @@ class _Grid:
         from tvm import s_tir, tirx
 
         loop, block = self.loop, self.realize.block
-        place = tirx.decl_buffer((3,), "int32", name="place", scope="local")
+        place = tirx.decl_buffer((len(block.iter_vars),), "int32", name="place", scope="local")
         tiles, queries = tirx.Var("tiles_before", "int32"), tirx.Var("queries_before", "int32")
         found, where = self._order.place(item)
         values = self._known(where).values()
@@ -257,7 +271,9 @@ class _Grid:
             *found,
             *(
                 stmt
-                for each, value, index in zip(block.iter_vars, values, range(3), strict=True)
+                for each, value, index in zip(
+                    block.iter_vars, values, range(len(values)), strict=True
+                )
                 for stmt in _read_once(each.var, value, place, index)
             ),
             *_read_once(tiles, held[0], held, 0),
@@ -277,8 +293,10 @@ class _Grid:
             *computed(loop, here, steps, after, next_loads),
             *(_store(held, value, index) for index, value in enumerate(after_this)),
         ]
-        rest = self._around(tirx.SeqStmt(work), following, tiles, queries)
-        own = [each for each in block.alloc_buffers if not any(map(each.same_as, shared))]
+        binds = [in_other_terms(each, self._at_loops(where)) for each in self._binds(uniform)]
+        rest = [*binds, *self._around(tirx.SeqStmt(work), following, tiles, queries)]
+        outside = [*shared, *self._stored]
+        own = [each for each in block.alloc_buffers if not any(map(each.same_as, outside))]
         there = self._there({})
         stmts = tirx.IfThenElse(there, tirx.SeqStmt(rest), None)
         return s_tir.SBlockRealize(
@@ -306,8 +324,8 @@ class _Grid:
             inner = work if cleared else tirx.IfThenElse(some, work, other)
             return _either(steps(inner, self.others), other)
         # A tile without keys is another warp's, and so it is no matter which of those are skipped.
-        others = [each for each in self.others if each not in self.binds and not skipped(each)]
-        return [*self.binds, tirx.IfThenElse(some, tirx.SeqStmt(steps(work, others)), None)]
+        others = [each for each in self.others if not skipped(each)]
+        return [tirx.IfThenElse(some, tirx.SeqStmt(steps(work, others)), None)]
 
     def _shuffled(self, stmt: Any) -> Any:
         """A step of what computes, and nothing else."""
@@ -324,29 +342,61 @@ class _Grid:
         begin, extent = (substituted(each, known) for each in (self.loop.min, self.loop.extent))
         loads = first_loads(self.loop, there, begin, extent)[part]
         some = tirx.IfThenElse(extent > 0, sequence(loads), None)
-        return tirx.IfThenElse(item < self._items, tirx.SeqStmt([*found, *stmts, some]), None)
+        there_is = item < self._order.items
+        return tirx.IfThenElse(there_is, tirx.SeqStmt([*found, *stmts, some]), None)
 
-    def _count(self, batch: Any, tile: Any) -> tuple[list[Any], Any]:
+    def _count(self, where: Sequence[Any]) -> tuple[list[Any], Any]:
         """How many key tiles a tile of a sequence sees, and the statements before."""
         from tvm import tirx
 
-        stmts, known = self._bound([batch, _int32(0), tile])
-        return stmts, tirx.max(substituted(self.loop.extent, known), 0)
+        stmts, known = self._bound(where, self.binds)
+        count = tirx.max(substituted(self.loop.extent, known), 0)
+        search = _searched(self.binds)
+        return stmts, of_group(count, known[search[-1].var]) if search else count
 
-    def _bound(self, where: Sequence[Any]) -> tuple[list[Any], dict[Any, Any]]:
-        """What is bound for a sequence, head and tile, and all that variables are there."""
+    def _binds(self, once: Callable[[Any], Any] = lambda value: value) -> list[Any]:
+        """What is bound for a tile, with the sequence from the table that is made by then.
+
+        Parameters
+        ----------
+        once : Callable
+            From a value that is the same for all who ask for it, to this.
+        """
+        search = _searched(self.binds)
+        if not search:
+            return self.binds
+        *steps, bind = search
+
+        def known(sequence: Any) -> Any:
+            return _store(bind.value.source, once(sequence), 0)
+
+        found = self._order.group(self.loops[-1].loop_var, known, sequence(steps))
+        return [found, *self.binds[len(steps) :]]
+
+    def _bound(
+        self, where: Sequence[Any], binds: Sequence[Any] | None = None
+    ) -> tuple[list[Any], dict[Any, Any]]:
+        """What is bound for a place of the grid, and all that variables are there."""
         from tvm import tirx
 
-        stmts, known = [], self._known(where)
-        for bind in self.binds:
-            var = tirx.Var(f"next_{bind.var.name}", bind.var.ty)
-            stmts.append(tirx.Bind(var, substituted(bind.value, known)))
-            known[bind.var] = var
+        stmts: list[Any] = []
+        known = {**self._known(where), **self._at_loops(where)}
+        for each in self._binds() if binds is None else binds:
+            if not isinstance(each, tirx.Bind):
+                stmts.append(in_other_terms(each, known))
+                continue
+            var = tirx.Var(f"next_{each.var.name}", each.var.ty)
+            stmts.append(tirx.Bind(var, substituted(each.value, known)))
+            known[each.var] = var
         return stmts, known
 
+    def _at_loops(self, where: Sequence[Any]) -> dict[Any, Any]:
+        """The loops' variables for a place of the grid."""
+        return dict(zip((loop.loop_var for loop in self.loops), where, strict=True))
+
     def _known(self, where: Sequence[Any]) -> dict[Any, Any]:
-        """The sblock's iteration variables for a sequence, head and tile."""
-        loops = dict(zip((loop.loop_var for loop in self.loops), where, strict=True))
+        """The sblock's iteration variables for a place of the grid."""
+        loops = self._at_loops(where)
         variables = (each.var for each in self.realize.block.iter_vars)
         values = (substituted(each, loops) for each in self.realize.iter_values)
         return dict(zip(variables, values, strict=True))
@@ -365,6 +415,21 @@ def turns_of(block: Any, blocks: Any, items: Any) -> Any:
 
     whole = items // blocks
     return whole + tirx.Cast("int32", item_of(whole, block, blocks) < items)
+
+
+def _is_bound(stmt: Any) -> bool:
+    """Whether this binds what a tile knows before all else, or stores or searches for it."""
+    from tvm import tirx
+
+    return isinstance(stmt, tirx.Bind | tirx.BufferStore | tirx.While)
+
+
+def _searched(binds: Sequence[Any]) -> list[Any]:
+    """Of what is bound, the search for the sequence of a tile and what is bound to that."""
+    from tvm import tirx
+
+    ends = [index + 2 for index, each in enumerate(binds) if isinstance(each, tirx.While)]
+    return list(binds[: ends[0]]) if ends else []
 
 
 def _read_once(var: Any, value: Any, buffer: Any, index: int) -> list[Any]:

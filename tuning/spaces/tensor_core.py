@@ -320,9 +320,6 @@ class TensorCoreSpace(DesignSpace):
                 for overlap, ring, persistent, alternate, producer in pipelines:
                     if alternate and q_tile != _TURNS_ROWS:
                         continue
-                    # A persistent grid knows how many tiles each sequence has beforehand.
-                    if persistent and spec.is_packed:
-                        continue
                     yield TensorCoreStructure(
                         self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring,
                         multiprocessors if persistent else 0, alternate, producer,
