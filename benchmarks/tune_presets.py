@@ -7,6 +7,8 @@ them, where there is no record yet. Then `prefilltune sweep` and `compare` witho
 what there is. One process after the other builds and measures for all of them, so that a case costs
 its search and its verification alone.
 
+With `--layout packed` they are for packed sequences: then lengths of up to a shape's.
+
 With `--arch sm_80` (or sm_75) they are portable: for every GPU from there on, and measured on
 the one at hand. One length of each attention is enough then::
 
@@ -70,7 +72,8 @@ def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]
                 for length, batch in batches.items():
                     if options.length and length not in options.length:
                         continue
-                    for spec in preset(model).specs(dtype):
+                    for each in preset(model).specs(dtype):
+                        spec = each.as_called(layout=options.layout)
                         yield Case(spec, PrefillShape(batch, length), parse_lengths(lens))
 
 
@@ -80,6 +83,7 @@ def main() -> None:
     parser.add_argument("--arch", help="of CUDA, where it is not the GPU's own")
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--layout", choices=("padded", "packed"), help="padded when absent")
     for name, kind in (("model", str), ("length", int), ("dtype", str), ("lens", str)):
         parser.add_argument(f"--{name}", type=kind, action="append", help="repeat for more")
     options = parser.parse_args()
