@@ -18,7 +18,7 @@ class Head(NamedTuple):
     Parameters
     ----------
     record_id : str
-        See :func:`~prefilltune.database.provenance.record_id`.
+        See :func:`~prefilltune.database.record_id`.
     spec, shape, space, lens : str
         As in :class:`~prefilltune.database.provenance.Provenance`.
     median_secs, spread_secs : float
@@ -51,7 +51,7 @@ class Entry:
     Parameters
     ----------
     record_id : str
-        See :func:`~prefilltune.database.provenance.record_id`.
+        See :func:`~prefilltune.database.record_id`.
     workload_line : tuple of str
         Structural hash and serialised text of the description, whose sizes are those of the shape,
         or open where one description serves all shapes.

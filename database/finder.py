@@ -188,7 +188,7 @@ class Finder:
         Match
             The nearest tier first, of portable records those of the best level, then the smallest
             :func:`shape_distance` (to nine digits, the same on every machine), then ``lens``, then
-            :data:`FULL`, since times of different lengths do not compare, then the first of
+            ``full``, since times of different lengths do not compare, then the first of
             :func:`nearly_fastest`; of one record in several databases, the faster, then that of the
             earlier root.
 

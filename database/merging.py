@@ -129,7 +129,7 @@ def _is_news(entry: Entry, known: Mapping[str, Entry]) -> bool:
 
 
 def union(*groups: Iterable[Entry]) -> dict[str, Entry]:
-    """Every record of ``groups`` by id; of several with one id the latest, see :func:`recency`."""
+    """Every record of ``groups`` by id; of several with one id the latest, see ``recency``."""
     found: dict[str, Entry] = {}
     for entry in itertools.chain.from_iterable(groups):
         other = found.get(entry.record_id)

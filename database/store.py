@@ -63,7 +63,7 @@ class RecordStore:
         DatabaseNotFoundError
             If the folder is missing and ``create`` is false.
         VersionMismatchError, MalformedProvenanceError
-            As :func:`~prefilltune.database.reading.read_folder`.
+            If the folder is of another version of TVM, or says nothing of its records.
         """
         folder = Path(root) / str(key)
         if not (create or folder.is_dir()):

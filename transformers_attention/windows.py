@@ -12,8 +12,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import transformers.models
 from transformers import masking_utils as masks
-from transformers import models
 
 #: Columns that a row sees to its left and to its right, besides its own; None where it is open.
 Window = tuple[int | None, int | None]
@@ -81,7 +81,7 @@ def _code(function: Any) -> CodeType:
     return function.__code__
 
 
-_MODELS = Path(models.__file__).parent
+_MODELS = Path(transformers.models.__file__).parent
 _GEMMA = str(_MODELS / "gemma3" / "modeling_gemma3.py")
 #: Code of a function, or else where it stands and its name there; and what is read of the values
 #: that it encloses, behind whether sequences are packed.

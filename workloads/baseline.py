@@ -36,7 +36,7 @@ def nearest_with_baseline(spec: PrefillSpec) -> PrefillSpec:
 
 
 def masked_baseline(spec: PrefillSpec, target: Any) -> Any:
-    """TVM's tiled masked prefill kernel for GPU targets, of a spec that :func:`has_baseline`.
+    """TVM's tiled masked prefill kernel for GPU targets, of a spec that ``has_baseline``.
 
     Returns
     -------

@@ -56,7 +56,7 @@ def plain_attention(
         - ``lse`` ``[batch, qo_len, num_qo_heads]``, base 2;
 
         q, k, v and output of the spec's dtype, ``lse`` of its ``lse_dtype``. Rows
-        that keep no key get output 0 and LSE :func:`~prefilltune.workloads.lse.empty_lse`, unless
+        that keep no key get output 0 and LSE :func:`~prefilltune.workloads.empty_lse`, unless
         they are padding that a spec leaves untouched: what is there stays. Padding is never let
         through. A row with a NaN or Inf among the scores that it sees is NaN.
 

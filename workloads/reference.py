@@ -56,10 +56,10 @@ def reference_attention(
         ``[batch, qo_len, num_qo_heads, head_dim]`` float64; 0 in rows that keep no key. A row with
         NaN or Inf among the scores that it sees is NaN (all of them -Inf, too), and a value that a
         row does not see adds nothing to it, not even NaN. Rows that a spec leaves untouched are
-        NaN: nothing is expected of them (:func:`~prefilltune.workloads.pairs.written_rows`).
+        NaN: nothing is expected of them (``pairs.written_rows``).
     lse : np.ndarray
         ``[batch, qo_len, num_qo_heads]`` float64, base 2, NaN where the output's scores are; in the
-        range of :func:`~prefilltune.workloads.lse.lse_range`, and its ``empty`` in rows that keep
+        range of ``lse.lse_range``, and its ``empty`` in rows that keep
         no key; NaN in rows that are left untouched.
     """
     batch, qo_len, num_qo_heads, head_dim = query.shape

@@ -85,7 +85,7 @@ def sequence_prefill_with_mask(
     InvalidSpecError, InvalidOptionError, UnknownTargetError
         For an argument out of its range.
     NoRecordError
-        As :func:`~.serving.choose_serving`.
+        If there is no record and ``on_missing`` says so, or nothing else will do.
     StaleRecordError
         If a record no longer replays.
 

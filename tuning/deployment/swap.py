@@ -73,7 +73,7 @@ def swap_prefill_kernels(
     target : tvm.target.Target, str or dict
         What the module is to be built for.
     database, on_missing, lens
-        As :func:`~.factory.sequence_prefill_with_mask`.
+        As :func:`~prefilltune.tuning.sequence_prefill_with_mask`.
     allow_left : bool
         Whether functions may stay that look like TVM's kernel and cannot be swapped.
 
