@@ -44,7 +44,7 @@ SEARCH := $(if $(TRIALS),--trials $(TRIALS)) $(if $(BUDGET),--budget $(BUDGET)) 
 NEEDS := report $(if $(findstring cuda,$(TARGET))$(findstring nvidia,$(TARGET)),cuda)
 LENGTHS := $(foreach lens,$(LENS),--lens $(lens))
 
-.PHONY: setup tune sweep compare build report test lint clean
+.PHONY: setup tune sweep compare build report docs test lint clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -87,6 +87,15 @@ build: ## one shared library of a model's tuned kernels (MODEL, SHAPES, TARGET, 
 report: ## one page of what compare has measured on every target; no GPU needed (DATABASE, AGAINST)
 	$(call install,report)
 	@$(PREFILLTUNE) report $(if $(filter command line environment,$(origin TARGET)),--target '$(TARGET)') $(if $(DATABASE),--database '$(DATABASE)') $(if $(AGAINST),--against '$(AGAINST)')
+
+docs: build/report/report.html ## this documentation as a site, every link checked; in build/docs
+	$(call install,docs)
+	@$(BIN)/sphinx-build -q -E -W --keep-going -b html docs build/docs
+	@echo "open file://$(CURDIR)/build/docs/index.html"
+
+build/report/report.html: $(wildcard database/records/*/*.json)
+	$(call install,report)
+	@$(PREFILLTUNE) report --database database/records --output build/report
 
 test: ## everything that needs no GPU and is quick (SLOW=1: what is slow too)
 	$(call install,dev report cuda)

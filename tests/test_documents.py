@@ -1,4 +1,4 @@
-"""Documents: what they link to is there."""
+"""Documents: what they link to is there, and each has its place on the site."""
 
 from __future__ import annotations
 
@@ -48,3 +48,14 @@ def test_the_readme_fits_a_screen_and_every_document_is_reached_from_it() -> Non
                 if link.partition("#")[0] and not re.match(r"https?:", link)
             ]
     assert [each.name for each in DOCUMENTS if each not in reached] == []
+
+
+def test_every_page_has_one_place_on_the_site() -> None:
+    """`make docs` says so too, and is no part of CI."""
+    docs = ROOT / "docs"
+    trees = re.findall(r"```{toctree}\n(.*?)```", (docs / "index.md").read_text("utf-8"), re.S)
+    listed = [line.split("<")[-1].rstrip(">") for tree in trees for line in tree.splitlines()]
+    entries = sorted(entry for entry in listed if entry and not entry.startswith(":"))
+    pages = [path for path in docs.rglob("*") if path.suffix in (".md", ".rst")]
+    there = {path.relative_to(docs).with_suffix("").as_posix() for path in pages}
+    assert entries == sorted(there - {"index"})

@@ -1,4 +1,4 @@
-"""The next mask or score is an edit in workloads/ alone: those that docs/derivation.md shows."""
+"""The next mask or score is an edit in workloads/ alone: those that docs/how-to shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DIFFS = re.findall(r"^```diff\n(.*?)^```", (ROOT / "docs/derivation.md").read_text(), re.M | re.S)
+PAGES = ("add-a-mask", "add-a-score")
+DIFFS = [
+    diff
+    for page in PAGES
+    for diff in re.findall(
+        r"^```diff\n(.*?)^```", (ROOT / f"docs/how-to/{page}.md").read_text(), re.M | re.S
+    )
+]
 
 #: What each of them is called: the mask, then the score.
 NAMES = ("prefix", "softsign")
@@ -43,7 +50,7 @@ def run(edited: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_page_shows_a_mask_and_a_score() -> None:
+def test_the_pages_show_a_mask_and_a_score() -> None:
     assert [name in diff for name, diff in zip(NAMES, DIFFS, strict=True)] == [True, True]
 
 

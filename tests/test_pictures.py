@@ -1,4 +1,4 @@
-"""The pictures of docs/derivation.md show what is derived today."""
+"""The pictures of docs/explanation/derivation.md show what is derived today."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ from typing import Any
 
 import pytest
 
-from prefilltune.tuning.derivation.expressions import loads
-from prefilltune.tuning.derivation.stages import read_description
-from prefilltune.workloads import PrefillShape, PrefillSpec, plain_attention
-from prefilltune.workloads.elementary import BUILT_IN
-
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGE = (DOCS / "derivation.md").read_text()
+PAGE = (DOCS / "explanation" / "derivation.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +25,7 @@ def drawing() -> Any:
 
 def test_pictures_are_as_drawn_today(drawing: Any) -> None:
     """Else: python docs/pictures/draw.py."""
-    shown = set(re.findall(r"\(pictures/(\w+)\.svg\)", PAGE))
+    shown = set(re.findall(r"\(\.\./pictures/(\w+)\.svg\)", PAGE))
     assert shown == {path.stem for path in (DOCS / "pictures").glob("*.svg")} == {*drawing.PICTURES}
     for name, draw in drawing.PICTURES.items():
         assert (DOCS / "pictures" / f"{name}.svg").read_text() == draw(), name
@@ -49,14 +44,3 @@ def test_steps_of_a_pipeline_wait_for_what_they_read(drawing: Any) -> None:
                 beside = drawing.STEPS[other][0] == drawing.STEPS[step][0]
                 if beside and (other, its) != (step, tile):
                     assert at + drawing.STEPS[step][1] <= begin or begin < at
-
-
-def test_the_graph_has_the_edges_of_the_plain_description() -> None:
-    (graph,) = re.findall(r"```mermaid\n(.*?)```", PAGE, re.DOTALL)
-    plain = plain_attention(PrefillSpec(4, 2, 8), PrefillShape(2, 7), BUILT_IN)["main"]
-    stages = read_description(plain).stages
-    assert set(re.findall(r"(\w+) --> (\w+)", graph)) == {
-        (load.source.name, stage.name) for stage in stages for load in loads(stage.value)
-    }
-    (thick,) = re.findall(r"class ([\w,]+) reduction", graph)
-    assert thick.split(",") == [stage.name for stage in stages if stage.reduced]

@@ -1,4 +1,4 @@
-"""The pictures of docs/derivation.md, from what the derivation computes::
+"""The pictures of docs/explanation/derivation.md, from what the derivation computes::
 
     python docs/pictures/draw.py
 
@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.sym import Analyzer
 
 from prefilltune.tuning.derivation.axes import find_roles, unify
-from prefilltune.tuning.derivation.expressions import with_loads
+from prefilltune.tuning.derivation.expressions import loads, with_loads
 from prefilltune.tuning.derivation.inlining import inline
 from prefilltune.tuning.derivation.intervals import find_intervals
 from prefilltune.tuning.derivation.stages import read_description
@@ -54,6 +54,11 @@ def line(x: float, y: float, to_x: float, to_y: float, color: str = INK, more: s
 
 
 MIDDLE, END = 'text-anchor="middle"', 'text-anchor="end"'
+HEAD = (
+    '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+    f'orient="auto"><path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>'
+)
+ARROW = 'marker-end="url(#head)"'
 
 
 def svg(width: int, height: int, title: str, drawing: Drawing) -> str:
@@ -67,6 +72,50 @@ def svg(width: int, height: int, title: str, drawing: Drawing) -> str:
             "</svg>\n",
         ]
     )
+
+
+# The stages of attention, and which reads which
+
+#: Where parameters and stages stand: a column, and a row.
+PLACES = {"q": (0, 0.0), "k": (0, 1.0), "v": (0, 2.0), "dot": (1, 0.5), "values": (1, 2.0),
+          "scores": (2, 0.5), "row_max": (3, 0.0), "weights": (4, 0.5), "row_sum": (5, 0.5),
+          "acc": (5, 1.5), "lse": (6, 0.0), "output": (6, 1.0)}  # fmt: skip
+#: What many read is a mark on its readers, in the place of lines to each.
+MARKED = "valid_lens"
+
+
+def stages() -> str:
+    """Boxes from left to right, and an arrow from each to those that read it."""
+    wide, high, column, row, left, top = 82, 28, 116, 58, 10, 14
+    plain = plain_attention(PrefillSpec(4, 2, 8), PrefillShape(2, 7), BUILT_IN)["main"]
+    found = read_description(plain).stages
+    reduced = {stage.name for stage in found if stage.reduced}
+    reads = {stage.name: {load.source.name for load in loads(stage.value)} for stage in found}
+    corner = {name: (left + x * column, top + y * row) for name, (x, y) in PLACES.items()}
+    drawing: Drawing = [HEAD]
+    for reader, sources in reads.items():
+        to_x, to_y = corner[reader]
+        for source in sorted(sources - {MARKED}):
+            x, y = corner[source]
+            drawing.append(line(x + wide, y + high / 2, to_x - 2, to_y + high / 2, INK, ARROW))
+    for name in (*PLACES, *(reads.keys() - PLACES.keys())):
+        x, y = corner[name]
+        edge = f'stroke="{INK}" stroke-width="{3 if name in reduced else 1}" rx="4"'
+        drawing.append(rect(x, y, wide, high, PAPER if name in reads else PADDING, edge))
+        drawing.append(text(x + wide / 2, y + high / 2 + 4, name, INK, MIDDLE))
+        if MARKED in reads.get(name, ()):
+            drawing.append(rect(x + wide - 9, y + high - 9, 12, 12, TILES[1], 'rx="6"'))
+    y = top + 2 * row + high + 26
+    x = left
+    for fill, more, words in (
+        (PADDING, f'stroke="{INK}"', "parameter"),
+        (PAPER, f'stroke="{INK}" stroke-width="3"', "reduction"),
+        (TILES[1], 'rx="6"', f"reads {MARKED}"),
+    ):
+        drawing += [rect(x, y, 12, 12, fill, more), text(x + 20, y + 10, words)]
+        x += 60 + 7 * len(words)
+    title = "The stages of attention, and which reads which"
+    return svg(left * 2 + 6 * column + wide, int(y) + 22, title, drawing)
 
 
 # Which tiles of keys a tile of rows visits
@@ -191,13 +240,6 @@ def repaired() -> str:
     return svg(left + 3 * width + 10, sums + 56, title, [HEAD, *drawing])
 
 
-HEAD = (
-    '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-    f'orient="auto"><path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>'
-)
-ARROW = 'marker-end="url(#head)"'
-
-
 # The orders of a pipelined loop
 
 #: What a step is done by, and how wide it is drawn.
@@ -248,7 +290,7 @@ def pipelined() -> str:
     )
 
 
-PICTURES = {"visited": visited, "repaired": repaired, "pipelined": pipelined}
+PICTURES = {"stages": stages, "visited": visited, "repaired": repaired, "pipelined": pipelined}
 
 if __name__ == "__main__":
     for name, draw in PICTURES.items():

@@ -98,7 +98,7 @@ def _warn_if_exposed(name: str, host: str) -> None:
     if not is_loopback(host):
         _tell(
             f"this {name} listens on {host}: whoever reaches it can run code as this user; keep it "
-            "within a network that you trust (docs/scale-out.md)"
+            "within a network that you trust (docs/how-to/many-devices.md)"
         )
 
 
