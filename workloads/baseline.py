@@ -64,7 +64,7 @@ def ragged_cpu_baseline(spec: PrefillSpec) -> Any:
     """TVM's hand-written CPU prefill, which takes the valid rows packed one after the other.
 
     TVM ships no masked prefill for CPUs; this one computes the same rows of a spec that
-    :func:`has_ragged_baseline`.
+    ``has_ragged_baseline``.
 
     Returns
     -------
