@@ -30,7 +30,8 @@ def _append(_: Any, page: str, source: list[str]) -> None:
 
 def _markdown(command: Any, name: str, parent: Any) -> Iterator[str]:
     """A section on a command and one for each below it, as MyST takes it."""
-    context = command.context_class(command, info_name=name, parent=parent)
+    context = command.make_context(name, [], parent, resilient_parsing=True)
+    command = context.command  # itself, where it is imported when it is run
     path, usage = context.command_path, " ".join(command.collect_usage_pieces(context))
     level = 2 if parent is None else len(path.split())
     yield f"\n{'#' * level} {path}\n\n```text\n{path} {usage}\n```\n"
