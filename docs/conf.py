@@ -38,9 +38,11 @@ autodoc_member_order = "bysource"
 autodoc_mock_imports = ["torch", "transformers", "tvm", "tvm_ffi"]
 autodoc_typehints = "none"
 default_role = "code"
-smartquotes = False
+smartquotes_action = "D"
 napoleon_google_docstring = False
 
+pygments_style = "default"
+pygments_dark_style = "github-dark"
 html_theme = "furo"
 html_title = f"prefilltune {release}"
 html_static_path = ["site"]

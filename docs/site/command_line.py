@@ -5,6 +5,7 @@ It is read from the commands themselves, as `--help` does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,10 +36,16 @@ def _markdown(command: Any, name: str, parent: Any) -> Iterator[str]:
     path, usage = context.command_path, " ".join(command.collect_usage_pieces(context))
     level = 2 if parent is None else len(path.split())
     yield f"\n{'#' * level} {path}\n\n```text\n{path} {usage}\n```\n"
-    yield f"{command.help}\n\n```{{program}} {path}\n```\n"
+    yield f"{_marked(command.help)}\n\n```{{program}} {path}\n```\n"
     for parameter in command.params:
         if (said := parameter.get_help_record(context)) and HELP not in said[0]:
-            yield "```{{option}} {}\n{}\n```\n".format(*said)
+            option, meaning = said
+            yield f"```{{option}} {option}\n{_marked(meaning)}\n```\n"
     for below in getattr(command, "commands", {}).values():
         if not below.hidden:
             yield from _markdown(below, below.name, context)
+
+
+def _marked(text: str) -> str:
+    """Options in a text as code, where they are not."""
+    return re.sub(r"(`[^`]*`)|--[a-z-]+", lambda found: found[1] or f"`{found[0]}`", text)
