@@ -6,6 +6,7 @@
 #   make build TARGET=cuda ARCH=sm_90a   a library for a GPU, on a machine that may have none
 #   make compare MODEL=e5-large     tuned kernels against TVM's own, the stock rules' and PyTorch's
 #   make compare MODEL=             the same for every workload that has a record
+#   make serve MODEL=bge-small      its embeddings over HTTP
 
 PYTHON ?= python3
 TARGET ?= llvm
@@ -26,6 +27,10 @@ AGAINST ?=
 EXTRAS ?=
 # Any text: test runs the tests marked slow too.
 SLOW ?=
+# Any text: serve's model has random weights, and nothing is downloaded.
+RANDOM ?=
+# Options of serve: `make serve ARGS=--help` lists them.
+ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,7 +49,7 @@ SEARCH := $(if $(TRIALS),--trials $(TRIALS)) $(if $(BUDGET),--budget $(BUDGET)) 
 NEEDS := report $(if $(findstring cuda,$(TARGET))$(findstring nvidia,$(TARGET)),cuda)
 LENGTHS := $(foreach lens,$(LENS),--lens $(lens))
 
-.PHONY: setup tune sweep compare build report docs test lint clean
+.PHONY: setup tune sweep compare build report docs serve test lint clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -96,6 +101,10 @@ docs: build/report/report.html ## this documentation as a site, every link check
 build/report/report.html: $(wildcard database/records/*/*.json)
 	$(call install,report)
 	@$(PREFILLTUNE) report --database database/records --output build/report
+
+serve: ## embeddings of a model over HTTP, on packed sequences (MODEL, RANDOM, ARGS)
+	$(call install,serve)
+	@$(BIN)/python -m examples.serve '$(MODEL)' $(if $(RANDOM),--random) $(ARGS)
 
 test: ## everything that needs no GPU and is quick (SLOW=1: what is slow too)
 	$(call install,dev report cuda)

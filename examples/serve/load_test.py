@@ -1,0 +1,248 @@
+"""Throughput and latency of the server, packed and padded, in turns::
+
+    python -m examples.serve.load_test --output measured.json
+
+Starts the server twice on this machine, with `--attention prefilltune` and with `--attention sdpa`.
+In each round the one and then the other gets the same texts, from so many clients that each wait
+for an answer before they ask again. Lengths are drawn from a histogram: that of `lengths.csv`,
+unless another is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx2
+import typer
+
+from prefilltune.workloads import parse_lengths
+
+ATTENTIONS = ("prefilltune", "sdpa")
+#: One token each, of any English vocabulary.
+WORDS = """
+    the of and to in is was for that with as on by at from his it an were are which this also be or
+    has had first one their its new after but who not they have her she two been other when there
+    all during into school time may years more most only over city some world would where later
+    up such used many can state about national out known university united then made
+"""
+START_SECONDS = 600  # a library may be built before
+
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one request, of one text."""
+
+    seconds: float
+    tokens: int
+
+
+async def ask(url: str, texts: Sequence[str], clients: int) -> list[Answer]:
+    """Answers to one request a text, from so many clients that each wait for theirs."""
+    upcoming = iter(texts)
+    answers = []
+
+    async def one(client: httpx2.AsyncClient) -> None:
+        for text in upcoming:
+            start = time.perf_counter()
+            body = {"input": text, "encoding_format": "base64"}
+            response = await client.post(f"{url}/v1/embeddings", json=body)
+            response.raise_for_status()
+            seconds = time.perf_counter() - start
+            answers.append(Answer(seconds, response.json()["usage"]["total_tokens"]))
+
+    limits = httpx2.Limits(max_connections=clients)
+    async with httpx2.AsyncClient(timeout=START_SECONDS, limits=limits) as client:
+        await asyncio.gather(*(one(client) for _ in range(clients)))
+    return answers
+
+
+def measured(url: str, texts: Sequence[str], clients: int) -> dict[str, float]:
+    """A turn of one server."""
+    start = time.perf_counter()
+    answers = asyncio.run(ask(url, texts, clients))
+    seconds = time.perf_counter() - start
+    hundredths = statistics.quantiles((each.seconds for each in answers), n=100)
+    return {
+        "sequences_per_second": round(len(answers) / seconds, 2),
+        "tokens_per_second": round(sum(each.tokens for each in answers) / seconds, 1),
+        "p50_ms": round(hundredths[49] * 1e3, 1),
+        "p99_ms": round(hundredths[98] * 1e3, 1),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def make_texts(lens: str, longest: int, count: int) -> list[str]:
+    """Texts whose lengths, with two tokens at their ends, are drawn from a distribution."""
+    drawn = parse_lengths(lens).sample(count, longest, 0)
+    chosen, words = random.Random(0), WORDS.split()
+    return [" ".join(chosen.choices(words, k=max(1, int(length) - 2))) for length in drawn]
+
+
+@contextmanager
+def running(attention: str, options: Sequence[str], log: Path) -> Iterator[str]:
+    """A server in a process of its own; its address, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "examples.serve", *options]
+    command += ["--attention", attention, "--port", port]
+    with log.open("w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_for(url, server, log)
+            yield url
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            httpx2.get(f"{url}/health").raise_for_status()
+        except httpx2.TransportError:
+            time.sleep(0.2)
+        else:
+            return
+    raise RuntimeError(f"the server has not started:\n{log.read_text()}")
+
+
+def largest_difference(urls: Sequence[str], texts: Sequence[str]) -> float:
+    """Between the servers' vectors of the same texts, in any number of a vector."""
+    found = []
+    for url in urls:
+        body = {"input": texts, "encoding_format": "float"}
+        response = httpx2.post(f"{url}/v1/embeddings", json=body, timeout=START_SECONDS)
+        found.append([each["embedding"] for each in response.raise_for_status().json()["data"]])
+    pairs = zip(*found, strict=True)
+    return max(abs(a - b) for one, two in pairs for a, b in zip(one, two, strict=True))
+
+
+def batch_means(url: str) -> dict[str, float]:
+    """Of all batches so far, from the server's metrics."""
+    lines = httpx2.get(f"{url}/metrics").raise_for_status().text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    found = {}
+    for name in ("sequences", "tokens"):
+        total, count = (
+            float(values[f"prefilltune_batch_{name}_{end}"]) for end in ("sum", "count")
+        )
+        found[f"mean_batch_{name}"] = round(total / count, 1)
+    return found
+
+
+def compared(
+    options: Sequence[str], texts: Sequence[str], clients: int, rounds: int
+) -> dict[str, Any]:
+    """Both servers in turns."""
+    turns: dict[str, list[dict[str, float]]] = {each: [] for each in ATTENTIONS}
+    with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        urls = {
+            each: stack.enter_context(running(each, options, logs / each)) for each in ATTENTIONS
+        }
+        difference = largest_difference(list(urls.values()), texts[:clients])
+        for turn in range(rounds):
+            # The other one first each time, so that neither always comes behind the same.
+            for attention in ATTENTIONS if turn % 2 == 0 else ATTENTIONS[::-1]:
+                found = measured(urls[attention], texts, clients)
+                turns[attention].append(found)
+                typer.echo(f"round {turn + 1} {attention:12} {found}", err=True)
+        batches = {each: batch_means(url) for each, url in urls.items()}
+        said = (logs / ATTENTIONS[0]).read_text().splitlines()
+    pairs = zip(*(turns[each] for each in ATTENTIONS), strict=True)
+    ratios = [one["sequences_per_second"] / two["sequences_per_second"] for one, two in pairs]
+    medians = {
+        each: {
+            name: round(statistics.median(turn[name] for turn in its_turns), 2)
+            for name in ("sequences_per_second", "tokens_per_second", "p50_ms", "p99_ms")
+        }
+        | batches[each]
+        for each, its_turns in turns.items()
+    }
+    return {
+        "attention_calls": [line.strip() for line in said if "calls" in line or line[:2] == "  "],
+        "largest_difference": difference,
+        "times_as_many_sequences": round(statistics.median(ratios), 3),
+        "medians": medians,
+        "rounds": turns,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {
+        "processor": next(names, platform.processor() or platform.machine()),
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "fastapi")},
+    }
+
+
+@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def main(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="As the server takes it.")] = "bge-small",
+    pretrained: Annotated[bool, typer.Option(help="Instead of random weights.")] = False,
+    lens: Annotated[
+        str, typer.Option(help="Of sequences, in tokens: histogram:FILE, uniform:0.1-1, ...")
+    ] = f"histogram:{Path(__file__).with_name('lengths.csv')}",
+    longest: Annotated[int, typer.Option(help="Longer ones are cut to it.")] = 512,
+    clients: Annotated[int, typer.Option(min=1, help="That ask at a time.")] = 32,
+    requests: Annotated[int, typer.Option(min=2, help="Of a turn, of one text each.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each server.")] = 5,
+    batch_tokens: Annotated[
+        list[int], typer.Option(help="Of a batch, as the server takes it; repeat for more.")
+    ] = [1024],  # noqa: B006
+    output: Annotated[Path | None, typer.Option(help="A file for all figures, as JSON.")] = None,
+) -> None:
+    """Throughput and latency of the server, packed and padded, in turns.
+
+    Further options go to the server, such as --records FOLDER.
+    """
+    texts = make_texts(lens, longest, requests)
+    options = [model, *([] if pretrained else ["--random"]), *context.args]
+    runs = [
+        {"batch_tokens": tokens}
+        | compared([*options, "--batch-tokens", str(tokens)], texts, clients, rounds)
+        for tokens in batch_tokens
+    ]
+    report = {
+        **machine(),
+        "model": model,
+        "weights": "pretrained" if pretrained else "random",
+        "lens": parse_lengths(lens).text,
+        "longest": longest,
+        "clients": clients,
+        "requests": requests,
+        "runs": runs,
+    }
+    if output is not None:
+        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    typer.echo(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    cli()
