@@ -26,8 +26,8 @@ NOISE_LIMIT = 0.05  # of the fastest median
 class Tier(IntEnum):
     """How near a record is to what was asked for, the nearest first; always the same spec.
 
-    But for the dtype of the LSE, and whether padding is written
-    (:attr:`~prefilltune.workloads.PrefillSpec.same_kernels`).
+    But for the dtype of the LSE, whether padding is written, and packed sequences, which records of
+    padded ones serve (:attr:`~prefilltune.workloads.PrefillSpec.same_kernels`).
     """
 
     EXACT = 0
@@ -405,13 +405,15 @@ class _Query:
 def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
     """Records by shape, of whatever LSE: a trace knows nothing of its dtype.
 
-    Nor does one know whether padding is written; but times do, so that records which differ in that
-    stand for a shape that has no others.
+    Nor does one know whether padding is written, and its decisions are good for packed sequences
+    too; but times know both, so that records which differ in that stand for a shape that has no
+    others.
     """
     own: dict[str, list[Head]] = {}
     others: dict[str, list[Head]] = {}
     for each in spec.same_kernels:
-        found = own if each.padding_output == spec.padding_output else others
+        alike = (each.layout, each.padding_output) == (spec.layout, spec.padding_output)
+        found = own if alike else others
         for text, heads in store.heads(str(each)).items():
             found.setdefault(text, []).extend(heads)
     return {**others, **own}

@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 import tvm
 from cuda_on_cpu import ORDERS, kernel_on_cpu
-from cuda_schedules import first_proposal, pipelined
+from cuda_schedules import first_proposal, last_proposal, pipelined
+from database_fixtures import PROVENANCE, filled
 from description_forms import DESCRIPTIONS
 from machine_code import compile_device
+from small_libraries import SHAPE as RECORDED
+from small_libraries import small_record
 
+from prefilltune.database import Entry, Finder, StaleRecordError
 from prefilltune.tuning.backends.cuda_code import device_source
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import generate
-from prefilltune.tuning.building.replaying import replay
+from prefilltune.tuning.building.replaying import replay, replay_record
 from prefilltune.tuning.measuring.checking import expect, poisoned_results
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import (
@@ -106,6 +110,38 @@ def test_packed_is_what_padded_is() -> None:
         strict=True,
     ):
         np.testing.assert_array_equal(one, other[rows])
+
+
+def test_a_record_of_padded_tensors_serves_packed_ones(tmp_path: Path) -> None:
+    target = resolve_target("llvm")
+    spec = PrefillSpec(4, 2, 16, "float32", layout="packed", window=(3, 0))
+    entry = small_record(replace(spec, layout="padded", padding="left"), target, "llvm_fused")
+    filled(tmp_path, [entry], target.key)
+    match = Finder([tmp_path]).find(target.key, spec, RECORDED)
+    assert match.entry.record_id == entry.record_id
+    module = replay_record(match.entry, PackedShape.fresh(), spec)
+    kernel = tvm.compile(module, target=target.target)["main"]
+    assert_right(kernel, spec, SHAPE, LENS)
+
+
+def test_what_a_record_decided_for_padded_tensors_is_decided_for_packed_ones() -> None:
+    target = resolve_target("cuda", arch="sm_90a")
+    spec = PrefillSpec(4, 2, 16, "bfloat16", layout="packed", window=(None, 0))
+    space, variant = SPACES["cuda_wgmma"], {"q_tile": 128, "kv_tile": 64, "ring": 3}
+    shape = PrefillShape(2, 512)
+
+    def record(of: PrefillSpec) -> Entry:
+        trace = last_proposal(space.name, variant, of, shape, target).trace
+        fields = {"spec": str(of), "shape": str(shape), "space": space.name, "variant": variant}
+        replayed = replay(space, of, shape, variant, trace)
+        return replayed.entry([1e-3], target.target, replace(PROVENANCE, **fields))
+
+    padded, own = map(record, (replace(spec, layout="padded"), spec))
+    modules = [replay_record(each, PackedShape.fresh(), spec) for each in (padded, own)]
+    assert modules[0].script() == modules[1].script()
+    stale = replace(padded, trace=[padded.trace[0], padded.trace[1][1:]])
+    with pytest.raises(StaleRecordError):
+        replay_record(stale, PackedShape.fresh(), spec)
 
 
 def test_what_lies_behind_the_last_sequence_is_neither_read_nor_written() -> None:

@@ -61,7 +61,11 @@ def test_the_lse_is_of_the_dtype_of_the_rest_or_float32():
     single = PrefillSpec(8, 2, 64, "float32")
     assert single.same_kernels == (single, replace(single, padding_output="untouched"))
     packed = PrefillSpec(8, 2, 64, "float32", layout="packed")
-    assert packed.same_kernels == (packed,)
+    sides = [replace(single, padding=side) for side in ("right", "left")]
+    assert packed.same_kernels == (
+        packed,
+        *(replace(each, padding_output=at) for each in sides for at in ("untouched", "zero")),
+    )
 
 
 def test_group_size():

@@ -220,13 +220,18 @@ class PrefillSpec:
     def same_kernels(self) -> tuple[PrefillSpec, ...]:
         """This spec, and those whose records serve it, the nearest first.
 
-        Kernels differ in nothing but the dtype of the LSE, and in whether padding is written.
+        Kernels differ in nothing but the dtype of the LSE, in whether padding is written, and in
+        where sequences lie: what was tuned for padded tensors is good for packed ones.
         """
-        own, others = self.padding_output, () if self.is_packed else PADDING_OUTPUTS
+        lses = dict.fromkeys((self.lse_dtype, None, LSE_DTYPE))
+        if self.is_packed:
+            sides = (replace(self.padded, padding=side) for side in ("right", "left"))
+            others = (each for side in sides for each in side.same_kernels)
+            return (*dict.fromkeys(replace(self, lse_dtype=lse) for lse in lses), *others)
         alike = (
             replace(self, padding_output=output, lse_dtype=lse)
-            for output in dict.fromkeys((own, *others))
-            for lse in dict.fromkeys((self.lse_dtype, None, LSE_DTYPE))
+            for output in dict.fromkeys((self.padding_output, *PADDING_OUTPUTS))
+            for lse in lses
         )
         return tuple(dict.fromkeys(alike))
 

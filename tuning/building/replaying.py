@@ -14,6 +14,7 @@ from ...database import (
     entry_from,
     redescribed,
     schedule,
+    trace_to_json,
 )
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
 from ..spaces import SPACES, DesignSpace, Variant
@@ -84,7 +85,8 @@ def replay_record(
     sizes : PrefillShape or SymbolicShape, optional
         The kernel's sizes, in the place of the shape that the record was tuned on.
     spec : PrefillSpec, optional
-        The kernel's, which differs from the record's in the dtype of its LSE at most.
+        The kernel's, one of those that the record serves: a record's own, or one of which it is
+        among the :attr:`~prefilltune.workloads.PrefillSpec.same_kernels`.
 
     Returns
     -------
@@ -102,14 +104,42 @@ def replay_record(
     space, tuned, shape, variant = origin_of(entry)
     spec = tuned if spec is None else spec
     sizes = None if sizes == shape else sizes
-    if sizes is not None and not space.any_shape:
+    if (sizes is not None or spec.layout != tuned.layout) and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
     description = describe(space.name, tuned, shape, variant)
     symbolic = describe_for_every_shape(space.name, tuned, variant)
     onto = None
     if sizes is not None or spec != tuned:
         onto = describe(space.name, spec, shape if sizes is None else sizes, variant)
-    return finished(schedule(entry, description, onto, symbolic).mod)
+    if spec.layout == tuned.layout:
+        return finished(schedule(entry, description, onto, symbolic).mod)
+    schedule(entry, description, None, symbolic)  # that the record is of what is described today
+    return finished(_with_decisions(entry, space, spec, variant, onto).mod)
+
+
+def _with_decisions(
+    entry: Entry, space: DesignSpace, spec: PrefillSpec, variant: Variant, description: Any
+) -> Any:
+    """The schedule of a record's decisions on a description of another layout.
+
+    Its loops are others, and so are the instructions of its trace.
+
+    Raises
+    ------
+    StaleRecordError
+        If the design space decides something else there.
+    """
+    (scheduled,) = space.generator(spec, variant).generate_design_space(description)
+    instructions, sampled = trace_to_json(scheduled.trace)
+    places, chosen = (sorted(place for place, _ in each) for each in (sampled, entry.trace[1]))
+    if len(places) != len(chosen):
+        raise StaleRecordError(
+            f"{entry.place}: record {entry.record_id} decides {len(chosen)} things, and {spec} has "
+            f"{len(places)} to decide; tune it for itself"
+        )
+    values = dict(entry.trace[1])
+    decisions = [[place, values[own]] for place, own in zip(places, chosen, strict=True)]
+    return apply_trace([instructions, decisions], description)
 
 
 def record_of_today(entry: Entry) -> Entry:

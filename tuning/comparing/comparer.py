@@ -120,11 +120,14 @@ class Comparer:
     def _stock(self, case: Case) -> Match | None:
         space = f"{self._target.kind}_stock"
         try:
-            return self._databases.find(
+            match = self._databases.find(
                 self._target.key, case.spec, case.shape, lens=case.lens.text, space=space
             )
         except NoRecordError:
             return None
+        # Traces of the stock rules fit the description alone that they were found on.
+        layout = PrefillSpec.parse(match.entry.provenance.spec).layout
+        return match if layout == case.spec.layout else None
 
 
 def _comparison(

@@ -239,7 +239,8 @@ def _canonical(lens: str) -> str:
 def _sweep_of(databases: Finder, key: TargetKey, spec: PrefillSpec) -> Sweep | None:
     """The sweep of the first database that has one of records that there are."""
     read = [read_sweeps(root / str(key)) for root in databases.roots]
-    texts = [str(each) for each in spec.same_kernels]
+    # Padded tensors of a length hold sequences of other lengths than packed ones of that mean.
+    texts = [str(each) for each in spec.same_kernels if each.layout == spec.layout]
     sweeps = [each[text] for each in read for text in texts if text in each]
     return next((each for each in sweeps if databases.by_id(key, each.records)), None)
 
