@@ -15,6 +15,7 @@ head_dim, come first::
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,6 @@ from prefilltune.database import (
     Provenance,
     RecordStore,
     committed_root,
-    trace_to_json,
 )
 from prefilltune.database.dates import date_now
 from prefilltune.database.scratch import ScratchFolder
@@ -43,7 +43,6 @@ from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.measuring.workers import call_all
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.spaces.llvm_fused import schedule
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
 from prefilltune.workloads.presets import load_presets
@@ -54,36 +53,28 @@ BUILD_TIMEOUT = 240.0
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What a schedule of the space comes down to.
+class Found:
+    """A schedule of the space.
 
     Parameters
     ----------
     variant : Mapping[str, Any]
-        Its tiles.
-    decisions : tuple of Any
-        What was sampled, in the order of the trace.
+        Its tiles, and what they are made of.
+    trace : Any
+        MetaSchedule's JSON; with the same instructions for every mask and score.
     """
 
     variant: Mapping[str, Any]
-    decisions: tuple[Any, ...]
+    trace: Any
 
     @classmethod
-    def of(cls, entry: Entry) -> Choices:
-        """Those of a record."""
-        _, decisions = entry.trace
-        return cls(entry.provenance.variant, tuple(value for _, value in sorted(decisions)))
+    def of(cls, entry: Entry) -> Found:
+        """That of a record."""
+        return cls(entry.provenance.variant, entry.trace)
 
     def on(self, spec: PrefillSpec, shape: PrefillShape) -> Replayed:
         """The schedule, on the description of a workload."""
-        from tvm.s_tir import Schedule
-
-        sch = Schedule(SPACE.describe(spec, shape, self.variant))
-        schedule(sch, packed=bool(self.variant["packed"]))
-        instructions, sampled = trace_to_json(sch.trace)
-        places = sorted(place for place, _ in sampled)
-        decisions = [list(each) for each in zip(places, self.decisions, strict=True)]
-        return replay(SPACE, spec, shape, self.variant, [instructions, decisions])
+        return replay(SPACE, spec, shape, self.variant, self.trace)
 
 
 def specs(head_dim: int | None) -> list[PrefillSpec]:
@@ -93,10 +84,10 @@ def specs(head_dim: int | None) -> list[PrefillSpec]:
     return [each for each in found if head_dim in (None, each.head_dim)]
 
 
-def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> list[Choices]:
+def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> list[Found]:
     """The fastest schedules for a head_dim, those of the target itself before others."""
     stores = Finder([found, committed_root()]).stores(target.key, backend_of(target.kind).furthest)
-    distinct: dict[str, Choices] = {}
+    distinct: dict[str, Found] = {}
     for store in stores:
         fits = [
             entry
@@ -105,15 +96,17 @@ def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> 
             and PrefillSpec.parse(entry.provenance.spec).head_dim == spec.head_dim
         ]
         for entry in sorted(fits, key=lambda each: each.speed):
-            choices = Choices.of(entry)
-            distinct.setdefault(repr((sorted(choices.variant.items()), choices.decisions)), choices)
+            schedule = Found.of(entry)
+            distinct.setdefault(
+                json.dumps([schedule.variant, schedule.trace], sort_keys=True), schedule
+            )
     return [*distinct.values()][:most]
 
 
 def best(
     spec: PrefillSpec,
     target: ResolvedTarget,
-    candidates: Sequence[Choices],
+    candidates: Sequence[Found],
     shapes: Sequence[PrefillShape],
     folder: Path,
 ) -> Entry:

@@ -12,7 +12,7 @@ import tvm_ffi
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.worker import Worker
-from prefilltune.tuning.search.arms import Arm, sample_arm
+from prefilltune.tuning.search.arms import Arm, arms_of, sample_arm
 from prefilltune.tuning.search.trial_log import Trial
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths
@@ -76,3 +76,15 @@ def test_spaces_that_are_evolved_are_not_sampled() -> None:
     space = SPACES["llvm_fused"]
     variant, *_ = space.variants(case.spec, case.shape, target)
     assert sample_arm(case, target, space.name, variant, 2) is None
+
+
+def test_records_of_tiles_that_a_cpu_is_not_offered_are_replayed() -> None:
+    """Those of another level, or of a version before, begin a search, and add no turns to it."""
+    target, shape = resolve_target('{"kind": "llvm", "mcpu": "x86-64-v3"}'), PrefillShape(2, 64)
+    case = Case(PrefillSpec(2, 1, 64, "float32"), shape, CASE.lens)
+    offered = SPACES["llvm_fused"].variants(case.spec, case.shape, target)
+    before = {"q_tile": 32, "kv_tile": 64, "packed": False}
+    warm = [Trial("llvm_fused", dict(offered[2]), [1]), Trial("llvm_fused", before, [2])]
+    arms = arms_of(case, target, [SPACES["llvm_fused"]], 8, 1, warm)
+    assert [arm.variant for arm in arms[:2]] == [before, offered[2]]
+    assert [arm.exhausted for arm in arms] == [True] + len(offered) * [False]

@@ -16,7 +16,7 @@ from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.derivation import online_attention
 from prefilltune.tuning.search.strategies.context import tune_context
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.spaces.llvm_fused import schedule
+from prefilltune.tuning.spaces.llvm_fused import Vectors, schedule
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import (
     TOLERANCE,
@@ -65,7 +65,7 @@ def test_random_decisions_on_random_workloads(data: st.DataObject, target: Resol
     sch = Schedule(
         FUSED.describe(spec, shape, variant), seed=data.draw(st.integers(1, 1000), "seed")
     )
-    schedule(sch, packed=bool(variant["packed"]))
+    schedule(sch, packed=bool(variant["packed"]), vectors=Vectors.of(variant))
     assert _worst_error(sch.mod, spec, shape, target) <= TOLERANCE[spec.dtype]
 
 
@@ -86,6 +86,19 @@ def test_tiles_fit_the_lengths(target: ResolvedTarget) -> None:
     long = FUSED.variants(spec, PrefillShape(1, 512), target)
     assert {variant["kv_tile"] for variant in long} == {32, 64, 128, 256}
     assert len({tuple(sorted(variant.items())) for variant in long}) == len(long)
+
+
+@pytest.mark.parametrize(
+    ("mcpu", "registers", "lanes", "q_tiles"),
+    [("x86-64-v3", 16, 8, {8, 16, 24, 32, 48}), ("x86-64-v4", 32, 16, {16, 32, 64})],
+)
+def test_tiles_are_vectors_of_the_cpu(
+    mcpu: str, registers: int, lanes: int, q_tiles: set[int]
+) -> None:
+    cpu = resolve_target(f'{{"kind": "llvm", "mcpu": "{mcpu}"}}')
+    found = FUSED.variants(PrefillSpec(2, 2, 16, "float32"), PrefillShape(1, 512), cpu)
+    assert {variant["q_tile"] for variant in found} == q_tiles
+    assert {(variant["registers"], variant["lanes"]) for variant in found} == {(registers, lanes)}
 
 
 def test_keys_past_the_valid_length_are_not_visited() -> None:

@@ -53,6 +53,14 @@ def vector_lanes(target: Any) -> int:
     return next((lanes for lanes, feature in wide if has_feature(feature, target)), 4)
 
 
+def vector_registers(target: Any) -> int:
+    """Vector registers of ``target``: 32 with AVX-512 and on AArch64, else 16."""
+    import tvm_ffi
+
+    has_feature = tvm_ffi.get_global_func("target.llvm_cpu_has_feature")
+    return 32 if any(has_feature(each, target) for each in ("avx512f", "neon")) else 16
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):

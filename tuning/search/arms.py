@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...database import trace_to_json
@@ -153,9 +153,12 @@ def arms_of(
     spaces: Sequence[DesignSpace],
     generation: int,
     threads: int,
-    first: Collection[ArmKey],
+    warm: Sequence[Trial] = (),
 ) -> list[Arm]:
-    """Every variant an arm, the spaces taking turns; those with a key in ``first`` before others.
+    """Every variant an arm, the spaces taking turns; those of ``warm`` before others.
+
+    Variants of ``warm`` that a space offers no more, or on other targets, are arms whose trials are
+    replayed and that propose nothing, where the space's kernels run anywhere.
 
     Parameters
     ----------
@@ -163,17 +166,28 @@ def arms_of(
         Candidates that evolution proposes at once.
     threads : int
         That schedules are sampled with.
+    warm : Sequence[Trial]
+        Of other shapes.
     """
     from tvm.s_tir.meta_schedule.cost_model import XGBModel
 
     # Threads of its own would wait for one another, spinning, on the cores that builders have.
     cost_model = XGBModel(num_warmup_samples=32, num_tuning_cores=1, verbose_eval=0)
+
+    def arm(space: DesignSpace, variant: Variant) -> Arm:
+        return Arm(case, target, space, variant, cost_model, generation, threads)
+
     per_space = [
-        [
-            Arm(case, target, space, variant, cost_model, generation, threads)
-            for variant in space.variants(case.spec, case.shape, target)
-        ]
+        [arm(space, variant) for variant in space.variants(case.spec, case.shape, target)]
         for space in spaces
     ]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*per_space))
-    return sorted((arm for arm in turns if arm is not None), key=lambda arm: arm.key not in first)
+    offered = [each for each in turns if each is not None]
+    keys, first = {each.key for each in offered}, {trial.arm for trial in warm}
+    anywhere = {space.name: space for space in spaces if space.any_target}
+    replayed: dict[ArmKey, Arm] = {}
+    for trial in warm:
+        if trial.arm not in keys | replayed.keys() and trial.space in anywhere:
+            replayed[trial.arm] = arm(anywhere[trial.space], trial.variant)
+            replayed[trial.arm].exhausted = True
+    return [*replayed.values(), *sorted(offered, key=lambda each: each.key not in first)]

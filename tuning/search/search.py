@@ -189,9 +189,8 @@ class Search:
     def _arms(self) -> list[Arm]:
         """An arm for every variant; fewer if the trials reach no further."""
         bounds, trials = self._batching, self.state.limit.trials
-        warm = {trial.arm for trial in self._warm}
         each = (bounds.generation, bounds.sampling_threads)
-        arms = arms_of(self.case, self.target, self._spaces, *each, first=warm)
+        arms = arms_of(self.case, self.target, self._spaces, *each, self._warm)
         return arms if trials is None else arms[: bounds.most_arms(trials)]
 
     def _say(self, activity: str) -> None:

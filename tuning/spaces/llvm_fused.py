@@ -4,22 +4,56 @@ The first GEMM keeps query rows in the vector lanes, so that the softmax runs ov
 without a step across lanes, and its result is the operand that the second GEMM broadcasts. The
 query tile is transposed once; keys and values are read as they lie, or copied tile by tile
 (variant ``packed``), which pays where rows lie so far apart that they evict one another.
+
+Both GEMMs work on register tiles of a few vectors by a few broadcast elements, as large as the
+registers of the target hold: with 16 of 8 lanes, 24 rows by 4 keys, then 6 rows by 16 elements.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, Tiles
 from ..derivation import online_attention
-from ..target import ResolvedTarget, vector_lanes
+from ..target import ResolvedTarget, vector_lanes, vector_registers
 from .space import DesignSpace, Variant, one_schedule, reaches
 
 _KV_TILES = (64, 128, 32, 256)
-_LANE_GROUPS = (2, 4, 1)
 _MIN_KV_TILE = 32
+# Vectors of a query tile, by registers. 16 hold tiles of twelve accumulators, three by four or two
+# by six; with 32, four by four keep the multipliers busy.
+_Q_VECTORS = {16: (3, 4, 6, 2, 1), 32: (4, 2, 1)}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vector registers of a CPU.
+
+    Parameters
+    ----------
+    registers : int
+        How many there are.
+    lanes : int
+        float32 elements of one.
+    """
+
+    registers: int = 16
+    lanes: int = 8
+
+    @classmethod
+    def of(cls, variant: Variant) -> Vectors:
+        """Those that a variant is for; of AVX2 where a record of earlier versions names none."""
+        return cls(**{name: int(variant[name]) for name in _FIELDS if name in variant})
+
+
+_FIELDS = ("registers", "lanes")
+
+#: What most CPUs have.
+AVX2 = Vectors()
 
 
 class LlvmFused(DesignSpace):
@@ -27,18 +61,25 @@ class LlvmFused(DesignSpace):
 
     name: ClassVar[str] = "llvm_fused"
     kinds: ClassVar[frozenset[str]] = frozenset({"llvm"})
+    any_target: ClassVar[bool] = True
 
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
-        lanes = vector_lanes(target.target)
-        sizes = [lanes * groups for groups in _LANE_GROUPS]
+        lanes, registers = vector_lanes(target.target), vector_registers(target.target)
+        sizes = [lanes * vectors for vectors in _Q_VECTORS[registers]]
         q_tiles = [size for size in sizes if reaches(size, shape.qo_len, lanes)]
         kv_tiles = [size for size in _KV_TILES if reaches(size, shape.num_kv, _MIN_KV_TILE)]
         # A copy converts other dtypes to float32 once; without it, each use would do so again.
         packed = (False, True) if spec.dtype == "float32" else (True,)
         return [
-            {"q_tile": q_tile, "kv_tile": kv_tile, "packed": pack}
+            {
+                "q_tile": q_tile,
+                "kv_tile": kv_tile,
+                "packed": pack,
+                "registers": registers,
+                "lanes": lanes,
+            }
             for pack, kv_tile, q_tile in product(packed, kv_tiles, q_tiles)
         ]
 
@@ -64,11 +105,13 @@ class LlvmFused(DesignSpace):
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.mutator import MutateTileSize
 
-        packed = bool(variant["packed"])
-        return one_schedule(lambda sch: schedule(sch, packed=packed), {MutateTileSize(): 1.0})
+        packed, vectors = bool(variant["packed"]), Vectors.of(variant)
+        return one_schedule(
+            lambda sch: schedule(sch, packed=packed, vectors=vectors), {MutateTileSize(): 1.0}
+        )
 
 
-def schedule(sch: Any, *, packed: bool) -> None:
+def schedule(sch: Any, *, packed: bool, vectors: Vectors = AVX2) -> None:
     """Schedule the online description for a CPU.
 
     Parameters
@@ -77,30 +120,28 @@ def schedule(sch: Any, *, packed: bool) -> None:
         Of an :func:`~prefilltune.tuning.derivation.online_attention`; scheduled in place.
     packed : bool
         Whether key and value tiles are copied before they are used.
+    vectors : Vectors
+        What register tiles are made of.
     """
     sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock("attention"))))
     _rows_into_lanes(sch)
-    _load_tiles(sch, packed=packed)
-    dot_reduction = _tile_score_gemm(sch)
-    reductions = _vectorize_softmax(sch)
-    out_reduction = _tile_value_gemm(sch)
-    for name in (
-        "max_before",
-        "row_max",
-        "rescale",
-        "row_sum",
-        "final_sum",
-        "inv_sum",
-        "row_lse",
-        "output",
-    ):
-        sch.vectorize(sch.get_loops(sch.get_sblock(name))[-1])
+    _load_tiles(sch, vectors, packed=packed)
+    dot_reduction = _tile_score_gemm(sch, vectors)
+    reductions = _vectorize_softmax(sch, vectors)
+    out_reduction = _tile_value_gemm(sch, vectors)
+    for name in ("rescale", "row_lse"):
+        _leave_to_llvm(sch, sch.get_loops(sch.get_sblock(name))[-1])
+    for name in ("max_before", "row_max", "row_sum", "final_sum", "inv_sum", "output"):
+        _vectorize(sch, sch.get_loops(sch.get_sblock(name))[-1], vectors)
     # Last, because compute_at refuses reductions that are already decomposed.
     for block, loop in reductions:
-        sch.vectorize(sch.get_loops(sch.decompose_reduction(block, loop))[-1])
+        vector, lane = sch.get_loops(sch.decompose_reduction(block, loop))[-2:]
+        sch.unroll(vector)
+        sch.vectorize(lane)
     for name, loop in (("dot", dot_reduction), ("tile_out", out_reduction)):
         init_loops = sch.get_loops(sch.decompose_reduction(sch.get_sblock(name), loop))
-        sch.unroll(init_loops[-2])
+        for each in init_loops[-3:-1]:
+            sch.unroll(each)
         sch.vectorize(init_loops[-1])
 
 
@@ -111,69 +152,100 @@ def _rows_into_lanes(sch: Any) -> None:
     sch.compute_inline(sch.get_sblock("probs"))
 
 
-def _load_tiles(sch: Any, *, packed: bool) -> None:
+def _load_tiles(sch: Any, vectors: Vectors, *, packed: bool) -> None:
     row, element = sch.get_loops(sch.get_sblock("q_rows"))[-2:]
     sch.reorder(element, row)
     for name in ("k_rows", "v_rows"):
         block = sch.get_sblock(name)
         if packed:
-            sch.vectorize(sch.get_loops(block)[-1])
+            _vectorize(sch, sch.get_loops(block)[-1], vectors)
         else:
             sch.compute_inline(block)
 
 
-def _tile_score_gemm(sch: Any) -> Any:
+def _tile_score_gemm(sch: Any, vectors: Vectors) -> Any:
     """Register-tile query times key; returns the loop of the reduction to decompose at."""
     row, column = sch.get_loops(sch.get_sblock("scores"))[-2:]
-    tile = sch.sample_perfect_tile(column, n=2, max_innermost_factor=16)
-    column_tile, column_in_tile = sch.split(column, factors=tile)
-    sch.reorder(column_tile, column_in_tile, row)
+    column_tile, column_in_tile = _sampled(sch, column, vectors.registers // 2)
+    row_tile, row_vector, lane = _sampled_vectors(sch, row, vectors)
+    sch.reorder(column_tile, row_tile, column_in_tile, row_vector, lane)
     dot = sch.get_sblock("dot")
-    sch.compute_at(dot, column_tile, preserve_unit_loops=True)
+    sch.compute_at(dot, row_tile, preserve_unit_loops=True)
     sch.set_scope(dot, 0, "local")
     dot_row, dot_column, reduction = sch.get_loops(dot)[-3:]
-    steps = sch.sample_perfect_tile(reduction, n=2, max_innermost_factor=8)
-    reduction_step, reduction_in_step = sch.split(reduction, factors=steps)
-    sch.reorder(reduction_step, reduction_in_step, dot_column, dot_row)
-    for loop in (reduction_in_step, dot_column, column_in_tile):
+    reduction_step, reduction_in_step = _sampled(sch, reduction, 8)
+    dot_vector, dot_lane = _in_vectors(sch, dot_row, vectors)
+    sch.reorder(reduction_step, reduction_in_step, dot_column, dot_vector, dot_lane)
+    for loop in (reduction_in_step, dot_column, dot_vector, column_in_tile, row_vector):
         sch.unroll(loop)
-    for loop in (dot_row, row):
+    for loop in (dot_lane, lane):
         sch.vectorize(loop)
     return reduction_step
 
 
-def _vectorize_softmax(sch: Any) -> list[tuple[Any, Any]]:
+def _vectorize_softmax(sch: Any, vectors: Vectors) -> list[tuple[Any, Any]]:
     """Vectorise over rows; returns (sblock, loop) of the reductions to decompose."""
     reductions = []
     for name in ("tile_max", "weights", "tile_sum"):
         block = sch.get_sblock(name)
         row, column = sch.get_loops(block)[-2:]
         sch.reorder(column, row)
-        sch.vectorize(row)
-        if name != "weights":
+        if name == "weights":
+            _leave_to_llvm(sch, row)
+        else:
+            _vectorize(sch, row, vectors)
             reductions.append((block, column))
     return reductions
 
 
-def _tile_value_gemm(sch: Any) -> Any:
+def _tile_value_gemm(sch: Any, vectors: Vectors) -> Any:
     """Register-tile weight times value; returns the loop of the reduction to decompose at."""
     row, element = sch.get_loops(sch.get_sblock("acc"))[-2:]
-    row_tile, row_in_tile = sch.split(
-        row, factors=sch.sample_perfect_tile(row, n=2, max_innermost_factor=8)
-    )
-    element_tile, element_in_tile = sch.split(
-        element, factors=sch.sample_perfect_tile(element, n=2, max_innermost_factor=64)
-    )
-    sch.reorder(row_tile, element_tile, row_in_tile, element_in_tile)
+    row_tile, row_in_tile = _sampled(sch, row, 8)
+    element_tile, element_vector, lane = _sampled_vectors(sch, element, vectors)
+    sch.reorder(row_tile, element_tile, row_in_tile, element_vector, lane)
     out = sch.get_sblock("tile_out")
     sch.compute_at(out, element_tile, preserve_unit_loops=True)
     sch.set_scope(out, 0, "local")
     out_row, out_element, reduction = sch.get_loops(out)[-3:]
-    steps = sch.sample_perfect_tile(reduction, n=2, max_innermost_factor=4)
-    reduction_step, reduction_in_step = sch.split(reduction, factors=steps)
-    sch.reorder(reduction_step, reduction_in_step, out_row, out_element)
-    for loop in (reduction_in_step, out_row, row_in_tile):
+    reduction_step, reduction_in_step = _sampled(sch, reduction, 4)
+    out_vector, out_lane = _in_vectors(sch, out_element, vectors)
+    sch.reorder(reduction_step, reduction_in_step, out_row, out_vector, out_lane)
+    for loop in (reduction_in_step, out_row, out_vector, row_in_tile, element_vector):
         sch.unroll(loop)
-    for loop in (out_element, element_in_tile):
+    for loop in (out_lane, lane):
         sch.vectorize(loop)
     return reduction_step
+
+
+def _sampled(sch: Any, loop: Any, most: int) -> list[Any]:
+    """``loop`` in two, the inner one no longer than ``most``."""
+    factors = sch.sample_perfect_tile(loop, n=2, max_innermost_factor=most)
+    return sch.split(loop, factors=factors)
+
+
+def _sampled_vectors(sch: Any, loop: Any, vectors: Vectors) -> tuple[Any, Any, Any]:
+    """``loop`` in tiles of vectors of lanes."""
+    vector, lane = _in_vectors(sch, loop, vectors)
+    tile, in_tile = _sampled(sch, vector, vectors.registers // 4)
+    return tile, in_tile, lane
+
+
+def _in_vectors(sch: Any, loop: Any, vectors: Vectors) -> list[Any]:
+    """``loop`` in vectors of lanes: of fewer, if it is no multiple of what a register has.
+
+    LLVM takes vectors of three times as many lanes apart element by element.
+    """
+    lanes = math.gcd(int(sch.get(loop).extent), vectors.lanes)
+    return sch.split(loop, factors=[None, lanes])
+
+
+def _leave_to_llvm(sch: Any, loop: Any) -> None:
+    """Vectorise a loop of powers or logarithms: TVM leaves it scalar, and LLVM needs all of it."""
+    sch.vectorize(loop)
+
+
+def _vectorize(sch: Any, loop: Any, vectors: Vectors) -> None:
+    vector, lane = _in_vectors(sch, loop, vectors)
+    sch.unroll(vector)
+    sch.vectorize(lane)

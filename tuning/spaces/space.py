@@ -31,6 +31,9 @@ class DesignSpace(ABC):
     #: at the call.
     any_shape: ClassVar[bool] = True
 
+    #: Whether kernels of variants that are offered for one target run on every target of the kind.
+    any_target: ClassVar[bool] = False
+
     #: Rounds of sampling without one valid schedule after which evolution takes the space for
     #: exhausted.
     patience: ClassVar[int] = 5
