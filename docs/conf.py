@@ -45,10 +45,10 @@ pygments_style = "default"
 pygments_dark_style = "github-dark"
 html_theme = "furo"
 html_title = f"prefilltune {release}"
-html_static_path = ["site"]
+html_static_path = ["site/static"]
 html_css_files = ["site.css"]
 html_extra_path = ["../build/report/report.html"]
-templates_path = ["site"]
+templates_path = ["site/templates"]
 html_sidebars = {
     "**": [
         "sidebar/brand.html",
@@ -59,7 +59,6 @@ html_sidebars = {
         "sidebar/scroll-end.html",
     ]
 }
-html_copy_source = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0757b3", "color-brand-content": "#0757b3"},
     "dark_css_variables": {"color-brand-primary": "#6cb0ff", "color-brand-content": "#6cb0ff"},
