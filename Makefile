@@ -55,7 +55,8 @@ LENGTHS := $(foreach lens,$(LENS),--lens $(lens))
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
-# One stamp for each set of extras: switching between targets installs nothing twice.
+# One stamp for each set of extras: switching between targets installs nothing twice. Python compiles
+# what it imports, far less than pip would compile.
 define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@for extra in $(1) $(subst $(comma), ,$(EXTRAS)); do \
@@ -65,7 +66,7 @@ define install
 	base=$(VENV)/.extra-base; \
 	if [ -n "$$wanted" ] || [ ! -f $$base ] || [ pyproject.toml -nt $$base ]; then \
 	  echo "installing prefilltune[$${wanted#,}] into $(VENV)"; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$${wanted#,}]" && \
+	  $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[$${wanted#,}]" && \
 	  for extra in base $$(echo "$$wanted" | tr ',' ' '); do touch $(VENV)/.extra-$$extra; done; \
 	fi
 endef

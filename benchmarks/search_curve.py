@@ -1,7 +1,7 @@
 """How soon a search is near the best that it finds, from the logs of its trials.
 
 A log is `trials/<case>.jsonl` of a work database; it keeps when each trial ended. Writes what each
-search reached and when, and a picture of it::
+search reached and when, and a picture of it (needs the extra [benchmarks])::
 
     python benchmarks/search_curve.py LOG... --output docs/measurements/search_curve
 """

@@ -4,7 +4,8 @@ A log is `trials/<case>.jsonl` of a work database in which a search has tried ev
 space. Each is gone through again in three orders: as the search had it, by a model, and at random.
 The model is XGBoost on what names a point (its variant and its sampled decisions), of all variants
 together; it learns from the first trials of the search, and again after each batch that it chose.
-Writes after how many trials each order was near the best, and a picture::
+Writes after how many trials each order was near the best, and a picture (needs the
+extra [benchmarks])::
 
     python benchmarks/search_ranking.py LOG... --output docs/measurements/search_ranking
 """

@@ -67,10 +67,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database that `prefilltune tune` filled."""
     root = tmp_path_factory.mktemp("database")
     done = run(
-        "tune", *SMALL, "--trials", "8", "--no-compare", "--database", str(root), "--threads", "1"
+        "tune", *SMALL, "--trials", "4", "--no-compare", "--database", str(root), "--threads", "1"
     )
     assert done.returncode == 0, done.stderr
-    assert "8 trials" in done.stdout
+    assert "4 trials" in done.stdout
     assert "x the baseline" in done.stdout
     return root
 
