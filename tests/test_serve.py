@@ -27,7 +27,6 @@ pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
 from fastapi.testclient import TestClient  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-import prefilltune.transformers  # noqa: E402, F401
 from examples.serve import __main__ as command  # noqa: E402
 from examples.serve import load_test, loading  # noqa: E402
 from examples.serve.app import create_app  # noqa: E402
@@ -48,6 +47,9 @@ COMMON = {
 CONFIGS = {
     "bert": transformers.BertConfig(**COMMON),
     "xlm_r": transformers.XLMRobertaConfig(**COMMON),
+    "modernbert": transformers.ModernBertConfig(
+        **{**COMMON, "local_attention": 4, "cls_token_id": 2, "sep_token_id": 3}
+    ),
     "qwen3": transformers.Qwen3Config(**COMMON, num_key_value_heads=1, head_dim=16),
 }
 SEQUENCES = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
@@ -74,7 +76,14 @@ def directly(made: Embedder, ids: Sequence[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("is_packed", [True, False])
 @pytest.mark.parametrize(
-    ("name", "kind"), [("bert", "cls"), ("bert", "mean"), ("xlm_r", "mean"), ("qwen3", "last")]
+    ("name", "kind"),
+    [
+        ("bert", "cls"),
+        ("bert", "mean"),
+        ("xlm_r", "mean"),
+        ("modernbert", "mean"),
+        ("qwen3", "last"),
+    ],
 )
 def test_vectors_are_those_of_each_sequence_alone(name: str, kind: str, is_packed: bool) -> None:
     made = embedder(name, kind, is_packed)

@@ -98,7 +98,10 @@ def serve(
     embedder = Embedder(model, network, loaded.tokenize, pools, loaded.max_length, is_packed)
     embedder.embed([[0] * min(16, loaded.max_length)] * 2)
     if is_packed:
-        typer.echo(prefilltune.transformers.report(network))
+        report = prefilltune.transformers.report(network)
+        served, left = (sum(each.values()) for each in (report.served, report.handed_over))
+        # What is left to SDPA, and why, is a warning already.
+        typer.echo(f"attention: kernels serve {served} of {served + left} layers")
     limits = Limits(batch_tokens or usual.batch_tokens, wait_ms / 1e3, queued_tokens)
     uvicorn.run(create_app(embedder, limits), host=host, port=port, access_log=False)
 

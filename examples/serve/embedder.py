@@ -51,7 +51,10 @@ class Embedder:
         device = self.model.device
         lens = torch.tensor([len(ids) for ids in sequences])
         offsets = torch.nn.functional.pad(lens.cumsum(0), (1, 0)).int().to(device)
-        rows = (self._packed_rows if self.packed else self._padded_rows)(sequences, lens, offsets)
+        if self.packed:
+            rows = self._packed_rows(sequences, lens, offsets)
+        else:
+            rows = self._padded_rows(sequences, lens)
         return self.pooling(rows, offsets).cpu().numpy()
 
     def _packed_rows(self, sequences: Sequences, lens: Any, offsets: Any) -> Any:
@@ -70,7 +73,7 @@ class Embedder:
         )
         return output.last_hidden_state[0]
 
-    def _padded_rows(self, sequences: Sequences, lens: Any, _: Any) -> Any:
+    def _padded_rows(self, sequences: Sequences, lens: Any) -> Any:
         """The same, of a batch that is filled up."""
         pad = self.model.config.pad_token_id or 0
         tensors = [torch.tensor(each) for each in sequences]

@@ -181,7 +181,7 @@ def compared(
         for each, its_turns in turns.items()
     }
     return {
-        "attention_calls": [line.strip() for line in said if "calls" in line or line[:2] == "  "],
+        "attention": next(line for line in said if line.startswith("attention: ")),
         "largest_difference": difference,
         "times_as_many_sequences": round(statistics.median(ratios), 3),
         "medians": medians,
