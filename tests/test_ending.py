@@ -178,7 +178,7 @@ _BUSY = """
 import os, sys, time
 from prefilltune.tuning.measuring.worker import Worker
 worker = Worker(uses_tvm=False)
-print(worker.call(os.getpid, timeout=20).value, flush=True)
+print(worker.call(os.getpid, timeout=120).value, flush=True)
 worker.submit({call}, timeout=600)
 os.kill(os.getpid(), 9)
 """

@@ -206,7 +206,7 @@ def test_a_child_that_came_to_harm_is_replaced(
             if function is check_and_time and len(children) == 2:
                 return Outcome("ok", harm)
             if function is check_and_time:
-                children.append(real_call(os.getpid, timeout=20).value)
+                children.append(real_call(os.getpid, timeout=120).value)
             return real_call(function, *args, timeout=timeout)
 
         def count_harm(state: SearchState) -> None:
