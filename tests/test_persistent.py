@@ -115,6 +115,13 @@ def test_a_producer_loads_and_the_others_compute() -> None:
         assert text.index("prefill_wait_product") < free.start() < text.index("prefill_exp2")
     assert '"prefill_registers_dec_24"' in others
     assert 'thread="threadIdx.z"' not in compute.split("for turn in")[1]
+    # Tiles without keys come last, and only those who write them get there.
+    assert before.count('"prefill_rank"') == 1
+    ends = [
+        each.split("for turn in range(")[1].split("):")[0]
+        for each in (compute, *others.split("else:"))
+    ]
+    assert ["some" in each for each in ends] == [True, False, True]
     # All rows of a thread at once, and none asks which threads are there.
     assert '"prefill_quad_max"' in compute
     assert "T.axis.reduce(4, lane)" not in compute

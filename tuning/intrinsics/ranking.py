@@ -22,20 +22,25 @@ __device__ __forceinline__ void prefill_rank_count(void* table, int thing, int c
 """
 
 _RANK = f"""
-__device__ __forceinline__ void prefill_rank(void* table, int things) {{
+__device__ __forceinline__ int prefill_rank(void* table, int things, int least) {{
   __syncthreads();
   int* counts = (int*)table;
-  int threads = blockDim.x * blockDim.y * blockDim.z;
-  for (int thing = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x; thing < things;
-       thing += threads) {{
-    int mine = counts[thing], rank = 0;
-    for (int other = 0; other < things; ++other) {{
-      int theirs = counts[other];
-      rank += theirs > mine || (theirs == mine && other < thing);
+  int threads = blockDim.x * blockDim.y * blockDim.z, some = 0;
+  int thing = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
+  for (int before = 0; before < things; before += threads, thing += threads) {{
+    int mine = thing < things ? counts[thing] : 0;
+    if (thing < things) {{
+      int rank = 0;
+      #pragma unroll 8
+      for (int other = 0; other < things; ++other) {{
+        int theirs = counts[other];
+        rank += theirs > mine || (theirs == mine && other < thing);
+      }}
+      counts[{TABLE} + rank] = thing;
     }}
-    counts[{TABLE} + rank] = thing;
+    some += __syncthreads_count(mine >= least);
   }}
-  __syncthreads();
+  return some;
 }}
 """
 
@@ -69,9 +74,23 @@ def group_of(table: Any, thing: Any) -> Any:
     )
 
 
-def rank(table: Any, things: Any) -> Any:
-    """A call by which all threads of a block rank what was counted; it meets them twice."""
-    return T.cuda.func_call("prefill_rank", table, things, source_code=_RANK)
+def rank(table: Any, things: Any, *, grouped: bool) -> Any:
+    """A call by which all threads of a block, who meet in it, rank what was counted.
+
+    Parameters
+    ----------
+    grouped : bool
+        Whether it was counted as :func:`of_group`.
+
+    Returns
+    -------
+    Call
+        How many things are more than nothing: the first ones of the ranking.
+    """
+    least = TABLE if grouped else 1
+    return T.cuda.func_call(
+        "prefill_rank", table, things, least, source_code=_RANK, return_type="int32"
+    )
 
 
 def ranked(table: Any, place: Any) -> Any:

@@ -15,6 +15,8 @@ from typing import Any
 
 from ..intrinsics import ranking
 from ..intrinsics.fragments import UNTRACKED
+from ..intrinsics.uniform import uniform
+from .steps import over_threads
 
 #: Shared memory of the table.
 RANKING_BYTES = 4 * ranking.TABLE_WORDS
@@ -46,7 +48,7 @@ class Order:
         """What was read of the table: what is bound to that, and not to a call, is read once."""
         from tvm import tirx
 
-        return tirx.decl_buffer((1,), "int32", name="ranked", scope="local")
+        return tirx.decl_buffer((2,), "int32", name="ranked", scope="local")
 
     @property
     def buffers(self) -> list[Any]:
@@ -104,7 +106,19 @@ class Order:
         """
         return self._if_fits(known(ranking.group_of(self._pointer, tile)), other)
 
-    def make(self, count: Callable[[Sequence[Any]], tuple[list[Any], Any]]) -> Any:
+    def with_keys(self) -> tuple[Any, Any]:
+        """A statement behind what makes the table, and how many items come before all others.
+
+        These others see no keys. Where there is no table, there are none behind.
+        """
+        from tvm import tirx
+
+        tiles: Any = tirx.Var("some", "int32")
+        return tirx.Bind(tiles, self._found[1]), tiles * self.sizes[-2]
+
+    def make(
+        self, count: Callable[[Sequence[Any]], tuple[list[Any], Any]], *, grouped: bool
+    ) -> Any:
         """What makes the table.
 
         Parameters
@@ -112,6 +126,8 @@ class Order:
         count : Callable
             From sequence, head and tile, or head and tile, to statements, and behind them the key
             tiles that it sees; and the sequence with these, where a tile is to learn it.
+        grouped : bool
+            Whether it is.
         """
         from tvm import tirx
 
@@ -120,8 +136,11 @@ class Order:
             call = ranking.count_thing(self._pointer, pair, number)
             return tirx.SeqStmt([*stmts, tirx.Evaluate(call)])
 
-        rank = tirx.Evaluate(ranking.rank(self._pointer, self._tiles))
-        return self._if_fits(tirx.SeqStmt([self._by_threads(counted), rank]), None)
+        def some(number: Any) -> Any:
+            return tirx.BufferStore(self._found, number, [tirx.const(1, "int32")])
+
+        rank = some(uniform(ranking.rank(self._pointer, self._tiles, grouped=grouped)))
+        return self._if_fits(tirx.SeqStmt([self._by_threads(counted), rank]), some(self._tiles))
 
     @property
     def _pointer(self) -> Any:
@@ -149,9 +168,5 @@ class Order:
         stmt: Any = tirx.IfThenElse(pair < self._tiles, step(pair), None)
         stmt = tirx.For(part, zero, parts, tirx.ForKind.SERIAL, stmt)
         for variable, name, extent in zip(variables, names, self.threads, strict=True):
-            unbounded: Any = None
-            axis = tirx.IterVar(unbounded, tirx.Var("", "int32"), tirx.IterVar.ThreadIndex, name)
-            stmt = tirx.For(
-                variable, zero, tirx.const(extent, "int32"), tirx.ForKind.THREAD_BINDING, stmt, axis
-            )
+            stmt = over_threads(variable, extent, name, stmt)
         return stmt

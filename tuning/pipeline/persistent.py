@@ -127,7 +127,7 @@ class _Grid:
             _store(held, zero, 1),
             begin_rings(self.rings, self._warps),
             *([] if self._produces else begun_turns(self.loop)),
-            self._order.make(self._count),
+            self._order.make(self._count, grouped=bool(_searched(self.binds))),
             *([] if self._produces else [self._first_loads(block, zero, zero)]),
             synchronized(),
             self._turns(block, held, shared),
@@ -182,24 +182,30 @@ class _Grid:
         """One tile of queries after another; each thread of the two kinds counts what was held."""
         from tvm import tirx
 
-        def every(step: Callable[[Any], Any]) -> Any:
+        def every(step: Callable[[Any], Any], items: Any) -> Any:
             turn, zero = tirx.Var("turn", "int32"), _int32(0)
-            turns = turns_of(block, self._blocks, self._order.items)
+            turns = turns_of(block, self._blocks, items)
             return tirx.For(turn, zero, turns, tirx.ForKind.SERIAL, step(turn))
 
         def item(turn: Any) -> Any:
             return item_of(turn, block, self._blocks)
 
-        computing = every(lambda turn: self._tile(item(turn), item(turn + 1), held, shared))
+        def tile(turn: Any) -> Any:
+            return self._tile(item(turn), item(turn + 1), held, shared)
+
         if not self._produces:
-            return computing
-        loading = every(lambda turn: self._all_loads(item(turn), held))
+            return every(tile, self._order.items)
+        # Who computes and who loads has nothing to do where there are no keys.
+        bound, some = self._order.with_keys()
+        computing = every(tile, some)
+        loading = every(lambda turn: self._all_loads(item(turn), held), some)
         blocks = int(self.loop.annotations.get(MIN_BLOCKS, 1))
 
         def idle(warp: Any) -> Any:
-            return every(lambda turn: self._if_empty(item(turn), warp))
+            return every(lambda turn: self._if_empty(item(turn), warp), self._order.items)
 
-        return divided([*begun_turns(self.loop), computing], loading, idle, self._warps, blocks)
+        computes = [*begun_turns(self.loop), computing]
+        return tirx.SeqStmt([bound, divided(computes, loading, idle, self._warps, blocks)])
 
     def _if_empty(self, item: Any, warp: Any) -> Any:
         """Write the outputs of a tile that sees no keys, beside those that compute others."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from ..intrinsics import WARPGROUP, registers
-from .steps import changed, in_other_terms, sequence
+from .steps import changed, in_other_terms, over_threads, sequence
 
 #: Warps of the warpgroup that loads, none of whose threads does.
 IDLE = WARPGROUP - 1
@@ -61,7 +61,7 @@ def divided(
         sequence(computes),
         tirx.SeqStmt([tirx.Evaluate(registers.leave()), others]),
     )
-    return _over_threads(warp, warps + WARPGROUP, "threadIdx.z", either)
+    return over_threads(warp, warps + WARPGROUP, "threadIdx.z", either)
 
 
 def spread(stmts: Sequence[Any], warp: Any, warps: int) -> Any:
@@ -84,16 +84,7 @@ def _by_the_first(warp: Any, number: Any, stmt: Any) -> Any:
     zero = tirx.const(0, "int32")
     only = tirx.all(tirx.EQ(warp, number), tirx.EQ(x, zero), tirx.EQ(y, zero))
     stmt = tirx.IfThenElse(only, stmt, None)
-    return _over_threads(y, 8, "threadIdx.y", _over_threads(x, 4, "threadIdx.x", stmt))
-
-
-def _over_threads(var: Any, extent: int, name: str, body: Any) -> Any:
-    from tvm import tirx
-
-    unbounded: Any = None
-    axis = tirx.IterVar(unbounded, tirx.Var("", "int32"), tirx.IterVar.ThreadIndex, name)
-    zero, end = tirx.const(0, "int32"), tirx.const(extent, "int32")
-    return tirx.For(var, zero, end, tirx.ForKind.THREAD_BINDING, body, axis)
+    return over_threads(y, 8, "threadIdx.y", over_threads(x, 4, "threadIdx.x", stmt))
 
 
 def on_warp(stmt: Any, warp: Any) -> Any:

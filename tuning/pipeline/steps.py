@@ -70,6 +70,16 @@ def serial(loop: Any, var: Any, begin: Any, extent: Any, body: Sequence[Any]) ->
     return tirx.For(var, begin, extent, loop.kind, tirx.SeqStmt(list(body)), annotations=kept)
 
 
+def over_threads(var: Any, extent: int, name: str, body: Any) -> Any:
+    """A loop over threads of a block, ``threadIdx.z`` say."""
+    from tvm import tirx
+
+    unbounded: Any = None
+    axis = tirx.IterVar(unbounded, tirx.Var("", "int32"), tirx.IterVar.ThreadIndex, name)
+    zero, end = tirx.const(0, "int32"), tirx.const(extent, "int32")
+    return tirx.For(var, zero, end, tirx.ForKind.THREAD_BINDING, body, axis)
+
+
 def joined(steps: Sequence[Any]) -> list[Any]:
     """What joins all loads and meets all threads, if any step does such a thing."""
     from tvm import tirx
