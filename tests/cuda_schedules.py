@@ -34,6 +34,11 @@ WGMMA_TURNS: tuple[dict[str, Any], ...] = (
     {"overlap": True, "ring": 2, "persistent": 3, "alternate": True},
 )
 
+#: And where the output has no place in shared memory.
+WGMMA_DIRECT: tuple[dict[str, Any], ...] = (
+    {"overlap": True, "ring": 2, "persistent": 3, "producer": True, "direct": True},
+)
+
 
 def pipelined(variants: Sequence[Variant], pipeline: dict[str, Any]) -> dict[str, Any] | None:
     """The first of variants that is pipelined so, whatever its sizes; None where none is.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tvm_ffi
 from cuda_schedules import (
+    WGMMA_DIRECT,
     WGMMA_PIPELINES,
     WGMMA_TURNS,
     first_proposal,
@@ -109,7 +110,7 @@ def test_machine_code_of_mma(arch: str, mask_mode: str, tmp_path: Path) -> None:
     ("pipeline", "mask_mode"),
     [
         *((each, MASKS[0]) for each in WGMMA_PIPELINES if "persistent" not in each),
-        *((each, MASKS[1]) for each in (*WGMMA_PIPELINES, *WGMMA_TURNS)),
+        *((each, MASKS[1]) for each in (*WGMMA_PIPELINES, *WGMMA_TURNS, *WGMMA_DIRECT)),
     ],
     ids=str,
 )

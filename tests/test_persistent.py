@@ -203,12 +203,21 @@ def test_a_kernel_for_every_shape_compiles_and_spills_nothing() -> None:
     assert re.search(r"\b0 bytes spill stores", cubin.log)
 
 
-def test_the_output_has_shared_memory_of_its_own() -> None:
+def test_the_output_has_shared_memory_of_its_own_or_none() -> None:
     space, target = SPACES["cuda_wgmma"], resolve_target("cuda", arch="sm_90a")
     spec, shape = PrefillSpec(4, 4, 256, "bfloat16"), PrefillShape(4, 2048)
     offered = list(map(dict, space.variants(spec, shape, target)))
     assert {"q_tile": 128, "kv_tile": 64, "ring": 2} in offered
-    assert not [each for each in offered if "persistent" in each and each["q_tile"] == 128]
+    wide = [each for each in offered if "persistent" in each and each["q_tile"] == 128]
+    assert [each["kv_tile"] for each in wide] == [64, 80]
+    assert all(each.get("direct") for each in wide)
+
+
+def test_the_output_leaves_registers_at_once_where_it_has_no_place() -> None:
+    text = _pipelined(producer=True, direct=True)
+    assert '"prefill_write_rows' not in text
+    (write,) = re.findall(r'"prefill_write_fragments_64_64", T.address_of\((\w+)\[', text)
+    assert re.search(rf'{write} = .*scope="m16n8k8.matrixC"', text)
 
 
 def _reannotated(name: str, value: int | None, **more: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda_schedules import WGMMA_PIPELINES, WGMMA_TURNS, pipelined, proposals
+from cuda_schedules import WGMMA_DIRECT, WGMMA_PIPELINES, WGMMA_TURNS, pipelined, proposals
 
 from prefilltune.tuning.backends.cuda import cuda_device
 from prefilltune.tuning.backends.resolving import resolve_target
@@ -81,7 +81,7 @@ def test_first_variants_of_every_dtype_and_head_dim(
     ("space", "pipeline"),
     [
         *((space, each) for space in ("cuda_wgmma", "cuda_mma") for each in _pipelines(space)),
-        *(("cuda_wgmma", each) for each in WGMMA_TURNS),
+        *(("cuda_wgmma", each) for each in (*WGMMA_TURNS, *WGMMA_DIRECT)),
     ],
     ids=str,
 )

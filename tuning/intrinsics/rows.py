@@ -1,4 +1,8 @@
-"""A warp writes the rows of a tile that it has computed from shared to global memory."""
+"""A warp writes the rows of a tile that it has computed to global memory.
+
+From shared memory, or from fragments: there, four lanes have two elements each of a row's eight, of
+one fragment after another. They exchange until each has all eight of one of four fragments.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,40 @@ __device__ __forceinline__ void {name}(
           *(const uint4*)((const char*)tile + row * {stride} + column);
   }}
   __syncwarp();
+}}
+"""
+
+_WRITE_FRAGMENTS = """
+__device__ __forceinline__ void {name}(
+    const void* fragments, void* output, int begin, int end, long long row_bytes) {{
+  const unsigned* words = (const unsigned*)fragments;
+  bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+  #pragma unroll
+  for (int half = 0; half < 2; ++half) {{
+    int row = threadIdx.z * {warp_rows} + half * 8 + threadIdx.y;
+    bool some = row >= begin && row < end;
+    #pragma unroll
+    for (int first = 0; first < {fragments}; first += 4) {{
+      unsigned own[4];
+      #pragma unroll
+      for (int i = 0; i < 4; ++i)
+        own[i] = first + i < {fragments} ? words[(first + i) * 2 + half] : 0;
+      #pragma unroll
+      for (int i = 0; i < 4; i += 2) {{
+        unsigned other = __shfl_xor_sync(0xffffffffu, odd ? own[i] : own[i + 1], 1);
+        if (odd) own[i] = other; else own[i + 1] = other;
+      }}
+      #pragma unroll
+      for (int i = 0; i < 2; ++i) {{
+        unsigned other = __shfl_xor_sync(0xffffffffu, high ? own[i] : own[i + 2], 2);
+        if (high) own[i] = other; else own[i + 2] = other;
+      }}
+      int column = (first + threadIdx.x) * 16;
+      if (some && column < {columns} * 2)
+        *(uint4*)((char*)output + row * row_bytes + column) =
+            make_uint4(own[0], own[1], own[2], own[3]);
+    }}
+  }}
 }}
 """
 
@@ -55,3 +93,24 @@ def write_rows(
         stride=stride * 2,
     )
     return T.cuda.func_call(name, tile, output, begin, end, row_bytes, source_code=source)
+
+
+def write_fragments(
+    fragments: Any, output: Any, begin: Any, end: Any, row_bytes: Any, tile: int, columns: int
+) -> Any:
+    """A call by which each warp writes its rows of a tile, 16 bytes a thread along them.
+
+    Parameters
+    ----------
+    fragments : PrimExpr
+        Pointer to what a thread holds of its warp's rows, of a two-byte dtype.
+    output, begin, end, row_bytes
+        As :func:`write_rows` takes them.
+    tile, columns : int
+        Elements of a row of the tile, and how many of them are written.
+    """
+    name = f"prefill_write_fragments_{tile}_{columns}"
+    source = _WRITE_FRAGMENTS.format(
+        name=name, fragments=tile // 8, columns=columns, warp_rows=WARP_ROWS
+    )
+    return T.cuda.func_call(name, fragments, output, begin, end, row_bytes, source_code=source)

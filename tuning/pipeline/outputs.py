@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import PipelineError
-from ..intrinsics.fragments import UNTRACKED
-from ..intrinsics.rows import write_rows
+from ..intrinsics.fragments import FRAGMENT, SHARED, UNTRACKED, WARP_ROWS
+from ..intrinsics.rows import write_fragments, write_rows
 from .rings import sblock_of
-from .steps import changed, substituted
+from .steps import changed, over_threads, substituted
 
 _ALIGNED = "buffer_dim_align"
 
@@ -19,7 +19,7 @@ def written_by_warps(stmts: list[Any]) -> list[Any]:
     Raises
     ------
     PipelineError
-        If no step copies rows from shared memory.
+        If no step copies rows from shared memory or fragments.
     """
     found = [_copy(each) for each in stmts]
     if sum(each is not None for each in found) != 1:
@@ -31,7 +31,7 @@ def written_by_warps(stmts: list[Any]) -> list[Any]:
 
 
 def _copy(stmt: Any) -> tuple[Any, Any, Any] | None:
-    """The block, what it reads and what it writes, where a step copies rows from shared memory."""
+    """The block, what it reads and what it writes, where a step copies rows of a tile."""
     from tvm import tirx
     from tvm.ir import TensorLoad
 
@@ -45,8 +45,9 @@ def _copy(stmt: Any) -> tuple[Any, Any, Any] | None:
     if not (isinstance(store, tirx.BufferStore) and isinstance(store.value, TensorLoad)):
         return None
     buffers: list[Any] = [store.value.source, store.buffer]
-    scopes = tuple(each.scope() for each in buffers)
-    return (block, store.value, store) if scopes == ("shared.dyn", "global") else None
+    staged, written = (each.scope() for each in buffers)
+    rows = staged in (SHARED, FRAGMENT) and written == "global"
+    return (block, store.value, store) if rows else None
 
 
 def _stored(body: Any) -> Any:
@@ -84,16 +85,16 @@ def _written(stmt: Any, block: Any, load: Any, store: Any, stride: int) -> Any:
     begin, end = _rows_of_tile(block.body, store.indices[-3], first[-3], length)
     if len(store.buffer.shape) == 3:
         end = _end_of_sequence(stmt, store.indices[-3], first[-3])
-    call = write_rows(
-        load.source.access_ptr(UNTRACKED),
-        tirx.address_of(store.buffer[tuple(first)]),
-        begin,
-        end,
-        tirx.Cast("int64", heads * columns * 2),
-        int(columns),
-        stride,
-    )
-    return tirx.Evaluate(call)
+    where = tirx.address_of(store.buffer[tuple(first)])
+    place = where, begin, end, tirx.Cast("int64", heads * columns * 2)
+    tile = load.source
+    if tile.scope() == SHARED:
+        call = write_rows(tile.access_ptr(UNTRACKED), *place, int(columns), stride)
+        return tirx.Evaluate(call)
+    warp: Any = tirx.Var("warp", "int32")
+    own = tirx.address_of(tile[warp * WARP_ROWS, 0])
+    call = write_fragments(own, *place, int(tile.shape[-1]), int(columns))
+    return over_threads(warp, int(tile.shape[0]) // WARP_ROWS, "threadIdx.z", tirx.Evaluate(call))
 
 
 def _end_of_sequence(stmt: Any, row: Any, first: Any) -> Any:

@@ -83,6 +83,9 @@ _Q_TILES = (128, 64, 192, 256)
 _SMALLEST_TILE = 64
 _KV_TILES = (128, 64, 96, 80, 176, 160, 112, 192, 32, 48, 256, 16)
 
+# Of heads so wide that their output has no place in shared memory beside keys and values.
+_DIRECT_KV_TILES = (64, 80, 96)
+
 
 class _Pipeline(NamedTuple):
     """How the loop over key and value tiles is pipelined; see :class:`TensorCoreStructure`."""
@@ -92,6 +95,7 @@ class _Pipeline(NamedTuple):
     persistent: bool = False
     alternate: bool = False
     producer: bool = False
+    direct: bool = False
 
 
 # Which tiles are tried with which pipelines. All query tiles have their turn with one round before
@@ -106,6 +110,7 @@ _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
                 _Pipeline(True, 2, persistent=True, producer=True),
             ),
         ),
+        (_DIRECT_KV_TILES, (_Pipeline(True, 2, persistent=True, producer=True, direct=True),)),
         (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
         (_KV_TILES[2:], (_Pipeline(False, 2), _Pipeline(True, 2), _Pipeline(True, 3))),
         (
@@ -154,6 +159,9 @@ class TensorCoreStructure:
         Whether two warpgroups take turns at the tensor cores; needs overlap.
     producer : bool
         Whether a warpgroup of its own starts all loads; needs overlap and a persistent grid.
+    direct : bool
+        Whether the output is written from registers, and has no place in shared memory; needs a
+        persistent grid.
     """
 
     unit: str
@@ -166,6 +174,7 @@ class TensorCoreStructure:
     persistent: int = 0
     alternate: bool = False
     producer: bool = False
+    direct: bool = False
 
     @property
     def shared_query(self) -> bool:
@@ -195,6 +204,8 @@ class TensorCoreStructure:
             found["alternate"] = True
         if self.producer:
             found["producer"] = True
+        if self.direct:
+            found["direct"] = True
         return found
 
     @property
@@ -233,7 +244,17 @@ class TensorCoreStructure:
         if not self.persistent:
             return tiles
         # The output has a place of its own, as the next tile is loaded while it is written.
-        return tiles + self.q_tile * (self.columns + CHUNK) * 2 + RANKING_BYTES
+        return tiles + RANKING_BYTES + (0 if self.direct else self._output_bytes)
+
+    @property
+    def _output_bytes(self) -> int:
+        """Of a tile of the output, its rows set apart."""
+        return self.q_tile * (self.columns + CHUNK) * 2
+
+    def fits(self, limit: int) -> bool:
+        """Whether a block has shared memory enough, and none left for an output without a place."""
+        unused = limit - self.shared_bytes
+        return unused >= 0 and not (self.direct and unused >= self._output_bytes)
 
     @property
     def registers(self) -> int:
@@ -302,7 +323,7 @@ class TensorCoreSpace(DesignSpace):
         return [
             s.variant
             for s in self._structures(spec, target)
-            if s.shared_bytes <= limit
+            if s.fits(limit)
             and s.most_blocks
             and s.whole_copies
             and reaches(s.q_tile, shape.qo_len, _SMALLEST_TILE)
@@ -317,12 +338,12 @@ class TensorCoreSpace(DesignSpace):
             for kv_tile, q_tile in itertools.product(kv_tiles, _Q_TILES):
                 if q_tile % self.rows:
                     continue
-                for overlap, ring, persistent, alternate, producer in pipelines:
+                for overlap, ring, persistent, alternate, producer, direct in pipelines:
                     if alternate and q_tile != _TURNS_ROWS:
                         continue
                     yield TensorCoreStructure(
                         self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring,
-                        multiprocessors if persistent else 0, alternate, producer,
+                        multiprocessors if persistent else 0, alternate, producer, direct,
                     )  # fmt: skip
 
     def describe(
@@ -348,6 +369,7 @@ class TensorCoreSpace(DesignSpace):
         warps = s.warps + WARPGROUP * s.producer
         order = "the value product runs beside the next tile's softmax" if s.overlap else "in turn"
         grid = f"persistent, {s.persistent} multiprocessors" if s.persistent else "a block a tile"
+        grid += ", output from registers" if s.direct else ""
         return {
             "tiles": f"{s.q_tile} query rows by {s.kv_tile} keys",
             "instruction": f"{s.unit}, {s.dtype} into float32",
@@ -366,10 +388,12 @@ class TensorCoreSpace(DesignSpace):
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
         persistent = int(variant.get("persistent", 0))
-        alternate, producer = (bool(variant.get(each, False)) for each in ("alternate", "producer"))
+        alternate, producer, direct = (
+            bool(variant.get(each, False)) for each in ("alternate", "producer", "direct")
+        )
         return TensorCoreStructure(
             self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring, persistent,
-            alternate, producer,
+            alternate, producer, direct,
         )  # fmt: skip
 
 
@@ -495,9 +519,10 @@ def _write_out(sch: Any, s: TensorCoreStructure) -> None:
     Fewer where rows are not aligned so.
     """
     rows = sch.get_sblock("out_rows")
-    sch.set_scope(rows, 0, SHARED)
-    # Rows are set apart so that the eight of a fragment lie in different banks.
-    sch.storage_align(rows, 0, -2, panel_width(s.columns), CHUNK)
+    sch.set_scope(rows, 0, FRAGMENT if s.direct else SHARED)
+    if not s.direct:
+        # Rows are set apart so that the eight of a fragment lie in different banks.
+        sch.storage_align(rows, 0, -2, panel_width(s.columns), CHUNK)
     block = sch.get_sblock("output")
     row, column = sch.get_loops(block)[-2:]
     chunk, element = sch.split(column, [None, math.gcd(CHUNK, s.head_dim)])
