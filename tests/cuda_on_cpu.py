@@ -71,6 +71,9 @@ static float __shfl_sync(uint, float value, int lane, int) {
   stop(AT_SHUFFLE);
   return exchanged[turn][(self & ~31) + (lane & 31)];
 }
+static float __shfl_xor_sync(uint mask, float value, int other) {
+  return __shfl_sync(mask, value, (current & 31) ^ other, 32);
+}
 static float __shfl_down_sync(uint mask, float value, int delta, int width) {
   int lane = current & 31;
   return __shfl_sync(mask, value, lane + delta < 32 ? lane + delta : lane, width);

@@ -28,6 +28,13 @@ WGMMA_PIPELINES: tuple[dict[str, Any], ...] = (
     {"overlap": True, "ring": 2, "persistent": 3, "producer": True},
 )
 
+#: How many rows warps of an mma kernel may compute, and where they find their queries.
+MMA_PIPELINES: tuple[dict[str, Any], ...] = (
+    {"warp_rows": 32, "reload_query": True},
+    {"warp_rows": 32},
+    {},
+)
+
 #: And how one of 128 query rows may be besides.
 WGMMA_TURNS: tuple[dict[str, Any], ...] = (
     {"overlap": True, "ring": 2, "alternate": True},

@@ -22,8 +22,8 @@ from prefilltune.tuning.intrinsics import (
     panel_width,
 )
 
-#: Rows of the query tile: a warpgroup's.
-ROWS = 64
+#: Warps of a block: a warpgroup.
+WARPS = 4
 _TYPES = {"float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 _HEAD = """
@@ -39,9 +39,14 @@ __device__ __forceinline__ void load(T* tile, const T* global, int rows, int col
   for (int i = thread * 8; i < rows * columns; i += 128 * 8)
     {copy}(place(tile, i / columns, i % columns, rows), global + i);
 }}
-// Element i of a fragment of 16 rows: 16 by 8 tiles side by side, two rows a thread, 8 apart.
-__device__ __forceinline__ int row(int i) {{ return threadIdx.z * 16 + threadIdx.y + (i & 2) * 4; }}
-__device__ __forceinline__ int column(int i) {{ return i / 4 * 8 + threadIdx.x * 2 + (i & 1); }}
+// Element i of a fragment: 16 by 8 tiles side by side, two rows a thread, 8 apart; 16 rows further
+// down where those of a tile are full.
+__device__ __forceinline__ int row(int i, int columns) {{
+  return threadIdx.z * {warp_rows} + i / (columns / 2) * 16 + threadIdx.y + (i & 2) * 4;
+}}
+__device__ __forceinline__ int column(int i, int columns) {{
+  return i % (columns / 2) / 4 * 8 + threadIdx.x * 2 + (i & 1);
+}}
 """
 
 _DOT = """
@@ -52,12 +57,12 @@ extern "C" __global__ void __launch_bounds__(128) kernel(
   T* queries = keys + {n} * {k};
   load(keys, key, {n}, {k});
   load(queries, query, {rows}, {k});
-  float c[{n} / 2];
+  float c[{n} / 2 * {stacked}];
   {left}
   {join}
   {name}(c, {argument}, keys);
   {wait}
-  for (int i = 0; i < {n} / 2; ++i) out[row(i) * {n} + column(i)] = c[i];
+  for (int i = 0; i < {n} / 2 * {stacked}; ++i) out[row(i, {n}) * {n} + column(i, {n})] = c[i];
 }}
 """
 
@@ -67,21 +72,29 @@ extern "C" __global__ void __launch_bounds__(128) kernel(
   extern __shared__ __align__(1024) char memory[];
   T* values = (T*)memory;
   load(values, value, {k}, {n});
-  asm volatile("cp.async.wait_all; {fence}" ::: "memory");
+  {arrive}
   __syncthreads();
-  T a[{k} / 2];
-  float c[{n} / 2], r[4];
-  for (int i = 0; i < {k} / 2; ++i) a[i] = weight[row(i) * {k} + column(i)];
-  for (int i = 0; i < 4; ++i) r[i] = rescale[row(i)];
-  for (int i = 0; i < {n} / 2; ++i) c[i] = out[row(i) * {n} + column(i)];
+  T a[{k} / 2 * {stacked}];
+  float c[{n} / 2 * {stacked}], r[4 * {stacked}];
+  for (int i = 0; i < {k} / 2 * {stacked}; ++i) a[i] = weight[row(i, {k}) * {k} + column(i, {k})];
+  for (int i = 0; i < 4 * {stacked}; ++i) r[i] = rescale[row(i, 8)];
+  for (int i = 0; i < {n} / 2 * {stacked}; ++i) c[i] = out[row(i, {n}) * {n} + column(i, {n})];
   {name}(c, a, values, r);
   {wait}
-  for (int i = 0; i < {n} / 2; ++i) out[row(i) * {n} + column(i)] = c[i];
+  for (int i = 0; i < {n} / 2 * {stacked}; ++i) out[row(i, {n}) * {n} + column(i, {n})] = c[i];
 }}
 """
 
-_IN_REGISTERS = """T a[{k} / 2];
-  for (int i = 0; i < {k} / 2; ++i) a[i] = query[row(i) * {k} + column(i)];"""
+# What a thread has started to copy is there, where the instructions that come next see it.
+_ARRIVE = {
+    "wgmma": 'asm volatile("cp.async.wait_all; fence.proxy.async.shared::cta;" ::: "memory");',
+    "mma": 'asm volatile("cp.async.wait_all;" ::: "memory");',
+    "mma_k8": "",
+}
+
+_IN_REGISTERS = """T a[{k} / 2 * {stacked}];
+  for (int i = 0; i < {k} / 2 * {stacked}; ++i)
+    a[i] = query[row(i, {k}) * {k} + column(i, {k})];"""
 
 
 @dataclass(frozen=True)
@@ -101,25 +114,29 @@ class IntrinsicKernel:
 
 
 def dot_kernel(product: Product, kv_tile: int, head_dim: int) -> IntrinsicKernel:
-    """``kernel(query, key, out)``: ``out[64, kv_tile] = query[64, head_dim] * key^T``."""
-    shared = product.unit == "wgmma"
-    name = dot_intrin(product, kv_tile, head_dim, ROWS if shared else None)
+    """``kernel(query, key, out)``: ``out[rows, kv_tile] = query[rows, head_dim] * key^T``.
+
+    The query tile is in shared memory for ``wgmma``, and for warps of more than 16 rows.
+    """
+    rows, stacked = WARPS * product.rows, product.rows // 16
+    shared = product.unit == "wgmma" or stacked > 1
+    name = dot_intrin(product, kv_tile, head_dim, rows if shared else None)
     width = panel_width(head_dim)
-    source = _head(product.dtype, name, head_dim) + _DOT.format(
-        name=name, n=kv_tile, k=head_dim, rows=ROWS,
+    source = _head(product, name, head_dim) + _DOT.format(
+        name=name, n=kv_tile, k=head_dim, rows=rows, stacked=stacked,
         join=f"{JOIN}_{product.unit}(0);", wait=_wait(product, kv_tile),
-        left="" if shared else _IN_REGISTERS.format(k=head_dim),
-        argument=f"queries + threadIdx.z * 16 * {width}" if shared else "a",
+        left="" if shared else _IN_REGISTERS.format(k=head_dim, stacked=stacked),
+        argument=f"queries + threadIdx.z * {product.rows} * {width}" if shared else "a",
     )  # fmt: skip
-    return IntrinsicKernel(source, (kv_tile + ROWS) * head_dim * 2)
+    return IntrinsicKernel(source, (kv_tile + rows) * head_dim * 2)
 
 
 def acc_kernel(product: Product, kv_tile: int, head_dim: int) -> IntrinsicKernel:
     """``kernel(weight, value, rescale, out)``: ``out = out * rescale + weight * value``."""
     name = acc_intrin(product, kv_tile, head_dim)
-    source = _head(product.dtype, name, head_dim) + _ACC.format(
-        name=name, wait=_wait(product, head_dim), n=head_dim, k=kv_tile,
-        fence="fence.proxy.async.shared::cta;" if product.unit == "wgmma" else "",
+    source = _head(product, name, head_dim) + _ACC.format(
+        name=name, wait=_wait(product, head_dim), n=head_dim, k=kv_tile, stacked=product.rows // 16,
+        arrive=_ARRIVE[product.unit],
     )  # fmt: skip
     return IntrinsicKernel(source, kv_tile * head_dim * 2)
 
@@ -137,10 +154,13 @@ def expected_acc(
     return scaled + weight.astype("float64") @ value.astype("float64")
 
 
-def _head(dtype: str, name: str, columns: int) -> str:
-    copy = copy_intrin(dtype, columns)
+def _head(product: Product, name: str, columns: int) -> str:
+    copy = copy_intrin(product.dtype, columns, plain=product.unit == "mma_k8")
     sources = "".join(source for each in (copy, name) for source in _sources_of(each))
-    return _HEAD.format(dtype=_TYPES[dtype], sources=sources, copy=copy, width=panel_width(columns))
+    return _HEAD.format(
+        dtype=_TYPES[product.dtype], sources=sources, copy=copy, width=panel_width(columns),
+        warp_rows=product.rows,
+    )  # fmt: skip
 
 
 def _wait(product: Product, columns: int) -> str:

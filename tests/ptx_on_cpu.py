@@ -35,9 +35,6 @@ static void ptx_copy(uint address, const void* source, uint size, uint source_si
   memset(buf_dyn_shmem_ptr + address, 0, size);
   memcpy(buf_dyn_shmem_ptr + address, source, source_size);
 }
-static void ptx_store(uint address, unsigned short element) {
-  memcpy(buf_dyn_shmem_ptr + address, &element, 2);
-}
 static void ptx_ldmatrix(uint& a, uint& b, uint& c, uint& d, uint address, bool transposed) {
   int lane = current & 31;
   const Words* lanes = exchange({{address}});
@@ -57,12 +54,12 @@ static float element(uint word, int i) {
 }
 static void ptx_mma(
     float& c0, float& c1, float& c2, float& c3, uint a0, uint a1, uint a2, uint a3, uint b0,
-    uint b1) {
+    uint b1, int depth = 16) {
   int lane = current & 31;
   const Words* lanes = exchange({{a0, a1, a2, a3, b0, b1}});
   float* results[] = {&c0, &c1, &c2, &c3};
   for (int i = 0; i < 4; ++i)
-    for (int k = 0; k < 16; ++k) {
+    for (int k = 0; k < depth; ++k) {
       int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
       uint left = lanes[row % 8 * 4 + k % 8 / 2].word[row / 8 + k / 8 * 2];
       uint right = lanes[column * 4 + k % 8 / 2].word[4 + k / 8];
@@ -80,12 +77,15 @@ _CALLS = (
     (rf"{_COPY};", "ptx_copy({}, {}, {size}, {size})"),
     (rf"{_COPY}, %2;", "ptx_copy({}, {}, {size}, {})"),
     (r"cp\.async\.(commit_group|wait_group \d);", "(void)0"),
-    (r"st\.shared\.b16 \[%0\], %1;", "ptx_store({}, {})"),
     (rf"{_LOAD}\.shared\.b16 .*", "ptx_ldmatrix({}, {}, {}, {}, {}, false)"),
     (rf"{_LOAD}\.trans\.shared\.b16 .*", "ptx_ldmatrix({}, {}, {}, {}, {}, true)"),
     (
         r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16\.f16\.f32 .*",
         "ptx_mma({}, {}, {}, {}, {}, {}, {}, {}, {}, {})",
+    ),
+    (
+        r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.f16\.f16\.f32 .*",
+        "ptx_mma({}, {}, {}, {}, {}, {}, 0, 0, {}, 0, 8)",
     ),
 )
 

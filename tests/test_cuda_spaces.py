@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tvm_ffi
 from cuda_schedules import (
+    MMA_PIPELINES,
     WGMMA_DIRECT,
     WGMMA_PIPELINES,
     WGMMA_TURNS,
@@ -61,7 +62,7 @@ def test_every_head_dim_has_variants_that_fit(head_dim: int, dtype: str) -> None
         limit = int(target.target.attrs["max_shared_memory_per_block"])
         for variant in variants:
             rows = 2 * variant.get("ring", 2) * variant["kv_tile"]
-            rows += (space == "cuda_wgmma") * variant["q_tile"]
+            rows += (space == "cuda_wgmma" or "reload_query" in variant) * variant["q_tile"]
             assert rows * head_dim * 2 <= limit
 
 
@@ -71,6 +72,7 @@ def test_every_head_dim_has_variants_that_fit(head_dim: int, dtype: str) -> None
         ("cuda_wgmma", "sm_80", "float16"),
         ("cuda_wgmma", "sm_90", "float16"),
         ("cuda_mma", "sm_75", "float16"),
+        ("cuda_mma_k8", "sm_75", "bfloat16"),
         ("cuda_wgmma", "sm_90a", "float32"),
         ("cuda_mma", "sm_80", "float32"),
     ],
@@ -86,7 +88,8 @@ def test_what_the_instructions_cannot_do_has_no_variants(space: str, arch: str, 
         ("sm_90", "float16", "cuda_mma"),
         ("sm_80", "float16", "cuda_mma"),
         ("sm_90a", "float32", "cuda_simt"),
-        ("sm_75", "float16", "cuda_simt"),
+        ("sm_75", "float16", "cuda_mma_k8"),
+        ("sm_75", "bfloat16", "cuda_simt"),
     ],
 )
 def test_the_fastest_space_is_searched(arch: str, dtype: str, space: str) -> None:
@@ -95,14 +98,16 @@ def test_the_fastest_space_is_searched(arch: str, dtype: str, space: str) -> Non
 
 
 @pytest.mark.parametrize("mask_mode", MASKS)
-@pytest.mark.parametrize("arch", ["sm_90a", "sm_80"])
-def test_machine_code_of_mma(arch: str, mask_mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("space", "arch"), [("cuda_mma", "sm_80"), ("cuda_mma_k8", "sm_75")])
+def test_machine_code_of_mma(space: str, arch: str, mask_mode: str, tmp_path: Path) -> None:
     spec = PrefillSpec(8, 2, 64, "float16", mask_mode)
-    _, cubin = compile_device(_first("cuda_mma", spec, arch).module, _target(arch).target)
+    _, cubin = compile_device(_first(space, spec, arch).module, _target(arch).target)
     code = instructions(cubin.image, tmp_path)
-    assert "HMMA" in code
-    assert "LDGSTS" in code  # copies that pass the registers by
-    assert "LDSM" in code
+    assert ("HMMA.16816" if space == "cuda_mma" else "HMMA.1688") in code
+    assert ("LDGSTS" in code) == (space == "cuda_mma")  # copies that pass the registers by
+    loads, products = (len(re.findall(each, code)) for each in ("LDSM", "HMMA"))
+    assert 3 * loads < products  # what a warp reads serves two blocks of 16 rows
+    assert len(re.findall("LOP3", code)) < 2 * loads  # addresses are not permuted one by one
     assert not re.search(r"\b(LDL|STL)\b", code)  # nothing lives in local memory
 
 
@@ -155,9 +160,9 @@ def test_tiles_of_any_head_dim_are_offered(
         limit = int(target.target.attrs["max_shared_memory_per_block"])
         for variant in variants:
             rows = 2 * variant.get("ring", 2) * variant["kv_tile"]
-            rows += (space == "cuda_wgmma") * variant["q_tile"]
+            rows += (space == "cuda_wgmma" or "reload_query" in variant) * variant["q_tile"]
             assert rows * -(-head_dim // 16) * 32 <= limit
-        wanted = pipelines if space == "cuda_wgmma" else ({},)
+        wanted = pipelines if space == "cuda_wgmma" else MMA_PIPELINES
         kinds = ({tuple(pipeline_of(each).items()) for each in some} for some in (variants, wanted))
         assert next(kinds) == next(kinds)
 

@@ -14,7 +14,7 @@ from prefilltune.tuning.spaces import SPACES, Variant
 from prefilltune.workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec, SymbolicShape
 from prefilltune.workloads.errors import InvalidShapeError
 
-DTYPES = {"cuda_mma": "float16", "cuda_wgmma": "float16"}
+DTYPES = dict.fromkeys(("cuda_mma", "cuda_mma_k8", "cuda_wgmma"), "float16")
 SHAPES = [PrefillShape(1, 1), PrefillShape(3, 17, 300)]
 
 

@@ -33,6 +33,14 @@ ALL_CHOICES = {
     "padding_output": "untouched",
 }
 
+CAUSAL = {"mask_mode": "causal_padded_left"}
+
+#: The oldest that has the instructions of a space.
+ARCHS = {"cuda_mma": "sm_80", "cuda_mma_k8": "sm_75"}
+
+#: A warp computes two blocks of 16 rows, and reads its queries again for every tile of keys.
+OF_32_ROWS = {"warp_rows": 32, "reload_query": True}
+
 #: More than any block of these kernels has.
 SHARED_BYTES = 1 << 17
 
@@ -52,42 +60,47 @@ def fenced(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def tiles(q_tile: int, kv_tile: int, **more: Any) -> dict[str, Any]:
+    """A variant."""
+    return {"q_tile": q_tile, "kv_tile": kv_tile, **more}
+
+
 @pytest.mark.parametrize(
-    ("head_dim", "chosen", "shape", "q_tile", "kv_tile"),
+    ("space", "head_dim", "chosen", "shape", "variant"),
     [
-        (72, {"mask_mode": "causal_padded_left"}, PrefillShape(4, 36, 68), 64, 32),
-        (64, ALL_CHOICES, PrefillShape(4, 36, 69), 64, 32),
+        ("cuda_mma_k8", 72, CAUSAL, PrefillShape(4, 36, 68), tiles(64, 32)),
+        ("cuda_mma", 64, ALL_CHOICES, PrefillShape(4, 36, 69), tiles(64, 32, **OF_32_ROWS)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                (46, {}, PrefillShape(4, 68, 36), 64, 64),
-                (40, {}, PrefillShape(4, 132, 100), 128, 64),
-                (46, ALL_CHOICES, PrefillShape(4, 36, 101), 64, 96),
-                (45, {"mask_mode": "causal_padded_left"}, PrefillShape(4, 80, 80), 64, 32),
-                (64, {"mask_mode": "causal_padded_left"}, PrefillShape(4, 68, 132), 64, 64),
-                (80, {}, PrefillShape(4, 132, 100), 128, 64),
+                ("cuda_mma", 46, {}, PrefillShape(4, 68, 36), tiles(64, 64)),
+                ("cuda_mma", 40, {}, PrefillShape(4, 132, 100), tiles(128, 64, **OF_32_ROWS)),
+                ("cuda_mma", 46, ALL_CHOICES, PrefillShape(4, 36, 101), tiles(64, 96)),
+                ("cuda_mma", 45, CAUSAL, PrefillShape(4, 80, 80), tiles(64, 32)),
+                ("cuda_mma", 64, CAUSAL, PrefillShape(4, 68, 132), tiles(64, 64)),
+                ("cuda_mma", 80, {}, PrefillShape(4, 132, 100), tiles(128, 64, warp_rows=32)),
+                ("cuda_mma_k8", 80, {}, PrefillShape(4, 132, 100), tiles(64, 64, **OF_32_ROWS)),
+                ("cuda_mma_k8", 45, CAUSAL, PrefillShape(4, 80, 80), tiles(64, 32)),
             )
         ),
     ],
     ids=str,
 )
 def test_kernels_compute_attention(
+    space: str,
     head_dim: int,
     chosen: dict[str, Any],
     shape: PrefillShape,
-    q_tile: int,
-    kv_tile: int,
+    variant: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    spec, target = (
-        PrefillSpec(2, 1, head_dim, "float16", **chosen),
-        resolve_target("cuda", arch="sm_80"),
-    )
-    variant = {"q_tile": q_tile, "kv_tile": kv_tile}
-    proposal = first_proposal("cuda_mma", variant, spec, shape, target)
+    spec = PrefillSpec(2, 1, head_dim, "float16", **chosen)
+    target = resolve_target("cuda", arch=ARCHS[space])
+    proposal = first_proposal(space, variant, spec, shape, target)
     source = device_source(generate(proposal.module, target.target))
-    grid = (-(-shape.qo_len // q_tile), spec.num_qo_heads, shape.batch)
-    kernel = kernel_on_cpu(source, grid, q_tile // 16, SHARED_BYTES, tmp_path)
+    grid = (-(-shape.qo_len // variant["q_tile"]), spec.num_qo_heads, shape.batch)
+    warps = variant["q_tile"] // variant.get("warp_rows", 16)
+    kernel = kernel_on_cpu(source, grid, warps, SHARED_BYTES, tmp_path)
     for index, lens in enumerate(regimes(shape.batch, max(shape.qo_len, shape.num_kv))):
         inputs = make_inputs(spec, shape, lens, index, poison_padding=True)
         tensors = [fenced(each) if each.ndim > 1 else each for each in inputs.arguments]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from intrinsic_kernels import (
-    ROWS,
+    WARPS,
     IntrinsicKernel,
     acc_kernel,
     dot_kernel,
@@ -82,41 +82,47 @@ def _ran(runner: Worker, kernel: IntrinsicKernel, *arrays: np.ndarray) -> np.nda
     return outcome.value
 
 
-def _product(unit: str, dtype: str) -> Product:
+PRODUCTS = [
+    *(Product(unit, dtype) for unit in ("wgmma", "mma") for dtype in ("float16", "bfloat16")),
+    Product("mma", "bfloat16", 32),
+    Product("mma_k8", "float16"),
+]
+
+
+def _rows(product: Product) -> int:
+    """Of a block's query tile."""
     arch = resolve_target("cuda").key.arch
-    if unit == "wgmma" and not arch.startswith("sm_90"):
+    if product.unit == "wgmma" and not arch.startswith("sm_90"):
         pytest.skip(f"{arch} has no wgmma")
-    return Product(unit, dtype)
+    return WARPS * product.rows
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("unit", ["wgmma", "mma"])
-def test_dot_is_the_product_with_the_transposed(unit: str, dtype: str, runner: Worker) -> None:
-    product, rng = _product(unit, dtype), np.random.default_rng(0)
+@pytest.mark.parametrize("product", PRODUCTS, ids=str)
+def test_dot_is_the_product_with_the_transposed(product: Product, runner: Worker) -> None:
+    rows, dtype, rng = _rows(product), product.dtype, np.random.default_rng(0)
     for head_dim in HEAD_DIMS:
         for kv_tile in KV_TILES:
             query, key = (
-                rng.standard_normal((rows, head_dim)).astype(numpy_dtype(dtype))
-                for rows in (ROWS, kv_tile)
+                rng.standard_normal((each, head_dim)).astype(numpy_dtype(dtype))
+                for each in (rows, kv_tile)
             )
-            out = np.full((ROWS, kv_tile), np.nan, "float32")
+            out = np.full((rows, kv_tile), np.nan, "float32")
             found = _ran(runner, dot_kernel(product, kv_tile, head_dim), query, key, out)
             error = np.abs(found - expected_dot(query, key)).max()
             assert error <= 1e-3, (head_dim, kv_tile, error)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("unit", ["wgmma", "mma"])
-def test_acc_rescales_and_adds_the_product(unit: str, dtype: str, runner: Worker) -> None:
-    product, rng = _product(unit, dtype), np.random.default_rng(1)
+@pytest.mark.parametrize("product", PRODUCTS, ids=str)
+def test_acc_rescales_and_adds_the_product(product: Product, runner: Worker) -> None:
+    rows, dtype, rng = _rows(product), product.dtype, np.random.default_rng(1)
     for head_dim in HEAD_DIMS:
         for kv_tile in KV_TILES:
-            weight = rng.uniform(0, 1, (ROWS, kv_tile)).astype(numpy_dtype(dtype))
+            weight = rng.uniform(0, 1, (rows, kv_tile)).astype(numpy_dtype(dtype))
             value = rng.standard_normal((kv_tile, head_dim)).astype(numpy_dtype(dtype))
             # Most rows keep their maximum, and a warp that keeps all of them skips rescaling.
-            rescale = np.where(rng.uniform(size=ROWS) < 0.1, 0.25, 1.0).astype("float32")
+            rescale = np.where(rng.uniform(size=rows) < 0.1, 0.25, 1.0).astype("float32")
             rescale[:16] = 1.0
-            out = rng.standard_normal((ROWS, head_dim)).astype("float32")
+            out = rng.standard_normal((rows, head_dim)).astype("float32")
             found = _ran(
                 runner, acc_kernel(product, kv_tile, head_dim), weight, value, rescale, out
             )

@@ -35,8 +35,8 @@ _SHARED_MEMORY = {
     "sm_120": 101376,
 }
 _PLAIN_SHARED_MEMORY = 49152
-# Portable records are of these: sm_80 for the matrix instructions of Ampere, which all that came
-# later has too, and sm_75 for what had none of them.
+# Portable records are of these: for the matrix instructions and copies of Ampere, which all that
+# came later has too, and for those of Turing.
 _LEVELS = ("sm_80", "sm_75")
 # Words of a device's name that do not tell its speed.
 _VENDOR_WORDS = frozenset(
@@ -44,7 +44,7 @@ _VENDOR_WORDS = frozenset(
 )
 _MEMORY_WORDS = re.compile(r"\d+gb|hbm\d?e?|sxm\d?")
 # The fastest first; a later one is for dtypes and architectures that those before it do not serve.
-_SPACES_BY_SPEED = ("cuda_wgmma", "cuda_mma", "cuda_simt")
+_SPACES_BY_SPEED = ("cuda_wgmma", "cuda_mma", "cuda_mma_k8", "cuda_simt")
 
 
 @dataclass(frozen=True)

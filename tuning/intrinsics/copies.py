@@ -1,4 +1,7 @@
-"""Asynchronous copies from global to shared memory (``cp.async``, sm_80 and later)."""
+"""Copies from global to shared memory: asynchronous ones (``cp.async``, sm_80 and later), or plain.
+
+What a plain one reads passes the registers of its thread, which waits for it.
+"""
 
 # TVMScript writes the shapes of buffers where Python has types.
 # pyright: reportInvalidTypeForm=false
@@ -20,13 +23,21 @@ _SOURCE = """
 __device__ __forceinline__ void {name}(void* shared, const void* global) {{
   unsigned address = (unsigned)__cvta_generic_to_shared(shared);
   address ^= (address >> 3) & {mask};
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(address), "l"(global) : "memory");
+  {copy}
 }}
 """
+_CHUNK_ASYNC = (
+    'asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"'
+    ' :: "r"(address), "l"(global) : "memory");'
+)
+_CHUNK_PLAIN = (
+    "*(uint4*)((char*)shared + (int)(address - (unsigned)__cvta_generic_to_shared(shared)))"
+    " = *(const uint4*)global;"
+)
 
 
 @cache  # parsing takes as long as the rest of a replay
-def copy_intrin(dtype: str, columns: int) -> str:
+def copy_intrin(dtype: str, columns: int, *, plain: bool = False) -> str:
     """Register the copy of :data:`CHUNK` contiguous elements, started and not waited for.
 
     Parameters
@@ -35,6 +46,8 @@ def copy_intrin(dtype: str, columns: int) -> str:
         Of two bytes.
     columns : int
         Of the tile, whose panels the copy permutes.
+    plain : bool
+        Whether it passes registers, and has ended with the statement.
 
     Returns
     -------
@@ -42,8 +55,9 @@ def copy_intrin(dtype: str, columns: int) -> str:
         Name of the intrinsic ``shared[0:8] = global[0:8]``.
     """
     width = panel_width(columns)
-    name = f"prefill_copy_{dtype}_w{width}"
-    source = _SOURCE.format(name=name, mask=swizzle_mask(width))
+    name = f"prefill_copy_{'plain_' if plain else ''}{dtype}_w{width}"
+    copy = _CHUNK_PLAIN if plain else _CHUNK_ASYNC
+    source = _SOURCE.format(name=name, mask=swizzle_mask(width), copy=copy)
 
     @T.prim_func(s_tir=True)
     def description(src: T.handle, dst: T.handle) -> None:
@@ -82,8 +96,8 @@ _ROW = """
 __device__ __forceinline__ void {name}(void* shared, const void* global) {{
   unsigned row = (unsigned)__cvta_generic_to_shared(shared);
   #pragma unroll
-  for (int piece = 0; piece < {pieces}; piece += {lanes}) {{
-    int byte = (piece + (int)threadIdx.x) * {size};
+  for (int first = 0; first < {pieces}; first += {lanes}) {{
+    int byte = (first + (int)threadIdx.x) * {size};
     bool exists = byte < {bytes};
     unsigned address = row + byte / {panel_row} * {panel} + byte % {panel_row};
     address ^= (address >> 3) & {mask};
@@ -96,15 +110,19 @@ __device__ __forceinline__ void {name}(void* shared, const void* global) {{
 """
 _ASYNC = """asm volatile("cp.async.{cache}.shared.global [%0], [%1], {size}, %2;"
                    :: "r"(address), "l"(source), "r"(exists ? {size} : 0) : "memory");"""
-_PLAIN = """unsigned short element = exists ? *(const unsigned short*)source : 0;
-      asm volatile("st.shared.b16 [%0], %1;" :: "r"(address), "h"(element) : "memory");"""
+_PLAIN = """{type} piece = {{}};
+      if (exists) piece = *(const {type}*)source;
+      *({type}*)((char*)shared + (int)(address - row)) = piece;"""
+_TYPES = {16: "uint4", 8: "uint2", 4: "unsigned", 2: "unsigned short"}
 
 #: Threads that copy a row together.
 _LANES = 4
 
 
 @cache
-def copy_row_intrin(dtype: str, rows: int, columns: int, elements: int) -> str:
+def copy_row_intrin(
+    dtype: str, rows: int, columns: int, elements: int, *, plain: bool = False
+) -> str:
     """Register the copy of a row of ``elements``, zeros behind them; started and not waited for.
 
     The threads along threadIdx.x share the row. A piece that one copies is as large as rows in
@@ -118,6 +136,8 @@ def copy_row_intrin(dtype: str, rows: int, columns: int, elements: int) -> str:
         Of the tile, whose panels the copy permutes.
     elements : int
         Of a row in memory; no more than columns.
+    plain : bool
+        Whether it passes registers, and has ended with the statement.
 
     Returns
     -------
@@ -126,9 +146,12 @@ def copy_row_intrin(dtype: str, rows: int, columns: int, elements: int) -> str:
         ``shared[i // W, 0, i % W] = global[i] if i < elements else 0``.
     """
     width = panel_width(columns)
-    name = f"prefill_copy_row_{dtype}_n{rows}_k{columns}_d{elements}"
+    name = f"prefill_copy_row_{'plain_' if plain else ''}{dtype}_n{rows}_k{columns}_d{elements}"
     size = 2 * math.gcd(CHUNK, elements)
-    copy = _ASYNC.format(cache="cg" if size == 16 else "ca", size=size) if size > 2 else _PLAIN
+    if plain or size == 2:
+        copy = _PLAIN.format(type=_TYPES[size])
+    else:
+        copy = _ASYNC.format(cache="cg" if size == 16 else "ca", size=size)
     source = _ROW.format(
         name=name, pieces=columns * 2 // size, lanes=_LANES, size=size, bytes=elements * 2,
         panel_row=width * 2, panel=rows * width * 2, mask=swizzle_mask(width),

@@ -29,8 +29,8 @@ from .fragments import (
     WARP_ROWS,
     in_panel,
     panel_width,
-    swizzle_mask,
 )
+from .mma import mma_source
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,23 @@ class Product:
     Parameters
     ----------
     unit : str
-        ``wgmma`` (sm_90a) or ``mma`` (sm_80 and later).
+        ``wgmma`` (sm_90a), ``mma`` (sm_80 and later) or ``mma_k8`` (sm_75 and later, whose
+        instructions sum over 8 at a time).
     dtype : str
         Of the operands: ``float16`` or ``bfloat16``.
+    rows : int
+        That a warp computes: 16, or but with ``wgmma`` a multiple. Of more rows, each part of a
+        tile that a warp reads from shared memory serves more instructions.
     """
 
     unit: str
     dtype: str
+    rows: int = WARP_ROWS
+
+    @property
+    def name(self) -> str:
+        """What names of intrinsics call it."""
+        return self.unit if self.rows == WARP_ROWS else f"{self.unit}_m{self.rows}"
 
 
 #: Functions that wait, by the beginning of their names. The last argument of a call is how many, of
@@ -58,11 +68,13 @@ JOIN, WAIT = "prefill_join_loads", "prefill_wait_product"
 # enough.
 _JOIN_SOURCE = """
 __device__ __forceinline__ void {name}(int pending) {{
+{wait}  __syncthreads();
+}}
+"""
+_WAIT_FOR_COPIES = """\
   asm volatile("cp.async.commit_group;" ::: "memory");
   if (pending == 0) asm volatile("cp.async.wait_group 0;" ::: "memory");
   else asm volatile("cp.async.wait_group 1;" ::: "memory");
-{fence}  __syncthreads();
-}}
 """
 _FENCE_PROXY = '  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");\n'
 
@@ -89,13 +101,13 @@ def with_pending(call: Any, pending: int) -> Any:
 def _join(unit: str) -> Any:
     """A call that meets all threads once the loads that they started have arrived."""
     name = f"{JOIN}_{unit}"
-    fence = _FENCE_PROXY if unit == "wgmma" else ""
-    return T.cuda.func_call(name, 0, source_code=_JOIN_SOURCE.format(name=name, fence=fence))
+    wait = {"wgmma": _WAIT_FOR_COPIES + _FENCE_PROXY, "mma": _WAIT_FOR_COPIES, "mma_k8": ""}[unit]
+    return T.cuda.func_call(name, 0, source_code=_JOIN_SOURCE.format(name=name, wait=wait))
 
 
 def _wait(unit: str, result: Any, columns: int) -> Any:
     """A call that waits for the product; ``mma`` has ended when the next instruction begins."""
-    if unit == "mma":
+    if unit != "wgmma":
         return 0
     count = columns // 2
     name = f"{WAIT}_{count}"
@@ -110,7 +122,7 @@ def _all(buffer: Any) -> Any:
 
 @cache  # parsing takes as long as the rest of a replay
 def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None = None) -> str:
-    """Register ``dot[16, kv_tile] = q_rows[16, head_dim] * k_rows[kv_tile, head_dim]^T``.
+    """Register ``dot[rows, kv_tile] = q_rows[rows, head_dim] * k_rows[kv_tile, head_dim]^T``.
 
     Parameters
     ----------
@@ -124,14 +136,14 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
         be zero, is never read.
     """
     place = "" if q_tile is None else f"_q{q_tile}"
-    name = f"prefill_dot_{product.unit}_n{kv_tile}_k{head_dim}{place}_{product.dtype}"
+    name = f"prefill_dot_{product.name}_n{kv_tile}_k{head_dim}{place}_{product.dtype}"
     source = _source(name, product, kv_tile, head_dim, q_tile, values=False)
-    dtype, K, N = product.dtype, head_dim, kv_tile
+    dtype, M, K, N = product.dtype, product.rows, head_dim, kv_tile
     W = panel_width(K)
     if q_tile is None:
-        a_shape, a_strides, a_scope = (WARP_ROWS, K), None, FRAGMENT
+        a_shape, a_strides, a_scope = (M, K), None, FRAGMENT
     else:
-        a_shape, a_strides, a_scope = (K // W, WARP_ROWS, W), [q_tile * W, W, 1], SHARED
+        a_shape, a_strides, a_scope = (K // W, M, W), [q_tile * W, W, 1], SHARED
 
     def left(A: Any, row: Any, column: Any) -> Any:
         if q_tile is None:
@@ -157,11 +169,11 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
     def description(a: T.handle, b: T.handle, c: T.handle) -> None:
         A = T.match_buffer(a, a_shape, dtype, strides=a_strides, offset_factor=1, scope=a_scope)
         B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
-        C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+        C = T.match_buffer(c, (M, N), "float32", offset_factor=1, scope=FRAGMENT)
         with T.sblock("root"):
             T.reads(_all(C), _all(A), _all(B))
             T.writes(_all(C))
-            for i, j, k in T.grid(WARP_ROWS, N, K):
+            for i, j, k in T.grid(M, N, K):
                 with T.sblock("dot"):
                     vi, vj, vk = T.axis.remap("SSR", [i, j, k])
                     C[vi, vj] = C[vi, vj] + T.cast(left(A, vi, vk), "float32") * T.cast(
@@ -172,7 +184,7 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
     def implementation(a: T.handle, b: T.handle, c: T.handle) -> None:
         A = T.match_buffer(a, a_shape, dtype, strides=a_strides, offset_factor=1, scope=a_scope)
         B = T.match_buffer(b, (1, K // W, N, W), dtype, offset_factor=1, scope=SHARED)
-        C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+        C = T.match_buffer(c, (M, N), "float32", offset_factor=1, scope=FRAGMENT)
         with T.sblock("root"):
             T.reads(_all(C), _all(A), _all(B))
             T.writes(_all(C))
@@ -188,16 +200,16 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
 
 @cache
 def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
-    """Register ``acc[16, head_dim] = acc * rescale + probs[16, kv_tile] * v_rows``.
+    """Register ``acc[rows, head_dim] = acc * rescale + probs[rows, kv_tile] * v_rows``.
 
     Returns
     -------
     str
         Name of the intrinsic.
     """
-    name = f"prefill_acc_{product.unit}_n{head_dim}_k{kv_tile}_{product.dtype}"
+    name = f"prefill_acc_{product.name}_n{head_dim}_k{kv_tile}_{product.dtype}"
     source = _source(name, product, head_dim, kv_tile, None, values=True)
-    dtype, K, N = product.dtype, kv_tile, head_dim
+    dtype, M, K, N = product.dtype, product.rows, kv_tile, head_dim
     W = panel_width(N)
 
     def right(B: Any, row: Any, column: Any) -> Any:
@@ -215,14 +227,14 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
 
     @T.prim_func(s_tir=True)
     def description(a: T.handle, b: T.handle, r: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
+        A = T.match_buffer(a, (M, K), dtype, offset_factor=1, scope=FRAGMENT)
         B = T.match_buffer(b, (1, N // W, K, W), dtype, offset_factor=1, scope=SHARED)
-        R = T.match_buffer(r, (WARP_ROWS, 8), "float32", offset_factor=1, scope=FRAGMENT)
-        C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+        R = T.match_buffer(r, (M, 8), "float32", offset_factor=1, scope=FRAGMENT)
+        C = T.match_buffer(c, (M, N), "float32", offset_factor=1, scope=FRAGMENT)
         with T.sblock("root"):
             T.reads(_all(C), _all(R), _all(A), _all(B))
             T.writes(_all(C))
-            for i, j, k in T.grid(WARP_ROWS, N, K):
+            for i, j, k in T.grid(M, N, K):
                 with T.sblock("acc"):
                     vi, vj, vk = T.axis.remap("SSR", [i, j, k])
                     C[vi, vj] = C[vi, vj] * T.if_then_else(
@@ -231,10 +243,10 @@ def acc_intrin(product: Product, kv_tile: int, head_dim: int) -> str:
 
     @T.prim_func(s_tir=True)
     def implementation(a: T.handle, b: T.handle, r: T.handle, c: T.handle) -> None:
-        A = T.match_buffer(a, (WARP_ROWS, K), dtype, offset_factor=1, scope=FRAGMENT)
+        A = T.match_buffer(a, (M, K), dtype, offset_factor=1, scope=FRAGMENT)
         B = T.match_buffer(b, (1, N // W, K, W), dtype, offset_factor=1, scope=SHARED)
-        R = T.match_buffer(r, (WARP_ROWS, 8), "float32", offset_factor=1, scope=FRAGMENT)
-        C = T.match_buffer(c, (WARP_ROWS, N), "float32", offset_factor=1, scope=FRAGMENT)
+        R = T.match_buffer(r, (M, 8), "float32", offset_factor=1, scope=FRAGMENT)
+        C = T.match_buffer(c, (M, N), "float32", offset_factor=1, scope=FRAGMENT)
         with T.sblock("root"):
             T.reads(_all(C), _all(R), _all(A), _all(B))
             T.writes(_all(C))
@@ -258,11 +270,19 @@ _FRAGMENT_WORDS = """\
 
 # Skipped by warps none of whose rows moved its maximum (factor 1), as in most tiles.
 _RESCALE = """\
-  if (__any_sync(0xffffffffu, r[0] != 1.0f || r[2] != 1.0f)) {{
+  if (__any_sync(0xffffffffu, {moved})) {{
     #pragma unroll
-    for (int i = 0; i < {count}; ++i) c[i] *= r[i & 2];
+    for (int i = 0; i < {count}; ++i) c[i] *= r[i / {per_block} * 4 + (i & 2)];
   }}
 """
+
+
+def _rescale(rows: int, columns: int) -> str:
+    """Rescales a result of ``rows`` by ``columns``, two rows a thread in each block of 16."""
+    factors = (4 * block + row for block in range(rows // WARP_ROWS) for row in (0, 2))
+    moved = " || ".join(f"r[{each}] != 1.0f" for each in factors)
+    return _RESCALE.format(moved=moved, count=rows * columns // 32, per_block=columns // 2)
+
 
 _FENCE = '  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");\n'
 _COMMIT = '  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");\n'
@@ -272,13 +292,16 @@ def _source(
     name: str, product: Product, columns: int, depth: int, q_tile: int | None, *, values: bool
 ) -> str:
     """CUDA of a product; ``values`` if the rows of the tile in shared memory are summed over."""
-    write = {"wgmma": _wgmma, "mma": _mma}[product.unit]
     parameters = "float* c, void* a_, void* b_" + (", float* r" if values else "")
-    before = _RESCALE.format(count=columns // 2) if values else ""
-    return (
-        f"\n__device__ __forceinline__ void {name}({parameters}) {{\n"
-        f"{before}{write(product, columns, depth, q_tile, values)}}}\n"
-    )
+    before = _rescale(product.rows, columns) if values else ""
+    if product.unit == "wgmma":
+        body = _wgmma(product, columns, depth, q_tile, values)
+    else:
+        at_once = 8 if product.unit == "mma_k8" else 16
+        body = mma_source(
+            product.dtype, product.rows, columns, depth, q_tile, values=values, at_once=at_once
+        )
+    return f"\n__device__ __forceinline__ void {name}({parameters}) {{\n{before}{body}}}\n"
 
 
 def _wgmma(product: Product, columns: int, depth: int, q_tile: int | None, values: bool) -> str:
@@ -346,52 +369,4 @@ def _descriptor(name: str, address: str, width: int, panel_bytes: int = 16) -> s
         f"  unsigned {name}_address = (unsigned)__cvta_generic_to_shared({address};\n"
         f"  unsigned long long {name} = {fields:#x}ull"
         f" | (unsigned long long)(({name}_address & 0x3FFFF) >> 4);\n"
-    )
-
-
-def _mma(product: Product, columns: int, depth: int, q_tile: int | None, values: bool) -> str:
-    """``mma.m16n8k16`` with ``ldmatrix``: 16 rows or columns of the result at a time."""
-    ptx = PTX_TYPES[product.dtype]
-    width = panel_width(columns if values else depth)
-    rows = depth if values else columns
-    zero = f"  #pragma unroll\n  for (int i = 0; i < {columns // 2}; ++i) c[i] = 0.0f;\n"
-    # Lanes 0-7 give the rows of the first 8 by 8 matrix, the next eight those of the second, ...:
-    # the first two are the halves of the depth, the other two the next 8 columns of the result.
-    if values:
-        lane_row, lane_chunk = "(lane & 15)", "(lane >> 4)"
-        row, chunk = "k * 16", "n"
-    else:
-        lane_row, lane_chunk = "(lane & 7) + (lane >> 4) * 8", "((lane >> 3) & 1)"
-        row, chunk = "n * 8", "k * 2"
-    chunks = width // 8
-
-    def multiply(first: int, low: str, high: str) -> str:
-        results = ", ".join(f'"+f"(c[n*4+{first + i}])' for i in range(4))
-        return (
-            f'      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{ptx}.{ptx}.f32 '
-            '{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"\n'
-            f"        : {results}\n"
-            '        : "r"(a(k*4)), "r"(a(k*4+1)), "r"(a(k*4+2)), "r"(a(k*4+3)),'
-            f' "r"({low}), "r"({high}));\n'
-        )
-
-    return (
-        f"{_FRAGMENT_WORDS}{'' if values else zero}"
-        "  unsigned lane = threadIdx.y * 4 + threadIdx.x;\n"
-        f"  unsigned base = (unsigned)__cvta_generic_to_shared(b_) + ({lane_row}) * {width * 2};\n"
-        "  #pragma unroll\n"
-        f"  for (int k = 0; k < {depth // 16}; ++k) {{\n"
-        "    #pragma unroll\n"
-        f"    for (int n = 0; n < {columns // 8}; n += 2) {{\n"
-        "      unsigned b0, b1, b2, b3;\n"
-        f"      unsigned address = base + ({row}) * {width * 2}"
-        f" + ({chunk}) / {chunks} * {rows * width * 2} + ({chunk}) % {chunks} * 16"
-        f" + {lane_chunk} * 16;\n"
-        f"      address ^= (address >> 3) & {swizzle_mask(width)};\n"
-        "      asm volatile("
-        f'"ldmatrix.sync.aligned.m8n8.x4{".trans" if values else ""}.shared.b16 '
-        '{%0,%1,%2,%3}, [%4];"\n'
-        '        : "=r"(b0), "=r"(b1), "=r"(b2), "=r"(b3) : "r"(address));\n'
-        f"{multiply(0, 'b0', 'b1')}{multiply(4, 'b2', 'b3')}"
-        "    }\n  }\n"
     )

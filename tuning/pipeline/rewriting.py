@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import PipelineError
+from .across_lanes import across_lanes
 from .annotations import (
     ALL,
     BULK,
@@ -135,7 +136,7 @@ def _pipelined_loop(loop: Any, once: Sequence[Any], rings: list[Ring]) -> Any:
             f"{BULK} too; a record that does without is an earlier version's: tune anew"
         )
     else:
-        rewritten = prefetched(loop, steps[:loads], steps[loads:], after)
+        rewritten = across_lanes(prefetched(loop, steps[:loads], steps[loads:], after))
     # What follows may reuse memory that loads still write or other threads still read.
     rewritten = tirx.SeqStmt([rewritten, *joined(steps)])
     min_blocks = loop.annotations.get(MIN_BLOCKS)

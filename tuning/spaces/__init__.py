@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .cuda_mma import CudaMma
+from .cuda_mma_k8 import CudaMmaK8
 from .cuda_simt import CudaSimt
 from .cuda_stock import CudaStock
 from .cuda_wgmma import CudaWgmma
@@ -12,7 +13,15 @@ from .space import DesignSpace, Variant
 
 SPACES: dict[str, DesignSpace] = {
     space.name: space
-    for space in (LlvmFused(), LlvmStock(), CudaWgmma(), CudaMma(), CudaSimt(), CudaStock())
+    for space in (
+        LlvmFused(),
+        LlvmStock(),
+        CudaWgmma(),
+        CudaMma(),
+        CudaMmaK8(),
+        CudaSimt(),
+        CudaStock(),
+    )
 }
 
 __all__ = ["SPACES", "DesignSpace", "Variant", "usable_spaces"]

@@ -68,8 +68,9 @@ _LOADS = ("k_rows", "v_rows")
 _LOAD_POSITIONS = (1, 5, 10)
 _OVERLAP_POSITIONS = (1, 5)
 
-# Registers that a thread needs besides its fragments, fewer where it loads nothing.
-_OTHER_REGISTERS, _OF_CONSUMERS = 40, 32
+# Registers that a thread needs besides its fragments, fewer where it loads nothing; and for what it
+# keeps of the rows of another 16.
+_OTHER_REGISTERS, _OF_CONSUMERS, _OF_ROWS = 40, 32, 8
 
 # A thread may be left this share of the registers that it needs: another block on a multiprocessor
 # can bring more than a spill or two costs.
@@ -96,7 +97,17 @@ class _Pipeline(NamedTuple):
     alternate: bool = False
     producer: bool = False
     direct: bool = False
+    warp_rows: int = WARP_ROWS
+    reload_query: bool = False
 
+
+_RELOADING = _Pipeline(False, 0, warp_rows=32, reload_query=True)
+_OF_16_ROWS = (_Pipeline(False, 0), _Pipeline(False, 0, reload_query=True))
+_WARP_ROUNDS = (
+    (_KV_TILES[:2], (_RELOADING, _Pipeline(False, 0, warp_rows=32))),
+    (_KV_TILES[:2], _OF_16_ROWS),
+    (_KV_TILES[2:], (_RELOADING, *_OF_16_ROWS)),
+)
 
 # Which tiles are tried with which pipelines. All query tiles have their turn with one round before
 # the next round begins.
@@ -123,8 +134,12 @@ _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
             ),
         ),
     ),
-    "mma": ((_KV_TILES, (_Pipeline(False, 0),)),),
+    "mma": _WARP_ROUNDS,
+    "mma_k8": _WARP_ROUNDS,
 }
+
+# Up to here 16 query rows stay in registers: they are few of a thread's.
+_KEPT_COLUMNS = 128
 
 # Query rows of two warpgroups, which may take turns.
 _TURNS_ROWS = 8 * WARP_ROWS
@@ -140,7 +155,7 @@ class TensorCoreStructure:
     Parameters
     ----------
     unit : str
-        ``wgmma`` or ``mma``.
+        ``wgmma``, ``mma`` or ``mma_k8``.
     q_tile, kv_tile : int
         Rows of a query tile, and of a key and value tile.
     head_dim : int
@@ -162,6 +177,11 @@ class TensorCoreStructure:
     direct : bool
         Whether the output is written from registers, and has no place in shared memory; needs a
         persistent grid.
+    warp_rows : int
+        That a warp computes; more than 16 with ``mma`` alone.
+    reload_query : bool
+        Whether a warp of ``mma`` reads its queries from shared memory again for every tile of
+        keys, rather than keep them in registers.
     """
 
     unit: str
@@ -175,6 +195,8 @@ class TensorCoreStructure:
     alternate: bool = False
     producer: bool = False
     direct: bool = False
+    warp_rows: int = WARP_ROWS
+    reload_query: bool = False
 
     @property
     def shared_query(self) -> bool:
@@ -183,7 +205,7 @@ class TensorCoreStructure:
         ``wgmma`` takes either. With both left operands in registers, ptxas 13.0 gives a query tile
         and weights of one size the same registers, and the second tile's scores are wrong.
         """
-        return self.unit == "wgmma"
+        return self.unit == "wgmma" or self.reload_query
 
     @property
     def columns(self) -> int:
@@ -206,12 +228,16 @@ class TensorCoreStructure:
             found["producer"] = True
         if self.direct:
             found["direct"] = True
+        if self.warp_rows != WARP_ROWS:
+            found["warp_rows"] = self.warp_rows
+        if self.reload_query:
+            found["reload_query"] = True
         return found
 
     @property
     def warps(self) -> int:
         """Warps of a thread block that compute."""
-        return self.q_tile // WARP_ROWS
+        return self.q_tile // self.warp_rows
 
     @property
     def threads(self) -> int:
@@ -221,7 +247,7 @@ class TensorCoreStructure:
     @property
     def product(self) -> Product:
         """The tensor-core instructions."""
-        return Product(self.unit, self.dtype)
+        return Product(self.unit, self.dtype, self.warp_rows)
 
     @property
     def tiles(self) -> PipelinedTiles:
@@ -263,7 +289,9 @@ class TensorCoreStructure:
         # Overlapping, a tile's weights are read while the next tile's scores are written.
         weights = self.kv_tile // 4 if self.overlap else 0
         others = _OF_CONSUMERS if self.producer else _OTHER_REGISTERS
-        return self.columns // 2 + self.kv_tile // 2 + query + weights + others
+        fragments = self.columns // 2 + self.kv_tile // 2 + query + weights
+        stacked = self.warp_rows // WARP_ROWS
+        return fragments * stacked + others + _OF_ROWS * (stacked - 1)
 
     @property
     def most_blocks(self) -> int:
@@ -304,8 +332,11 @@ class TensorCoreSpace(DesignSpace):
 
     kinds: ClassVar[frozenset[str]] = frozenset({"cuda"})
 
-    #: ``wgmma`` or ``mma``.
+    #: ``wgmma``, ``mma`` or ``mma_k8``.
     unit: ClassVar[str]
+
+    #: Of what it multiplies.
+    dtypes: ClassVar[frozenset[str]] = frozenset(PTX_TYPES)
 
     #: Query tiles must be a multiple of this: rows of one instruction.
     rows: ClassVar[int]
@@ -318,7 +349,7 @@ class TensorCoreSpace(DesignSpace):
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
         arch, limit = target.key.arch, int(target.target.attrs["max_shared_memory_per_block"])
-        if not self.runs_on(arch) or spec.dtype not in PTX_TYPES:
+        if not self.runs_on(arch) or spec.dtype not in self.dtypes:
             return ()
         return [
             s.variant
@@ -338,12 +369,16 @@ class TensorCoreSpace(DesignSpace):
             for kv_tile, q_tile in itertools.product(kv_tiles, _Q_TILES):
                 if q_tile % self.rows:
                     continue
-                for overlap, ring, persistent, alternate, producer, direct in pipelines:
-                    if alternate and q_tile != _TURNS_ROWS:
+                for each in pipelines:
+                    if each.alternate and q_tile != _TURNS_ROWS:
+                        continue
+                    few = each.warp_rows == WARP_ROWS and spec.head_dim <= _KEPT_COLUMNS
+                    if each.reload_query and few:
                         continue
                     yield TensorCoreStructure(
-                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring,
-                        multiprocessors if persistent else 0, alternate, producer, direct,
+                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, each.overlap,
+                        each.ring, multiprocessors if each.persistent else 0, each.alternate,
+                        each.producer, each.direct, each.warp_rows, each.reload_query,
                     )  # fmt: skip
 
     def describe(
@@ -388,12 +423,13 @@ class TensorCoreSpace(DesignSpace):
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
         persistent = int(variant.get("persistent", 0))
-        alternate, producer, direct = (
-            bool(variant.get(each, False)) for each in ("alternate", "producer", "direct")
+        alternate, producer, direct, reload_query = (
+            bool(variant.get(each, False))
+            for each in ("alternate", "producer", "direct", "reload_query")
         )
         return TensorCoreStructure(
             self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring, persistent,
-            alternate, producer, direct,
+            alternate, producer, direct, int(variant.get("warp_rows", WARP_ROWS)), reload_query,
         )  # fmt: skip
 
 
@@ -437,10 +473,11 @@ def _copied(s: TensorCoreStructure) -> tuple[str, ...]:
 
 def _copy_of(s: TensorCoreStructure, name: str) -> str:
     """The copy to a tile."""
+    plain = s.unit == "mma_k8"
     if s.columns == s.head_dim:
-        return copy_intrin(s.dtype, s.columns)
+        return copy_intrin(s.dtype, s.columns, plain=plain)
     rows = s.q_tile if name == "q_rows" else s.kv_tile
-    return copy_row_intrin(s.dtype, rows, s.columns, s.head_dim)
+    return copy_row_intrin(s.dtype, rows, s.columns, s.head_dim, plain=plain)
 
 
 def schedule(sch: Any, s: TensorCoreStructure) -> None:
@@ -453,7 +490,7 @@ def schedule(sch: Any, s: TensorCoreStructure) -> None:
         place.
     """
     dot, acc, *_ = _register(s)
-    threads = RowThreads(sch, WARP_ROWS // LANES_Y, binds_at_once=False)
+    threads = RowThreads(sch, s.warp_rows // LANES_Y, binds_at_once=False)
     bind_blocks(sch)
     for name in _copied(s):
         _copy(sch, name, s)
@@ -481,7 +518,7 @@ def schedule(sch: Any, s: TensorCoreStructure) -> None:
     threads.whole_sum()
     for name in ("max_before", "row_max", "final_sum", "inv_sum", "lse"):
         threads.rows_alone(name)
-    _products(threads, dot, acc)
+    _products(threads, dot, acc, s.warp_rows)
     decompose_carried(sch)
     _pipeline(sch, s)
 
@@ -542,18 +579,18 @@ def _fragment(threads: RowThreads, name: str, *, vectorize: bool) -> None:
     (sch.vectorize if vectorize else sch.unroll)(pair)
 
 
-def _products(threads: RowThreads, dot_name: str, acc_name: str) -> None:
+def _products(threads: RowThreads, dot_name: str, acc_name: str, rows: int) -> None:
     """Tensorize both products; what clears their results is spread as a fragment is."""
     sch = threads.sch
     for step, name in (("dot", dot_name), ("acc", acc_name)):
         block = sch.get_sblock(step)
-        warp, row = sch.split(sch.get_loops(block)[-3], [None, WARP_ROWS])
+        warp, row = sch.split(sch.get_loops(block)[-3], [None, rows])
         sch.bind(warp, "threadIdx.z")
         # Scores start at zero in every tile, the output once.
         init = sch.decompose_reduction(block, row if step == "dot" else sch.get_loops(block)[0])
         sch.tensorize(row, name)
         row, column = sch.get_loops(init)[-2:]
-        half, lane_y = sch.split(row, [2, LANES_Y])
+        half, lane_y = sch.split(row, [rows // LANES_Y, LANES_Y])
         fragment, lane_x, pair = threads.split_columns(column)
         sch.reorder(lane_y, lane_x, fragment, half, pair)
         bind(sch, None, lane_y, lane_x)
