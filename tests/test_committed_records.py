@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from cuda_schedules import proposals
+from machine_code import compile_device
 
 from prefilltune.database import (
     Entry,
@@ -21,6 +22,7 @@ from prefilltune.database.folders import target_keys
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.finding import find_record
 from prefilltune.tuning.building.rebuilding import rebuild_records
+from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.deployment import choose_serving
 from prefilltune.tuning.pipeline import AHEAD
 from prefilltune.workloads import PrefillShape, PrefillSpec
@@ -100,6 +102,25 @@ def test_cpus_that_nobody_tuned_for_have_a_kernel_of_every_preset(
             timed = "timed nowhere" if level == "llvm-aarch64" else "timed on Intel"
             assert timed in note
             assert "run: " in note
+
+
+@pytest.mark.parametrize(
+    ("arch", "level"), [("sm_86", "cuda-sm_80"), ("sm_89", "cuda-sm_80"), ("sm_75", "cuda-sm_75")]
+)
+def test_gpus_that_nobody_tuned_for_have_a_kernel_of_every_preset(arch: str, level: str) -> None:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
+    if level not in map(str, TARGETS):
+        pytest.skip(f"no records of {level} are committed")
+    target, finder = resolve_target("cuda", arch=arch), Finder([committed_root()])
+    found = []
+    for preset in load_presets().values():
+        for spec in preset.specs("float16"):
+            serving = choose_serving(spec, target, finder, on_missing="nearest")
+            (match,) = serving.matches.values()
+            assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
+            assert "timed on NVIDIA" in serving.notes[0]
+            found.append(match.entry)
+    compile_device(replay_record(found[0]).module, target.target)
 
 
 def test_a_record_with_another_variant_is_refused() -> None:

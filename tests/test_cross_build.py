@@ -14,6 +14,7 @@ from tvm.s_tir import Schedule
 from typer.testing import CliRunner
 
 from prefilltune.database import RecordStore, TargetKey, entry_from
+from prefilltune.database.folders import target_keys
 from prefilltune.tuning.backends.cuda import cuda_device
 from prefilltune.tuning.backends.cuda_code import _string
 from prefilltune.tuning.backends.resolving import machine_for, resolve_target
@@ -48,20 +49,29 @@ class _Rows(DesignSpace):
 
 
 @pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One record of an A100."""
+def database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Path:
+    """One record of an A100, or of the target that a test names."""
+    key = getattr(request, "param", KEY)
     monkeypatch.setitem(SPACES, _Rows.name, _Rows())
     fields = {"spec": str(SPEC), "shape": str(SHAPE), "space": _Rows.name, "variant": {}}
     provenance = type(PROVENANCE)(**{**vars(PROVENANCE), **fields})
     target = resolve_target("cuda", arch="sm_80").target
     schedule = Schedule(row_kernel())
     entry = entry_from(row_kernel(), trace_of(schedule), [2e-3], target, provenance)
-    RecordStore.open(tmp_path, KEY, create=True).add([entry])
+    RecordStore.open(tmp_path, key, create=True).add([entry])
     return tmp_path
 
 
-def test_an_architecture_takes_the_records_of_its_devices(database: Path) -> None:
-    arguments = ["build", "--target", "cuda", "--arch", "sm_80", *WORKLOAD]
+@pytest.mark.parametrize(
+    ("database", "arch", "tier"),
+    [(KEY, "sm_80", "family"), (TargetKey("cuda", "sm_80"), "sm_89", "portable")],
+    indirect=["database"],
+    ids=["of its device", "of its level"],
+)
+def test_an_architecture_takes_the_nearest_records(database: Path, arch: str, tier: str) -> None:
+    arguments = ["build", "--target", "cuda", "--arch", arch, *WORKLOAD]
     output = database / "dist"
     done = CliRunner().invoke(
         app, [*arguments, "--database", str(database), "--output", str(output)]
@@ -69,11 +79,12 @@ def test_an_architecture_takes_the_records_of_its_devices(database: Path) -> Non
     assert done.exit_code == 0, done.output
     manifest = json.loads((output / "manifest.json").read_text())
     (kernel,) = manifest["kernels"]
-    assert (kernel["tier"], kernel["tuned_for"]) == ("family", str(KEY))
-    assert manifest["target"]["arch"] == "sm_80"
+    (key,) = target_keys(database)
+    assert (kernel["tier"], kernel["tuned_for"]) == (tier, str(key))
+    assert manifest["target"]["arch"] == arch
     assert "nvrtc" in manifest["versions"]
     cuda = manifest["versions"]["nvrtc"]
-    assert manifest["requires"] == {"arch": "sm_80", "cuda": cuda}
+    assert manifest["requires"] == {"arch": arch, "cuda": cuda}
     assert _string(b"cubin") in (output / "libprefill.so").read_bytes()
 
 
