@@ -14,6 +14,11 @@ the one at hand. One length of each attention is enough then::
 
     python benchmarks/tune_presets.py --arch sm_80 --database database/records --minutes 9 \\
         --lens full --length 512 --length 729 --length 1500
+
+On a host of several GPUs, as many processes share the attentions and a database: on the first of
+two so, and on the other with `CUDA_VISIBLE_DEVICES=1`, other cores and `--part 2/2`::
+
+    CUDA_VISIBLE_DEVICES=0 taskset -c 0-15 python benchmarks/tune_presets.py --part 1/2 ...
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from prefilltune.database import RecordStore
@@ -32,7 +38,7 @@ from prefilltune.tuning.search.builders import local_builders
 from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.tune import tune_case
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import Case, PrefillShape, parse_lengths, preset
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths, preset
 
 # Presets of all the attentions that there are, and batches by length.
 _ENCODER = {128: 32, 512: 32, 1024: 8, 2048: 4, 4096: 2}
@@ -59,12 +65,14 @@ BATCHES = {
 }
 LENS = ("full", "uniform:0.125-1")
 DTYPES = ("float16", "bfloat16")
-# Enough to refine what near workloads found, and for the first of a spec to look around.
+# Enough to refine what near workloads found, and for the first of an attention to look around.
 _TRIALS, _FIRST_TRIALS = 8, 48
 
 
 def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]:
     """Everything that is wanted, in the order in which one learns from another."""
+    numbers: dict[str, int] = {}
+    part, parts = options.part
     for dtype in options.dtype or DTYPES:
         for lens in options.lens or LENS:
             for model in options.model or BATCHES:
@@ -74,7 +82,26 @@ def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]
                         continue
                     for each in preset(model).specs(dtype):
                         spec = each.as_called(layout=options.layout)
-                        yield Case(spec, PrefillShape(batch, length), parse_lengths(lens))
+                        number = numbers.setdefault(attention(spec), len(numbers))
+                        if number % parts == part - 1:
+                            yield Case(spec, PrefillShape(batch, length), parse_lengths(lens))
+
+
+def attention(spec: PrefillSpec) -> str:
+    """A spec but for its dtype: what is found in one is tried first in the other."""
+    return str(replace(spec, dtype="float16", lse_dtype=None))
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Which part of the attentions of how many, from 1 on.
+
+    >>> part_of("2/3")
+    (2, 3)
+    """
+    part, parts = map(int, text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return part, parts
 
 
 def main() -> None:
@@ -86,6 +113,7 @@ def main() -> None:
     parser.add_argument("--layout", choices=("padded", "packed"), help="padded when absent")
     for name, kind in (("model", str), ("length", int), ("dtype", str), ("lens", str)):
         parser.add_argument(f"--{name}", type=kind, action="append", help="repeat for more")
+    parser.add_argument("--part", type=part_of, default=(1, 1), help="such as 1/2")
     options = parser.parse_args()
     began, target = time.monotonic(), resolve_target(options.target, arch=options.arch)
     target = backend_of(target.kind).at_hand(target)
@@ -107,7 +135,8 @@ def main() -> None:
                     flush=True,
                 )
                 return
-            is_first = not any(spec == str(case.spec) for spec, *_ in known)
+            seen = {attention(PrefillSpec.parse(spec)) for spec, *_ in known}
+            is_first = attention(case.spec) not in seen
             limit = Limit(trials=_FIRST_TRIALS if is_first else _TRIALS)
             kept = tune_case(
                 case, target, spaces, limit, options.database, 1, lambda _: None, pool, builders
