@@ -45,12 +45,12 @@ class Vectors:
     lanes: int = 8
 
     @classmethod
-    def of(cls, variant: Variant) -> Vectors:
-        """Those that a variant is for; of AVX2 where a record of earlier versions names none."""
-        return cls(**{name: int(variant[name]) for name in _FIELDS if name in variant})
+    def of(cls, variant: Variant) -> Vectors | None:
+        """Those that a variant is for; none where it is of a version that left them to LLVM."""
+        if "registers" not in variant:
+            return None
+        return cls(int(variant["registers"]), int(variant["lanes"]))
 
-
-_FIELDS = ("registers", "lanes")
 
 #: What most CPUs have.
 AVX2 = Vectors()
@@ -111,7 +111,7 @@ class LlvmFused(DesignSpace):
         )
 
 
-def schedule(sch: Any, *, packed: bool, vectors: Vectors = AVX2) -> None:
+def schedule(sch: Any, *, packed: bool, vectors: Vectors | None = AVX2) -> None:
     """Schedule the online description for a CPU.
 
     Parameters
@@ -120,8 +120,9 @@ def schedule(sch: Any, *, packed: bool, vectors: Vectors = AVX2) -> None:
         Of an :func:`~prefilltune.tuning.derivation.online_attention`; scheduled in place.
     packed : bool
         Whether key and value tiles are copied before they are used.
-    vectors : Vectors
-        What register tiles are made of.
+    vectors : Vectors or None
+        What register tiles are made of; None for tiles as wide as sampled, which LLVM takes apart,
+        as records have them whose variants name no registers.
     """
     sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock("attention"))))
     _rows_into_lanes(sch)
@@ -152,7 +153,7 @@ def _rows_into_lanes(sch: Any) -> None:
     sch.compute_inline(sch.get_sblock("probs"))
 
 
-def _load_tiles(sch: Any, vectors: Vectors, *, packed: bool) -> None:
+def _load_tiles(sch: Any, vectors: Vectors | None, *, packed: bool) -> None:
     row, element = sch.get_loops(sch.get_sblock("q_rows"))[-2:]
     sch.reorder(element, row)
     for name in ("k_rows", "v_rows"):
@@ -163,11 +164,14 @@ def _load_tiles(sch: Any, vectors: Vectors, *, packed: bool) -> None:
             sch.compute_inline(block)
 
 
-def _tile_score_gemm(sch: Any, vectors: Vectors) -> Any:
+def _tile_score_gemm(sch: Any, vectors: Vectors | None) -> Any:
     """Register-tile query times key; returns the loop of the reduction to decompose at."""
     row, column = sch.get_loops(sch.get_sblock("scores"))[-2:]
-    column_tile, column_in_tile = _sampled(sch, column, vectors.registers // 2)
-    row_tile, row_vector, lane = _sampled_vectors(sch, row, vectors)
+    column_tile, column_in_tile = _sampled(sch, column, vectors.registers // 2 if vectors else 16)
+    if vectors:
+        row_tile, row_vector, lane = _sampled_vectors(sch, row, vectors)
+    else:
+        row_tile, row_vector, lane = sch.split(row, factors=[1, 1, None])
     sch.reorder(column_tile, row_tile, column_in_tile, row_vector, lane)
     dot = sch.get_sblock("dot")
     sch.compute_at(dot, row_tile, preserve_unit_loops=True)
@@ -183,7 +187,7 @@ def _tile_score_gemm(sch: Any, vectors: Vectors) -> Any:
     return reduction_step
 
 
-def _vectorize_softmax(sch: Any, vectors: Vectors) -> list[tuple[Any, Any]]:
+def _vectorize_softmax(sch: Any, vectors: Vectors | None) -> list[tuple[Any, Any]]:
     """Vectorise over rows; returns (sblock, loop) of the reductions to decompose."""
     reductions = []
     for name in ("tile_max", "weights", "tile_sum"):
@@ -198,11 +202,15 @@ def _vectorize_softmax(sch: Any, vectors: Vectors) -> list[tuple[Any, Any]]:
     return reductions
 
 
-def _tile_value_gemm(sch: Any, vectors: Vectors) -> Any:
+def _tile_value_gemm(sch: Any, vectors: Vectors | None) -> Any:
     """Register-tile weight times value; returns the loop of the reduction to decompose at."""
     row, element = sch.get_loops(sch.get_sblock("acc"))[-2:]
     row_tile, row_in_tile = _sampled(sch, row, 8)
-    element_tile, element_vector, lane = _sampled_vectors(sch, element, vectors)
+    if vectors:
+        element_tile, element_vector, lane = _sampled_vectors(sch, element, vectors)
+    else:
+        element_tile, element_in_tile = _sampled(sch, element, 64)
+        element_vector, lane = _in_vectors(sch, element_in_tile, vectors)
     sch.reorder(row_tile, element_tile, row_in_tile, element_vector, lane)
     out = sch.get_sblock("tile_out")
     sch.compute_at(out, element_tile, preserve_unit_loops=True)
@@ -231,12 +239,13 @@ def _sampled_vectors(sch: Any, loop: Any, vectors: Vectors) -> tuple[Any, Any, A
     return tile, in_tile, lane
 
 
-def _in_vectors(sch: Any, loop: Any, vectors: Vectors) -> list[Any]:
+def _in_vectors(sch: Any, loop: Any, vectors: Vectors | None) -> list[Any]:
     """``loop`` in vectors of lanes: of fewer, if it is no multiple of what a register has.
 
     LLVM takes vectors of three times as many lanes apart element by element.
     """
-    lanes = math.gcd(int(sch.get(loop).extent), vectors.lanes)
+    extent = int(sch.get(loop).extent)
+    lanes = math.gcd(extent, vectors.lanes) if vectors else extent
     return sch.split(loop, factors=[None, lanes])
 
 
@@ -245,7 +254,7 @@ def _leave_to_llvm(sch: Any, loop: Any) -> None:
     sch.vectorize(loop)
 
 
-def _vectorize(sch: Any, loop: Any, vectors: Vectors) -> None:
+def _vectorize(sch: Any, loop: Any, vectors: Vectors | None) -> None:
     vector, lane = _in_vectors(sch, loop, vectors)
     sch.unroll(vector)
     sch.vectorize(lane)
