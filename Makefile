@@ -27,6 +27,8 @@ AGAINST ?=
 EXTRAS ?=
 # Any text: test runs the tests marked slow too.
 SLOW ?=
+# Any text: with SLOW, what takes half a minute and more, beside tests that say nearly the same, too.
+THOROUGH ?=
 # Any text: serve's model has random weights, and nothing is downloaded.
 RANDOM ?=
 # Options of serve: `make serve ARGS=--help` lists them.
@@ -107,9 +109,9 @@ serve: ## embeddings of a model over HTTP, on packed sequences (MODEL, RANDOM, A
 	$(call install,serve)
 	@$(BIN)/python -m examples.serve '$(MODEL)' $(if $(RANDOM),--random) $(ARGS)
 
-test: ## everything that needs no GPU and is quick (SLOW=1: what is slow too)
+test: ## everything that needs no GPU and is quick (SLOW=1: what is slow too; THOROUGH=1: all)
 	$(call install,dev report cuda)
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(if $(SLOW),--slow)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(if $(SLOW),--slow) $(if $(THOROUGH),--thorough)
 
 lint: ## ruff and pyright
 	$(call install,dev report cuda)

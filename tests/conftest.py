@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--slow", action="store_true", help="run the tests marked slow too, and try more examples"
     )
+    parser.addoption(
+        "--thorough", action="store_true", help="with --slow: those marked thorough too"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests begin, so that no worker is left alone with one at the end."""
+    if not config.getoption("--thorough"):
+        for item in items:
+            if item.get_closest_marker("thorough") is not None:
+                reason = "thorough: run with --thorough, or make test SLOW=1 THOROUGH=1"
+                item.add_marker(pytest.mark.skip(reason=reason))
     slow = [item for item in items if item.get_closest_marker("slow") is not None]
     if config.getoption("--slow"):
         first = {item.path for item in slow}

@@ -16,7 +16,7 @@ from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.describing import describe_for_every_shape
 from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.deployment import Point, Sweep, write_sweep
-from prefilltune.tuning.spaces.llvm_fused import LlvmFused, schedule
+from prefilltune.tuning.spaces.llvm_fused import LlvmFused, Vectors, schedule
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
 
@@ -49,7 +49,7 @@ def record(
     variant = {"q_tile": q_tile, "kv_tile": 32, "packed": packed}
     description = LlvmFused().describe(spec, shape, variant)
     sch = s_tir.Schedule(description, seed=seed)
-    schedule(sch, packed=packed)
+    schedule(sch, packed=packed, vectors=Vectors.of(variant))
     provenance = replace(
         PROVENANCE, spec=str(spec), shape=str(shape), space=LlvmFused.name, variant=variant
     )

@@ -326,6 +326,7 @@ def test_explain_of_what_has_no_record(tmp_path: Path) -> None:
     assert not root.exists()
 
 
+@pytest.mark.thorough
 def test_a_sweep_tells_several_records_apart(tmp_path: Path) -> None:
     root = tmp_path / "database"
     entries = [fixtures.record(SPEC, SHORT), fixtures.record(SPEC, LONG, packed=True)]

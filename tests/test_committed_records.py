@@ -54,7 +54,7 @@ def _stores(kind: str) -> list[RecordStore]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_committed_records_rebuild(kind: str, pytestconfig: pytest.Config) -> None:
-    """Of each target one of each structure and dtype; with ``--slow``, each attention of any."""
+    """Of each target one of each structure and dtype; with ``--thorough``, each attention of any."""
     if kind == "cuda":
         pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     records = []
@@ -63,7 +63,7 @@ def test_committed_records_rebuild(kind: str, pytestconfig: pytest.Config) -> No
         assert not store.problems
         records += [(store.key, entry) for entry in store.entries]
     chosen = _one_of_each(records, with_heads=False)
-    if pytestconfig.getoption("--slow"):
+    if pytestconfig.getoption("--thorough"):
         chosen += _one_of_each(records, with_heads=True)
     some = list({(key, entry.record_id): (key, entry) for key, entry in chosen}.values())
     assert [each.failure for each in rebuild_records(some)] == [""] * len(some)

@@ -559,6 +559,7 @@ import os, sys
 from pathlib import Path
 from database_fixtures import KEY
 from prefilltune.database import RecordStore
+from prefilltune.workloads import useful_flops  # what another user may not be able to import
 RecordStore.open(Path(sys.argv[1]), KEY)
 (Path(sys.argv[1]) / str(KEY) / ".index").unlink(missing_ok=True)
 if os.getuid() == 0:

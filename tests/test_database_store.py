@@ -442,6 +442,7 @@ import os, sys
 from pathlib import Path
 from database_fixtures import KEY, small_entry
 from prefilltune.database import NotWritableError, RecordStore
+from prefilltune.workloads import useful_flops  # what another user may not be able to import
 
 def check():
     store = RecordStore.open(Path(sys.argv[1]), KEY)

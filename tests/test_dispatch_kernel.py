@@ -84,7 +84,7 @@ def valid_lens(shape: PrefillShape) -> list[np.ndarray]:
 
 @pytest.fixture(
     scope="module",
-    params=[SPEC, pytest.param(HALF, marks=pytest.mark.slow)],
+    params=[SPEC, pytest.param(HALF, marks=pytest.mark.thorough)],
     ids=str,
 )
 def drop_in(request, tmp_path_factory) -> tuple[PrefillSpec, Any]:
@@ -370,7 +370,7 @@ def unswept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     return built(function)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_what_the_nearest_record_serves_is_right(unswept, shape: PrefillShape) -> None:
     longest = max(shape.qo_len, shape.num_kv)

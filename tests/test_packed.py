@@ -198,7 +198,7 @@ def test_cuda_kernels(
     ids=str,
 )
 def test_wgmma_kernels_compile(pipeline: dict[str, Any]) -> None:
-    spec = PrefillSpec(4, 2, 64, layout="packed", window=(None, 0))
+    spec = PrefillSpec(4, 2, 128, layout="packed", window=(None, 0))
     shape, target = PrefillShape(4, 256), resolve_target("cuda", arch="sm_90a")
     variants = SPACES["cuda_wgmma"].variants(spec, shape, target)
     variant = pipelined(variants, pipeline)

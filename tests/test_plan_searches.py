@@ -226,7 +226,7 @@ def test_a_device_that_is_lost_costs_the_others_nothing(
         assert len(_measured(each, tmp_path)) == POINTS
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_nothing_is_searched_beside_a_search_that_times_on_this_cpu(tmp_path: Path) -> None:
     here, there = _planned(HERE, 2, 3), _planned(TWO, 4, 5)
     watch = Watch()

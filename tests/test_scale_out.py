@@ -191,7 +191,7 @@ key = "cpu"
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_plan_that_is_killed_and_interrupted_goes_on(service: Service, tmp_path: Path) -> None:
     """Two searches at a time, on a worker each."""
     path, root = tmp_path / "night.toml", tmp_path / "database"

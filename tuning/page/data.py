@@ -204,7 +204,7 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
     work = comparison.tuned_gflops * comparison.tuned_ms / unit_of(comparison).gflops
     peer, cold = comparison.peers.get(row.key), comparison.cold_ms.get("tuned")
     over_cold = None if row.cold_ms is None or cold is None else row.cold_ms / cold
-    return {
+    found = {
         "name": row.name,
         "kind": row.kind or ("tuned" if row.key == "tuned" else "tvm"),
         "ms": _digits(row.ms),
@@ -217,6 +217,8 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
         "remark": row.remark,
         "none": "" if row.ms is not None else row.without_time,
     }
+    # Most of a page is rows, and most rows have no remark: the page knows what is left out.
+    return {name: value for name, value in found.items() if value not in (None, "")}
 
 
 def _commands(

@@ -4,6 +4,8 @@
   const data = read("page-data"), specs = read("page-charts"), config = read("page-config");
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const one = (selector, root = document) => root.querySelector(selector);
+  const unsaid = { ms: null, spread: null, rate: null, over: null, cold_ms: null, over_cold: null, error: null, remark: "", none: "" };
+  for (const each of data.cases) each.rows = each.rows.map((row) => ({ ...unsaid, ...row }));
   const copyOf = (value) => JSON.parse(JSON.stringify(value));
 
   /** An element; children are elements, texts, or nothing. */
