@@ -54,7 +54,7 @@ def _stores(kind: str) -> list[RecordStore]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_committed_records_rebuild(kind: str, pytestconfig: pytest.Config) -> None:
-    """Of each target one of each structure and dtype; with ``--thorough``, each attention of any."""
+    """One of each target, structure and dtype; with ``--thorough``, each attention of any."""
     if kind == "cuda":
         pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     records = []
