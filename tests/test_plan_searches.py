@@ -170,7 +170,8 @@ def test_a_budget_without_time_for_anything_still_finds_something_and_names_the_
     plan, cases = dataclasses.replace(PLAN, seconds=0.01, searches=1), _planned(TWO, 2, 3)
     watch = Watch()
     assert _run(cases, tmp_path, watch, plan)
-    assert 1 <= len(_measured(cases[0], tmp_path)) <= 2  # two devices measure at once
+    # What both devices were given before the first time came back is measured still, but not all.
+    assert 1 <= len(_measured(cases[0], tmp_path)) < POINTS
     assert any("before the first candidate was measured" in line for line in watch.lines)
     assert f"1 of 2 workloads were begun, the first of them {cases[1].name}" in watch.lines[-1]
 
