@@ -15,7 +15,7 @@ from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, de
 from .errors import NotServedError
 from .masks import Mask
 from .session import Session
-from .windows import Window
+from .windows import Window, equal_windows
 
 _OFFSETS = ("cu_seq_lens_q", "cu_seq_lens_k")
 
@@ -123,11 +123,7 @@ class Packed:
         query : torch.Tensor
             ``[batch, heads, length, head_dim]``, as long as the key.
         """
-        windows = [self.window]
-        if not torch.compiler.is_compiling():  # where a length may be any
-            last = query.shape[0] * query.shape[2] - 1
-            left, right = (end if end is not None and end < last else None for end in self.window)
-            windows.append((left, right))
+        windows = equal_windows(self.window, query.shape[0] * query.shape[2])
         named = {packed_mask_name(each): each for each in windows}
         call = chosen(named, query, kv_heads, scores)
         if isinstance(call, str):

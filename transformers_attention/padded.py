@@ -13,7 +13,7 @@ from ..torch.masks import mask_name
 from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, dense
 from .masks import FULL, LEFT, RIGHT, Mask, Padding
 from .session import Session
-from .windows import Window
+from .windows import Window, equal_windows
 
 
 class PaddedCall(NamedTuple):
@@ -107,11 +107,7 @@ class Padded:
 def _names(padding: Padding, window: Window, length: Any) -> Iterator[str]:
     """Masks of kernels that compute a call, the ones that fit it best before others."""
     sides = (RIGHT, LEFT) if padding.side == FULL else (padding.side,)
-    windows = [window]
-    if not torch.compiler.is_compiling():  # where a length may be any
-        left, right = (end if end is not None and end < length - 1 else None for end in window)
-        windows.append((left, right))
-    for seen in dict.fromkeys(windows):
+    for seen in equal_windows(window, length):
         for side in sides:
             yield mask_name(None, side, seen)
         if padding.side == RIGHT and seen[1] == 0:

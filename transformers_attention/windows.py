@@ -12,6 +12,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import torch
 import transformers.models
 from transformers import masking_utils as masks
 
@@ -49,6 +50,18 @@ def window_of(function: Any, *, packed: bool = False) -> Window | None:
         if code is known or (code.co_filename, code.co_name) == known:
             return read(packed, *(cell.cell_contents for cell in function.__closure__ or ()))
     return None
+
+
+def equal_windows(window: Window, length: Any) -> list[Window]:
+    """The windows that keep the same of sequences no longer than ``length``, as given first.
+
+    An end that reaches as far as sequences do is open; not in a compiled graph, where a length may
+    be any.
+    """
+    if torch.compiler.is_compiling():
+        return [window]
+    left, right = (end if end is not None and end < length - 1 else None for end in window)
+    return list(dict.fromkeys((window, (left, right))))
 
 
 def _both(packed: bool, functions: Any) -> Window | None:
