@@ -186,7 +186,7 @@ class PrefillSpec:
             if fields[each.name] != each.default:
                 raise InvalidSpecError(
                     f"{each.name} is {fields[each.name]!r} of a packed layout, where sequences "
-                    "have no padding: leave it out; windows end where a sequence of keys does"
+                    "have no padding: leave it out"
                 )
         for field, value in fields.items():
             object.__setattr__(self, field, value)
