@@ -272,7 +272,7 @@ def test_trial_log_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) -> None:
+def test_an_interrupted_command_keeps_what_it_found(tmp_path: Path, number: int) -> None:
     command = [
         sys.executable, "-m", "prefilltune.tuning", "tune", "--heads", "2/1x16", "--shape", "2x24",
         "--budget", "10m", "--database", str(tmp_path), "--threads", "2",
@@ -297,10 +297,26 @@ def test_an_interrupted_search_keeps_what_it_found(tmp_path: Path, number: int) 
                 break
         rest = process.stdout.read()
         assert process.wait(timeout=120) == 128 + number
-    assert "1 verified records kept" in rest
     assert "goes on from" in rest
-    assert RecordStore.open(tmp_path, TARGET.key).entries
+    # A machine too busy to verify the best within a few seconds keeps the trials alone.
+    verified = "1 verified records kept" in rest
+    assert len(RecordStore.open(tmp_path, TARGET.key, create=True).entries) == verified
+    (log,) = tmp_path.glob("*/trials/*.jsonl")
+    assert len(TrialLog(log, _stamp(log)).read()) >= 1
     assert not processes_with(mark)
+
+
+def test_a_search_that_is_wished_to_end_keeps_its_best(tmp_path: Path) -> None:
+    wish = Wish()
+
+    def end(state: SearchState) -> None:
+        if math.isfinite(state.best_seconds):
+            wish.make()
+
+    result = tune_case(_case(), TARGET, ["llvm_fused"], Limit(), tmp_path, 2, end, wish=wish)
+    assert result.interrupted
+    (kept,) = result.kept
+    assert list(RecordStore.open(tmp_path, TARGET.key).entries) == [kept]
 
 
 @pytest.mark.slow
