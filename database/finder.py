@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -181,7 +181,8 @@ class Finder:
         same_shape : bool
             Whether records of other shapes will not do, on whatever target.
         mend : str
-            What the error of a miss says to do about it.
+            What the error of a miss says to do about it, besides accepting a farther tier: who asks
+            for ``same_shape`` knows by itself which one would do.
 
         Returns
         -------
@@ -211,10 +212,9 @@ class Finder:
         if match is not None:
             return match
         notes += _problems(self._stores.values())
-        farther = [each for each in found if not (same_shape and each.distance)]
-        if farther:
-            tier = str(farther[0].tier)
-            mend = f"accept the tier '{tier}' (--accept {tier.replace(' ', '-')}), or {mend}"
+        farther = [each.tier for each in found if each.tier > accept]
+        if farther and not same_shape:
+            mend = f"{accept_farther(farther[0])}, or {mend}"
         if not found and (near := specs_in_words(self.specs_near(key, spec))):
             mend = f"{near}; {mend}"
         raise NoRecordError(_miss(query, accept, self.roots, found, notes, mend))
@@ -309,10 +309,14 @@ class Finder:
         return list(self.by_id(key, dict.fromkeys(ids)).values())
 
     def targets(self, key: TargetKey, accept: Tier) -> list[TargetKey]:
-        """The targets whose records a tier takes, the nearest first: ``key`` itself is one."""
-        others = [each for each in self._keys() if each.kind == key.kind and each != key]
-        nearness = {each: tier_for(key, each) for each in (key, *others)}
-        taken = [each for each, tier in nearness.items() if tier <= accept or each == key]
+        """The targets whose records a tier takes, the nearest first: ``key`` itself is one.
+
+        Unless it is a level, as that of a GPU which is elsewhere and named by its architecture
+        alone: what was timed for a level is portable.
+        """
+        others = {each for each in self._keys() if each.kind == key.kind}
+        nearness = {each: tier_for(key, each) for each in {_without_levels(key), *others}}
+        taken = [each for each, tier in nearness.items() if tier <= accept]
         return sorted(taken, key=lambda each: (nearness[each], _level(key, each), str(each)))
 
     def stores(self, key: TargetKey, accept: Tier) -> Iterator[RecordStore]:
@@ -352,8 +356,25 @@ class Finder:
 
     def _store(self, root: Path, key: TargetKey) -> RecordStore:
         if (root, key) not in self._stores:
-            self._stores[root, key] = RecordStore.open(root, key)
+            self._stores[root, key] = RecordStore.open(root, _without_levels(key))
         return self._stores[root, key]
+
+
+def _without_levels(key: TargetKey) -> TargetKey:
+    """A target as its folder is named, of which no other records are meant."""
+    return replace(key, levels=())
+
+
+def accept_farther(tier: Tier) -> str:
+    """What an error says of records that a farther tier takes.
+
+    Examples
+    --------
+    >>> accept_farther(Tier.NEAREST_SHAPE)  # no option of its own
+    "accept the tier 'family' (--accept family)"
+    """
+    tier = max(tier, Tier.FAMILY)
+    return f"accept the tier '{tier}' (--accept {str(tier).replace(' ', '-')})"
 
 
 def specs_in_words(near: Sequence[PrefillSpec]) -> str:

@@ -412,6 +412,16 @@ def test_an_option_that_another_one_leaves_without_meaning_is_refused(
     assert message in run(f"prefilltune {command}")
 
 
+@pytest.mark.parametrize("command", ["explain", "show --stage source", "build --shape 1x77"])
+def test_what_would_do_is_named_by_the_nearest_tier_that_takes_it(command: str) -> None:
+    """Of another shape too: farther tiers have this one's."""
+    message = run(
+        f"prefilltune {command} --target cuda --arch sm_80 --model bge-base --accept exact"
+    )
+    assert "(--accept portable)" in message
+    assert "a record serves its own spec alone" not in message
+
+
 def test_what_is_accepted_is_listed_without_a_shape(tmp_path: Path) -> None:
     """And a device of the family serves a shape of which this machine has a neighbour alone."""
     mine, theirs = record(SPEC, SHORT), record(SPEC, LONG, packed=True)

@@ -66,9 +66,13 @@ def database(
 
 @pytest.mark.parametrize(
     ("database", "arch", "tier"),
-    [(KEY, "sm_80", "family"), (TargetKey("cuda", "sm_80"), "sm_89", "portable")],
+    [
+        (KEY, "sm_80", "family"),
+        (TargetKey("cuda", "sm_80"), "sm_89", "portable"),
+        (TargetKey("cuda", "sm_80"), "sm_80", "portable"),
+    ],
     indirect=["database"],
-    ids=["of its device", "of its level"],
+    ids=["of its device", "of its level", "of the level that it is"],
 )
 def test_an_architecture_takes_the_nearest_records(database: Path, arch: str, tier: str) -> None:
     arguments = ["build", "--target", "cuda", "--arch", arch, *WORKLOAD]

@@ -74,6 +74,9 @@ def test_devices_of_an_architecture_come_before_what_is_portable_to_it(tmp_path)
     find = partial(lookup, [tmp_path], spec=SPEC, shape=SHAPE, accept=Tier.PORTABLE)
     assert find(key=asked).tier is Tier.PORTABLE
     assert find(key=replace(level, levels=("sm_75",))).tier is Tier.EXACT
+    finder = Finder([tmp_path])
+    assert finder.targets(asked, Tier.PORTABLE) == [level]
+    assert finder.targets(asked, Tier.FAMILY) == []
     filled(tmp_path, [replace(small_entry(1), target_json={"kind": "cuda"})], device)
     assert (find(key=asked).tier, find(key=asked).key) == (Tier.FAMILY, device)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 from ...database import Finder, Match, NoRecordError, Tier
+from ...database.finder import accept_farther
 from ...workloads import PrefillShape, PrefillSpec
 from ..backends.commands import advice
 from ..spaces import SPACES
@@ -38,14 +40,27 @@ def find_record(
         If none will do; ends in the command that makes one.
     """
     tune = advice("tune", target, spec, shape, database=databases.roots[0])
-    find = partial(databases.find, target.key, spec, shape, lens=lens, mend=tune)
+    find = partial(databases.find, target.key, spec, shape, lens=lens)
+    match = _nearest(find, accept)
+    if match is None:
+        farther = (tier for tier in Tier if tier > accept and _nearest(find, tier) is not None)
+        hints = [accept_farther(tier) for tier in farther][:1]
+        return find(accept=accept, same_shape=True, mend=", or ".join([*hints, tune]))
+    return match
+
+
+def _nearest(find: Callable[..., Match], accept: Tier) -> Match | None:
     if accept is Tier.EXACT:
-        return find(accept=accept, same_shape=True)
-    fitting = [name for name, space in SPACES.items() if space.any_shape]
-    # A schedule for other vectors or another memory is further off than one for other lengths.
-    for furthest in sorted({min(accept, Tier.PORTABLE), accept}):
+        searches = [{"accept": accept, "same_shape": True}]
+    else:
+        # A schedule for other vectors or another memory is further off than one for other lengths.
+        fitting = [name for name, space in SPACES.items() if space.any_shape]
+        searches = [
+            {"accept": furthest, **among}
+            for furthest in sorted({min(accept, Tier.PORTABLE), accept})
+            for among in ({"same_shape": True}, {"space": fitting})
+        ]
+    for search in searches:
         with suppress(NoRecordError):
-            return find(accept=furthest, same_shape=True)
-        with suppress(NoRecordError):
-            return find(accept=furthest, space=fitting)
-    return find(accept=accept, same_shape=True)
+            return find(**search)
+    return None

@@ -154,7 +154,7 @@ def choose_serving(
     if on_missing == "baseline" and _has_baseline(spec, target):
         note = f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; {tune}"
         return Serving(spec, target.key, notes=(note,))
-    raise NoRecordError(_miss(spec, target, databases, on_missing, tune))
+    raise NoRecordError(_miss(spec, target, databases, accept, on_missing, tune))
 
 
 def choose_kernel(
@@ -349,15 +349,16 @@ def _unknown_spaces(databases: Finder, key: TargetKey, spec: PrefillSpec) -> lis
 
 
 def _miss(
-    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, on_missing: str, tune: str
+    spec: PrefillSpec,
+    target: ResolvedTarget,
+    databases: Finder,
+    accept: Tier,
+    on_missing: str,
+    tune: str,
 ) -> str:
-    family = [key for key in databases.family(target.key) if _has_candidates(databases, key, spec)]
     hints = _unknown_spaces(databases, target.key, spec)
-    if family:
-        hints.append(
-            f"take those of {', '.join(map(str, family))} with on_missing='nearest' (--accept "
-            "family)"
-        )
+    if farther := _farther(spec, target, databases, accept):
+        hints.append(farther)
     elif near := specs_in_words(databases.specs_near(target.key, spec)):
         hints.append(near)
     if hint := backend_of(target.kind).arch_hint(target.key):
@@ -373,6 +374,20 @@ def _miss(
         + "".join(f"{hint}; " for hint in hints)
         + f"tune it on the shapes that you serve, such as 1x128; {tune}"
     )
+
+
+def _farther(
+    spec: PrefillSpec, target: ResolvedTarget, databases: Finder, accept: Tier
+) -> str | None:
+    """How to take the records of the nearest tier beyond what is accepted, if any would do."""
+    for tier in Tier:
+        if accept < tier <= backend_of(target.kind).furthest:
+            keys = databases.targets(target.key, tier)
+            found = [str(key) for key in keys if _has_candidates(databases, key, spec)]
+            if found:
+                option = f"--accept {str(tier).replace(' ', '-')}"
+                return f"take those of {', '.join(found)} with on_missing='nearest' ({option})"
+    return None
 
 
 def _has_baseline(spec: PrefillSpec, target: ResolvedTarget) -> bool:
