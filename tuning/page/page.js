@@ -126,11 +126,12 @@
     ...(several ? [{ title: "device", left: true, value: (c) => data.devices[c.device].device, cell: (c) => el("td", { class: "left" }, data.devices[c.device].device) }] : []),
     { title: "lengths", left: true, value: (c) => c.lens, cell: (c) => el("td", { class: "left" }, c.lens) },
     { title: "ms", value: (c) => c.ms, cell: (c) => figure(digits(c.ms, 4), c.ms) },
+    // What the page is about comes before what a screen of usual width has no room for.
+    { title: "over strongest", value: (c) => c.over.strongest, cell: (c) => ratio(c.over.strongest) },
+    { title: "strongest other", left: true, value: (c) => c.strongest, cell: (c) => el("td", { class: "left" }, c.strongest ?? "none") },
     { title: "rate", value: (c) => c.rate, cell: (c) => figure(`${digits(c.rate)} ${data.devices[c.device].unit}`, c.rate) },
     { title: "of the limit", value: (c) => c.share, cell: (c) => figure(percent(c.share), c.share) },
-    { title: "strongest other", left: true, value: (c) => c.strongest, cell: (c) => el("td", { class: "left" }, c.strongest ?? "none") },
-    { title: "over it", value: (c) => c.over.strongest, cell: (c) => ratio(c.over.strongest) },
-    ...(data.cases.some((c) => c.over.cold !== null) ? [{ title: "over it, cold", value: (c) => c.over.cold, cell: (c) => ratio(c.over.cold) }] : []),
+    ...(data.cases.some((c) => c.over.cold !== null) ? [{ title: "over strongest, cold", value: (c) => c.over.cold, cell: (c) => ratio(c.over.cold) }] : []),
     { title: "over stock rules", value: (c) => c.over.stock, cell: (c) => figure(times(c.over.stock), c.over.stock) },
     { title: "over hand-scheduled", value: (c) => c.over.hand, cell: (c) => figure(times(c.over.hand), c.over.hand) },
   ]);
