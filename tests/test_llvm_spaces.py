@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from kernel_checks import kernel_error
 from tvm.s_tir import Schedule
 
+from prefilltune.tuning.backends.llvm import LLVM
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.derivation import online_attention
 from prefilltune.tuning.search.strategies.context import tune_context
@@ -123,6 +125,14 @@ def test_scheduled_kernel_is_the_golden_one(request: pytest.FixtureRequest) -> N
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+def test_stock_rules_schedule_what_can_hold_all_scores(target: ResolvedTarget) -> None:
+    spec, shape = PrefillSpec(12, 12, 32, "float32"), PrefillShape(16, 256)
+    both = ["llvm_fused", "llvm_stock"]
+    assert LLVM.default_spaces(spec, [shape], target) == both
+    assert LLVM.default_spaces(spec, [shape, PrefillShape(16, 4096)], target) == both[:1]
+    assert LLVM.default_spaces(replace(spec, layout="packed"), [shape], target) == both[:1]
 
 
 def test_stock_space_computes_the_same(target: ResolvedTarget) -> None:

@@ -514,6 +514,18 @@ def sizes_at_call(spec: PrefillSpec) -> SymbolicShape | PackedShape:
     return PackedShape.fresh() if spec.is_packed else SymbolicShape.fresh()
 
 
+def numbers_all_scores(spec: PrefillSpec, shape: PrefillShape) -> bool:
+    """Whether a kernel could hold the scores of all pairs, for indices of 32 bits.
+
+    One that is scheduled stage by stage does.
+
+    >>> spec = PrefillSpec(12, 12, 64)
+    >>> [numbers_all_scores(spec, PrefillShape(16, length)) for length in (2048, 4096)]
+    [True, False]
+    """
+    return shape.batch * spec.num_qo_heads * shape.qo_len * shape.num_kv < INDEXABLE
+
+
 def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape | PackedShape) -> None:
     """Refuse tensors whose elements 32-bit indices, which kernels compute with, cannot number.
 

@@ -141,10 +141,14 @@ class Llvm(Backend):
     def default_spaces(
         self, spec: PrefillSpec, shapes: Sequence[PrefillShape], target: ResolvedTarget
     ) -> list[str]:
-        """All of them: TVM's stock rules are there to compare with."""
-        from ..spaces import usable_spaces
+        """All that have variants for every shape: TVM's stock rules are there to compare with."""
+        from ..spaces import SPACES, usable_spaces
 
-        return usable_spaces(self.kind)
+        return [
+            name
+            for name in usable_spaces(self.kind)
+            if all(SPACES[name].variants(spec, shape, target) for shape in shapes)
+        ]
 
 
 LLVM = Llvm(

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from ...database import Match
 from ...workloads import TOLERANCE, Case, PrefillSpec, plain_attention, ragged_cpu_baseline
 from ...workloads.baseline import has_ragged_baseline
+from ...workloads.spec import numbers_all_scores
 from ..backends import backend_of
 from ..errors import KernelCheckError
 from ..measuring import cpu as measure
@@ -70,12 +71,13 @@ class CpuBench(Bench):
         self, case: Case, tuned: Match, stock: Match | None, padded: Own | None = None
     ) -> Measured:
         spec, shape, seed, target = case.spec, case.shape, case.seed, self._target
-        kernels = {
-            "tuned": self._libraries.of_record(tuned, case),
-            "unscheduled": self._libraries.of(
+        kernels = {"tuned": self._libraries.of_record(tuned, case)}
+        # Stage by stage, all scores are held at once, and of packed sequences those of all rows
+        # with all columns, for each sequence.
+        if not spec.is_packed and numbers_all_scores(spec, shape):
+            kernels["unscheduled"] = self._libraries.of(
                 f"unscheduled-{spec}-{shape}", lambda: plain_attention(spec, shape)
-            ),
-        }
+            )
         if stock is not None:
             kernels["stock"] = self._libraries.of_record(stock, case)
         errors = errors_of(measure.check_kernel, case, kernels, self._tvm)

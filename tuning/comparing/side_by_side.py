@@ -33,8 +33,8 @@ from .torch_problem import (
 )
 from .torch_timing import GraphTimer
 
-#: Names of TVM's hand-written kernel and of that of its schedule rules among what is compared.
-BASELINE, STOCK = "baseline", "stock"
+#: Name of TVM's hand-written kernel among what is compared.
+BASELINE = "baseline"
 
 #: Largest error of another's kernel on valid rows, without a bias; looser than what is asked of
 #: ours.
@@ -287,13 +287,12 @@ def _as_peer(name: str, path: str, spec: PrefillSpec) -> PeerKernel:
         spec = replace(spec, lse_dtype=None)
     if name == PADDED:
         spec = spec.padded
-    room = name == STOCK  # kernels of these rules take one total alone: that of full sequences
 
     def prepare(problem: Problem) -> Prepared:
-        bind = partial(_Kernel, path, spec, room=room)
+        bind = partial(_Kernel, path, spec)
         if not spec.is_packed:
             return Prepared(bind, lambda output: output)
-        queries = packing_of(problem, problem.shape.qo_len, room=room)
+        queries = packing_of(problem, problem.shape.qo_len)
         return Prepared(bind, lambda output: queries.unpack(output, problem.query))
 
     return PeerKernel(name, name, MASKED, lambda _: "", prepare)

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, plain_attention
+from ...workloads.spec import numbers_all_scores
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
 
 
 class StockRules(DesignSpace):
-    """MetaSchedule's rules, post-processors and mutators of one kind, untouched."""
+    """MetaSchedule's rules, post-processors and mutators of one kind, untouched.
+
+    Their tiles divide sizes that are known, which packed sequences do not have, and their kernels
+    hold the scores of all pairs.
+    """
 
     any_shape: ClassVar[bool] = False  # its tiles divide the sizes that it was tuned on
 
@@ -21,7 +26,7 @@ class StockRules(DesignSpace):
     def variants(
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
-        return ({},)
+        return () if spec.is_packed or not numbers_all_scores(spec, shape) else ({},)
 
     def describe(
         self,
