@@ -23,6 +23,7 @@ from prefilltune.tuning.backends.cuda_code import device_source
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.building.replaying import replay, replay_record
+from prefilltune.tuning.measuring import cpu
 from prefilltune.tuning.measuring.checking import expect, poisoned_results
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import (
@@ -142,6 +143,27 @@ def test_what_a_record_decided_for_padded_tensors_is_decided_for_packed_ones() -
     stale = replace(padded, trace=[padded.trace[0], padded.trace[1][1:]])
     with pytest.raises(StaleRecordError):
         replay_record(stale, PackedShape.fresh(), spec)
+
+
+def test_kernels_are_timed_on_exactly_the_total_and_checked_on_more_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec, batches = replace(SPEC, bias="relative"), ((7, 0, 1, 11, 4), (3, 3, 3, 3, 3))
+    totals: list[tuple[int, int]] = []
+
+    def kernel(*arguments: Any) -> None:
+        query, key, value, *_, output, lse = arguments
+        assert key.shape[0] == value.shape[0]
+        assert output.shape[0] == lse.shape[0] == query.shape[0]
+        totals.append((query.shape[0], key.shape[0]))
+        output.copyfrom(np.zeros(output.shape, "float32"))
+
+    monkeypatch.setattr(cpu, "_function", lambda _: kernel)
+    shape = PrefillShape(5, 11, 8)
+    assert cpu.check_kernel("", spec, shape, batches[:1], 0) == np.inf  # the first writes padding
+    assert totals == [(55, 40), (23, 20)]
+    cpu.time_kernel("", spec, shape, batches, 0, 0.0)
+    assert set(totals[2:]) == {(23, 20), (15, 15)}
 
 
 def test_what_lies_behind_the_last_sequence_is_neither_read_nor_written() -> None:

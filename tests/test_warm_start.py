@@ -9,10 +9,15 @@ import pytest
 import tvm_ffi
 from cuda_schedules import first_proposal
 from database_fixtures import KEY, filled, small_entry
+from small_libraries import small_record
 
 from prefilltune.database import Entry, Finder, TargetKey, Tier, record_id
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.search.arms import Arm
+from prefilltune.tuning.search.search import Search
+from prefilltune.tuning.search.state import Limit
+from prefilltune.tuning.search.trial_log import Trial, TrialLog
 from prefilltune.tuning.search.warm_start import nearest_trials
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.tuning.target import ResolvedTarget
@@ -69,6 +74,28 @@ def test_records_of_other_targets_are_taken_also_of_the_case_itself(tmp_path: Pa
     own, *others = Finder([tmp_path]).stores(asked, Tier.OTHER_TARGET)
     found = nearest_trials(own, case, [SPACE], others)
     assert [trial.variant["n"] for trial in found] == [1, 2, 3]
+
+
+def test_what_padded_records_decided_begins_a_packed_search(
+    tmp_path: Path, target: ResolvedTarget, builders: list[Worker]
+) -> None:
+    """And arms that only replay, of earlier versions, take the place of none that proposes."""
+    padded = PrefillSpec(4, 2, 16, "float32")
+    entry = small_record(padded, target, SPACE)
+    case = Case(replace(padded, layout="packed"), PrefillShape(2, 40), parse_lengths("uniform"))
+    (near,) = nearest_trials(filled(tmp_path, [entry], target.key), case, [SPACE])
+    old = [Trial(SPACE, {"q_tile": tile, "kv_tile": 32, "packed": False}, [[], []])
+           for tile in (16, 32)]  # fmt: skip
+    log = TrialLog(tmp_path / "log", {})
+    with Search(
+        case, target, [SPACES[SPACE]], log, lambda _: None, builders=builders, warm=[near, *old]
+    ) as search:
+        state = search.run(Limit(trials=2))
+    assert (state.trials, state.failures) == (2, {})
+    first = search.trials[0]
+    assert first.variant == entry.provenance.variant
+    mine, theirs = ([value for _, value in sorted(each[1])] for each in (first.trace, entry.trace))
+    assert mine == theirs
 
 
 def test_another_dtype_of_the_same_width_is_near(tmp_path: Path, target: ResolvedTarget) -> None:

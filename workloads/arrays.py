@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +20,7 @@ class Inputs:
     ----------
     query : np.ndarray
         ``[batch, qo_len, num_qo_heads, head_dim]``, the spec's dtype; packed
-        ``[batch * qo_len, num_qo_heads, head_dim]``, the padding of all behind the last sequence.
+        ``[total_q, num_qo_heads, head_dim]``.
     key, value : np.ndarray
         ``[batch, kv_len, num_kv_heads, head_dim]``, the spec's dtype; packed likewise.
     valid_lens : np.ndarray
@@ -82,8 +82,8 @@ def unpacked(array: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return padded
 
 
-def _packed(spec: PrefillSpec, inputs: Inputs) -> Inputs:
-    """Padded inputs packed, their padding behind the last sequence."""
+def _packed(spec: PrefillSpec, inputs: Inputs, *, room: bool) -> Inputs:
+    """Padded inputs packed, with their padding behind the last sequence or without it."""
     queries, keys = (
         valid_positions(spec, inputs.valid_lens, each.shape[1])
         for each in (inputs.query, inputs.key)
@@ -93,7 +93,16 @@ def _packed(spec: PrefillSpec, inputs: Inputs) -> Inputs:
         for array, valid in ((inputs.query, queries), (inputs.key, keys), (inputs.value, keys))
     )
     offsets = offsets_of(queries.sum(axis=1)), offsets_of(keys.sum(axis=1))
-    return Inputs(query, key, value, inputs.valid_lens, inputs.bias, offsets)
+    whole = Inputs(query, key, value, inputs.valid_lens, inputs.bias, offsets)
+    return whole if room else without_room(whole)
+
+
+def without_room(inputs: Inputs) -> Inputs:
+    """Packed inputs without what lies behind the last sequence."""
+    assert inputs.offsets is not None
+    rows, columns = (int(each[-1]) for each in inputs.offsets)
+    cut = {"query": rows, "key": columns, "value": columns}
+    return replace(inputs, **{name: getattr(inputs, name)[:end] for name, end in cut.items()})
 
 
 def lengths_of(
@@ -119,13 +128,13 @@ def poisoned(spec: PrefillSpec, inputs: Inputs, valid_lens: np.ndarray) -> Input
     """Padded inputs for other lengths, whose padding holds NaN and Inf in turn.
 
     Equal to what :func:`make_inputs` draws for these lengths with ``poison_padding``: packed, if
-    the spec is.
+    the spec is, with the padding behind the last sequence.
     """
     query, key, value = (each.copy() for each in (inputs.query, inputs.key, inputs.value))
     for array in (query, key, value):
         _poison(array, valid_lens, spec)
     found = Inputs(query, key, value, np.asarray(valid_lens, np.int32), inputs.bias)
-    return _packed(spec, found) if spec.is_packed else found
+    return _packed(spec, found, room=True) if spec.is_packed else found
 
 
 def _poison(array: np.ndarray, valid_lens: np.ndarray, spec: PrefillSpec) -> None:
@@ -156,7 +165,7 @@ def make_inputs(
         The same seed gives the same inputs.
     poison_padding : bool
         Let the padding of query, key and value hold NaN and Inf in turn: a kernel that reads
-        it shows. That of packed sequences lies behind the last one.
+        it shows. That of packed sequences lies behind the last one, where without it is nothing.
     """
     dtype = numpy_dtype(spec.dtype)
 
@@ -180,7 +189,7 @@ def make_inputs(
         valid_lens=np.asarray(valid_lens, np.int32),
         bias=bias_of(spec, shape, seed),
     )
-    return _packed(spec, drawn) if spec.is_packed else drawn
+    return _packed(spec, drawn, room=poison_padding) if spec.is_packed else drawn
 
 
 def bias_of(spec: PrefillSpec, shape: PrefillShape, seed: int) -> np.ndarray | None:

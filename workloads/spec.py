@@ -514,6 +514,14 @@ def sizes_at_call(spec: PrefillSpec) -> SymbolicShape | PackedShape:
     return PackedShape.fresh() if spec.is_packed else SymbolicShape.fresh()
 
 
+def measured_sizes(spec: PrefillSpec, shape: PrefillShape) -> PrefillShape | PackedShape:
+    """Sizes of the kernels that are timed on a shape: itself.
+
+    Of packed sequences, which have another total in each batch, variables.
+    """
+    return PackedShape.fresh() if spec.is_packed else shape
+
+
 def numbers_all_scores(spec: PrefillSpec, shape: PrefillShape) -> bool:
     """Whether a kernel could hold the scores of all pairs, for indices of 32 bits.
 

@@ -11,6 +11,8 @@ from ...database import Entry, StaleRecordError, TargetKey, apply_trace
 from ...database.judging import malformation
 from ...database.plausibility import contradiction
 from ...database.scratch import ScratchFolder
+from ...workloads import PackedShape, PrefillShape
+from ...workloads.spec import measured_sizes
 from ..measuring.worker import Outcome
 from ..measuring.workers import call_all
 from .build import build_library
@@ -79,7 +81,7 @@ def rebuild(key: TargetKey, entry: Entry, path: str) -> Entry:
     from tvm.target import Target
 
     _refuse_malformed(entry)
-    build_library(replay_record(entry), Target(entry.target_json), path)
+    build_library(replay_record(entry, _sizes(entry)), Target(entry.target_json), path)
     return entry
 
 
@@ -99,9 +101,16 @@ def rebuild_on_today(key: TargetKey, entry: Entry, path: str) -> Entry:
     from tvm.target import Target
 
     target = Target(entry.target_json)
-    replayed = replay(*origin_of(entry), entry.trace)
+    space, spec, _, variant = origin_of(entry)
+    replayed = replay(space, spec, _sizes(entry), variant, entry.trace)
     build_library(replayed.module, target, path)
     return replayed.entry(entry.run_secs, target, entry.provenance)
+
+
+def _sizes(entry: Entry) -> PrefillShape | PackedShape:
+    """Of the kernel that a record's times are of."""
+    _, spec, shape, _ = origin_of(entry)
+    return measured_sizes(spec, shape)
 
 
 def records_of_today(records: Sequence[Record]) -> list[Entry | None]:

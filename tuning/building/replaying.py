@@ -28,23 +28,21 @@ class Replayed:
 
     Parameters
     ----------
-    description : tvm.IRModule
-        Unscheduled.
     module : tvm.IRModule
         Scheduled; :func:`~.finishing.finished` is yet to pipeline its loops.
     trace : tvm.s_tir.schedule.Trace
         As this version of TVM has it.
     """
 
-    description: Any
     module: Any
     trace: Any
 
     def entry(self, run_secs: Sequence[float], target: Any, provenance: Provenance) -> Entry:
         """The record of it: :func:`~prefilltune.database.entry_from`."""
-        spec = PrefillSpec.parse(provenance.spec)
+        spec, shape = PrefillSpec.parse(provenance.spec), PrefillShape.parse(provenance.shape)
+        description = describe(provenance.space, spec, shape, provenance.variant)
         symbolic = describe_for_every_shape(provenance.space, spec, provenance.variant)
-        return entry_from(self.description, self.trace, run_secs, target, provenance, symbolic)
+        return entry_from(description, self.trace, run_secs, target, provenance, symbolic)
 
 
 def replay(
@@ -66,9 +64,34 @@ def replay(
     Exception
         Of any class, by the name that TVM's C++ gives it, if the trace does not fit.
     """
+    scheduled = apply_trace(trace, space.describe(spec, shape, variant))
+    return Replayed(scheduled.mod, scheduled.trace)
+
+
+def replay_decisions(
+    space: DesignSpace,
+    spec: PrefillSpec,
+    shape: PrefillShape | SymbolicShape | PackedShape,
+    variant: Variant,
+    trace: Any,
+) -> Replayed:
+    """Apply the decisions alone of a trace whose description had other loops: of another layout.
+
+    Parameters
+    ----------
+    trace : list
+        MetaSchedule's JSON.
+
+    Raises
+    ------
+    ValueError
+        If the design space decides something else on the description that it has today.
+    Exception
+        As :func:`replay`.
+    """
     description = space.describe(spec, shape, variant)
-    scheduled = apply_trace(trace, description)
-    return Replayed(description, scheduled.mod, scheduled.trace)
+    scheduled = _with_decisions(trace, space, spec, variant, description)
+    return Replayed(scheduled.mod, scheduled.trace)
 
 
 def replay_record(
@@ -114,30 +137,38 @@ def replay_record(
     if spec.layout == tuned.layout:
         return finished(schedule(entry, description, onto, symbolic).mod)
     schedule(entry, description, None, symbolic)  # that the record is of what is described today
-    return finished(_with_decisions(entry, space, spec, variant, onto).mod)
+    try:
+        return finished(_with_decisions(entry.trace, space, spec, variant, onto).mod)
+    except _OtherDecisionsError as error:
+        raise StaleRecordError(
+            f"{entry.place}: record {entry.record_id} {error}; tune it for itself"
+        ) from error
+
+
+class _OtherDecisionsError(ValueError):
+    """A design space decides something else on one layout than on another."""
 
 
 def _with_decisions(
-    entry: Entry, space: DesignSpace, spec: PrefillSpec, variant: Variant, description: Any
+    trace: Any, space: DesignSpace, spec: PrefillSpec, variant: Variant, description: Any
 ) -> Any:
-    """The schedule of a record's decisions on a description of another layout.
+    """The schedule of a trace's decisions on a description of another layout.
 
     Its loops are others, and so are the instructions of its trace.
 
     Raises
     ------
-    StaleRecordError
+    _OtherDecisionsError
         If the design space decides something else there.
     """
     (scheduled,) = space.generator(spec, variant).generate_design_space(description)
     instructions, sampled = trace_to_json(scheduled.trace)
-    places, chosen = (sorted(place for place, _ in each) for each in (sampled, entry.trace[1]))
+    places, chosen = (sorted(place for place, _ in each) for each in (sampled, trace[1]))
     if len(places) != len(chosen):
-        raise StaleRecordError(
-            f"{entry.place}: record {entry.record_id} decides {len(chosen)} things, and {spec} has "
-            f"{len(places)} to decide; tune it for itself"
+        raise _OtherDecisionsError(
+            f"decides {len(chosen)} things, and {spec} has {len(places)} to decide"
         )
-    values = dict(entry.trace[1])
+    values = dict(trace[1])
     decisions = [[place, values[own]] for place, own in zip(places, chosen, strict=True)]
     return apply_trace([instructions, decisions], description)
 

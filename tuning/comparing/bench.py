@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from ...database import Match
 from ...database.scratch import ScratchFolder
 from ...workloads import TOLERANCE, Case, PrefillSpec
-from ...workloads.spec import sizes_at_call
+from ...workloads.spec import measured_sizes
 from ..building.build import build_library
-from ..building.replaying import origin_of, replay_record
+from ..building.replaying import replay_record
 from ..errors import KernelCheckError
 from ..measuring.kernels import COMPARED_SEED, call, check, fresh_inputs, value_of
 from ..measuring.timing import Result
@@ -108,14 +108,10 @@ class Libraries:
         self._paths: dict[str, str] = {}
 
     def of_record(self, match: Match, case: Case) -> str:
-        """Path of the library of a record, for the spec and the shape of a case that it serves.
-
-        Of packed tensors it is the kernel that serves all totals, as it is deployed.
-        """
+        """Path of the library of a record, for the spec and the shape of a case that it serves."""
         spec, shape = case.spec, case.shape
         name = f"{match.entry.record_id}-{spec}-{shape}"
-        for_all = spec.is_packed and origin_of(match.entry)[0].any_shape
-        sizes = sizes_at_call(spec) if for_all else shape
+        sizes = measured_sizes(spec, shape)
         return self.of(name, lambda: replay_record(match.entry, sizes, spec))
 
     def of(self, name: str, module: Callable[[], Any]) -> str:

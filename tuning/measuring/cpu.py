@@ -28,6 +28,7 @@ from ...workloads.arrays import lengths_of
 from ...workloads.choices import CAUSAL
 from ...workloads.pairs import valid_positions, written_rows
 from .checking import Expected, expect, poisoned_results
+from .totals import timed_lens, without_room
 
 #: Valid lengths of a batch, hashable.
 Lens = tuple[int, ...]
@@ -190,9 +191,15 @@ def time_calls(calls: Sequence[Callable[[], object]], seconds: float) -> float:
 
 def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> float:
     inputs = _inputs(spec, shape, lens, seed, True)
-    output, lse = _results(spec, shape)
-    kernel(*_tensors(inputs), output, lse)
-    return _expected(spec, shape, lens, seed).error(output.numpy(), lse.numpy())
+    given, expected = _tensors(inputs), _expected(spec, shape, lens, seed)
+
+    def error(*, room: bool) -> float:
+        results = _results(spec, shape)
+        arguments = (*given, *results)
+        kernel(*(arguments if room else without_room(arguments, inputs.offsets or ())))
+        return expected.error(*(each.numpy() for each in results))
+
+    return max(error(room=room) for room in ((True, False) if spec.is_packed else (True,)))
 
 
 @lru_cache(maxsize=16)
@@ -239,16 +246,20 @@ def _function(path: str) -> Any:
 def _bound(
     kernel: Any, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
 ) -> list[Callable[[], object]]:
-    """A call of ``kernel`` for each batch; all but the lengths is the same in all of them."""
+    """A call of ``kernel`` for each batch, on the same tensors: packed ones as far as it fills."""
     from tvm.runtime import tensor
 
-    query, key, value, *others = _tensors(_inputs(spec, shape, batches[0], seed, False))
+    lens = timed_lens(spec, shape, batches)
+    query, key, value, *others = _tensors(_inputs(spec, shape, lens, seed, False))
     results = _results(spec, shape)
     lengths = [lengths_of(spec, shape, np.asarray(lens)) for lens in batches]
     bias = others[len(lengths[0]) :]
-    calls = [
-        partial(kernel, query, key, value, *map(tensor, each), *bias, *results) for each in lengths
-    ]
+    calls = []
+    for each in lengths:
+        arguments = query, key, value, *map(tensor, each), *bias, *results
+        calls.append(
+            partial(kernel, *(without_room(arguments, each) if spec.is_packed else arguments))
+        )
     calls[0]()
     return calls
 

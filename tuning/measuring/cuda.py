@@ -33,6 +33,7 @@ from ..errors import KernelFaultError
 from .checking import Expected, expect, poisoned_results, result_rows
 from .cpu import Batches, Lens, Measurement
 from .cuda_timing import LaunchGraph
+from .totals import timed_lens, without_room
 
 _REPEATS = 5
 _REPEAT_SECONDS = 5e-3
@@ -49,7 +50,7 @@ def prepare(
     for lens in (batches[0], check_lens):
         _expected(spec, shape, lens, seed)
         _on_device(spec, shape, lens, seed, True)
-    _on_device(spec, shape, batches[0], seed, False)
+    _on_device(spec, shape, timed_lens(spec, shape, batches), seed, False)
 
 
 def check_kernel(
@@ -129,28 +130,39 @@ def _wall_seconds(call: Callable[[], object]) -> float:
 
 
 def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed: int) -> float:
-    inputs = _on_device(spec, shape, lens, seed, True)
     results, poison = _results(spec, shape)
-    with _device_work():
-        for result, nan in zip(results, poison, strict=True):
-            nan.copyto(result)
-        kernel(*inputs, *results)
-        _device().sync()
-        output, lse = _downloaded(spec, shape, results)
-    return _expected(spec, shape, lens, seed).error(output, lse)
+    expected = _expected(spec, shape, lens, seed)
+    arguments = (*_on_device(spec, shape, lens, seed, True), *results)
+    lengths = lengths_of(spec, shape, np.asarray(lens))
+
+    def error(*, room: bool) -> float:
+        with _device_work():
+            for result, nan in zip(results, poison, strict=True):
+                nan.copyto(result)
+            kernel(*(arguments if room else without_room(arguments, lengths)))
+            _device().sync()
+            output, lse = _downloaded(spec, shape, results)
+        return expected.error(output, lse)
+
+    return max(error(room=room) for room in ((True, False) if spec.is_packed else (True,)))
 
 
 def _bound(
     kernel: Any, spec: PrefillSpec, shape: PrefillShape, batches: Batches, seed: int
 ) -> list[Callable[[], object]]:
-    """A call of ``kernel`` for each batch; all but the lengths is the same in all of them."""
-    query, key, value, *others = _on_device(spec, shape, batches[0], seed, False)
+    """A call of ``kernel`` for each batch, on the same tensors: packed ones as far as it fills."""
+    lens = timed_lens(spec, shape, batches)
+    query, key, value, *others = _on_device(spec, shape, lens, seed, False)
     results, _ = _results(spec, shape)
     lengths = [lengths_of(spec, shape, np.asarray(lens)) for lens in batches]
     bias = others[len(lengths[0]) :]
-    return [
-        partial(kernel, query, key, value, *map(_upload, each), *bias, *results) for each in lengths
-    ]
+    calls = []
+    for each in lengths:
+        arguments = query, key, value, *map(_upload, each), *bias, *results
+        calls.append(
+            partial(kernel, *(without_room(arguments, each) if spec.is_packed else arguments))
+        )
+    return calls
 
 
 @lru_cache(maxsize=16)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...database import trace_to_json
-from ...workloads import Case
-from ..building.replaying import replay
+from ...workloads import Case, PackedShape, PrefillShape
+from ...workloads.spec import measured_sizes
+from ..building.replaying import replay, replay_decisions
 from ..spaces import SPACES, DesignSpace, Variant
 from ..target import ResolvedTarget
 from .strategies import Proposal, Strategy, make_strategy
@@ -67,9 +68,8 @@ class Arm:
         return arm_key(self.space.name, self.variant)
 
     def describe(self) -> Any:
-        """The variant's description of the case, an IRModule without a schedule."""
-        case = self.case
-        return self.space.describe(case.spec, case.shape, self.variant)
+        """The variant's description of what is timed, an IRModule without a schedule."""
+        return self._described(measured_sizes(self.case.spec, self.case.shape))
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Take over successful trials of an earlier search."""
@@ -80,13 +80,18 @@ class Arm:
             self._made.restore(trials)
 
     def replay(self, trial: Trial) -> Proposal | None:
-        """A trial of another shape's on this description; ``None`` if it does not fit."""
-        case = self.case
-        try:
-            found = replay(self.space, case.spec, case.shape, self.variant, trial.trace)
-        except Exception:  # TVM raises any Python class, by the name its C++ gives
-            return None
-        return Proposal(found.module, trace_to_json(found.trace))
+        """A trial of another workload's on this description, or what it decided, if of another
+        layout; ``None`` if neither fits.
+        """
+        spec = self.case.spec
+        sizes = measured_sizes(spec, self.case.shape)
+        for way in (replay, replay_decisions):
+            try:
+                found = way(self.space, spec, sizes, self.variant, trial.trace)
+            except Exception:  # TVM raises any Python class, by the name its C++ gives
+                continue
+            return Proposal(found.module, trace_to_json(found.trace))
+        return None
 
     def begin(self, sample: Sample) -> None:
         """Propose first what :func:`sample_arm` found in another process."""
@@ -112,25 +117,34 @@ class Arm:
 
     def sample(self, count: int) -> Sample | None:
         """The first candidates, about ``count``; ``None`` for a space that is evolved."""
-        return first_points(self._context(), self.case.seed, self.label, count)
+        return first_points(self._context(self.describe()), self.case.seed, self.label, count)
 
     @property
     def _strategy(self) -> Strategy:
         if self._made is None:
+            case = self.case
+
+            def fixed() -> Any:
+                return self._context(self._described(case.shape))
+
             self._made = make_strategy(
-                self._context(),
+                self._context(self.describe()),
                 self._cost_model,
                 self._generation,
-                self.case.seed,
+                case.seed,
                 self.label,
                 self._taken,
+                fixed if case.spec.is_packed else None,
             )
             self._made.restore(self._earlier)
         return self._made
 
-    def _context(self) -> Any:
+    def _described(self, sizes: PrefillShape | PackedShape) -> Any:
+        return self.space.describe(self.case.spec, sizes, self.variant)
+
+    def _context(self, description: Any) -> Any:
         return tune_context(
-            self.describe(),
+            description,
             self.target.target,
             self.space.generator(self.case.spec, self.variant),
             self.label,

@@ -187,11 +187,18 @@ class Search:
         return beside_one_device(cores) if devices == 1 else beside_devices(cores, devices)
 
     def _arms(self) -> list[Arm]:
-        """An arm for every variant; fewer if the trials reach no further."""
+        """An arm for every variant; fewer if the trials reach no further.
+
+        Arms that propose nothing, but replay what is known of other workloads, come besides.
+        """
         bounds, trials = self._batching, self.state.limit.trials
         each = (bounds.generation, bounds.sampling_threads)
         arms = arms_of(self.case, self.target, self._spaces, *each, self._warm)
-        return arms if trials is None else arms[: bounds.most_arms(trials)]
+        if trials is None:
+            return arms
+        proposing = [each for each in arms if not each.exhausted]
+        replaying = [each for each in arms if each.exhausted]
+        return [*replaying, *proposing[: bounds.most_arms(trials)]]
 
     def _say(self, activity: str) -> None:
         self.state.activity = activity

@@ -24,6 +24,7 @@ from ...database import (
 )
 from ...database.dates import date_now
 from ...workloads import TOLERANCE, Case
+from ...workloads.spec import measured_sizes
 from ..backends import backend_of
 from ..building.replaying import Replayed, replay
 from ..devices.machine import Machine, machine_here
@@ -227,8 +228,8 @@ def _later(entry: Entry, replaced: Entry | None) -> Entry:
 
 
 def _replayed(case: Case, trial: Trial) -> Replayed:
-    space = SPACES[trial.space]
-    return replay(space, case.spec, case.shape, trial.variant, trial.trace)
+    sizes = measured_sizes(case.spec, case.shape)
+    return replay(SPACES[trial.space], case.spec, sizes, trial.variant, trial.trace)
 
 
 class _SecondDevice:

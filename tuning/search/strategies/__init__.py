@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .enumeration import Enumeration, shuffled_points
@@ -12,7 +13,13 @@ __all__ = ["Enumeration", "Evolution", "Proposal", "Strategy", "make_strategy"]
 
 
 def make_strategy(
-    context: Any, cost_model: Any, generation: int, seed: int, name: str, taken: int = 0
+    context: Any,
+    cost_model: Any,
+    generation: int,
+    seed: int,
+    name: str,
+    taken: int = 0,
+    fixed: Callable[[], Any] | None = None,
 ) -> Strategy:
     """Enumerate a small design space, and evolve any other.
 
@@ -30,9 +37,16 @@ def make_strategy(
         Of the variant, for the log.
     taken : int
         Points of an enumeration that another process has proposed already.
+    fixed : Callable[[], meta_schedule.TuneContext], optional
+        Makes a context of the same variant with sizes that are numbers, where those of ``context``
+        are variables: evolution wants numbers.
     """
     schedules = context.generate_design_space()
     points = shuffled_points(schedules, seed, name)
     if points is None:
-        return Evolution(context, schedules, cost_model, generation, name)
+        if fixed is None:
+            return Evolution(context, schedules, cost_model, generation, name)
+        bred = fixed()
+        schedules = bred.generate_design_space()
+        return Evolution(bred, schedules, cost_model, generation, name, onto=context.mod)
     return Enumeration(context, points[taken:])

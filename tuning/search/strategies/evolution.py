@@ -31,16 +31,26 @@ class Evolution:
         Candidates that are proposed at once.
     name : str
         Of the variant, for the log.
+    onto : tvm.IRModule, optional
+        What schedules are proposed of, if not of the module of ``context``: the same with variables
+        for sizes.
     """
 
     def __init__(
-        self, context: Any, schedules: Sequence[Any], cost_model: Any, generation: int, name: str
+        self,
+        context: Any,
+        schedules: Sequence[Any],
+        cost_model: Any,
+        generation: int,
+        name: str,
+        onto: Any = None,
     ) -> None:
         from tvm.s_tir.meta_schedule.database import MemoryDatabase
 
         self._context = context
         self._cost_model = cost_model
         self._name = name
+        self._onto = onto
         self._database = MemoryDatabase()
         self._workload = self._database.commit_workload(context.mod)
         context.pre_tuning(
@@ -54,7 +64,11 @@ class Evolution:
     def propose(self, count: int) -> list[Proposal]:
         """The next generation, of the size given at the start whatever ``count`` is."""
         candidates = self._context.generate_measure_candidates() or ()
-        return [Proposal(each.sch.mod, trace_to_json(each.sch.trace), each) for each in candidates]
+        return [self._proposal(each, trace_to_json(each.sch.trace)) for each in candidates]
+
+    def _proposal(self, candidate: Any, trace: Any) -> Proposal:
+        module = candidate.sch.mod if self._onto is None else apply_trace(trace, self._onto).mod
+        return Proposal(module, trace, candidate)
 
     def restore(self, trials: Sequence[Trial]) -> None:
         """Replay trials, for the population and the cost model to start from."""
