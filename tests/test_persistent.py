@@ -23,7 +23,7 @@ from prefilltune.tuning.pipeline import ALTERNATE, BULK, PERSISTENT, pipeline
 from prefilltune.tuning.pipeline.persistent import item_of, turns_of
 from prefilltune.tuning.pipeline.without_keys import without_keys
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
+from prefilltune.workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
 
@@ -149,6 +149,15 @@ def test_tiles_of_packed_sequences_are_found_once_and_come_longest_first() -> No
     # Behind the last row of a sequence lies the next one.
     (end,) = re.findall(r'"prefill_write_rows\w+", .*?, 0, (.*?), T.Cast', tiles)
     assert "clamped" in end
+
+
+def test_how_many_tiles_there_are_is_worked_out_once() -> None:
+    """TVM would go through the division in every condition and index, for a minute."""
+    spec, target = replace(SPEC, layout="packed"), resolve_target("cuda", arch="sm_90a")
+    trace = first_proposal("cuda_wgmma", VARIANT, spec, SHAPE, target).trace
+    found = replay(SPACES["cuda_wgmma"], spec, PackedShape.fresh(), VARIANT, trace)
+    text = pipeline(found.module).script()
+    assert len(re.findall(r"total_q // \d+ \+ \(num_offsets - 1\)", text)) == 2
 
 
 def test_rows_of_packed_sequences_are_written_up_to_one() -> None:

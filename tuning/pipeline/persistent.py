@@ -9,6 +9,7 @@ meet nowhere between tiles. A tile without keys touches no ring.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,6 +128,7 @@ class _Grid:
             _store(held, zero, 1),
             begin_rings(self.rings, self._warps),
             *([] if self._produces else begun_turns(self.loop)),
+            *(stmt for _, reading in self._extents for stmt in reading),
             self._order.make(self._count, grouped=bool(_searched(self.binds))),
             *([] if self._produces else [self._first_loads(block, zero, zero)]),
             synchronized(),
@@ -135,8 +137,10 @@ class _Grid:
         bounds = _int32(int(self.loop.annotations.get(MIN_BLOCKS, 1)))
         scope = tirx.AttrStmt(zero, SCOPE, zero, tirx.SeqStmt(stmts))
         body = tirx.AttrStmt(zero, LAUNCH_BOUNDS, bounds, scope)
-        buffers = [self.barriers, held, *shared, *self._order.buffers, *self._stored]
-        count: Any = tirx.min(self._blocks, self._order.items)
+        counted = [store.buffer for _, reading in self._extents for store in reading[:1]]
+        buffers = [self.barriers, held, *shared, *self._order.buffers, *self._stored, *counted]
+        items = math.prod(loop.extent for loop in self.loops)  # whoever launches reads no memory
+        count: Any = tirx.min(self._blocks, items)
         whole = s_tir.SBlock([], [], [], "items", body, alloc_buffers=buffers)
         return tirx.For(
             block, zero, count, tirx.ForKind.THREAD_BINDING,
@@ -151,8 +155,29 @@ class _Grid:
 
     @cached_property
     def _order(self) -> Order:
-        sizes = tuple(loop.extent for loop in self.loops)
+        sizes = tuple(extent for extent, _ in self._extents)
         return Order(sizes, (4, 8, self._warps + WARPGROUP * self._produces))
+
+    @cached_property
+    def _extents(self) -> list[tuple[Any, list[Any]]]:
+        """How often each loop turns, and the statements that this is read by.
+
+        What divides sizes of a call goes through memory: TVM's passes put the expression into every
+        condition and index, and try to prove things of it, for a minute.
+        """
+        from tvm import tirx
+
+        def extent_of(loop: Any) -> tuple[Any, list[Any]]:
+            if isinstance(loop.extent, tirx.IntImm | tirx.Var):
+                return loop.extent, []
+            name = f"{loop.loop_var.name}_extent"
+            read, memory = (
+                tirx.Var(name, "int32"),
+                tirx.decl_buffer((1,), "int32", name, scope="local"),
+            )
+            return read, [_store(memory, loop.extent, 0), tirx.Bind(read, memory[0])]
+
+        return [extent_of(loop) for loop in self.loops]
 
     @cached_property
     def _stored(self) -> list[Any]:
