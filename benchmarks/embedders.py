@@ -9,29 +9,36 @@ Models of the real sizes with random weights, on batches whose lengths come from
 Libraries are built before, of each model in the dtype at hand, into folders of their own in
 ``libraries/``; without ``--library``, of the records that there are. Results are checked against
 SDPA's where there is no padding. Contestants are SDPA and our kernels on padded batches; on the
-same sequences packed, our kernels and FlashAttention-3, where its package is installed. Of those
-that cannot take part, the output says why.
+same sequences packed, our kernels and FlashAttention-3, where its package is installed. They take
+turns, batch by batch. Of those that cannot take part, the output says why.
+
+``--output`` is written whenever a model was measured on a shape; ``--minutes`` ends with what there
+is by then.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
+import math
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 import prefilltune.transformers as prefill
+from prefilltune.database.provenance import running_tvm_version
+from prefilltune.tuning.backends import backend_of
 from prefilltune.workloads import PrefillShape, parse_lengths
 
 FLASH_ATTENTION_3 = "fa3_fwd_interface"
@@ -156,8 +163,13 @@ def replayed(forwards: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
     return graphs
 
 
-def measured(passes: Sequence[Callable[[], Any]], seconds: float, sequences: int) -> dict[str, Any]:
-    """Latency of forward passes one after the other, each waited for."""
+#: Forward passes on all batches, by contestant.
+Passes = Mapping[str, Sequence[Callable[[], Any]]]
+
+
+def measured(passes: Passes, seconds: float, sequences: int) -> dict[str, dict[str, Any]]:
+    """Latency of forward passes in turns, each waited for; ``seconds`` for each contestant."""
+    times: dict[str, list[float]] = {name: [] for name in passes}
 
     def latency(forward: Callable[[], Any]) -> float:
         wait()
@@ -166,11 +178,19 @@ def measured(passes: Sequence[Callable[[], Any]], seconds: float, sequences: int
         wait()
         return time.perf_counter() - start
 
-    for forward in passes[:WARM_UP]:
-        latency(forward)
-    end, times = time.perf_counter() + seconds, []
-    while not times or time.perf_counter() < end:
-        times += [latency(forward) for forward in passes]
+    for forwards in passes.values():
+        for forward in forwards[:WARM_UP]:
+            latency(forward)
+    end = time.perf_counter() + seconds * len(passes)
+    while not all(times.values()) or time.perf_counter() < end:
+        for turn in zip(*passes.values(), strict=True):
+            for name, forward in zip(passes, turn, strict=True):
+                times[name].append(latency(forward))
+    return {name: summary(each, sequences) for name, each in times.items()}
+
+
+def summary(times: Sequence[float], sequences: int) -> dict[str, Any]:
+    """Of the latencies of forward passes on so many sequences each."""
     hundredths = statistics.quantiles(times, n=100, method="inclusive")
     return {
         "p50_ms": round(hundredths[49] * 1e3, 3),
@@ -220,17 +240,27 @@ def prepared(
     return prefill.Report()
 
 
+def sharing_weights(model: Any) -> Any:
+    """A model of its own, with the parameters of another."""
+    return copy.deepcopy(model, {id(each): each for each in model.parameters()})
+
+
 def compared(
-    name: str, shape: PrefillShape, options: argparse.Namespace, device: str
+    name: str, shape: PrefillShape, options: argparse.Namespace, device: str, end: float
 ) -> dict[str, Any]:
-    """One model on one shape, with SDPA first."""
+    """One model on one shape; contestants that are not ready by ``end`` take no part."""
     embedder = EMBEDDERS[name]
-    model = embedder.make(options.layers).to(device, getattr(torch, options.dtype)).eval()
-    inputs = batches(embedder, shape, options.lens, model.config.vocab_size, device)
+    whole = embedder.make(options.layers).to(device, getattr(torch, options.dtype)).eval()
+    inputs = batches(embedder, shape, options.lens, whole.config.vocab_size, device)
     valid = [batch["attention_mask"].bool() for batch in inputs]
     found: dict[str, Any] = {}
+    passes: dict[str, list[Callable[[], Any]]] = {}
     expected: list[Any] = []
     for contestant in CONTESTANTS:
+        if time.monotonic() > end:
+            found[contestant.name] = {"absent": "the time was over"}
+            continue
+        model = sharing_weights(whole)
         report = prepared(contestant, model, embedder, options)
         if isinstance(report, str):
             found[contestant.name] = {"absent": report}
@@ -250,11 +280,15 @@ def compared(
         found[contestant.name] = {
             "max_difference": max(float((one - two).float().abs().max()) for one, two in pairs),
             "copied": dict(report.copied),
-            "eager": measured(forwards, options.seconds, shape.batch),
         }
-        if device == "cuda":
-            timed = measured(replayed(forwards), options.seconds, shape.batch)
-            found[contestant.name]["graph"] = timed
+        passes[contestant.name] = forwards
+    seconds = min(options.seconds, max(end - time.monotonic(), 0) / max(len(passes), 1))
+    ways = {"eager": passes}
+    if device == "cuda":
+        ways["graph"] = {name: replayed(forwards) for name, forwards in passes.items()}
+    for way, its in ways.items():
+        for contestant_name, timed in measured(its, seconds, shape.batch).items():
+            found[contestant_name][way] = timed
     share = float(torch.stack(valid).float().mean())
     return {"model": name, "shape": str(shape), "valid": round(share, 3), **found}
 
@@ -270,27 +304,37 @@ def main() -> None:
     parser.add_argument("--accept", default="nearest", help="whose records, without --library")
     parser.add_argument("--layers", type=int, help="fewer than the model has")
     parser.add_argument("--seconds", type=float, default=5, help="for each measurement")
+    parser.add_argument("--minutes", type=float, help="when to end, with what there is")
+    parser.add_argument("--output", type=Path, help="a file for the JSON, which is printed too")
     options = parser.parse_args()
     device = "cuda" if on_gpu else "cpu"
-    shapes = options.shape or (["32x128", "32x512", "128x512"] if on_gpu else ["4x128", "8x512"])
+    usual = ["32x128", "32x512", "128x512"] if on_gpu else ["4x128", "8x512"]
+    shapes = [PrefillShape.parse(each) for each in options.shape or usual]
     # Without a mask function of its own: models make no mask then.
     transformers.AttentionInterface.register("fa3_packed", flash_attention_3)
-    found = []
-    with torch.inference_mode():
-        for name in options.model or EMBEDDERS:
-            for text in shapes:
-                batch, length = map(int, text.split("x"))
-                found.append(compared(name, PrefillShape(batch, length), options, device))
+    end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
+    found: list[dict[str, Any]] = []
     described = {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.processor(),
+        "device": torch.cuda.get_device_name() if on_gpu else backend_of("llvm").device_name(),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "tvm": running_tvm_version(),
         "dtype": options.dtype,
-        "lens": options.lens,
+        "lens": parse_lengths(options.lens).text,
         "layers": options.layers,
         "load_average": os.getloadavg()[0],
+        "models": found,
     }
-    print(json.dumps({**described, "models": found}, indent=2))
+    with torch.inference_mode():
+        for name in options.model or EMBEDDERS:
+            for shape in shapes:
+                if time.monotonic() > end:
+                    break
+                found.append(compared(name, shape, options, device, end))
+                if options.output is not None:
+                    options.output.write_text(json.dumps(described, indent=2) + "\n")
+    print(json.dumps(described, indent=2))
 
 
 if __name__ == "__main__":

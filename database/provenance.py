@@ -152,6 +152,14 @@ def text_digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
+def own_version() -> str:
+    """Version of prefilltune; that of a folder on the path, which nobody installed, is unknown."""
+    try:
+        return importlib.metadata.version("prefilltune")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def running_tvm_version() -> str:
     """Version of the TVM at hand."""
     try:

@@ -6,6 +6,7 @@ import importlib.metadata
 
 import pytest
 
+from prefilltune.database.provenance import own_version
 from prefilltune.tuning.environment import check_packages
 from prefilltune.tuning.errors import EnvironmentMismatchError
 
@@ -30,3 +31,15 @@ def test_versions_known_to_fail(
 
 def test_installed_versions_pass() -> None:
     check_packages()
+
+
+def test_a_folder_on_the_path_that_nobody_installed_is_of_an_unknown_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert own_version() == importlib.metadata.version("prefilltune")
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert own_version() == "unknown"

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from filelock import FileLock
 
 from ..database import Finder, committed_root
 from ..database.folders import target_keys
+from ..database.provenance import own_version, running_tvm_version
 from ..torch import Library, Spec, load
 from ..torch.machine import this_machine
 from ..torch.threads import usable_cores
@@ -136,7 +136,7 @@ def _digest(spec: Spec, kind: str, roots: Iterable[Path], accept: str) -> str:
     machine = this_machine()
     gpus, features = machine.gpus if kind == "cuda" else None, sorted(machine.features or ())
     made_of = [
-        str(spec), accept, version("prefilltune"), version("apache-tvm"),
+        str(spec), accept, own_version(), running_tvm_version(),
         machine.processor, *(map(str, gpus) if gpus is not None else (*features, usable_cores())),
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(made_of).encode())

@@ -100,8 +100,12 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         import importlib.metadata
 
-        packages = ("prefilltune", "apache-tvm", "apache-tvm-ffi")
-        print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
+        from ...database.provenance import own_version
+
+        packages = ("apache-tvm", "apache-tvm-ffi")
+        versions = {name: importlib.metadata.version(name) for name in packages}
+        versions = {"prefilltune": own_version(), **versions}
+        print(", ".join(f"{name} {version}" for name, version in versions.items()))
         raise typer.Exit
 
 
