@@ -396,7 +396,7 @@ def test_gradients_are_refused_unless_they_are_off(compiled: bool, differentiate
 @pytest.mark.parametrize(
     ("options", "messages"),
     [
-        ({"mask_mode": "diagonal"}, ["--mask-mode diagonal", "heads 2/1x16"]),
+        ({"mask_mode": "causal_padded"}, ["--mask-mode causal_padded", "heads 2/1x16"]),
         ({"sm_scale": 0.5}, ["multiply the query by 2.0 and pass sm_scale=0.25"]),
         ({"window": (4, None), "softcap": 30}, ["--mask-mode padded_w4-open --softcap 30.0"]),
         ({"bias": torch.zeros(2, 39)}, ["--mask-mode padded --bias relative"]),
@@ -420,6 +420,22 @@ def test_a_call_that_nothing_serves_says_what_is_loaded(
     chosen = "padded_left_w11-0, heads 2/1x16, float32, sm_scale 0.25, softcap 1.5, bias relative"
     for message in [chosen, *messages]:
         assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "message"),
+    [
+        (torch.float64, {}, "query is torch.float64; expected torch.float32, torch.float16, torch"),
+        (torch.float32, {"mask_mode": "padded_rigth"}, "mask_mode is 'padded_rigth'; expected pad"),
+        (torch.float32, {"sm_scale": float("nan")}, "sm_scale is nan; expected a finite number"),
+    ],
+)
+def test_what_no_kernel_can_be_built_for_is_an_argument_that_is_wrong(
+    dtype: Any, options: dict[str, Any], message: str
+) -> None:
+    *floats, lens = tensors(PADDED, OTHER)
+    with pytest.raises(prefill.InvalidArgumentError, match=message):
+        prefill.sequence_prefill(*(each.to(dtype) for each in floats), lens, **options)
 
 
 def edited(folder: Path, to: Path, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .errors import InvalidArgumentError
@@ -60,6 +61,20 @@ def packed_mask_name(window: Any) -> str:
     ('packed', 'causal_packed', 'packed_w64-64')
     """
     return _with_window("packed", window)
+
+
+def is_mask_name(name: str) -> bool:
+    """Whether a kernel could go by a name.
+
+    Examples
+    --------
+    >>> [is_mask_name(each) for each in ("causal_padded", "padded_left_w64-open", "packed")]
+    [True, True, True]
+    >>> is_mask_name("padded_rigth")
+    False
+    """
+    form = r"(causal_)?(padded(_left)?|packed)|(padded(_left)?|packed)_w(\d+|open)-(\d+|open)"
+    return re.fullmatch(form, name) is not None
 
 
 def _with_window(name: str, window: Any) -> str:

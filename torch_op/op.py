@@ -121,7 +121,7 @@ def sequence_prefill(
     ------
     InvalidArgumentError
         For tensors that do not fit each other, are not contiguous, or begin where no kernel can
-        read them; for another option out of its range.
+        read them; for a dtype that no kernel has, or another option out of its range.
     NoKernelError
         If no loaded library serves the call.
     NotDifferentiableError

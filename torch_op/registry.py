@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
-from .errors import NoKernelError
+from .errors import InvalidArgumentError, NoKernelError
 from .kernels import Kernel, Spec
+from .masks import is_mask_name
 
+#: What kernels are built for.
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 #: Scales are the same where they differ by rounding alone.
 _ROUNDING = 1e-6
 
@@ -82,6 +85,8 @@ def find(
     ------
     NoKernelError
         If there is none; it lists what is loaded.
+    InvalidArgumentError
+        If there cannot be one: no command builds a kernel of such a dtype, mask or scale.
     """
     *positions, num_qo_heads, head_dim = query.shape
     kv_len, num_kv_heads, _ = key.shape[-3:]
@@ -97,6 +102,7 @@ def find(
         found = kernels.get(shape) or kernels.get(None)
         if found is not None:
             return found[1]
+    _require_possible(call, scale)
     raise NoKernelError(_miss(call, scale, shape))
 
 
@@ -105,6 +111,25 @@ def _of_scale(candidates: Any, sm_scale: float) -> _Served | None:
         if math.isclose(served.sm_scale, sm_scale, rel_tol=_ROUNDING):
             return served
     return None
+
+
+def _require_possible(call: _Key, sm_scale: float) -> None:
+    """Asked of a call that nothing serves alone, for what serves one is possible."""
+    if call.dtype not in _DTYPES:
+        raise InvalidArgumentError(
+            f"query is {call.dtype}; expected {', '.join(map(str, _DTYPES))}: convert all tensors, "
+            "as by query.to(torch.float32)"
+        )
+    if not math.isfinite(sm_scale):
+        raise InvalidArgumentError(
+            f"sm_scale is {sm_scale!r}; expected a finite number: pass one, or leave it out"
+        )
+    loaded = {each.mask_mode for each in _served}
+    if call.mask_mode not in loaded and not is_mask_name(call.mask_mode):
+        raise InvalidArgumentError(
+            f"mask_mode is {call.mask_mode!r}; expected padded, padded_left, causal_padded or "
+            "causal_padded_left: pass one of these, or padding and window"
+        )
 
 
 def _miss(call: _Key, sm_scale: float, shape: tuple[int, ...]) -> str:
