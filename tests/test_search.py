@@ -299,7 +299,7 @@ def test_an_interrupted_command_keeps_what_it_found(tmp_path: Path, number: int)
         assert process.wait(timeout=120) == 128 + number
     assert "goes on from" in rest
     # A machine too busy to verify the best within a few seconds keeps the trials alone.
-    verified = "1 verified records kept" in rest
+    verified = "1 verified record kept" in rest
     assert len(RecordStore.open(tmp_path, TARGET.key, create=True).entries) == verified
     (log,) = tmp_path.glob("*/trials/*.jsonl")
     assert len(TrialLog(log, _stamp(log)).read()) >= 1

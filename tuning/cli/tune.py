@@ -15,6 +15,7 @@ import typer
 
 from ...database import Tier
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
+from ..counting import count
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
 from .compare import compare_all, require_comparable
@@ -194,16 +195,16 @@ def _compare_commands(
 
 def _print_kept(result: TuneResult, root: Path) -> None:
     state = result.state
-    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(state.failures.items()))
+    failed = ", ".join(f"{number} {kind}" for kind, number in sorted(state.failures.items()))
     pace = state.trials / max(state.elapsed, 1e-9) * 60
     console.print(
-        f"{state.trials} trials in {format_duration(state.elapsed)} "
+        f"{count(state.trials, 'trial')} in {format_duration(state.elapsed)} "
         f"({pace:.0f} a minute; failed: {failed or 'none'}); "
-        f"{len(result.kept)} verified records kept in {root}",
+        f"{count(len(result.kept), 'verified record')} kept in {root}",
         soft_wrap=True,
     )
     if state.faults:
-        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(state.faults.items()))
+        faults = ", ".join(f"{number} {kind}" for kind, number in sorted(state.faults.items()))
         console.print(f"faults of devices and builders, survived: {faults}", soft_wrap=True)
     for note in state.notes:
         console.print(note, soft_wrap=True)

@@ -11,6 +11,7 @@ from rich.table import Table
 from ...workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec
 from ...workloads.baseline import has_baseline, has_ragged_baseline
 from ...workloads.phrases import phrase
+from ..counting import count
 from ..environment import pip_install
 from .comparison import DENSE, MASKED, PACKED, PADDED, Comparison, Peer, geometric_mean
 from .peers.registry import named_peers
@@ -149,7 +150,8 @@ def contestants(comparison: Comparison) -> list[Row]:
         )
     rows += [_peer_row(comparison, *named) for named in comparison.peers.items()]
     if comparison.stock_ms is not None:
-        trials = f"{comparison.stock_trials} trials"
+        known = comparison.stock_trials
+        trials = "" if known is None else count(known, "trial")
         rows.append(
             Row("stock", "TVM stock rules", comparison.stock_ms, trials, cold_ms=cold("stock"))
         )
@@ -196,7 +198,7 @@ def _in_padding(comparison: Comparison, zeros: bool | None) -> str:
 def table(comparison: Comparison) -> Table:
     """The table of one case, for the terminal."""
     unit = unit_of(comparison)
-    threads = "" if comparison.on_gpu else f", {comparison.threads} threads"
+    threads = "" if comparison.on_gpu else f", {count(comparison.threads, 'thread')}"
     shown = Table(
         title=case_title(comparison),
         caption=(

@@ -14,6 +14,7 @@ from filelock import Timeout
 from ...database.durable import write_atomically
 from ...database.locking import file_lock, is_locked
 from ...database.writing import make_folder, writing
+from ..counting import count
 from ..duration import format_duration
 from ..errors import InvalidPlanError, PlanRunningError
 from .progress import Progress, Slice
@@ -75,8 +76,8 @@ class Ledger:
     def add(self, name: str, done: Slice, faults: Mapping[str, int]) -> None:
         """Note a slice, and write the file."""
         self.progress[name] = Progress((*self.progress[name].slices, done))
-        for kind, count in faults.items():
-            self.faults[kind] = self.faults.get(kind, 0) + count
+        for kind, times in faults.items():
+            self.faults[kind] = self.faults.get(kind, 0) + times
         self.write()
 
     def line(self, name: str) -> str:
@@ -84,7 +85,7 @@ class Ledger:
         done = self.progress[name]
         best = "none" if done.best is None else f"{done.best * 1e3:.4g} ms"
         return (
-            f"{name}: {done.trials} trials, best {best}, "
+            f"{name}: {count(done.trials, 'trial')}, best {best}, "
             f"{done.ended(self.most_trials) or 'to be gone on with'}; "
             f"{format_duration(self.spent)} of {format_duration(self.seconds)}"
         )

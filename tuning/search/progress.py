@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 
+from ..counting import count
 from ..duration import format_duration
 from ..tables import fitted
 from .state import Listener, SearchState
@@ -182,9 +183,12 @@ def _best(state: SearchState) -> str:
 
 
 def _trials(state: SearchState) -> str:
-    limit = f" of {state.limit.trials}" if state.limit.trials is not None else ""
+    number = state.limit.trials
+    done = count(state.trials, "trial")
+    if number is not None:
+        done = f"{state.trials} of {count(number, 'trial')}"
     earlier = f" (and {state.restored} from earlier runs)" if state.restored else ""
-    return f"{state.trials}{limit} trials{earlier}"
+    return f"{done}{earlier}"
 
 
 def _failures(state: SearchState) -> str:

@@ -27,6 +27,7 @@ from ...workloads import TOLERANCE, Case
 from ...workloads.spec import measured_sizes
 from ..backends import backend_of
 from ..building.replaying import Replayed, replay
+from ..counting import count
 from ..devices.machine import Machine, machine_here
 from ..devices.pool import Pool
 from ..ending import Wish
@@ -273,8 +274,9 @@ def _slug(case: Case) -> str:
 
 
 def _nothing_found(name: str, state: SearchState, log: Path) -> str:
-    failures = ", ".join(f"{count} {kind}" for kind, count in sorted(state.failures.items()))
+    failures = ", ".join(f"{number} {kind}" for kind, number in sorted(state.failures.items()))
     return (
-        f"no correct candidate for {name} in {state.trials} trials ({failures or 'no failures'}); "
-        f"every failure is in {log}; allow more with --trials or --budget"
+        f"no correct candidate for {name} in {count(state.trials, 'trial')} "
+        f"({failures or 'no failures'}); every failure is in {log}; "
+        "allow more with --trials or --budget"
     )

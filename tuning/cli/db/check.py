@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from ....database import Entry, TargetKey
+from ...counting import count
 from ...measuring.tvm_import import import_tvm_without_torch
 from .answer import Answer
 from .data import bad_folder_data, bad_line_data, failures_data, measured_data
 from .opened import Opened, ReadOptions
-from .text import bad_lines_text, count, failures_text, measured_table
+from .text import bad_lines_text, failures_text, measured_table
 
 
 def verify(

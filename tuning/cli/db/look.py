@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ....database import Entry, diff, diff_best
+from ...counting import count
 from ...measuring.tvm_import import import_tvm_without_torch
 from .answer import Answer
 from .data import bad_line_data, change_data, record_data, record_details
@@ -20,7 +21,7 @@ from .opened import (
     find_record,
     open_all,
 )
-from .text import changes_table, count, record_text, records_table
+from .text import changes_table, record_text, records_table
 
 _TRACE_TIMEOUT = 120.0
 

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from ....database import Entry, NoRecordError, RecordStore, TargetKey
+from ...counting import count
 from ...errors import InvalidOptionError
 from .answer import Answer
 from .data import bad_line_data, record_data
 from .opened import Opened, OwnOptions, all_usable, list_command
-from .text import bad_lines_text, count, records_table
+from .text import bad_lines_text, records_table
 
 
 def repair(where: OwnOptions) -> Iterator[Answer]:

@@ -19,13 +19,14 @@ from ....database import (
     union,
 )
 from ....database.writing import write_file
+from ...counting import count
 from ...errors import InvalidOptionError
 from ...measuring.tvm_import import import_tvm_without_torch
 from ..compare import CHART_FILE, COMPARISON_FILE
 from .answer import Answer
 from .data import bad_line_data, failure_data, failures_data, measured_data
 from .opened import OwnOptions
-from .text import bad_lines_text, count, failures_text, measured_table
+from .text import bad_lines_text, failures_text, measured_table
 
 
 def migrate(

@@ -11,11 +11,12 @@ import typer
 from ....database import Entry, Merge, TargetKey, export, merge, union, unpack
 from ....database.scratch import ScratchFolder
 from ....workloads import PrefillShape
+from ...counting import count
 from ...errors import NothingFoundError
 from .answer import Answer
 from .data import merge_data
 from .opened import OwnOptions, ReadOptions, TargetOption, all_usable, keys_of, list_command
-from .text import count, merge_text
+from .text import merge_text
 
 
 def merge_databases(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ....database import Change, Entry, Merge, TargetKey
+from ...counting import count
 from .data import bad_line_data
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ def printable(text: str) -> str:
     'full\ufffd[2J'
     """
     return "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text)
-
-
-def count(number: int, noun: str) -> str:
-    """A number and its noun.
-
-    >>> count(1, 'record'), count(2, 'record')
-    ('1 record', '2 records')
-    """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def records_table(title: str, entries: Iterable[Entry], caption: str = "") -> Table:
