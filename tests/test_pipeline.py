@@ -22,6 +22,7 @@ from prefilltune.tuning.pipeline import (
     LOADS_AFTER,
     MIN_BLOCKS,
     OVERLAP,
+    PEEL,
     pipeline,
 )
 from prefilltune.tuning.pipeline.steps import changed
@@ -91,6 +92,39 @@ def test_a_loop_without_the_steps_of_attention_is_refused(annotations: tuple[str
 def test_products_do_not_overlap_without_rings() -> None:
     with pytest.raises(PipelineError, match=f"needs rings: annotate it with {BULK} too"):
         pipeline(_annotated(1, 1, OVERLAP))
+
+
+@T.prim_func(s_tir=True)
+def _doubled(source: T.Buffer((12,), "int32"), result: T.Buffer((12,), "int32")):  # pyright: ignore
+    T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+    for i in range(12):
+        with T.sblock("double"):
+            vi = T.axis.spatial(12, i)
+            result[vi] = source[vi] + source[vi]
+
+
+@pytest.mark.parametrize(
+    ("size", "extents"), [(5, {2}), (4, {3}), (16, set())], ids=["partial", "whole", "one"]
+)
+def test_a_partial_last_step_is_written_out(size: int, extents: set[int]) -> None:
+    schedule = Schedule(tvm.IRModule({"main": _doubled}))
+    tile, _ = schedule.split(schedule.get_loops("double")[0], [None, size])
+    schedule.annotate(tile, PEEL, 1)
+    module = pipeline(schedule.mod)
+    assert PEEL not in module.script()
+    loops = []
+
+    def visit(part: Any) -> None:
+        if isinstance(part, tirx.For) and part.loop_var.name == "i_0":
+            loops.append(int(part.extent))
+
+    changed(module["main"].body, visit)
+    assert set(loops) - {1} == extents
+    assert (1 in loops) == (12 % size != 0)
+    source = np.arange(12, dtype="int32")
+    result = tvm.runtime.tensor(np.zeros(12, "int32"))
+    tvm.compile(module, target="llvm")["main"](tvm.runtime.tensor(source), result)
+    np.testing.assert_array_equal(result.numpy(), 2 * source)
 
 
 _TRUE = tirx.const(True, "bool")

@@ -9,6 +9,7 @@ from .annotations import (
     LOADS_AFTER,
     MIN_BLOCKS,
     OVERLAP,
+    PEEL,
     PERSISTENT,
     PRODUCER,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "LOADS_AFTER",
     "MIN_BLOCKS",
     "OVERLAP",
+    "PEEL",
     "PERSISTENT",
     "PRODUCER",
     "RANKING_BYTES",

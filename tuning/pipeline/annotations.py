@@ -37,6 +37,9 @@ PRODUCER = "prefill.producer"
 #: Annotation of a loop with :data:`OVERLAP` of two warpgroups: they take turns at the tensor cores.
 ALTERNATE = "prefill.alternate"
 
+#: Annotation of a loop whose last step does less than the others: it is written out behind them.
+PEEL = "prefill.peel"
+
 #: TVM's attribute of a kernel that bounds registers.
 LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
 
@@ -52,4 +55,5 @@ ALL = (
     PERSISTENT,
     PRODUCER,
     ALTERNATE,
+    PEEL,
 )

@@ -28,6 +28,7 @@ from .annotations import (
 from .clearing import cleared_early
 from .leaving import is_bound_to_blocks, left_early
 from .orders import prefetched, ringed
+from .peeling import peeled
 from .persistent import persistent
 from .rings import Ring
 from .scopes import scoped
@@ -49,6 +50,8 @@ def pipeline(module: Any) -> Any:
     started, then come the steps between those products, and the second is waited for before what it
     reads is overwritten.
 
+    Of a loop with :data:`PEEL` the last step is written out behind it, if it does less than others.
+
     What is computed stays the same; a module without annotations is returned as it is.
 
     Raises
@@ -67,6 +70,7 @@ def pipeline(module: Any) -> Any:
         body = changed(whole.body, cleared_early)
         body = changed(body, partial(_pipelined, rings=rings))
         body = changed(body, left_early)
+        body = changed(body, peeled)
         changed(body, _refuse_annotated)
         body = scoped(body)
         sources = [stmt for ring in rings for stmt in ring.describe_source()]

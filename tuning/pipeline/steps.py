@@ -170,13 +170,24 @@ def if_any(loop: Any, steps: Sequence[Any], tile: Any) -> Any:
     return tirx.IfThenElse(tile < loop.min + loop.extent, at(loop, steps, tile), None)
 
 
-def at(loop: Any, steps: Sequence[Any], tile: Any) -> Any:
-    """A copy of the steps, with definitions of its own, for another tile."""
+def at(loop: Any, steps: Sequence[Any], tile: Any, own: Sequence[Any] = ()) -> Any:
+    """A copy of the steps, with definitions of its own, for another tile.
+
+    Parameters
+    ----------
+    own : Sequence[Buffer]
+        Of which the copy has others too.
+    """
     from tvm import s_tir, tirx
 
     one = tirx.const(1, loop.loop_var.ty.dtype)
-    single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, sequence(steps))
-    reads, writes = _buffers(single)
+    body = sequence(steps)
+    reads, writes = ([each for each in found if each not in own] for found in _buffers(body))
+    if own:
+        read, written = ([*map(_whole, dict.fromkeys(each))] for each in (reads, writes))
+        block = s_tir.SBlock([], read, written, "own", body, None, [*own])
+        body = s_tir.SBlockRealize([], True, block)
+    single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, body)
     outer = [*dict.fromkeys([*reads, *writes])]
     sizes = _variables_of(outer)
     copy = s_tir.renew_defs(tirx.PrimFunc([*sizes, *outer], single))

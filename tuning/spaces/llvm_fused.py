@@ -6,7 +6,8 @@ query tile is transposed once; keys and values are read as they lie, or copied t
 (variant ``packed``), which pays where rows lie so far apart that they evict one another.
 
 Both GEMMs work on register tiles of a few vectors by a few broadcast elements, as large as the
-registers of the target hold: with 16 of 8 lanes, 24 rows by 4 keys, then 6 rows by 16 elements.
+registers of the target hold: with 16 of 8 lanes, 16 rows by 6 keys, then 6 rows by 16 elements.
+What such tiles leave of 64 keys is a tile of its own.
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from typing import Any, ClassVar
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, Tiles
 from ..derivation import online_attention
+from ..pipeline import PEEL
 from ..target import ResolvedTarget, vector_lanes, vector_registers
 from .space import DesignSpace, Variant, one_schedule, reaches
 
 _KV_TILES = (64, 128, 32, 256)
 _MIN_KV_TILE = 32
-# Vectors of a query tile, by registers. 16 hold tiles of twelve accumulators, three by four or two
-# by six; with 32, four by four keep the multipliers busy.
-_Q_VECTORS = {16: (3, 4, 6, 2, 1), 32: (4, 2, 1)}
+_Q_TILES = (64, 32, 48, 16, 8)
+# Register tiles, by registers: how many vectors wide, the best first, and how many broadcast
+# elements high. With as many accumulators as there is room for, loads are fewest; fewer may leave
+# less over.
+_REGISTER_TILES = {
+    16: {2: (6, 4), 3: (4, 2), 1: (8, 4)},
+    32: {4: (4, 6), 2: (8, 12), 3: (8, 4), 1: (16, 8)},
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,15 @@ class Vectors:
 
     registers: int = 16
     lanes: int = 8
+
+    def width(self, extent: int) -> int:
+        """How many vectors wide a register tile is that divides ``extent`` elements."""
+        vectors = extent // math.gcd(extent, self.lanes)
+        return next(each for each in _REGISTER_TILES[self.registers] if vectors % each == 0)
+
+    def heights(self, width: int) -> tuple[int, ...]:
+        """How many broadcast elements high a register tile of that width may be."""
+        return _REGISTER_TILES[self.registers][width]
 
     @classmethod
     def of(cls, variant: Variant) -> Vectors | None:
@@ -67,8 +83,8 @@ class LlvmFused(DesignSpace):
         self, spec: PrefillSpec, shape: PrefillShape, target: ResolvedTarget
     ) -> Sequence[Variant]:
         lanes, registers = vector_lanes(target.target), vector_registers(target.target)
-        sizes = [lanes * vectors for vectors in _Q_VECTORS[registers]]
-        q_tiles = [size for size in sizes if reaches(size, shape.qo_len, lanes)]
+        sizes = [size for size in _Q_TILES if size % lanes == 0]
+        q_tiles = [size for size in sizes if reaches(size, shape.qo_len, min(sizes))]
         kv_tiles = [size for size in _KV_TILES if reaches(size, shape.num_kv, _MIN_KV_TILE)]
         # A copy converts other dtypes to float32 once; without it, each use would do so again.
         packed = (False, True) if spec.dtype == "float32" else (True,)
@@ -103,12 +119,8 @@ class LlvmFused(DesignSpace):
         }
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
-        from tvm.s_tir.meta_schedule.mutator import MutateTileSize
-
         packed, vectors = bool(variant["packed"]), Vectors.of(variant)
-        return one_schedule(
-            lambda sch: schedule(sch, packed=packed, vectors=vectors), {MutateTileSize(): 1.0}
-        )
+        return one_schedule(lambda sch: schedule(sch, packed=packed, vectors=vectors))
 
 
 def schedule(sch: Any, *, packed: bool, vectors: Vectors | None = AVX2) -> None:
@@ -167,17 +179,18 @@ def _load_tiles(sch: Any, vectors: Vectors | None, *, packed: bool) -> None:
 def _tile_score_gemm(sch: Any, vectors: Vectors | None) -> Any:
     """Register-tile query times key; returns the loop of the reduction to decompose at."""
     row, column = sch.get_loops(sch.get_sblock("scores"))[-2:]
-    column_tile, column_in_tile = _sampled(sch, column, vectors.registers // 2 if vectors else 16)
     if vectors:
-        row_tile, row_vector, lane = _sampled_vectors(sch, row, vectors)
+        row_tile, row_vector, lane, width = _in_wide_tiles(sch, row, vectors)
+        column_tile, column_in_tile = _in_high_tiles(sch, column, vectors.heights(width))
     else:
+        column_tile, column_in_tile = _sampled(sch, column, 16)
         row_tile, row_vector, lane = sch.split(row, factors=[1, 1, None])
     sch.reorder(column_tile, row_tile, column_in_tile, row_vector, lane)
     dot = sch.get_sblock("dot")
     sch.compute_at(dot, row_tile, preserve_unit_loops=True)
     sch.set_scope(dot, 0, "local")
     dot_row, dot_column, reduction = sch.get_loops(dot)[-3:]
-    reduction_step, reduction_in_step = _sampled(sch, reduction, 8)
+    reduction_step, reduction_in_step = _unrolled(sch, reduction, 8, vectors)
     dot_vector, dot_lane = _in_vectors(sch, dot_row, vectors)
     sch.reorder(reduction_step, reduction_in_step, dot_column, dot_vector, dot_lane)
     for loop in (reduction_in_step, dot_column, dot_vector, column_in_tile, row_vector):
@@ -205,10 +218,11 @@ def _vectorize_softmax(sch: Any, vectors: Vectors | None) -> list[tuple[Any, Any
 def _tile_value_gemm(sch: Any, vectors: Vectors | None) -> Any:
     """Register-tile weight times value; returns the loop of the reduction to decompose at."""
     row, element = sch.get_loops(sch.get_sblock("acc"))[-2:]
-    row_tile, row_in_tile = _sampled(sch, row, 8)
     if vectors:
-        element_tile, element_vector, lane = _sampled_vectors(sch, element, vectors)
+        element_tile, element_vector, lane, width = _in_wide_tiles(sch, element, vectors)
+        row_tile, row_in_tile = _in_high_tiles(sch, row, vectors.heights(width))
     else:
+        row_tile, row_in_tile = _sampled(sch, row, 8)
         element_tile, element_in_tile = _sampled(sch, element, 64)
         element_vector, lane = _in_vectors(sch, element_in_tile, vectors)
     sch.reorder(row_tile, element_tile, row_in_tile, element_vector, lane)
@@ -216,7 +230,7 @@ def _tile_value_gemm(sch: Any, vectors: Vectors | None) -> Any:
     sch.compute_at(out, element_tile, preserve_unit_loops=True)
     sch.set_scope(out, 0, "local")
     out_row, out_element, reduction = sch.get_loops(out)[-3:]
-    reduction_step, reduction_in_step = _sampled(sch, reduction, 4)
+    reduction_step, reduction_in_step = _unrolled(sch, reduction, 4, vectors)
     out_vector, out_lane = _in_vectors(sch, out_element, vectors)
     sch.reorder(reduction_step, reduction_in_step, out_row, out_vector, out_lane)
     for loop in (reduction_in_step, out_row, out_vector, row_in_tile, element_vector):
@@ -226,17 +240,39 @@ def _tile_value_gemm(sch: Any, vectors: Vectors | None) -> Any:
     return reduction_step
 
 
+def _in_wide_tiles(sch: Any, loop: Any, vectors: Vectors) -> tuple[Any, Any, Any, int]:
+    """``loop`` in tiles of vectors of lanes, and how many vectors each tile has."""
+    width = vectors.width(int(sch.get(loop).extent))
+    vector, lane = _in_vectors(sch, loop, vectors)
+    tile, in_tile = sch.split(vector, factors=[None, width])
+    return tile, in_tile, lane, width
+
+
+def _in_high_tiles(sch: Any, loop: Any, heights: Sequence[int]) -> list[Any]:
+    """``loop`` in tiles of one of the heights, the last of what is left."""
+    tile, in_tile = sch.split(loop, factors=[None, _chosen(sch, heights)])
+    sch.annotate(tile, PEEL, 1)
+    return [tile, in_tile]
+
+
+def _unrolled(sch: Any, loop: Any, most: int, vectors: Vectors | None) -> list[Any]:
+    """``loop`` in two, the inner one, of which code is written out, no longer than ``most``."""
+    if vectors is None:
+        return _sampled(sch, loop, most)
+    extent = int(sch.get(loop).extent)
+    lengths = dict.fromkeys(math.gcd(extent, each) for each in (most, most // 2))
+    return sch.split(loop, factors=[None, _chosen(sch, [*lengths])])
+
+
+def _chosen(sch: Any, candidates: Sequence[int]) -> Any:
+    count = len(candidates)
+    return sch.sample_categorical([*candidates], [1 / count] * count)
+
+
 def _sampled(sch: Any, loop: Any, most: int) -> list[Any]:
     """``loop`` in two, the inner one no longer than ``most``."""
     factors = sch.sample_perfect_tile(loop, n=2, max_innermost_factor=most)
     return sch.split(loop, factors=factors)
-
-
-def _sampled_vectors(sch: Any, loop: Any, vectors: Vectors) -> tuple[Any, Any, Any]:
-    """``loop`` in tiles of vectors of lanes."""
-    vector, lane = _in_vectors(sch, loop, vectors)
-    tile, in_tile = _sampled(sch, vector, vectors.registers // 4)
-    return tile, in_tile, lane
 
 
 def _in_vectors(sch: Any, loop: Any, vectors: Vectors | None) -> list[Any]:
