@@ -1,15 +1,14 @@
 """Makes the portable records of a level of CPUs: of known schedules, the best across shapes.
 
-For the attention of each preset, the schedules that searches found for others of its head_dim are
-put on its own description, whatever its mask and its score: their tiles, and what was sampled. They
-are checked, and timed in turns on every shape; that with the smallest geometric mean of times is
-kept, as a record of the last shape. Searches for the level itself, of one attention for each
-head_dim, come first::
+For the attention of each preset, what records have for its head_dim (its own first) and the first
+schedules of some variants of the space are put on its description: their tiles, and what was
+sampled. They are checked, and timed in turns on every shape. That with the smallest geometric mean
+of times becomes the attention's record, of the last shape; its own from before stays where nothing
+is faster::
 
-    prefilltune tune --target '{"kind": "llvm", "mcpu": "x86-64-v3"}' --heads 12x64 --shape 1x512 \
-        --space llvm_fused --keep 8 --database FOUND
-    python benchmarks/portable_records.py FOUND database/records \
-        --target '{"kind": "llvm", "mcpu": "x86-64-v3"}'
+    python benchmarks/portable_records.py database/records database/records \
+        --target '{"kind": "llvm", "mcpu": "x86-64-v3"}' \
+        --variant 64x64 --variant 32x64 --variant 64x128 --variant 64x64,packed
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from prefilltune.database import (
     Provenance,
     RecordStore,
     committed_root,
+    trace_to_json,
 )
 from prefilltune.database.dates import date_now
 from prefilltune.database.scratch import ScratchFolder
@@ -43,7 +43,7 @@ from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.measuring.workers import call_all
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.target import ResolvedTarget
+from prefilltune.tuning.target import ResolvedTarget, vector_lanes, vector_registers
 from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
 from prefilltune.workloads.presets import load_presets
 
@@ -85,8 +85,9 @@ def specs(head_dim: int | None) -> list[PrefillSpec]:
 
 
 def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> list[Found]:
-    """The fastest schedules for a head_dim, those of the target itself before others."""
+    """The fastest schedules for a head_dim: the spec's own first, the target's before others."""
     stores = Finder([found, committed_root()]).stores(target.key, backend_of(target.kind).furthest)
+    own = str(spec)
     distinct: dict[str, Found] = {}
     for store in stores:
         fits = [
@@ -95,12 +96,29 @@ def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> 
             if entry.provenance.space == SPACE.name
             and PrefillSpec.parse(entry.provenance.spec).head_dim == spec.head_dim
         ]
-        for entry in sorted(fits, key=lambda each: each.speed):
+        for entry in sorted(fits, key=lambda each: (each.provenance.spec != own, each.speed)):
             schedule = Found.of(entry)
             distinct.setdefault(
                 json.dumps([schedule.variant, schedule.trace], sort_keys=True), schedule
             )
     return [*distinct.values()][:most]
+
+
+def first_of(target: ResolvedTarget, spec: PrefillSpec, text: str) -> Found:
+    """The first schedule of the variant ``QxKV`` or ``QxKV,packed`` of the space."""
+    tiles, _, packed = text.partition(",")
+    q_tile, kv_tile = map(int, tiles.split("x"))
+    variant = {
+        "q_tile": q_tile,
+        "kv_tile": kv_tile,
+        "packed": packed == "packed",
+        "registers": vector_registers(target.target),
+        "lanes": vector_lanes(target.target),
+    }
+    description = SPACE.describe(spec, PrefillShape(1, kv_tile), variant)
+    (schedule,) = SPACE.generator(spec, variant).generate_design_space(description)
+    instructions, sampled = trace_to_json(schedule.trace)
+    return Found(variant, [instructions, [[place, 0] for place, _ in sampled]])
 
 
 def best(
@@ -135,6 +153,9 @@ def best(
             for number, seconds in enumerate(times):
                 means[number] += math.log(statistics.median(seconds)) / len(shapes)
     chosen = means.index(min(means))
+    print(
+        *(f"{math.exp(each - means[0]):.3f}" for each in means), "of the first's time", flush=True
+    )
     seconds = times[chosen]
     return replayed[chosen].entry(
         seconds,
@@ -163,13 +184,12 @@ def records(
     asked: Sequence[PrefillSpec],
     shapes: Sequence[PrefillShape],
     most: int,
+    variants: Sequence[str],
 ) -> Iterator[Entry]:
-    """A record for each attention whose head_dim has known schedules."""
+    """A record for each attention."""
     for spec in asked:
         candidates = known(found, target, spec, most)
-        if not candidates:
-            print(f"{spec}: nothing is known of its head_dim", flush=True)
-            continue
+        candidates += [first_of(target, spec, each) for each in variants]
         with ScratchFolder() as folder:
             entry = best(spec, target, candidates, shapes, folder)
         of = entry.provenance
@@ -179,11 +199,12 @@ def records(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("found", type=Path, help="database of the searches")
+    parser.add_argument("found", type=Path, help="database of records to begin with")
     parser.add_argument("output", type=Path, help="database that takes the records")
     parser.add_argument("--target", required=True)
     parser.add_argument("--shape", action="append", help="1x128 and 1x512 when absent")
-    parser.add_argument("--most", type=int, default=5, help="schedules to try for each")
+    parser.add_argument("--most", type=int, default=1, help="schedules of records to try for each")
+    parser.add_argument("--variant", action="append", default=[], help="QxKV or QxKV,packed")
     parser.add_argument("--head-dim", type=int, help="all that presets have when absent")
     options = parser.parse_args()
     import_tvm_without_torch()
@@ -191,9 +212,12 @@ def main() -> None:
     shapes = [PrefillShape.parse(text) for text in options.shape or ("1x128", "1x512")]
     store = RecordStore.open(options.output, target.key, create=True)
     asked = specs(options.head_dim)
-    for entry in records(options.found, target, asked, shapes, options.most):
-        store.add([entry])
-    store.prune(1)
+    for entry in records(options.found, target, asked, shapes, options.most, options.variant):
+        if entry.record_id not in {each.record_id for each in store.entries}:
+            spec = entry.provenance.spec
+            store.replace(
+                [*(each for each in store.entries if each.provenance.spec != spec), entry]
+            )
 
 
 if __name__ == "__main__":
