@@ -195,7 +195,7 @@ def summary(times: Sequence[float], sequences: int) -> dict[str, Any]:
     return {
         "p50_ms": round(hundredths[49] * 1e3, 3),
         "p99_ms": round(hundredths[98] * 1e3, 3),
-        "sequences_per_second": round(sequences * len(times) / sum(times), 1),
+        "sequences_per_second": round(sequences * len(times) / sum(times), 2),
         "passes": len(times),
     }
 
