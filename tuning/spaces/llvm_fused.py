@@ -119,8 +119,13 @@ class LlvmFused(DesignSpace):
         }
 
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
+        from tvm.s_tir.meta_schedule.mutator import MutateTileSize
+
         packed, vectors = bool(variant["packed"]), Vectors.of(variant)
-        return one_schedule(lambda sch: schedule(sch, packed=packed, vectors=vectors))
+        return one_schedule(
+            lambda sch: schedule(sch, packed=packed, vectors=vectors),
+            {} if vectors else {MutateTileSize(): 1.0},
+        )
 
 
 def schedule(sch: Any, *, packed: bool, vectors: Vectors | None = AVX2) -> None:
