@@ -298,9 +298,15 @@ def _read_provenance(source: Source, path: Path, key: TargetKey) -> dict[str, An
     if not source.exists:
         frame = {"schema": SCHEMA_VERSION, "target": str(key), "tvm": running}
         return frame | {"digests": [], "records": {}}
+    text = source.content()
     try:
-        data = loads(source.content())
+        data = loads(text)
     except (ValueError, RecursionError) as error:
+        if b"\n<<<<<<< " in b"\n" + text:
+            raise MalformedProvenanceError(
+                f"{path} holds both sides of a merge that git left to you: git merge --abort, and "
+                "merge again with the driver for records; run: prefilltune db install-merge-driver"
+            ) from error
         raise MalformedProvenanceError(
             f"{path} is not JSON: {error}; restore it from git or tune again"
         ) from error

@@ -179,6 +179,10 @@ def test_without_a_database_the_committed_records_are_listed(tmp_path: Path) -> 
     assert run("list").returncode == 0
 
 
+def test_a_database_without_records_is_told(tmp_path: Path) -> None:
+    assert run("list", "--database", tmp_path).stdout == f"no records in {tmp_path}\n"
+
+
 def test_records_cannot_move_the_cursor(tmp_path: Path) -> None:
     filled(tmp_path, [small_entry(1, lens="\x1b[2J\x1b[31mfull")])
     for command in (["list"], ["show", small_entry(1).record_id]):
@@ -256,6 +260,17 @@ def test_verify_reports_folders_that_cannot_be_read(root: Path) -> None:
     assert "0.20.0" in done.stdout
     assert "read 3 records" in done.stdout
     assert run("repair", "--database", root).returncode == 1
+
+
+def test_what_git_left_unmerged_is_refused_with_the_way_to_merge_it(root: Path) -> None:
+    path = RecordStore.open(root, KEY).folder / "provenance.json"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:5], "<<<<<<< HEAD", "=======", ">>>>>>> one", *lines[5:]]))
+    for command in ("verify", "repair"):
+        done = run(command, "--database", root)
+        assert done.returncode == 1
+        assert "git merge --abort" in done.stdout
+        assert "db install-merge-driver" in done.stdout
 
 
 def test_verify_replay_and_measure(copied: Path) -> None:

@@ -49,6 +49,8 @@ def list_records(where: ReadOptions) -> Iterator[Answer]:
         verify = f"`prefilltune db verify {database_option(each.root)}`"
         caption = f"{bad}: {verify} names them" if each.problems else ""
         text.append(records_table(title, each.entries, caption))
+    if not text:
+        text.append(f"no records in {' or '.join(map(str, where.roots))}")
     yield Answer({"targets": targets}, text)
 
 

@@ -65,11 +65,13 @@ class ReadOptions:
 
     def open_all(self) -> Iterator[Opened]:
         """Each target that is asked for; one that cannot be opened says why."""
+        return open_all(self.roots, self.target)
+
+    @property
+    def roots(self) -> list[Path]:
         if self.database is not None:
-            roots = [self.database]
-        else:
-            roots = [root for root in (work_root(), committed_root()) if root.is_dir()]
-        return open_all(roots, self.target)
+            return [self.database]
+        return [root for root in (work_root(), committed_root()) if root.is_dir()]
 
 
 @dataclass(frozen=True)
