@@ -476,12 +476,16 @@ def test_models_that_compute_attention_themselves_are_refused() -> None:
         prefill.enable(transformers.MPNetModel(config))
     with pytest.raises(prefill.UnsupportedModelError, match="AutoModel"):
         prefill.enable(torch.nn.Linear(1, 1))
+    with pytest.raises(prefill.UnsupportedModelError, match="str holds no model"):
+        prefill.enable("BAAI/bge-base-en-v1.5")
 
 
 def test_options_and_folders_are_checked(tmp_path: Path) -> None:
     model = made("bert")
     with pytest.raises(InvalidArgumentError, match="check is 'once'"):
         prefill.enable(model, [], check="once")
+    with pytest.raises(InvalidArgumentError, match="accept is 'nearby'; pass exact or family or"):
+        prefill.enable(model, [], accept="nearby")
     with pytest.raises(InvalidLibraryError, match="prefilltune build"):
         prefill.enable(model, tmp_path)
     with pytest.raises(prefill.NotBuiltError, match="prefilltune tune --target llvm"):

@@ -82,7 +82,7 @@ def enable(
     UnsupportedModelError
         If it takes no attention function.
     InvalidArgumentError
-        For another ``check``, ``padding`` or ``layout``.
+        For another ``check``, ``padding``, ``layout`` or ``accept``.
     InvalidLibraryError
         If a library cannot be loaded.
     NotBuiltError
@@ -97,6 +97,7 @@ def enable(
         ("check", check, ("always", "never")),
         ("padding", padding or "right", ("right", "left")),
         ("layout", layout or "padded", ("padded", "packed")),
+        ("accept", accept, ("exact", "family", "portable", "other-target", "nearest")),
     ):
         if given not in allowed:
             raise InvalidArgumentError(f"{name} is {given!r}; pass {' or '.join(allowed)}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from ..torch import Spec
@@ -23,7 +24,7 @@ def models_in(model: Any) -> list[Any]:
         If there is none, or one takes no other attention function.
     """
     found: list[Any] = []
-    for module in model.modules():
+    for module in model.modules() if isinstance(model, torch.nn.Module) else ():
         inside = any(module in other.modules() for other in found)
         if isinstance(module, PreTrainedModel) and not inside:
             found.append(module)
