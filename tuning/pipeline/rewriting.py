@@ -26,6 +26,7 @@ from .annotations import (
     PRODUCER,
 )
 from .clearing import cleared_early
+from .known_once import known_once
 from .leaving import is_bound_to_blocks, left_early
 from .orders import prefetched, ringed
 from .peeling import peeled
@@ -72,6 +73,9 @@ def pipeline(module: Any) -> Any:
         body = changed(body, left_early)
         body = changed(body, peeled)
         changed(body, _refuse_annotated)
+        # A persistent grid needs all registers that it has: of what it would load, some is spilled.
+        if not _holds(whole.body, PERSISTENT):
+            body = known_once(whole.with_body(body)).body
         body = scoped(body)
         sources = [stmt for ring in rings for stmt in ring.describe_source()]
         return whole.with_body(SeqStmt([*sources, body]) if sources else body)
@@ -105,12 +109,15 @@ def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
 
 def _is_persistent(stmt: Any) -> bool:
     """Whether these are loops bound to blocks around a loop of a persistent grid."""
-    if not is_bound_to_blocks(stmt):
-        return False
+    return is_bound_to_blocks(stmt) and _holds(stmt, PERSISTENT)
+
+
+def _holds(stmt: Any, annotation: str) -> bool:
+    """Whether a loop with an annotation lies within, or is this."""
     found = []
 
     def visit(part: Any) -> None:
-        if _is_for(part, PERSISTENT):
+        if _is_for(part, annotation):
             found.append(part)
 
     changed(stmt, visit)

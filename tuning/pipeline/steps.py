@@ -135,6 +135,14 @@ def synchronized() -> Any:
     return tirx.Evaluate(tvm_storage_sync("shared"))
 
 
+def variables_of(buffers: Sequence[Any]) -> list[Any]:
+    """The variables in the sizes of buffers, once each."""
+    from tvm.tirx.analysis import undefined_vars
+
+    sizes = (size for buffer in buffers for size in buffer.shape)
+    return [*dict.fromkeys(each for size in sizes for each in undefined_vars(size))]
+
+
 def _nothing() -> Any:
     from tvm import tirx
 
@@ -189,7 +197,7 @@ def at(loop: Any, steps: Sequence[Any], tile: Any, own: Sequence[Any] = ()) -> A
         body = s_tir.SBlockRealize([], True, block)
     single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, body)
     outer = [*dict.fromkeys([*reads, *writes])]
-    sizes = _variables_of(outer)
+    sizes = variables_of(outer)
     copy = s_tir.renew_defs(tirx.PrimFunc([*sizes, *outer], single))
     # What is defined outside is to stay the same: it was parameters of the copy, and takes the
     # place of the new ones that it was given. Sizes first: of a buffer as long as the sum of two
@@ -203,14 +211,6 @@ def at(loop: Any, steps: Sequence[Any], tile: Any, own: Sequence[Any] = ()) -> A
     # In an sblock a buffer has one writer, as a reduction over threads must have.
     reads, writes = ([*map(_whole, dict.fromkeys(each))] for each in (reads, writes))
     return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", shifted))
-
-
-def _variables_of(buffers: Sequence[Any]) -> list[Any]:
-    """The variables in the sizes of buffers, once each."""
-    from tvm.tirx.analysis import undefined_vars
-
-    sizes = (size for buffer in buffers for size in buffer.shape)
-    return [*dict.fromkeys(each for size in sizes for each in undefined_vars(size))]
 
 
 def _buffers(stmt: Any) -> tuple[list[Any], list[Any]]:
