@@ -116,7 +116,7 @@ def for_every_shape(
 ) -> Any:
     """A PrimFunc with the first two variants of a space, of which ``kv_len`` decides.
 
-    The first variant has kernels for ``lengths`` too.
+    The first variant has kernels for ``lengths`` too. It takes views.
     """
     tuned, sizes = PrefillShape(2, 256), SymbolicShape.fresh()
     variants = [dict(each) for each in SPACES[space].variants(spec, tuned, target)[:2]]
@@ -133,4 +133,4 @@ def for_every_shape(
     }
     served = {each: (Leaf("0"), {"0": fixed}) for each, fixed in own.items()}
     tree = Split("kv_len", boundary, Leaf("0"), Leaf("1"))
-    return dispatching_kernel(spec, tree, kernels, sizes, target.target, served)
+    return dispatching_kernel(spec, tree, kernels, sizes, target.target, served, views=True)

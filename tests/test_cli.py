@@ -163,6 +163,7 @@ def test_a_library_says_what_is_in_it(dist: Path) -> None:
     assert manifest["sha256"] == hashlib.sha256(library).hexdigest()
     fixed, every = manifest["kernels"]
     assert (fixed["shape"], fixed["tier"]) == ("b2_q24_kv24", "exact")
+    assert (fixed["views"], every["views"]) == (False, True)
     assert fixed["symbol"] == "prefill_padded_hq2_hkv1_d16_float32_s0_25_b2_q24_kv24"
     assert (every["shape"], every["boundaries"], every["notes"]) == (None, None, [])
     assert every["symbol"] == "prefill_padded_hq2_hkv1_d16_float32_s0_25_any"
@@ -176,9 +177,9 @@ def test_a_library_says_what_is_in_it(dist: Path) -> None:
     assert "#define PREFILL_NUM_KERNELS 2" in header
     assert f'{{"{fixed["symbol"]}",' in header
     assert f'{{"{every["symbol"]}",' in header
-    for sizes in ("2, 24, 24", "0, 0, 0"):
+    for sizes, views in (("2, 24, 24", 0), ("0, 0, 0", 1)):
         row = f'"padded", "float32", "float32", 2, 1, 16, 0.25, {sizes},\n'
-        assert row + '     "right", -1, -1, 0.0, NULL, "zero", "padded"}' in header
+        assert row + f'     "right", -1, -1, 0.0, NULL, "zero", "padded", {views}}}' in header
     requires = manifest["requires"]
     assert requires["processor"] == platform.machine()
     words = ", ".join(requires["features"])

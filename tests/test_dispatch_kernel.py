@@ -9,6 +9,7 @@ import math
 import mmap
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cuda_schedules import for_every_shape
 from dispatch_fixtures import LONG, SHORT, SPEC, database, record, scheduled, swept, target
 from kernel_checks import kernel_error
 from machine_code import compile_device
+from numpy.lib.stride_tricks import as_strided
 from tvm.runtime import tensor
 from tvm_ffi import from_dlpack
 
@@ -208,7 +210,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     root = database(tmp_path_factory.mktemp("database"), record(SPEC, SHORT))
     return built(
         sequence_prefill_with_mask(
-            1, 2, 16, "float32", target().target, SPEC.scale, database=str(root)
+            1, 2, 16, "float32", target().target, SPEC.scale, database=str(root), views=True
         )
     )
 
@@ -265,9 +267,9 @@ def spread(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "change", "field"),
     [
+        ("q", lambda array: array[:, :, :1], "shape[2]"),
+        ("q", lambda array: array[..., :8], "shape[3]"),
         # TVM looks at the strides first, which those of the shape that it expects would not be.
-        ("q", lambda array: array[:, :, :1], "strides"),
-        ("q", lambda array: array[..., :8], "strides"),
         ("lse", lambda array: array[:, :, :1], "strides"),
         ("q", lambda array: array[0], "ndim"),
         ("v", lambda array: array[:, :4], "shape[1]"),
@@ -286,17 +288,73 @@ def test_wrong_tensors_are_refused_by_name(
     with pytest.raises((ValueError, TypeError)) as caught:
         call(kernel, given)
     message = str(caught.value)
-    assert message.startswith(f"Mismatched {name}.{field} on argument")
+    assert re.match(rf"(Mismatched|Invalid) {re.escape(f'{name}.{field}')} on argument", message)
     assert "q: Tensor([batch_size, qo_len, 2, 16], float32)" in message
     assert np.isnan(given["output"]).all()
 
 
 @pytest.mark.parametrize("name", ["q", "k", "output", "lse"])
-def test_strided_views_are_refused(kernel, name: str) -> None:
+def test_gaps_between_elements_are_refused(kernel, name: str) -> None:
     given = arguments()
     given[name] = spread(given[name])
+    with pytest.raises(ValueError, match=rf"(Mismatched|Invalid) {name}\.strides"):
+        call(kernel, given)
+
+
+@pytest.mark.parametrize("shape", [SMALL, SHORT, PrefillShape(3, 17, 40)], ids=str)
+def test_views_of_inputs_are_read_where_they_are(kernel, shape: PrefillShape) -> None:
+    """Heads before rows, parts of one projection, and one sequence in several; on any lengths."""
+    given, dense = arguments(shape), arguments(shape)
+    call(kernel, dense)
+    given["q"] = given["q"].swapaxes(1, 2).copy().swapaxes(1, 2)
+    given["k"] = np.concatenate([given["k"], np.full_like(given["k"], np.nan)], 2)[:, :, :1]
+    given["v"] = np.repeat(given["v"], 2, axis=1)[:, ::2]
+    assert not any(given[name].flags.c_contiguous for name in "kv")
+    call(kernel, given)
+    for result in ("output", "lse"):
+        np.testing.assert_array_equal(given[result], dense[result])
+
+
+@pytest.mark.parametrize("name", ["output", "lse"])
+def test_results_are_dense(kernel, name: str) -> None:
+    given = arguments()
+    given[name] = given[name].swapaxes(1, 2).copy().swapaxes(1, 2)
     with pytest.raises(ValueError, match=rf"Mismatched {name}\.strides"):
         call(kernel, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("q", lambda array: array[:, ::-1]),
+        ("k", lambda array: as_strided(array, strides=(0, *array.strides[1:]))),
+        ("k", lambda array: as_strided(array, strides=(2**31 * 4 - 64, *array.strides[1:]))),
+        ("v", lambda array: as_strided(array, strides=(2**31 * 4, *array.strides[1:]))),
+    ],
+)
+def test_views_that_kernels_cannot_number_are_refused(
+    kernel, name: str, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    given = arguments()
+    given[name] = change(given[name])
+    with pytest.raises(ValueError, match=f"^{name} must run forwards over less than 2147483648"):
+        call(kernel, given)
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_results_in_the_memory_of_inputs_are_refused(kernel, name: str) -> None:
+    given = arguments()
+    size = given[name].size
+    memory = np.zeros(size + given["output"].size, "float32")
+    given["output"] = memory[-given["output"].size :].reshape(given["output"].shape)
+    for begin, refused in ((0, False), (1, True)):
+        given[name] = memory[begin : begin + size].reshape(given[name].shape)
+        with (
+            pytest.raises(ValueError, match=f"output shares memory with {name}")
+            if refused
+            else (nullcontext())
+        ):
+            call(kernel, given)
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "output", "lse"])
@@ -406,7 +464,7 @@ def hopper(request: pytest.FixtureRequest) -> tuple[Any, Any, dict[str, Any]]:
     fixed = SymbolicShape(sizes.batch, shape.qo_len, shape.num_kv)
     own = {name: replay_record(found[name].entry, fixed)["main"]}
     lengths = {(shape.qo_len, shape.num_kv): (Leaf(name), own)}
-    function = dispatching_kernel(spec, tree, kernels, sizes, resolved.target, lengths)
+    function = dispatching_kernel(spec, tree, kernels, sizes, resolved.target, lengths, views=True)
     return function, resolved.target, {**kernels, f"{name} on its lengths": own[name]}
 
 
@@ -486,7 +544,7 @@ def test_on_its_lengths_a_kernel_is_that_of_its_shape_but_for_the_batch(spec: Pr
     shape = PrefillShape.parse(match.entry.provenance.shape)
     lengths = {(shape.qo_len, shape.num_kv): Leaf(name)}
     serving = Serving(spec, key, {name: match}, Leaf(name), lengths)
-    module = tvm.IRModule({"main": serving_kernel(serving, resolved)})
+    module = tvm.IRModule({"main": serving_kernel(serving, resolved, views=True)})
     source, _ = compile_device(module, resolved.target)
     alone, _ = compile_device(replay_record(match.entry), resolved.target)
     (expected,) = device_kernels(alone)
@@ -506,12 +564,12 @@ def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
     source, cubin = compile_device(tvm.IRModule({"main": function}), resolved.target)
     kernels = device_kernels(source)
     assert [bool(re.search(r"\b(qo|kv)_len\b", each)) for each in kernels].count(False) == 2
-    assert len(kernels) == 4
+    assert len(kernels) == 5  # one of them serves views
     assert "__syncthreads" in source
     assert cubin.image[:4] == b"\x7fELF"
 
 
-def test_rings_of_tiles_take_a_bias_whose_length_is_learned_at_the_call() -> None:
+def test_rings_of_tiles_take_views_and_a_bias_whose_length_is_learned_at_the_call() -> None:
     """Copies of what a loop does name the sizes that the function learns, also in sums of them."""
     resolved = resolve_target("cuda", arch="sm_90a")
     spec = PrefillSpec(2, 1, 64, "float16", softcap=50, bias="relative")
@@ -521,6 +579,11 @@ def test_rings_of_tiles_take_a_bias_whose_length_is_learned_at_the_call() -> Non
     tvm.ir.assert_structural_equal(bias.shape[1], sizes[0] + sizes[1] - 1)
     named = {str(each) for each in tvm.tirx.analysis.undefined_vars(function.body)}
     assert [name for name in named if re.match(r"(batch_size|qo_len|kv_len)_", name)] == []
+    maps = [line for line in function.script().splitlines() if "cuTensorMapEncode" in line]
+    assert len(maps) == 6  # the two kernels read views as well
+    for name in "qkv":
+        strides = rf"{name}_stride2.*{name}_stride1.*{name}_stride0"
+        assert len([line for line in maps if re.search(strides, line)]) == 2
 
 
 def test_a_trace_for_one_shape_alone_is_not_put_on_others() -> None:

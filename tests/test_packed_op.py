@@ -67,6 +67,17 @@ def test_it_computes_every_batch_and_total() -> None:
         assert all(map(torch.equal, out, results))
 
 
+def test_views_are_read_where_they_are() -> None:
+    """Heads that lie among those of others, and rows."""
+    query, key, value, *rest, bias = tensors(CHOSEN)
+    expected = prefill.packed_prefill(query, key, value, *rest, bias=bias, **OPTIONS)
+    among = [torch.cat([each, each * math.nan], 1)[:, : each.shape[1]] for each in (query, key)]
+    value = value.repeat_interleave(2, 0)[::2]
+    assert not any(each.is_contiguous() for each in (*among, value))
+    found = prefill.packed_prefill(*among, value, *rest, bias=bias, **OPTIONS)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_without_keys_or_queries() -> None:
     query, key, value, queries, keys = tensors(CAUSAL)
     output, lse = prefill.packed_prefill(

@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -249,16 +250,102 @@ def test_compiled_into_tensors_of_the_caller() -> None:
     torch.testing.assert_close(compiled(*inputs), layer(*inputs))
 
 
+def parts(*given: Any) -> Iterator[Any]:
+    """Equal tensors, as parts of what one projection made for all of them."""
+    heads = [each.shape[-2] for each in given]
+    rows = max(each.shape[1] for each in given)
+    fused = torch.full((len(given[0]), rows, sum(heads), given[0].shape[-1]), math.nan)
+    for each, part in zip(given, fused.split(heads, -2), strict=True):
+        yield part[:, : each.shape[1]].copy_(each)
+
+
+def heads_first(*given: Any) -> Iterator[Any]:
+    return (each.transpose(1, 2).contiguous().transpose(1, 2) for each in given)
+
+
+@pytest.mark.parametrize("views", [parts, heads_first])
+@pytest.mark.parametrize("shape", [TUNED, OTHER], ids=str)
+def test_views_are_read_where_they_are(
+    shape: PrefillShape, views: Callable[..., Iterator[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the kernel for one shape, and by that for every."""
+    *given, lens, bias = tensors(CHOSEN, shape)
+    expected = attention(CHOSEN, *given, lens, bias)
+    seen = list(views(*given))
+    assert not seen[0].is_contiguous()
+    monkeypatch.setattr(torch.Tensor, "contiguous", None)
+    found = attention(CHOSEN, *seen, lens, bias)
+    assert all(map(torch.equal, found, expected))
+    assert found[0].is_contiguous()
+
+
+def test_the_stride_of_a_single_sequence_says_nothing() -> None:
+    query, key, value, lens = tensors(PADDED, OTHER)
+    expected = attention(PADDED, query, key, value, lens)
+    one = [each[:1].as_strided(each[:1].shape, (1, *each.stride()[1:])) for each in (query, key)]
+    found = attention(PADDED, *one, value[:1], lens[:1])
+    assert all(torch.equal(each, its[:1]) for each, its in zip(found, expected, strict=True))
+
+
+def test_compiled_with_views() -> None:
+    def layer(fused: Any, lens: Any) -> Any:
+        output, lse = prefill.sequence_prefill(*fused.split([2, 1, 1], -2), lens)
+        return output.flatten(-2), lse
+
+    *given, lens = tensors(PADDED, TUNED)
+    (query, *_), fused = parts(*given), torch.cat(given, -2)
+    assert query.stride() == fused.stride()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    expected = attention(PADDED, *given, lens)[0].flatten(-2)
+    torch.testing.assert_close(compiled(fused, lens)[0], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [TUNED, OTHER], ids=str)
+def test_what_takes_no_views_says_so(shape: PrefillShape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels for one shape, and those of a library that an earlier version built."""
+
+    def without_views(served: Any) -> Any:
+        kernels = served.kernels.items()
+        kept = {at: (replace(k, views=False), run) for at, (k, run) in kernels}
+        return replace(served, kernels=kept)
+
+    known = {key: [without_views(each) for each in its] for key, its in registry._served.items()}
+    monkeypatch.setattr(registry, "_served", known)
+    query, key, value, lens = tensors(PADDED, shape)
+    expected = attention(PADDED, query, key, value, lens)
+    (seen,) = heads_first(query)
+    message = r"query is a view.*query\.contiguous\(\), or build what serves every shape"
+    with pytest.raises(prefill.InvalidArgumentError, match=message):
+        attention(PADDED, seen, key, value, lens)
+    copied = seen.contiguous()
+    assert all(map(torch.equal, attention(PADDED, copied, key, value, lens), expected))
+
+
+def test_results_in_the_memory_of_inputs_are_refused() -> None:
+    query, key, value, lens = tensors(PADDED, OTHER)
+    lse = query.new_empty(query.shape[:3])
+    with pytest.raises(prefill.InvalidArgumentError, match="output shares memory with query"):
+        attention(PADDED, query, key, value, lens, out=(query, lse))
+
+
+def test_views_that_32_bits_do_not_number_are_refused() -> None:
+    """Whatever the lower 32 bits of their strides are."""
+    for apart in (2**31, 2**32 + 512):
+        view = torch.empty_strided((2, 8, 2, 16), (apart, 32, 16, 1), device="meta")
+        with pytest.raises(prefill.InvalidArgumentError, match=r"key has .*spans 2147483648"):
+            arguments.require_views(query=torch.ones(2, 8, 2, 16), key=view)
+
+
 INVALID: dict[str, tuple[int, Callable[[Any], Any], str]] = {
     "int64 lengths": (3, lambda lens: lens.long(), "valid_lens.to(torch.int32)"),
     "lengths of another batch": (3, lambda lens: lens[:1], "valid_lens is [1]"),
     "lengths of two dimensions": (3, lambda lens: lens[:, None], "valid_lens is [3, 1]"),
-    "transposed query": (
-        0,
-        lambda query: query.transpose(1, 2).contiguous().transpose(1, 2),
-        "query.contiguous()",
+    "query with gaps": (0, lambda query: query.repeat_interleave(2, -1)[..., ::2], "is not dense"),
+    "one key for all": (
+        1,
+        lambda key: key[:1].expand_as(key),
+        "it repeats elements; copy it: key.",
     ),
-    "query with gaps": (0, lambda query: query.repeat(1, 1, 1, 2)[..., :16], "query.contiguous()"),
     "query without batch": (0, lambda query: query[0], "reshape it to [batch, length"),
     "key of another dtype": (1, lambda key: key.double(), "key.to(torch.float32)"),
     "key without positions": (1, lambda key: key[:, :0], "value is [3, 31, 1, 16]"),
@@ -354,7 +441,7 @@ def test_what_a_device_cannot_read_is_copied_where_the_caller_allows_it(
 
     *inputs, bias = tensors(CHOSEN, OTHER)
     bias = torch.empty(bias.numel() + 1)[1:].view_as(bias).copy_(bias)
-    served = registry.find(*inputs[:2], torch.float32, None, CHOSEN.mask_mode, 1.5, bias)
+    served = registry.find(*inputs[:3], torch.float32, None, CHOSEN.mask_mode, 1.5, bias)
     monkeypatch.setattr(op, "find", lambda *_: kernel)
     expected = attention(CHOSEN, *inputs, bias)
     memory = torch.empty(inputs[0].numel() + 1)

@@ -17,6 +17,12 @@ _SIZES = {
 #: Of query, key, value and output, by how many sizes they have: packed, and padded.
 _FORMS = {3: "[total, heads, head_dim]", 4: "[batch, length, heads, head_dim]"}
 
+#: May be views, whose last dimension alone is dense: parts of one projection, or transposed.
+_VIEWS = frozenset({"query", "key", "value"})
+
+#: As many elements 32 bits do not number.
+_INDEXABLE = 2**31
+
 #: Whose elements are read one by one, so that any of them may be the first.
 _READ_BY_ELEMENT = frozenset({"bias"})
 
@@ -24,7 +30,7 @@ _READ_BY_ELEMENT = frozenset({"bias"})
 def require_arguments(
     query: Any, key: Any, value: Any, valid_lens: Any, bias: Any, output: Any, lse: Any
 ) -> None:
-    """Refuse tensors that do not fit each other or are not dense.
+    """Refuse tensors that do not fit each other, or whose elements lie as no kernel reads them.
 
     Raises
     ------
@@ -90,14 +96,13 @@ def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: 
     Raises
     ------
     InvalidArgumentError
-        Unless it is what is expected, and dense.
+        Unless it is what is expected, and dense; of query, key and value a view that kernels read.
     """
-    if (
-        tensor.shape == shape
-        and tensor.dtype == dtype
-        and tensor.device == device
-        and tensor.is_contiguous()
-    ):
+    is_view = name in _VIEWS
+    is_dense = is_view or tensor.is_contiguous()
+    if tensor.shape == shape and tensor.dtype == dtype and tensor.device == device and is_dense:
+        if is_view:
+            require_views(**{name: tensor})
         return
     if tensor.shape != shape:
         usual = _FORMS[4] if name == "lse" else _FORMS.get(len(shape), _FORMS[4])
@@ -110,7 +115,7 @@ def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: 
     else:
         advice = f"copy it: {name}.contiguous()"
     given = _described(tensor.shape, tensor.dtype, tensor.device, tensor.stride())
-    expected = _described(shape, dtype, device, _dense(shape))
+    expected = _described(shape, dtype, device, tensor.stride() if is_view else _dense(shape))
     raise InvalidArgumentError(f"{name} is {given}; expected {expected}: {advice}")
 
 
@@ -179,21 +184,109 @@ def require_aligned(advice: str = "pass copy_misaligned=True, or ", /, **tensors
         Names the first.
     """
     for name, tensor in tensors.items():
-        if not _is_aligned(name, tensor):
+        if not _begins_aligned(name, tensor):
             alignment = _alignment(name, tensor)
             raise InvalidArgumentError(
                 f"{name} begins at {tensor.data_ptr() % alignment} bytes past a multiple of "
                 f"{alignment}, where no kernel for {tensor.device.type} can read it: {advice}"
                 f"copy it: {name}.clone() ({name}.contiguous() would leave it where it is)"
             )
+        if not _is_aligned(name, tensor):
+            raise InvalidArgumentError(
+                f"{name} has the strides {list(tensor.stride())}, of which some are no multiple of "
+                f"{_alignment(name, tensor)} bytes, so that no kernel for {tensor.device.type} can "
+                f"read it: {advice}copy it: {name}.contiguous()"
+            )
 
 
 def aligned(**tensors: Any) -> list[Any]:
     """The tensors, each that a kernel cannot read as a copy; None where there is none."""
-    return [each if _is_aligned(name, each) else each.clone() for name, each in tensors.items()]
+    return [
+        each if _is_aligned(name, each) else each.clone(memory_format=torch.contiguous_format)
+        for name, each in tensors.items()
+    ]
+
+
+def require_views(**tensors: Any) -> None:
+    """Refuse views that no kernel reads, wherever they begin.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Names the first.
+    """
+    for name, tensor in tensors.items():
+        if problem := _problem(tensor):
+            raise InvalidArgumentError(
+                f"{name} has the strides {list(tensor.stride())} for the shape "
+                f"{list(tensor.shape)}: {problem}; copy it: {name}.contiguous()"
+            )
+
+
+def require_apart(output: Any, lse: Any, **inputs: Any) -> None:
+    """Refuse results in the memory of inputs, which others still read while they are written.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Names the first of both.
+    """
+    for name, result in (("output", output), ("lse", lse)):
+        begin, end = _addresses(result)
+        for input_name, each in inputs.items():
+            its_begin, its_end = _addresses(each)
+            if begin < its_end and its_begin < end:
+                raise InvalidArgumentError(
+                    f"{name} shares memory with {input_name}: pass an out in memory of its own"
+                )
+
+
+def _addresses(tensor: Any) -> tuple[int, int]:
+    """Where memory begins and ends that a tensor spans."""
+    begin = tensor.data_ptr()
+    if not tensor.numel():
+        return begin, begin
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((extent - 1) * stride for extent, stride in pairs)
+    return begin, begin + (last + 1) * tensor.element_size()
+
+
+def readable(name: str, tensor: Any) -> bool:
+    """Whether kernels read a view of a query, key or value, if its memory begins where they can."""
+    return not _problem(tensor) and _is_even(name, tensor)
+
+
+def _problem(tensor: Any) -> str:
+    """Why no kernel reads a view; empty where kernels do."""
+    if tensor.is_contiguous():
+        return ""
+    pairs = list(zip(tensor.shape, tensor.stride(), strict=True))
+    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        return "its last dimension is not dense"
+    if any(extent > 1 and stride < 1 for extent, stride in pairs):
+        return "it repeats elements"
+    if sum((extent - 1) * stride for extent, stride in pairs) + 1 >= _INDEXABLE:
+        return f"it spans {_INDEXABLE} (2^31) elements or more, which kernels cannot number"
+    return ""
 
 
 def _is_aligned(name: str, tensor: Any) -> bool:
+    """Whether a tensor, and each part of it, begins where kernels can read it."""
+    return _begins_aligned(name, tensor) and (tensor is None or _is_even(name, tensor))
+
+
+def _is_even(name: str, tensor: Any) -> bool:
+    """Whether rows begin where kernels can read them, if the tensor does."""
+    if name not in _VIEWS or tensor.is_contiguous():
+        return True
+    # Rows of a dense tensor may begin at less.
+    size = tensor.element_size()
+    least = math.gcd(_alignment(name, tensor), tensor.shape[-1] * size)
+    pairs = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    return all(extent == 1 or stride * size % least == 0 for extent, stride in pairs)
+
+
+def _begins_aligned(name: str, tensor: Any) -> bool:
     return tensor is None or tensor.data_ptr() % _alignment(name, tensor) == 0
 
 

@@ -116,12 +116,15 @@ class Kernel:
         The one (batch, qo_len, kv_len) that it serves; absent where it serves all.
     symbol : str
         Its name in the library.
+    views : bool
+        Whether query, key and value may be views, whose last dimension alone is dense.
     """
 
     device: str
     spec: Spec
     shape: tuple[int, int, int] | None
     symbol: str
+    views: bool = False
 
     def __str__(self) -> str:
         where = "every shape" if self.shape is None else "batch {} x {} x {}".format(*self.shape)

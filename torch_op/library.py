@@ -123,7 +123,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _kernel(data: dict[str, Any], device: str) -> Kernel:
     shape = None if data["shape"] is None else parse_shape(data["shape"])
-    return Kernel(device, Spec.parse(data["spec"]), shape, data["symbol"])
+    views = bool(data.get("views", False))  # of which earlier versions had none
+    return Kernel(device, Spec.parse(data["spec"]), shape, data["symbol"], views)
 
 
 def _derived(data: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from .arguments import (
     refuse_gradients,
     require,
     require_aligned,
+    require_apart,
     require_arguments,
     require_lse_dtype,
     require_one_device,
@@ -76,9 +77,10 @@ def sequence_prefill(
     Parameters
     ----------
     query : torch.Tensor
-        ``[batch, qo_len, num_qo_heads, head_dim]``, contiguous.
+        ``[batch, qo_len, num_qo_heads, head_dim]``, or a view of that shape whose last dimension is
+        dense: a part of a fused projection, or transposed.
     key, value : torch.Tensor
-        ``[batch, kv_len, num_kv_heads, head_dim]``, contiguous, of the query's dtype and device.
+        ``[batch, kv_len, num_kv_heads, head_dim]``, likewise, of the query's dtype and device.
     valid_lens : torch.Tensor
         ``[batch]`` int32 on the same device.
     sm_scale : float, optional
@@ -104,15 +106,16 @@ def sequence_prefill(
         that of ``out``, when absent.
     copy_misaligned : bool
         Whether to copy tensors on a GPU that begin at no multiple of 16 bytes, as views into the
-        middle of others may; they are refused otherwise. Also of ``out``, which is computed
-        elsewhere then and copied. On a CPU any tensor will do.
+        middle of others may, or have strides of none; they are refused otherwise. Also of ``out``,
+        which is computed elsewhere then and copied. On a CPU any tensor will do.
     out : tuple[torch.Tensor, torch.Tensor], optional
         Where output and LSE go; they share no memory with the inputs.
 
     Returns
     -------
     output : torch.Tensor
-        Like ``query``; 0 in rows that keep no key, unless they are padding that stays untouched.
+        Like ``query``, dense; 0 in rows that keep no key, unless they are padding that stays
+        untouched.
     lse : torch.Tensor
         ``[batch, qo_len, num_qo_heads]``, base 2, of ``lse_dtype``; the lowest finite number in
         such rows. NaN, as the output, in rows that see NaN or Inf.
@@ -120,8 +123,8 @@ def sequence_prefill(
     Raises
     ------
     InvalidArgumentError
-        For tensors that do not fit each other, are not contiguous, or begin where no kernel can
-        read them; for a dtype that no kernel has, or another option out of its range.
+        For tensors that do not fit each other, or lie where no kernel can read them; for a dtype
+        that no kernel has, or another option out of its range.
     NoKernelError
         If no loaded library serves the call.
     NotDifferentiableError
@@ -167,7 +170,7 @@ def _compute_into(
     arguments = (query, key, value, valid_lens, *(() if bias is None else (bias,)), output, lse)
     try:
         kernel = find(
-            query, key, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias,
+            query, key, value, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias,
             given.padding_output,
         )  # fmt: skip
         if not (query.numel() and key.numel()):
@@ -178,6 +181,7 @@ def _compute_into(
     except Exception:  # a kernel checks all of its arguments; what it finds is said in our words
         require_arguments(query, key, value, valid_lens, bias, output, lse)
         require_aligned(query=query, key=key, value=value, bias=bias, output=output, lse=lse)
+        require_apart(output, lse, query=query, key=key, value=value)
         raise
 
 

@@ -13,6 +13,7 @@ from .arguments import (
     refuse_gradients,
     require,
     require_aligned,
+    require_apart,
     require_heads,
     require_lse_dtype,
     require_offsets,
@@ -61,9 +62,10 @@ def packed_prefill(
     Parameters
     ----------
     query : torch.Tensor
-        ``[total_q, num_qo_heads, head_dim]``, contiguous.
+        ``[total_q, num_qo_heads, head_dim]``, or a view of that shape whose last dimension is
+        dense: a part of a fused projection, or transposed.
     key, value : torch.Tensor
-        ``[total_kv, num_kv_heads, head_dim]``, contiguous, of the query's dtype and device.
+        ``[total_kv, num_kv_heads, head_dim]``, likewise, of the query's dtype and device.
     cu_seqlens_q, cu_seqlens_kv : torch.Tensor
         ``[batch + 1]`` int32 on the same device: where the queries and the keys of each sequence
         begin, from 0 on, and where those of the last end, at the totals. On a GPU, where nobody
@@ -90,7 +92,7 @@ def packed_prefill(
     Returns
     -------
     output : torch.Tensor
-        Like ``query``; 0 in rows that keep no key.
+        Like ``query``, dense; 0 in rows that keep no key.
     lse : torch.Tensor
         ``[total_q, num_qo_heads]``, base 2, of ``lse_dtype``; the lowest finite number in such
         rows. NaN, as the output, in rows that see NaN or Inf.
@@ -98,9 +100,9 @@ def packed_prefill(
     Raises
     ------
     InvalidArgumentError
-        For tensors that do not fit each other, are not contiguous, or begin where no kernel can
-        read them; for another option out of its range; on a CPU, for offsets that do not begin
-        with 0, decrease, or do not end with the totals.
+        For tensors that do not fit each other, or lie where no kernel can read them; for another
+        option out of its range; on a CPU, for offsets that do not begin with 0, decrease, or do not
+        end with the totals.
     NoKernelError
         If no loaded library serves the call.
     NotDifferentiableError
@@ -221,12 +223,15 @@ def _compute_into(
     def check() -> None:
         _require(query, key, value, *offsets, bias, output, lse)
         require_aligned("", query=query, key=key, value=value, bias=bias, output=output, lse=lse)
+        require_apart(output, lse, query=query, key=key, value=value)
 
     if not query.is_cuda:
         check()
         for name, each, total in zip(_LENGTHS, offsets, (len(query), len(key)), strict=True):
             require_offsets(name, each, total)
-    kernel = find(query, key, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias)
+    kernel = find(
+        query, key, value, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias
+    )
     if not (query.numel() and key.numel()):
         check()
         output.zero_()

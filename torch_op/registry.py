@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
 
+from .arguments import require_views
 from .errors import InvalidArgumentError, NoKernelError
 from .kernels import Kernel, Spec
 from .masks import is_mask_name
@@ -56,8 +57,19 @@ def register(kernel: Kernel, function: Any) -> None:
 
 def has_kernel(device: str, spec: Spec) -> bool:
     """Whether a loaded kernel serves every shape of a spec on a device type."""
+    return _for_every_shape(device, spec) is not None
+
+
+def takes_views(device: str, spec: Spec) -> bool:
+    """Whether that kernel reads views of query, key and value."""
+    kernel = _for_every_shape(device, spec)
+    return kernel is not None and kernel.views
+
+
+def _for_every_shape(device: str, spec: Spec) -> Kernel | None:
     served = _of_scale(_served.get(_key(device, spec), ()), spec.sm_scale)
-    return served is not None and None in served.kernels
+    kernel, _ = (None, None) if served is None else served.kernels.get(None, (None, None))
+    return kernel
 
 
 def _key(device: str, spec: Spec) -> _Key:
@@ -72,6 +84,7 @@ def _key(device: str, spec: Spec) -> _Key:
 def find(
     query: Any,
     key: Any,
+    value: Any,
     lse_dtype: Any,
     sm_scale: float | None,
     mask_mode: str,
@@ -86,7 +99,8 @@ def find(
     NoKernelError
         If there is none; it lists what is loaded.
     InvalidArgumentError
-        If there cannot be one: no command builds a kernel of such a dtype, mask or scale.
+        If there cannot be one: no command builds a kernel of such a dtype, mask or scale. If query,
+        key or value is a view that what serves the call does not read.
     """
     *positions, num_qo_heads, head_dim = query.shape
     kv_len, num_kv_heads, _ = key.shape[-3:]
@@ -101,9 +115,33 @@ def find(
         kernels = served.kernels
         found = kernels.get(shape) or kernels.get(None)
         if found is not None:
+            if not (query.is_contiguous() and key.is_contiguous() and value.is_contiguous()):
+                found = _of_views(found, kernels.get(None), query=query, key=key, value=value)
             return found[1]
     _require_possible(call, scale)
     raise NoKernelError(_miss(call, scale, shape))
+
+
+def _of_views(found: Any, every: Any, **tensors: Any) -> Any:
+    """A kernel that reads views: the one that was found, or else the one for every shape.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If neither does, or no kernel reads such views.
+    """
+    require_views(**tensors)
+    taking = next((each for each in (found, every) if each and each[0].views), None)
+    if taking is not None:
+        return taking
+    kernel, _ = found
+    name, view = next((name, each) for name, each in tensors.items() if not each.is_contiguous())
+    target = "cuda" if kernel.device == "cuda" else "llvm"
+    raise InvalidArgumentError(
+        f"{name} is a view, with the strides {list(view.stride())}, and what serves the call takes "
+        f"dense tensors alone ({kernel}): copy it: {name}.contiguous(), or build what serves every "
+        f"shape with this version: {kernel.spec.command('build', target)}"
+    )
 
 
 def _of_scale(candidates: Any, sm_scale: float) -> _Served | None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ..torch import Spec
-from ..torch.registry import has_kernel
+from ..torch.arguments import readable as is_readable
+from ..torch.registry import has_kernel, takes_views
 from .session import Session, count_compiled
 
 CACHED = "it decodes, or continues what is in a cache"
@@ -24,6 +25,7 @@ class Call(NamedTuple):
     factor: float
     softcap: float | None
     lse_dtype: Any
+    views: bool
 
 
 class Scores(NamedTuple):
@@ -57,20 +59,21 @@ def chosen(names: Iterable[str], query: Any, kv_heads: int, scores: Scores) -> C
                 wanted = wanted or fields
                 if _has_kernel(query.device.type, *fields):
                     lse = None if lse_dtype == dtype else torch.float32
-                    return Call(str(Spec(*fields)), name, its, factor, cap, lse)
+                    views = _takes_views(query.device.type, *fields)
+                    return Call(str(Spec(*fields)), name, its, factor, cap, lse, views)
     kind = "cuda" if query.device.type == "cuda" else "llvm"
     spec = Spec(*wanted)  # pyright: ignore[reportOptionalIterable]
     return f"no kernel is loaded for {spec}: {spec.command('build', kind)}, and pass its folder"
 
 
-def dense(session: Session, query: Any, key: Any, value: Any, factor: float) -> list[Any]:
-    """``[batch, length, heads, head_dim]`` of each, as a view where it is dense."""
-    if factor != 1:
-        query = query * factor
+def readable(session: Session, query: Any, key: Any, value: Any, call: Call) -> list[Any]:
+    """``[batch, length, heads, head_dim]`` of each; a copy, if the kernel reads no such view."""
+    if call.factor != 1:
+        query = query * call.factor
     tensors = []
     for name, each in (("query", query), ("key", key), ("value", value)):
         tensor = each.transpose(1, 2)
-        if not tensor.is_contiguous():
+        if not (is_readable(name, tensor) if call.views else tensor.is_contiguous()):
             count(session, "copied", name)
             tensor = tensor.contiguous()
         tensors.append(tensor)
@@ -126,3 +129,8 @@ def _constant(number: float) -> float:
 @torch.compiler.assume_constant_result
 def _has_kernel(device: str, *fields: Any) -> bool:
     return has_kernel(device, Spec(*fields))
+
+
+@torch.compiler.assume_constant_result
+def _takes_views(device: str, *fields: Any) -> bool:
+    return takes_views(device, Spec(*fields))

@@ -11,7 +11,7 @@ import torch
 from ..torch import packed_prefill
 from ..torch.arguments import require_offsets
 from ..torch.masks import packed_mask_name
-from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, dense
+from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, readable
 from .errors import NotServedError
 from .masks import Mask
 from .session import Session
@@ -134,7 +134,7 @@ class Packed:
     def output(self, found: PackedCall, query: Any, key: Any, value: Any, bias: Any) -> Any:
         """``[batch, length, heads, head_dim]``, by the kernel."""
         call, mask = found.call, self.mask
-        tensors = dense(self.session, query, key, value, call.factor)
+        tensors = readable(self.session, query, key, value, call)
         rows = [each.flatten(0, 1) for each in tensors]
         count(self.session, "served", call.spec)
         output, _ = packed_prefill(

@@ -10,7 +10,7 @@ import torch
 
 from ..torch import sequence_prefill
 from ..torch.masks import mask_name
-from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, dense
+from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, readable
 from .masks import FULL, LEFT, RIGHT, Mask, Padding
 from .session import Session
 from .windows import Window, equal_windows
@@ -72,7 +72,7 @@ class Padded:
     def output(self, found: PaddedCall, query: Any, key: Any, value: Any, bias: Any) -> Any:
         """``[batch, length, heads, head_dim]``, by the kernel."""
         call, mask = found.call, self.mask
-        tensors = dense(self.session, query, key, value, call.factor)
+        tensors = readable(self.session, query, key, value, call)
         count(self.session, "served", call.spec)
         output, _ = sequence_prefill(
             *tensors,

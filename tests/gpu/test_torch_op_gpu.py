@@ -208,6 +208,21 @@ def test_tensors_that_begin_anywhere_are_copied_where_the_caller_allows_it(
         assert all(map(torch.equal, results, expected))
 
 
+def test_views_are_read_where_they_are(attention: Attention) -> None:
+    """Heads among those of others, as of one projection, and heads before rows."""
+    query, key, value, *rest = attention.tensors(SHAPES[1])
+    expected = attention(query, key, value, *rest)
+    among = [torch.cat([each, each * torch.nan], 2)[:, :, : each.shape[2]] for each in (query, key)]
+    value = value.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not any(each.is_contiguous() for each in (*among, value))
+    assert all(map(torch.equal, attention(*among, value, *rest), expected))
+    wide = torch.nn.functional.pad(key, (0, 3))[..., : key.shape[-1]]  # at 6 bytes past 16
+    with pytest.raises(ValueError, match=r"key has the strides .*key\.contiguous\(\)"):
+        attention(query, wide, value, *rest)
+    found = attention(query, wide, value, *rest, copy_misaligned=True)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_copies_are_part_of_a_cuda_graph(attention: Attention) -> None:
     first, second = attention.tensors(SHAPES[1], seed=1), attention.tensors(SHAPES[1], seed=2)
     inputs = [*map(_two_bytes_in, first[:3]), *first[3:]]

@@ -94,11 +94,17 @@ def require(condition: Any, message: str) -> Any:
     return AssertStmt(condition, StringImm("ValueError"), [StringImm(message)])  # pyright: ignore[reportArgumentType]
 
 
+def address_of(buffer: Any) -> Any:
+    """Where a buffer begins, as a number, for the host."""
+    from tvm import tirx
+
+    # `reinterpret` is refused by FP8StorageLegalize, and the C library has no simpler function that
+    # takes a pointer and returns a number. No address is negative.
+    return tirx.call_extern("int64", "llabs", buffer.data)
+
+
 def _begins_at_multiple(buffer: Any, alignment: int) -> Any:
     from tvm import tirx
 
-    # A pointer as a number: `reinterpret` is refused by FP8StorageLegalize, and the C library has
-    # no simpler function that takes the one and returns the other. No address is negative.
-    address = tirx.call_extern("int64", "llabs", buffer.data)
-    rest = tirx.FloorMod(address, tirx.const(alignment, "int64"))
+    rest = tirx.FloorMod(address_of(buffer), tirx.const(alignment, "int64"))
     return tirx.EQ(rest, tirx.const(0, "int64"))

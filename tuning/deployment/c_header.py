@@ -15,7 +15,10 @@ _HEADER = """\
  * with six tensors: query, key, value, valid_lens, output, lse; with seven where `bias` is not
  * NULL: query, key, value, valid_lens, bias, output, lse. They are dense, on the device below, and
  * each begins at a multiple of PREFILL_ALIGNMENT bytes, valid_lens and bias at any of their
- * elements; a call refuses others:
+ * elements; a call refuses others. Where `views` is not 0, only the last dimension of query, key
+ * and value must be dense (parts of one projection, say, or heads before rows); their other strides
+ * are positive, multiples of PREFILL_ALIGNMENT bytes or of what rows of head_dim begin at, and each
+ * spans less than 2^31 elements. Strides are seen in 32 bits: what is beyond them is not refused.
  *   query, output   [batch, qo_len, num_qo_heads, head_dim]   dtype
  *   key, value      [batch, kv_len, num_kv_heads, head_dim]   dtype
  *   valid_lens      [batch]                                   int32
@@ -78,6 +81,8 @@ typedef struct {{
   const char* padding_output;
   /* "padded" or "packed". */
   const char* layout;
+  /* Whether query, key and value may be views. */
+  int32_t views;
 }} PrefillKernel;
 
 #define PREFILL_NUM_KERNELS {count}
@@ -91,7 +96,7 @@ static const PrefillKernel kPrefillKernels[PREFILL_NUM_KERNELS] = {{
 
 
 def c_header(
-    library: str, kind: str, requires: str, kernels: Sequence[tuple[str, str, str | None]]
+    library: str, kind: str, requires: str, kernels: Sequence[tuple[str, str, str | None, bool]]
 ) -> str:
     """Text of the header.
 
@@ -103,12 +108,13 @@ def c_header(
         Target kind.
     requires : str
         What a machine must have, in words.
-    kernels : Sequence[tuple[str, str, str | None]]
-        Symbol, spec and shape of each, in their canonical texts; no shape where any is served.
+    kernels : Sequence[tuple[str, str, str | None, bool]]
+        Symbol, spec and shape of each, in their canonical texts, no shape where any is served; and
+        whether it takes views.
     """
     backend = backend_of(kind)
     device_name, device = backend.device_type
-    dtypes = {PrefillSpec.parse(spec).dtype for _, spec, _ in kernels}
+    dtypes = {PrefillSpec.parse(spec).dtype for _, spec, _, _ in kernels}
     rows = "\n".join(_row(*kernel) for kernel in kernels)
     return _HEADER.format(
         library=library,
@@ -121,7 +127,7 @@ def c_header(
     )
 
 
-def _row(symbol: str, spec_text: str, shape_text: str | None) -> str:
+def _row(symbol: str, spec_text: str, shape_text: str | None, views: bool) -> str:
     spec = PrefillSpec.parse(spec_text)
     sizes = (0, 0, 0)
     if shape_text is not None:
@@ -134,5 +140,5 @@ def _row(symbol: str, spec_text: str, shape_text: str | None) -> str:
         f'     "{spec.mask_mode}", "{spec.dtype}", "{spec.lse_type}", {spec.num_qo_heads}, '
         f"{spec.num_kv_heads}, {spec.head_dim}, {spec.scale!r}, {', '.join(map(str, sizes))},\n"
         f'     "{spec.padding}", {left}, {right}, {spec.softcap or 0.0!r}, {bias}, '
-        f'"{spec.padding_output}", "{spec.layout}"}},'
+        f'"{spec.padding_output}", "{spec.layout}", {int(views)}}},'
     )

@@ -42,6 +42,7 @@ def sequence_prefill_with_mask(
     database: Path | str | Sequence[Path | str] | None = None,
     on_missing: str = "nearest",
     lens: str = "",
+    views: bool = False,
 ) -> Any:
     """Tuned kernels in the place of TVM's ``_attention_sequence_prefill_with_mask``.
 
@@ -72,6 +73,10 @@ def sequence_prefill_with_mask(
     lens : str
         The length distribution to choose kernels for, such as ``full`` or ``uniform``, where a
         shape was tuned on several; when absent, the kernel that loses least over all of them.
+    views : bool
+        Whether query, key and value may be views, such as parts of one projection, whose last
+        dimension alone is dense. Tensors of Relax are dense; on most targets it takes one kernel
+        more.
 
     Returns
     -------
@@ -109,14 +114,14 @@ def sequence_prefill_with_mask(
     serving = choose_serving(spec, resolved, databases, on_missing=on_missing, lens=lens)
     for note in serving.notes:
         warnings.warn(note, stacklevel=2)
-    return serving_kernel(serving, resolved)
+    return serving_kernel(serving, resolved, views=views)
 
 
-def serving_kernel(serving: Serving, target: ResolvedTarget) -> Any:
+def serving_kernel(serving: Serving, target: ResolvedTarget, *, views: bool = False) -> Any:
     """The PrimFunc that serves every shape.
 
     On the lengths that the serving names it has kernels that were scheduled on these, the batch
-    alone symbolic.
+    alone symbolic. TVM's hand-written kernel takes dense tensors, whatever ``views`` says.
 
     Raises
     ------
@@ -140,7 +145,9 @@ def serving_kernel(serving: Serving, target: ResolvedTarget) -> Any:
         for (qo_len, kv_len), tree in serving.lengths.items()
     }
     every = scheduled(serving.tree, sizes)
-    return dispatching_kernel(serving.spec, serving.tree, every, sizes, target.target, lengths)
+    return dispatching_kernel(
+        serving.spec, serving.tree, every, sizes, target.target, lengths, views=views
+    )
 
 
 def open_databases(database: Path | str | Sequence[Path | str] | None) -> Finder:

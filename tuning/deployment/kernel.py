@@ -10,6 +10,15 @@ from ..backends import backend_of
 from ..building.alignment import alignment_checks, parameter, require
 from .boundaries import SIZES, Leaf, Tree
 from .lengths import Lengths
+from .views import (
+    are_dense,
+    makes_map,
+    maps_of_views,
+    on_views,
+    reads_through_maps,
+    view_checks,
+    with_strides,
+)
 
 #: TVM's name for its own kernel.
 SYMBOL = "batch_sequence_prefill_kv_masked"
@@ -22,6 +31,8 @@ def dispatching_kernel(
     sizes: SymbolicShape | PackedShape,
     target: Any,
     lengths: Mapping[Lengths, tuple[Tree, Mapping[str, Any]]] | None = None,
+    *,
+    views: bool = False,
 ) -> Any:
     """Put scheduled kernels into one function.
 
@@ -40,6 +51,10 @@ def dispatching_kernel(
     lengths : Mapping[Lengths, tuple[Tree, Mapping[str, tvm.tirx.PrimFunc]]], optional
         By ``(qo_len, kv_len)``, what serves exactly these lengths: kernels scheduled on them and on
         the batch of ``sizes``. ``tree`` and ``kernels`` serve all others.
+    views : bool
+        Whether ``q``, ``k`` and ``v`` may be views, whose last dimension alone is dense. Where
+        kernels do not read all of them through tensor maps, views are served by one kernel more, of
+        the schedule that ``tree`` names for the largest sizes.
 
     Returns
     -------
@@ -57,19 +72,31 @@ def dispatching_kernel(
         ``tree`` asks for are means there.
 
         A call refuses tensors too large for 32-bit indices and those that begin in the middle of a
-        vector. The function needs nothing of this package to be compiled.
+        vector. One that takes views refuses those, too, whose rows begin there, that are broadcast
+        or run backwards, and results that share memory with query, key or value. The function needs
+        nothing of this package to be compiled.
     """
     from tvm import s_tir, tirx
 
     backend = backend_of(target.kind.name)
     buffers = _parameters(spec, sizes, target.kind.name)
+    if views:
+        buffers = list(map(with_strides, buffers))
     served = _served(tree, kernels, buffers, sizes)
     for (qo_len, kv_len), (own_tree, own_kernels) in (lengths or {}).items():
         equal = tirx.all(sizes.qo_len == qo_len, sizes.num_kv == kv_len)
         served = _if(equal, _served(own_tree, own_kernels, buffers, sizes), served)
+    every = [kernels, *(own_kernels for _, own_kernels in (lengths or {}).values())]
+    if views and not all(reads_through_maps(own) for each in every for own in each.values()):
+        largest = _copied(kernels[_largest(tree)], sizes)
+        on_them = on_views(
+            largest.params, _steps(largest, buffers, sizes), buffers, target.kind.name
+        )
+        served = _if(are_dense(buffers), served, on_them)
     steps = [
         *_size_checks(spec, sizes),
         *alignment_checks(buffers, target.kind.name),
+        *(view_checks(buffers, target.kind.name) if views else ()),
         # A GPU launches no grid of nothing.
         _if(tirx.all(sizes.batch > 0, sizes.qo_len > 0), backend.picked(served)),
     ]
@@ -118,6 +145,22 @@ def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape | PackedShape)
     return tirx.Select(asked[tree.size] < tree.below, less, rest)
 
 
+def _largest(tree: Tree) -> str:
+    """The kernel that a tree names for sizes without end."""
+    while not isinstance(tree, Leaf):
+        tree = tree.rest
+    return tree.kernel
+
+
+def _copied(kernel: Any, sizes: SymbolicShape | PackedShape) -> Any:
+    """A kernel on the same sizes, with definitions of its own."""
+    from tvm import s_tir, tirx
+
+    own = s_tir.renew_defs(tirx.PrimFunc([*kernel.params, *sizes.sizes], kernel.body))
+    its_sizes = own.params[len(kernel.params) :]
+    return own.specialize(dict(zip(its_sizes, sizes.sizes, strict=True)))
+
+
 def _if(condition: Any, then: Any, otherwise: Any = None) -> Any:
     """A choice of the host's; under one that threads might see differently no barrier may stand."""
     from tvm import tirx
@@ -160,28 +203,18 @@ def _with_parameters(
         tirx.DeclBuffer(own, data=whole.data)
         for own, whole in zip(kernel.params, buffers, strict=True)
     ]
-    return tirx.SeqStmt([*views, _without_maps_of_nothing(kernel.body, sizes)])
+    return tirx.SeqStmt([*views, *_steps(kernel, buffers, sizes)])
 
 
-def _without_maps_of_nothing(body: Any, sizes: SymbolicShape | PackedShape) -> Any:
-    """Make tensor maps where there are keys: CUDA makes none of no rows, and nothing reads one."""
-    from tvm import tirx
+def _steps(
+    kernel: Any, buffers: Sequence[Any], sizes: SymbolicShape | PackedShape
+) -> Sequence[Any]:
+    """The statements of a kernel; its tensor maps are of ``buffers``, where there are keys.
 
-    if not isinstance(body, tirx.SeqStmt):
-        return body
-    return tirx.SeqStmt(
-        [_if(sizes.num_kv > 0, each) if _makes_map(each) else each for each in body.seq]
-    )
-
-
-def _makes_map(stmt: Any) -> bool:
-    from tvm import tirx
-    from tvm.ir import Call, StringImm
-
-    if not (isinstance(stmt, tirx.Evaluate) and isinstance(stmt.value, Call)):
-        return False
-    name = next(iter(stmt.value.args), None)
-    return isinstance(name, StringImm) and name.value == "runtime.cuTensorMapEncodeTiled"
+    CUDA makes none of no rows, and nothing reads one.
+    """
+    steps = maps_of_views(kernel.body, buffers)
+    return [_if(sizes.num_kv > 0, each) if makes_map(each) else each for each in steps]
 
 
 def _size_checks(spec: PrefillSpec, sizes: SymbolicShape | PackedShape) -> list[Any]:

@@ -93,13 +93,15 @@ def build_kernels(
                 "symbol": symbol,
                 "spec": str(spec),
                 "shape": str(shape),
+                "views": False,
                 **described(match),
             }
         )
     for serving in servings:
         symbol = symbol_of(str(serving.spec))
-        functions[symbol] = serving_kernel(serving, target)
-        kernels.append({"symbol": symbol, "shape": None, **serving.as_data()})
+        functions[symbol] = serving_kernel(serving, target, views=True)
+        views = serving.tree is not None  # TVM's hand-written kernel takes none
+        kernels.append({"symbol": symbol, "shape": None, "views": views, **serving.as_data()})
     data = {
         "schema": _MANIFEST_SCHEMA,
         "target": json.loads(str(target.target)),
@@ -108,7 +110,9 @@ def build_kernels(
         "kernels": kernels,
     }
     named = {name: each.with_attr("global_symbol", name) for name, each in functions.items()}
-    rows = [(kernel["symbol"], kernel["spec"], kernel["shape"]) for kernel in kernels]
+    rows = [
+        (kernel["symbol"], kernel["spec"], kernel["shape"], kernel["views"]) for kernel in kernels
+    ]
     with ExitStack() as stack:
         stack.enter_context(writing(folder))
         scratch = stack.enter_context(ScratchFolder())
