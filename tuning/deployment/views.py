@@ -116,6 +116,7 @@ def on_views(
     """
     from tvm import ir, s_tir, tirx
 
+    zero = tirx.const(0, "int32")
     steps: list[Any] = []
     matched = []
     for own, whole in zip(parameters, buffers, strict=True):
@@ -128,7 +129,7 @@ def on_views(
             tirx.Var(f"{whole.name}_apart{axis}", "int32") for axis in range(len(own.shape) - 1)
         ]
         for count, stride in zip(apart, whole.strides, strict=False):
-            steps.append(tirx.Bind(count, tirx.FloorDiv(stride, vector)))
+            steps.append(tirx.Bind(count, tirx.FloorDiv(stride, tirx.const(vector, "int32"))))
         strides = [*(count * vector for count in apart), tirx.const(1, "int32")]
         # Aligned as the kernel's is, which a match must be; code goes by the parameter.
         view = tirx.decl_buffer(
@@ -136,7 +137,7 @@ def on_views(
             data_alignment=own.data_alignment,
         )  # fmt: skip
         steps.append(tirx.DeclBuffer(view, data=whole.data))
-        region = tirx.BufferRegion(view, [ir.Range(0, extent) for extent in own.shape])
+        region = tirx.BufferRegion(view, [ir.Range(zero, extent) for extent in own.shape])
         matched.append(s_tir.MatchBufferRegion(own, region))
     reads = [each.source for each in matched]
     block = s_tir.SBlock([], reads, [], "views", sequence(body), match_buffers=matched)
@@ -251,7 +252,7 @@ def _span(buffer: Any) -> Any:
 def _is_empty(buffer: Any) -> Any:
     from tvm import tirx
 
-    return tirx.any(*(tirx.EQ(each, 0) for each in buffer.shape))
+    return tirx.any(*(each <= 0 for each in buffer.shape))
 
 
 def _stride(buffer: Any, axis: int) -> Any:
