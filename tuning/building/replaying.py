@@ -51,6 +51,8 @@ def replay(
     shape: PrefillShape | SymbolicShape | PackedShape,
     variant: Variant,
     trace: Any,
+    *,
+    decisions_alone: bool = False,
 ) -> Replayed:
     """Apply a trace to the description that a design space has of a workload today.
 
@@ -58,39 +60,21 @@ def replay(
     ----------
     trace : list
         MetaSchedule's JSON.
+    decisions_alone : bool
+        Take what the trace decides and not its instructions: for one whose description had other
+        loops, of another layout.
 
     Raises
     ------
     Exception
-        Of any class, by the name that TVM's C++ gives it, if the trace does not fit.
-    """
-    scheduled = apply_trace(trace, space.describe(spec, shape, variant))
-    return Replayed(scheduled.mod, scheduled.trace)
-
-
-def replay_decisions(
-    space: DesignSpace,
-    spec: PrefillSpec,
-    shape: PrefillShape | SymbolicShape | PackedShape,
-    variant: Variant,
-    trace: Any,
-) -> Replayed:
-    """Apply the decisions alone of a trace whose description had other loops: of another layout.
-
-    Parameters
-    ----------
-    trace : list
-        MetaSchedule's JSON.
-
-    Raises
-    ------
-    ValueError
-        If the design space decides something else on the description that it has today.
-    Exception
-        As :func:`replay`.
+        Of any class, by the name that TVM's C++ gives it, if the trace does not fit; a ValueError,
+        if the design space decides something else on the description that it has today.
     """
     description = space.describe(spec, shape, variant)
-    scheduled = _with_decisions(trace, space, spec, variant, description)
+    if decisions_alone:
+        scheduled = _with_decisions(trace, space, spec, variant, description)
+    else:
+        scheduled = apply_trace(trace, description)
     return Replayed(scheduled.mod, scheduled.trace)
 
 

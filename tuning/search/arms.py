@@ -9,7 +9,7 @@ from typing import Any
 from ...database import trace_to_json
 from ...workloads import Case, PackedShape, PrefillShape
 from ...workloads.spec import measured_sizes
-from ..building.replaying import replay, replay_decisions
+from ..building.replaying import replay
 from ..spaces import SPACES, DesignSpace, Variant
 from ..target import ResolvedTarget
 from .strategies import Proposal, Strategy, make_strategy
@@ -85,9 +85,11 @@ class Arm:
         """
         spec = self.case.spec
         sizes = measured_sizes(spec, self.case.shape)
-        for way in (replay, replay_decisions):
+        for alone in (False, True):
             try:
-                found = way(self.space, spec, sizes, self.variant, trial.trace)
+                found = replay(
+                    self.space, spec, sizes, self.variant, trial.trace, decisions_alone=alone
+                )
             except Exception:  # TVM raises any Python class, by the name its C++ gives
                 continue
             return Proposal(found.module, trace_to_json(found.trace))
