@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .steps import changed, variables_of
+from .steps import bound_through, changed, variables_of
 
 
 def known_once(function: Any) -> Any:
@@ -90,10 +90,9 @@ class _Once:
         """Statements that bind a variable to what was stored in memory, which is added to some."""
         from tvm import tirx
 
-        zero = tirx.const(0, "int32")
         place = tirx.decl_buffer((1,), value.ty.dtype, var.name, scope=self.scope)
         memory.append(place)
-        return [tirx.BufferStore(place, value, [zero]), tirx.Bind(var, place[zero])]
+        return bound_through(place, value, var)
 
 
 def _has_threads(stmt: Any) -> bool:

@@ -37,7 +37,15 @@ from .outputs import written_by_warps
 from .producer import divided, spread
 from .rings import Ring, begin_rings, rings_of
 from .scopes import SCOPE
-from .steps import at, changed, in_other_terms, sequence, substituted, synchronized
+from .steps import (
+    at,
+    bound_through,
+    changed,
+    in_other_terms,
+    sequence,
+    substituted,
+    synchronized,
+)
 from .without_keys import without_keys
 
 
@@ -171,11 +179,9 @@ class _Grid:
             if isinstance(loop.extent, tirx.IntImm | tirx.Var):
                 return loop.extent, []
             name = f"{loop.loop_var.name}_extent"
-            read, memory = (
-                tirx.Var(name, "int32"),
-                tirx.decl_buffer((1,), "int32", name, scope="local"),
-            )
-            return read, [_store(memory, loop.extent, 0), tirx.Bind(read, memory[0])]
+            read = tirx.Var(name, "int32")
+            memory = tirx.decl_buffer((1,), "int32", name, scope="local")
+            return read, bound_through(memory, loop.extent, read)
 
         return [extent_of(loop) for loop in self.loops]
 
@@ -464,10 +470,8 @@ def _searched(binds: Sequence[Any]) -> list[Any]:
 
 
 def _read_once(var: Any, value: Any, buffer: Any, index: int) -> list[Any]:
-    """Bind a value that is the same for a warp; TVM repeats one that reads no buffer."""
-    from tvm import tirx
-
-    return [_store(buffer, uniform(value), index), tirx.Bind(var, buffer[index])]
+    """Bind a value that is the same for a warp."""
+    return bound_through(buffer, uniform(value), var, index)
 
 
 def _store(buffer: Any, value: Any, index: int) -> Any:

@@ -135,6 +135,14 @@ def synchronized() -> Any:
     return tirx.Evaluate(tvm_storage_sync("shared"))
 
 
+def bound_through(memory: Any, value: Any, var: Any, index: int = 0) -> list[Any]:
+    """Statements that bind a variable to what was stored in memory: TVM repeats other values."""
+    from tvm import tirx
+
+    place = [tirx.const(index, "int32")]
+    return [tirx.BufferStore(memory, value, place), tirx.Bind(var, memory[index])]
+
+
 def variables_of(buffers: Sequence[Any]) -> list[Any]:
     """The variables in the sizes of buffers, once each."""
     from tvm.tirx.analysis import undefined_vars
