@@ -28,7 +28,7 @@ from ...workloads.arrays import lengths_of
 from ...workloads.choices import CAUSAL
 from ...workloads.pairs import valid_positions, written_rows
 from .checking import Expected, expect, poisoned_results
-from .totals import timed_lens, without_room
+from .totals import as_timed, rooms, timed_lens, without_room
 
 #: Valid lengths of a batch, hashable.
 Lens = tuple[int, ...]
@@ -199,7 +199,7 @@ def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed
         kernel(*(arguments if room else without_room(arguments, inputs.offsets or ())))
         return expected.error(*(each.numpy() for each in results))
 
-    return max(error(room=room) for room in ((True, False) if spec.is_packed else (True,)))
+    return max(error(room=room) for room in rooms(spec))
 
 
 @lru_cache(maxsize=16)
@@ -254,12 +254,13 @@ def _bound(
     results = _results(spec, shape)
     lengths = [lengths_of(spec, shape, np.asarray(lens)) for lens in batches]
     bias = others[len(lengths[0]) :]
-    calls = []
-    for each in lengths:
-        arguments = query, key, value, *map(tensor, each), *bias, *results
-        calls.append(
-            partial(kernel, *(without_room(arguments, each) if spec.is_packed else arguments))
+    calls = [
+        partial(
+            kernel,
+            *as_timed(spec, (query, key, value, *map(tensor, each), *bias, *results), each),
         )
+        for each in lengths
+    ]
     calls[0]()
     return calls
 

@@ -33,7 +33,7 @@ from ..errors import KernelFaultError
 from .checking import Expected, expect, poisoned_results, result_rows
 from .cpu import Batches, Lens, Measurement
 from .cuda_timing import LaunchGraph
-from .totals import timed_lens, without_room
+from .totals import as_timed, rooms, timed_lens, without_room
 
 _REPEATS = 5
 _REPEAT_SECONDS = 5e-3
@@ -144,7 +144,7 @@ def _error(kernel: Any, spec: PrefillSpec, shape: PrefillShape, lens: Lens, seed
             output, lse = _downloaded(spec, shape, results)
         return expected.error(output, lse)
 
-    return max(error(room=room) for room in ((True, False) if spec.is_packed else (True,)))
+    return max(error(room=room) for room in rooms(spec))
 
 
 def _bound(
@@ -156,13 +156,13 @@ def _bound(
     results, _ = _results(spec, shape)
     lengths = [lengths_of(spec, shape, np.asarray(lens)) for lens in batches]
     bias = others[len(lengths[0]) :]
-    calls = []
-    for each in lengths:
-        arguments = query, key, value, *map(_upload, each), *bias, *results
-        calls.append(
-            partial(kernel, *(without_room(arguments, each) if spec.is_packed else arguments))
+    return [
+        partial(
+            kernel,
+            *as_timed(spec, (query, key, value, *map(_upload, each), *bias, *results), each),
         )
-    return calls
+        for each in lengths
+    ]
 
 
 @lru_cache(maxsize=16)

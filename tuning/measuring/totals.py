@@ -22,6 +22,18 @@ def timed_lens(
     return (max(shape.qo_len, shape.num_kv),) * shape.batch
 
 
+def rooms(spec: PrefillSpec) -> tuple[bool, ...]:
+    """Whether tensors of a check have room: of packed sequences, once they do and once not."""
+    return (True, False) if spec.is_packed else (True,)
+
+
+def as_timed(
+    spec: PrefillSpec, arguments: Sequence[Any], lengths: Sequence[np.ndarray]
+) -> tuple[Any, ...]:
+    """What a kernel takes that is timed: of packed sequences, nothing behind the last one."""
+    return without_room(arguments, lengths) if spec.is_packed else tuple(arguments)
+
+
 def without_room(arguments: Sequence[Any], lengths: Sequence[np.ndarray]) -> tuple[Any, ...]:
     """What a kernel of packed sequences takes, without what lies behind the last one.
 
