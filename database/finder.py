@@ -374,7 +374,16 @@ def accept_farther(tier: Tier) -> str:
     "accept the tier 'family' (--accept family)"
     """
     tier = max(tier, Tier.FAMILY)
-    return f"accept the tier '{tier}' (--accept {str(tier).replace(' ', '-')})"
+    return f"accept the tier '{tier}' ({accept_option(tier)})"
+
+
+def accept_option(tier: Tier) -> str:
+    """The option of commands that accepts a tier.
+
+    >>> accept_option(Tier.OTHER_TARGET)
+    '--accept other-target'
+    """
+    return f"--accept {str(tier).replace(' ', '-')}"
 
 
 def specs_in_words(near: Sequence[PrefillSpec]) -> str:

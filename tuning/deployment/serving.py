@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...database import Finder, Match, NoRecordError, TargetKey, Tier, committed_root
-from ...database.finder import specs_in_words
+from ...database.finder import accept_option, specs_in_words
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError, parse_lengths
 from ...workloads.baseline import nearest_with_baseline
 from ..backends import backend_of
@@ -385,8 +385,8 @@ def _farther(
             keys = databases.targets(target.key, tier)
             found = [str(key) for key in keys if _has_candidates(databases, key, spec)]
             if found:
-                option = f"--accept {str(tier).replace(' ', '-')}"
-                return f"take those of {', '.join(found)} with on_missing='nearest' ({option})"
+                names, option = ", ".join(found), accept_option(tier)
+                return f"take those of {names} with on_missing='nearest' ({option})"
     return None
 
 
