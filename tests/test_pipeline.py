@@ -23,6 +23,8 @@ from prefilltune.tuning.pipeline import (
     MIN_BLOCKS,
     OVERLAP,
     PEEL,
+    TILES,
+    TRIM,
     pipeline,
 )
 from prefilltune.tuning.pipeline.steps import changed
@@ -125,6 +127,43 @@ def test_a_partial_last_step_is_written_out(size: int, extents: set[int]) -> Non
     result = tvm.runtime.tensor(np.zeros(12, "int32"))
     tvm.compile(module, target="llvm")["main"](tvm.runtime.tensor(source), result)
     np.testing.assert_array_equal(result.numpy(), 2 * source)
+
+
+@T.prim_func(s_tir=True)
+def _visits(columns: T.Buffer((1,), "int32"), result: T.Buffer((3, 8), "int32")):  # pyright: ignore
+    T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+    count: T.let[T.int32] = columns[0]
+    for t in range((count + 7) // 8):
+        for i in range(8):
+            with T.sblock("visit"):
+                vt, vi = T.axis.remap("SS", [t, i])
+                result[vt, vi] = 1
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize("taken", [1, 3, 8])
+def test_loops_end_with_the_columns(taken: int, multiple: int) -> None:
+    schedule = Schedule(tvm.IRModule({"main": _visits}))
+    tiles, column = schedule.get_loops("visit")
+    steps, _ = schedule.split(column, [None, taken])
+    schedule.annotate(tiles, TILES, multiple)
+    schedule.annotate(steps, TRIM, taken)
+    schedule.annotate(steps, PEEL, 1)
+    kernel = tvm.compile(pipeline(schedule.mod), target="llvm")["main"]
+    for columns in range(25):
+        result = tvm.runtime.tensor(np.zeros((3, 8), "int32"))
+        kernel(tvm.runtime.tensor(np.array([columns], "int32")), result)
+        whole, left = divmod(columns, 8)
+        asked = -(-left // multiple) * multiple
+        visited = whole * 8 + min(-(-asked // taken) * taken, 8)
+        np.testing.assert_array_equal(result.numpy().ravel(), np.arange(24) < visited)
+
+
+def test_columns_that_no_loop_tells_are_refused() -> None:
+    schedule = Schedule(tvm.IRModule({"main": _doubled}))
+    schedule.annotate(schedule.get_loops("double")[0], TILES, 4)
+    with pytest.raises(PipelineError, match="of which columns can be told"):
+        pipeline(schedule.mod)
 
 
 _TRUE = tirx.const(True, "bool")

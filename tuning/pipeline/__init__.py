@@ -12,6 +12,8 @@ from .annotations import (
     PEEL,
     PERSISTENT,
     PRODUCER,
+    TILES,
+    TRIM,
 )
 from .longest_first import RANKING_BYTES
 from .rewriting import pipeline
@@ -31,5 +33,7 @@ __all__ = [
     "PERSISTENT",
     "PRODUCER",
     "RANKING_BYTES",
+    "TILES",
+    "TRIM",
     "pipeline",
 ]

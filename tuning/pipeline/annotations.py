@@ -40,6 +40,13 @@ ALTERNATE = "prefill.alternate"
 #: Annotation of a loop whose last step does less than the others: it is written out behind them.
 PEEL = "prefill.peel"
 
+#: Annotation of a loop over tiles of columns: those within with :data:`TRIM` end with the columns,
+#: rounded up to a multiple of the value.
+TILES = "prefill.tiles"
+
+#: Annotation of a loop over the columns of a tile, from the first one: how many a step takes.
+TRIM = "prefill.trim"
+
 #: TVM's attribute of a kernel that bounds registers.
 LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
 
@@ -56,4 +63,6 @@ ALL = (
     PRODUCER,
     ALTERNATE,
     PEEL,
+    TILES,
+    TRIM,
 )

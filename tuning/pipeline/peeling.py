@@ -28,6 +28,10 @@ def peeled(stmt: Any) -> Any:
     if whole == int(extent):
         return loop
     last = at(stmt, [stmt.body], begin + whole, own=_registers(stmt))
+    if kept:  # it is a step of the loop in all else that is said of it
+        step = tirx.Var(stmt.loop_var.name, "int32")
+        one = tirx.const(1, "int32")
+        last = tirx.For(step, begin + whole, one, stmt.kind, last, None, kept)
     return tirx.SeqStmt([loop, last]) if whole else last
 
 

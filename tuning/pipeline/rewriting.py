@@ -34,6 +34,7 @@ from .persistent import persistent
 from .rings import Ring
 from .scopes import scoped
 from .steps import changed, joined
+from .trimming import trimmed
 
 
 def pipeline(module: Any) -> Any:
@@ -52,6 +53,7 @@ def pipeline(module: Any) -> Any:
     reads is overwritten.
 
     Of a loop with :data:`PEEL` the last step is written out behind it, if it does less than others.
+    Loops with :data:`TRIM` end with the columns of the tile that one with :data:`TILES` is at.
 
     What is computed stays the same; a module without annotations is returned as it is.
 
@@ -72,6 +74,7 @@ def pipeline(module: Any) -> Any:
         body = changed(body, partial(_pipelined, rings=rings))
         body = changed(body, left_early)
         body = changed(body, peeled)
+        body = changed(body, trimmed)
         changed(body, _refuse_annotated)
         # A persistent grid needs all registers that it has: of what it would load, some is spilled.
         if not _holds(whole.body, PERSISTENT):

@@ -7,7 +7,8 @@ query tile is transposed once; keys and values are read as they lie, or copied t
 
 Both GEMMs work on register tiles of a few vectors by a few broadcast elements, as large as the
 registers of the target hold: with 16 of 8 lanes, 16 rows by 6 keys, then 6 rows by 16 elements.
-What such tiles leave of 64 keys is a tile of its own.
+What such tiles leave of 64 keys is a tile of its own. All loops over keys end with those that there
+are, whether a sequence or a mask ends within the tile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, Tiles
 from ..derivation import online_attention
-from ..pipeline import PEEL
+from ..pipeline import PEEL, TILES, TRIM
 from ..target import ResolvedTarget, vector_lanes, vector_registers
 from .space import DesignSpace, Variant, one_schedule, reaches
 
@@ -34,6 +35,8 @@ _REGISTER_TILES = {
     16: {2: (6, 4), 3: (4, 2), 1: (8, 4)},
     32: {4: (4, 6), 2: (8, 12), 3: (8, 4), 1: (16, 8)},
 }
+# Of how many keys the second GEMM's code is written out at the most; tiles end at a multiple.
+_SUMMED = 4
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ def schedule(sch: Any, *, packed: bool, vectors: Vectors | None = AVX2) -> None:
     """
     sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock("attention"))))
     _rows_into_lanes(sch)
+    if vectors:
+        sch.annotate(sch.get_loops(sch.get_sblock("score_tile"))[-1], TILES, _SUMMED)
     _load_tiles(sch, vectors, packed=packed)
     dot_reduction = _tile_score_gemm(sch, vectors)
     reductions = _vectorize_softmax(sch, vectors)
@@ -153,6 +158,8 @@ def schedule(sch: Any, *, packed: bool, vectors: Vectors | None = AVX2) -> None:
         _vectorize(sch, sch.get_loops(sch.get_sblock(name))[-1], vectors)
     # Last, because compute_at refuses reductions that are already decomposed.
     for block, loop in reductions:
+        if vectors:
+            sch.annotate(loop, TRIM, 1)
         vector, lane = sch.get_loops(sch.decompose_reduction(block, loop))[-2:]
         sch.unroll(vector)
         sch.vectorize(lane)
@@ -176,6 +183,8 @@ def _load_tiles(sch: Any, vectors: Vectors | None, *, packed: bool) -> None:
     for name in ("k_rows", "v_rows"):
         block = sch.get_sblock(name)
         if packed:
+            if vectors:
+                sch.annotate(sch.get_loops(block)[-2], TRIM, 1)
             _vectorize(sch, sch.get_loops(block)[-1], vectors)
         else:
             sch.compute_inline(block)
@@ -186,7 +195,9 @@ def _tile_score_gemm(sch: Any, vectors: Vectors | None) -> Any:
     row, column = sch.get_loops(sch.get_sblock("scores"))[-2:]
     if vectors:
         row_tile, row_vector, lane, width = _in_wide_tiles(sch, row, vectors)
-        column_tile, column_in_tile = _in_high_tiles(sch, column, vectors.heights(width))
+        column_tile, column_in_tile = _in_high_tiles(
+            sch, column, vectors.heights(width), columns=True
+        )
     else:
         column_tile, column_in_tile = _sampled(sch, column, 16)
         row_tile, row_vector, lane = sch.split(row, factors=[1, 1, None])
@@ -214,6 +225,8 @@ def _vectorize_softmax(sch: Any, vectors: Vectors | None) -> list[tuple[Any, Any
         sch.reorder(column, row)
         if name == "weights":
             _leave_to_llvm(sch, row)
+            if vectors:
+                sch.annotate(column, TRIM, 1)
         else:
             _vectorize(sch, row, vectors)
             reductions.append((block, column))
@@ -235,7 +248,7 @@ def _tile_value_gemm(sch: Any, vectors: Vectors | None) -> Any:
     sch.compute_at(out, element_tile, preserve_unit_loops=True)
     sch.set_scope(out, 0, "local")
     out_row, out_element, reduction = sch.get_loops(out)[-3:]
-    reduction_step, reduction_in_step = _unrolled(sch, reduction, 4, vectors)
+    reduction_step, reduction_in_step = _unrolled(sch, reduction, _SUMMED, vectors, columns=True)
     out_vector, out_lane = _in_vectors(sch, out_element, vectors)
     sch.reorder(reduction_step, reduction_in_step, out_row, out_vector, out_lane)
     for loop in (reduction_in_step, out_row, out_vector, row_in_tile, element_vector):
@@ -253,20 +266,31 @@ def _in_wide_tiles(sch: Any, loop: Any, vectors: Vectors) -> tuple[Any, Any, Any
     return tile, in_tile, lane, width
 
 
-def _in_high_tiles(sch: Any, loop: Any, heights: Sequence[int]) -> list[Any]:
+def _in_high_tiles(
+    sch: Any, loop: Any, heights: Sequence[int], *, columns: bool = False
+) -> list[Any]:
     """``loop`` in tiles of one of the heights, the last of what is left."""
-    tile, in_tile = sch.split(loop, factors=[None, _chosen(sch, heights)])
+    height = _chosen(sch, heights)
+    tile, in_tile = sch.split(loop, factors=[None, height])
     sch.annotate(tile, PEEL, 1)
+    if columns:
+        sch.annotate(tile, TRIM, height)
     return [tile, in_tile]
 
 
-def _unrolled(sch: Any, loop: Any, most: int, vectors: Vectors | None) -> list[Any]:
+def _unrolled(
+    sch: Any, loop: Any, most: int, vectors: Vectors | None, *, columns: bool = False
+) -> list[Any]:
     """``loop`` in two, the inner one, of which code is written out, no longer than ``most``."""
     if vectors is None:
         return _sampled(sch, loop, most)
     extent = int(sch.get(loop).extent)
     lengths = dict.fromkeys(math.gcd(extent, each) for each in (most, most // 2))
-    return sch.split(loop, factors=[None, _chosen(sch, [*lengths])])
+    length = _chosen(sch, [*lengths])
+    step, in_step = sch.split(loop, factors=[None, length])
+    if columns:
+        sch.annotate(step, TRIM, length)
+    return [step, in_step]
 
 
 def _chosen(sch: Any, candidates: Sequence[int]) -> Any:
