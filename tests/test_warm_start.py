@@ -98,6 +98,20 @@ def test_what_padded_records_decided_begins_a_packed_search(
     assert mine == theirs
 
 
+def test_packed_sequences_learn_from_padding_on_either_side(tmp_path: Path) -> None:
+    """Their own side says nothing: decoders' records are padded on the left."""
+    left, right = (
+        PrefillSpec(8, 4, 64, padding=side, window=(None, 0)) for side in ("left", "right")
+    )
+    shape = "b4_q128_kv128"
+    records = [(str(left), shape, "full"), (str(right), shape, "uniform")]
+    packed = Case(replace(right, layout="packed"), PrefillShape(4, 128), parse_lengths("full"))
+    assert _tiles(tmp_path / "packed", packed, records) == [0, 1]
+    assert _tiles(tmp_path / "padded", replace(packed, spec=right), records) == [1]
+    of_packed = [(str(packed.spec), shape, "full")]
+    assert _tiles(tmp_path / "left", replace(packed, spec=left), of_packed) == [0]
+
+
 def test_another_dtype_of_the_same_width_is_near(tmp_path: Path, target: ResolvedTarget) -> None:
     case = Case(PrefillSpec(8, 4, 64, "bfloat16"), PrefillShape(4, 128), parse_lengths("full"))
     records = [

@@ -77,14 +77,20 @@ def _is_same(entry: Entry, case: Case) -> bool:
 def _form(spec: PrefillSpec) -> tuple[object, ...]:
     """What descriptions are built of, whatever the numbers: traces fit where it is the same."""
     ends = tuple(end is None for end in spec.window)
-    return spec.padding, ends, spec.softcap is None, spec.bias
+    return ends, spec.softcap is None, spec.bias
+
+
+def _is_alike(spec: PrefillSpec, other: PrefillSpec) -> bool:
+    """Whether one can learn from another; packed sequences, from those padded on either side."""
+    same_side = spec.padding == other.padding or spec.is_packed or other.is_packed
+    return same_side and _form(spec) == _form(other)
 
 
 def _distance(entry: Entry, case: Case) -> float | None:
     """How near the workload of a record is; ``None`` if nothing can be learnt from it."""
     spec, other = PrefillSpec.parse(entry.provenance.spec), case.spec
     same_width = spec.dtype == other.dtype or "float32" not in (spec.dtype, other.dtype)
-    if spec.head_dim != other.head_dim or _form(spec) != _form(other) or not same_width:
+    if spec.head_dim != other.head_dim or not _is_alike(spec, other) or not same_width:
         return None
     shapes = shape_distance(PrefillShape.parse(entry.provenance.shape), case.shape)
     heads = abs(math.log2(spec.num_qo_heads / other.num_qo_heads))
