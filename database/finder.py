@@ -188,9 +188,10 @@ class Finder:
         -------
         Match
             The nearest tier first, of portable records those of the best level, then the smallest
-            :func:`shape_distance` (to nine digits, the same on every machine), then ``lens``, then
-            ``full``, since times of different lengths do not compare, then the first of
-            :func:`nearly_fastest`; of one record in several databases, the faster, then that of the
+            :func:`shape_distance` (to nine digits, the same on every machine), then what was timed
+            for the spec itself, then ``lens``, then ``full``, since times of different lengths do
+            not compare, then the first of :func:`nearly_fastest`; of one record in several
+            databases, the faster, then that of the
             earlier root.
 
         Raises
@@ -406,11 +407,12 @@ class _Pool:
     store: RecordStore
 
     level: int
+    stands_in: bool
 
     @property
-    def rank(self) -> tuple[Tier, int, float]:
+    def rank(self) -> tuple[Tier, int, float, bool]:
         """The nearest first; digits that depend on a machine's ``log2`` left out."""
-        return self.tier, self.level, round(self.distance, 9)
+        return self.tier, self.level, round(self.distance, 9), self.stands_in
 
 
 @dataclass(frozen=True)
@@ -422,22 +424,31 @@ class _Query:
 
     def pools(self, stores: Iterable[tuple[Path, RecordStore]]) -> Iterator[_Pool]:
         for root, store in stores:
-            for text, heads in _heads(store, self.spec).items():
+            own, others = _own_and_others(store, self.spec)
+            for text, heads in {**others, **own}.items():
                 if self.spaces is not None:
                     heads = [head for head in heads if head.space in self.spaces]
                 if heads:
                     distance = shape_distance(self.shape, PrefillShape.parse(text))
                     tier = tier_for(self.key, store.key, distance)
                     level = _level(self.key, store.key)
-                    yield _Pool(tier, distance, text, heads, root, store, level)
+                    yield _Pool(tier, distance, text, heads, root, store, level, text not in own)
 
 
 def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
+    """Records that serve a spec, by shape."""
+    own, others = _own_and_others(store, spec)
+    return {**others, **own}
+
+
+def _own_and_others(
+    store: RecordStore, spec: PrefillSpec
+) -> tuple[dict[str, list[Head]], dict[str, list[Head]]]:
     """Records by shape, of whatever LSE: a trace knows nothing of its dtype.
 
     Nor does one know whether padding is written, and its decisions are good for packed sequences
-    too; but times know both, so that records which differ in that stand for a shape that has no
-    others.
+    too; but times know both, so that records which differ in that, the second, stand for a shape
+    that has no others.
     """
     own: dict[str, list[Head]] = {}
     others: dict[str, list[Head]] = {}
@@ -446,7 +457,7 @@ def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
         found = own if alike else others
         for text, heads in store.heads(str(each)).items():
             found.setdefault(text, []).extend(heads)
-    return {**others, **own}
+    return own, others
 
 
 def _level(asked: TargetKey, found: TargetKey) -> int:

@@ -153,6 +153,21 @@ def test_of_several_databases_the_one_with_full_lengths_serves(tmp_path):
     assert (match.entry, match.root) == (full, tmp_path / "committed")
 
 
+def test_what_stands_in_comes_behind_also_from_another_database(tmp_path):
+    """Times of padded tensors, or without padding written, say nothing beside times of the spec."""
+    packed = replace(SPEC, layout="packed")
+    own, other = tmp_path / "own", tmp_path / "other"
+    mine = small_entry(1, secs=9.0, spec=str(packed), lens="uniform")
+    filled(own, [mine], KEY)
+    filled(other, [small_entry(2, secs=1.0)], KEY)
+    for roots in ([own, other], [other, own]):
+        assert lookup(roots, KEY, packed, SHAPE).entry == mine
+        assert lookup(roots, KEY, SPEC, SHAPE).entry == small_entry(2, secs=1.0)
+    untouched = replace(SPEC, padding_output="untouched")
+    filled(own, [small_entry(3, secs=9.0, spec=str(untouched))], KEY)
+    assert lookup([own, other], KEY, untouched, SHAPE).entry.record_id != small_entry(2).record_id
+
+
 def test_a_damaged_record_leaves_its_place_to_the_next(tmp_path):
     full, mixed = small_entry(0, secs=2e-3), small_entry(1, secs=1e-3, lens="uniform")
     folder = filled(tmp_path, [full, mixed]).folder
