@@ -7,20 +7,21 @@ Models of the real sizes with random weights, on batches whose lengths come from
     python benchmarks/embedders.py --layers 2 --shape 4x128          # on a CPU, in minutes
 
 Libraries are built before, of each model in the dtype at hand, into folders of their own in
-``libraries/``; without ``--library``, of the records that there are. Results are checked against
-SDPA's where there is no padding. Contestants are SDPA and our kernels on padded batches; on the
-same sequences packed, our kernels and FlashAttention-3, where its package is installed. They take
-turns, batch by batch. Of those that cannot take part, the output says why.
+``libraries/``; without ``--library``, of the records that there are, those of ``--records`` among
+them. Results are checked against SDPA's where there is no padding. Contestants are SDPA and our
+kernels on padded batches; on the same sequences packed, our kernels and FlashAttention-3, where its
+package is installed. They take turns, batch by batch. Of those that cannot take part, the output
+says why.
 
-``--output`` is written whenever a model was measured on a shape; ``--minutes`` ends with what there
-is by then.
+``--output`` is written whenever a model was measured on a shape with lengths of one distribution;
+``--minutes`` ends with what there is by then.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import importlib
+import itertools
 import json
 import math
 import os
@@ -28,8 +29,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ import transformers
 import prefilltune.transformers as prefill
 from prefilltune.database.provenance import running_tvm_version
 from prefilltune.tuning.backends import backend_of
-from prefilltune.workloads import PrefillShape, parse_lengths
+from prefilltune.tuning.comparing.peers.flash_attention_3 import forward_for
+from prefilltune.workloads import PrefillShape, PrefillSpec, parse_lengths
+from prefilltune.workloads.choices import CAUSAL
 
-FLASH_ATTENTION_3 = "fa3_fwd_interface"
 WARM_UP = 3
 BATCHES = 8  # of different lengths, one after the other
 
@@ -55,10 +56,11 @@ class Embedder:
     sizes: dict[str, Any]
     padding: str
 
-    def make(self, layers: int | None) -> Any:
+    def make(self, layers: int | None, device: str) -> Any:
         sizes = self.sizes if layers is None else {**self.sizes, "num_hidden_layers": layers}
         torch.manual_seed(0)
-        return self.model(self.config(**sizes))
+        with torch.device(device):
+            return self.model(self.config(**sizes))
 
 
 EMBEDDERS = {
@@ -133,23 +135,38 @@ def flash_attention_3(
     sliding_window: int | None = None, **more: Any,
 ) -> tuple[Any, None]:  # fmt: skip
     """Attention of packed sequences, as transformers calls it."""
-    forward = importlib.import_module(FLASH_ATTENTION_3)._flash_attn_forward
-    tensors = (each.transpose(1, 2)[0].contiguous() for each in (query, key, value))
-    options: dict[str, Any] = {"softmax_scale": scaling}
-    if sliding_window is None:
-        options["causal"] = module.is_causal
-    else:
-        reach = sliding_window - 1
-        ends = {"window_size_left": reach, "window_size_right": 0 if module.is_causal else reach}
-        options |= ends
+    rows = [each.transpose(1, 2)[0] for each in (query, key, value)]
+    reach = None if sliding_window is None else sliding_window - 1
+    dtype = str(query.dtype).removeprefix("torch.")
+    sizes = query.shape[1], key.shape[1], query.shape[3], dtype
+    forward = fa3_forward(*sizes, window=(reach, 0 if module.is_causal else reach))
     offsets = {"cu_seqlens_q": more["cu_seq_lens_q"], "cu_seqlens_k": more["cu_seq_lens_k"]}
     longest = {"max_seqlen_q": more["max_length_q"], "max_seqlen_k": more["max_length_k"]}
-    output, *_ = forward(*tensors, **offsets, **longest, **options)
+    output, *_ = forward(*rows, **offsets, **longest, softmax_scale=scaling)
     return output[None], None
 
 
+@cache
+def fa3_forward(
+    heads: int, kv_heads: int, head_dim: int, dtype: str, window: tuple[int | None, int | None]
+) -> Callable[..., Any]:
+    """Of the build of FlashAttention-3 that has a kernel for it, with the window said."""
+    spec = PrefillSpec(heads, kv_heads, head_dim, dtype, layout="packed", window=window)
+    forward = forward_for(spec)
+    if window == CAUSAL:
+        return partial(forward, causal=True)
+    left, right = (-1 if end is None else end for end in window)
+    return partial(forward, window_size_left=left, window_size_right=right)
+
+
 def replayed(forwards: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
-    """Each forward pass as a CUDA graph."""
+    """Each forward pass as a CUDA graph.
+
+    Raises
+    ------
+    RuntimeError
+        If something cannot be captured.
+    """
     graphs, pool = [], torch.cuda.graph_pool_handle()
     for forward in forwards:
         with torch.cuda.stream(torch.cuda.Stream()):
@@ -228,14 +245,13 @@ def prepared(
     """Let it compute a model's attentions; or why it cannot."""
     if contestant.attention == prefill.NAME:
         settings = {"padding": embedder.padding, "accept": options.accept, "strict": True}
+        settings |= {"records": options.records, "layout": contestant.layout}
         try:
-            return prefill.enable(model, options.library, layout=contestant.layout, **settings)
+            return prefill.enable(model, options.library, **settings)
         except prefill.NotBuiltError as error:
             return str(error)
-    if contestant.name == "fa3_packed" and not (
-        torch.cuda.is_available() and find_spec(FLASH_ATTENTION_3) is not None
-    ):
-        return f"there is no {FLASH_ATTENTION_3}, or no GPU"
+    if contestant.name == "fa3_packed" and not torch.cuda.is_available():
+        return "it is for a GPU"
     model.set_attn_implementation(contestant.attention)
     return prefill.Report()
 
@@ -246,12 +262,12 @@ def sharing_weights(model: Any) -> Any:
 
 
 def compared(
-    name: str, shape: PrefillShape, options: argparse.Namespace, device: str, end: float
+    name: str, shape: PrefillShape, lens: str, options: argparse.Namespace, device: str, end: float
 ) -> dict[str, Any]:
     """One model on one shape; contestants that are not ready by ``end`` take no part."""
     embedder = EMBEDDERS[name]
-    whole = embedder.make(options.layers).to(device, getattr(torch, options.dtype)).eval()
-    inputs = batches(embedder, shape, options.lens, whole.config.vocab_size, device)
+    whole = embedder.make(options.layers, device).to(getattr(torch, options.dtype)).eval()
+    inputs = batches(embedder, shape, lens, whole.config.vocab_size, device)
     valid = [batch["attention_mask"].bool() for batch in inputs]
     found: dict[str, Any] = {}
     passes: dict[str, list[Callable[[], Any]]] = {}
@@ -272,7 +288,7 @@ def compared(
             else:
                 forwards = [partial(padded, model, batch) for batch in inputs]
                 results = [forward()[mask] for forward, mask in zip(forwards, valid, strict=True)]
-        except RuntimeError as error:  # such as a window, where it was built without
+        except (LookupError, RuntimeError) as error:  # such as a window, where none was built
             found[contestant.name] = {"absent": f"it fails: {error}"}
             continue
         expected = expected or results
@@ -283,14 +299,20 @@ def compared(
         }
         passes[contestant.name] = forwards
     seconds = min(options.seconds, max(end - time.monotonic(), 0) / max(len(passes), 1))
-    ways = {"eager": passes}
+    ways: dict[str, Passes] = {"eager": passes}
     if device == "cuda":
-        ways["graph"] = {name: replayed(forwards) for name, forwards in passes.items()}
+        graphs = ways["graph"] = {}
+        for contestant_name, forwards in passes.items():
+            try:
+                graphs[contestant_name] = replayed(forwards)
+            except RuntimeError as error:
+                found[contestant_name]["graph"] = {"absent": f"it cannot be captured: {error}"}
     for way, its in ways.items():
         for contestant_name, timed in measured(its, seconds, shape.batch).items():
             found[contestant_name][way] = timed
     share = float(torch.stack(valid).float().mean())
-    return {"model": name, "shape": str(shape), "valid": round(share, 3), **found}
+    case = {"model": name, "shape": str(shape), "lens": parse_lengths(lens).text}
+    return {**case, "valid": round(share, 3), **found}
 
 
 def main() -> None:
@@ -298,9 +320,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", action="append", choices=EMBEDDERS, help="all when absent")
     parser.add_argument("--shape", action="append", help="BATCHxLENGTH, the longest")
-    parser.add_argument("--lens", default="uniform:0.125-1", help="as `prefilltune tune --lens`")
+    parser.add_argument("--lens", action="append", help="as `prefilltune tune --lens`")
     parser.add_argument("--dtype", default="bfloat16" if on_gpu else "float32")
     parser.add_argument("--library", action="append", help="folders of `prefilltune build`")
+    parser.add_argument("--records", type=Path, help="a database besides the committed records")
     parser.add_argument("--accept", default="nearest", help="whose records, without --library")
     parser.add_argument("--layers", type=int, help="fewer than the model has")
     parser.add_argument("--seconds", type=float, default=5, help="for each measurement")
@@ -310,6 +333,7 @@ def main() -> None:
     device = "cuda" if on_gpu else "cpu"
     usual = ["32x128", "32x512", "128x512"] if on_gpu else ["4x128", "8x512"]
     shapes = [PrefillShape.parse(each) for each in options.shape or usual]
+    distributions = options.lens or ["uniform:0.125-1"]
     # Without a mask function of its own: models make no mask then.
     transformers.AttentionInterface.register("fa3_packed", flash_attention_3)
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
@@ -321,19 +345,18 @@ def main() -> None:
         "transformers": transformers.__version__,
         "tvm": running_tvm_version(),
         "dtype": options.dtype,
-        "lens": parse_lengths(options.lens).text,
         "layers": options.layers,
         "load_average": os.getloadavg()[0],
         "models": found,
     }
+    cases = itertools.product(options.model or EMBEDDERS, shapes, distributions)
     with torch.inference_mode():
-        for name in options.model or EMBEDDERS:
-            for shape in shapes:
-                if time.monotonic() > end:
-                    break
-                found.append(compared(name, shape, options, device, end))
-                if options.output is not None:
-                    options.output.write_text(json.dumps(described, indent=2) + "\n")
+        for name, shape, lens in cases:
+            if time.monotonic() > end:
+                break
+            found.append(compared(name, shape, lens, options, device, end))
+            if options.output is not None:
+                options.output.write_text(json.dumps(described, indent=2) + "\n")
     print(json.dumps(described, indent=2))
 
 

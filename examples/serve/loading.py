@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -118,7 +119,7 @@ def make_random(name: str, limit: int | None, truncate: bool) -> Loaded:
         )
     sizes = SIZES[name]
     torch.manual_seed(0)
-    model = AutoModel.from_config(sizes.config)
+    model = AutoModel.from_config(copy.deepcopy(sizes.config))  # which a model then has as its own
     longest = min(sizes.max_length, limit or sizes.max_length)
     tokenize = HashTokenizer(sizes.config.vocab_size, longest if truncate else None)
     return Loaded(model, tokenize, sizes.pooling, longest)

@@ -60,23 +60,6 @@ class _Build:
         )
         return {name[1] for name in names if name}
 
-    def attend(self, problem: Problem) -> Callable[..., Any]:
-        """A call that takes query, key, value and the options that say their lengths."""
-        forward = importlib.import_module(self.interface)._flash_attn_forward
-        spec = problem.spec
-        left, right = (-1 if end is None else end for end in spec.window)
-        options: dict[str, Any] = {"softmax_scale": spec.scale, "softcap": spec.softcap or 0.0}
-        if spec.window == CAUSAL:
-            options["causal"] = True
-        else:
-            options |= {"window_size_left": left, "window_size_right": right}
-
-        def attend(query: Any, key: Any, value: Any, **lengths: Any) -> Any:
-            output, *_ = forward(query, key, value, **options, **lengths)
-            return output
-
-        return attend
-
 
 #: The first is what upstream's own build is called too.
 _BUILDS = (
@@ -90,9 +73,36 @@ def _lacks(spec: PrefillSpec) -> str:
     return "" if "" in lacking else next(iter(lacking), NOT_INSTALLED)
 
 
+def forward_for(spec: PrefillSpec) -> Callable[..., Any]:
+    """The forward function of the first build that has a kernel for a spec.
+
+    Raises
+    ------
+    LookupError
+        If no build that is installed has one.
+    """
+    if lacking := _lacks(spec):
+        raise LookupError(f"FlashAttention-3 for {spec}: {lacking}")
+    build = next(each for each in _BUILDS if each.is_installed and not each.lacks(spec))
+    return importlib.import_module(build.interface)._flash_attn_forward
+
+
 def _attend(problem: Problem) -> Callable[..., Any]:
-    build = next(each for each in _BUILDS if each.is_installed and not each.lacks(problem.spec))
-    return build.attend(problem)
+    """A call that takes query, key, value and the options that say their lengths."""
+    spec = problem.spec
+    forward = forward_for(spec)
+    left, right = (-1 if end is None else end for end in spec.window)
+    options: dict[str, Any] = {"softmax_scale": spec.scale, "softcap": spec.softcap or 0.0}
+    if spec.window == CAUSAL:
+        options["causal"] = True
+    else:
+        options |= {"window_size_left": left, "window_size_right": right}
+
+    def attend(query: Any, key: Any, value: Any, **lengths: Any) -> Any:
+        output, *_ = forward(query, key, value, **options, **lengths)
+        return output
+
+    return attend
 
 
 def _padded(problem: Problem, **lengths: Any) -> Prepared:
