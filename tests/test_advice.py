@@ -25,12 +25,15 @@ from typer.testing import CliRunner
 
 from prefilltune.database import (
     Finder,
+    Match,
     NoRecordError,
     RecordStore,
     StaleRecordError,
     TargetKey,
     Tier,
 )
+from prefilltune.tuning.backends import backend_of
+from prefilltune.tuning.backends.commands import timed_elsewhere
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.cli import app
@@ -104,6 +107,23 @@ def one(tmp_path: Path) -> Path:
 
 def key(threads: int | None = None) -> str:
     return str(resolve_target("llvm", threads).key)
+
+
+def test_what_timed_a_record_if_not_this_machine(tmp_path: Path) -> None:
+    here = resolve_target("llvm", 2)
+    name = backend_of("llvm").device_name()
+
+    def elsewhere(**device: Any) -> str | None:
+        entry = record(SPEC, SHORT)
+        entry = replace(entry, provenance=replace(entry.provenance, device=device))
+        return timed_elsewhere(Match(entry, Tier.EXACT, 0.0, here.key, tmp_path), here)
+
+    assert elsewhere(name=name, threads=2) is None
+    assert elsewhere(name=name) is None
+    assert elsewhere(name=name, threads=1) == f"{name} with 1 thread"
+    assert elsewhere(name="AMD EPYC", threads=2) == "AMD EPYC with 2 threads"
+    assert elsewhere(name="a GPU") == "a GPU"
+    assert elsewhere(name="emulation by QEMU", timed=False) == ""
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])

@@ -413,6 +413,27 @@ def test_the_summary_has_a_sentence_and_a_table_for_each_device() -> None:
     assert page.count("\n") < 40
 
 
+def test_where_records_were_timed_if_that_was_elsewhere() -> None:
+    here = dataclasses.replace(CASE, lens="uniform", stock_ms=2.0, padded_ms=0.9)
+    lent = dataclasses.replace(here, lens="full", timed_elsewhere={
+        "tuned": "AMD EPYC with 2 threads", "padded": "", "stock": "a CPU with 8 threads",
+    })  # fmt: skip
+    never = dataclasses.replace(here, timed_elsewhere={"tuned": ""})
+    remarks = {row.key: row.remark for row in contestants(lent)}
+    assert remarks["tuned"] == "record timed on AMD EPYC with 2 threads"
+    assert remarks["padded"] == "another layout, record timed nowhere"
+    assert remarks["stock"].endswith("record timed on a CPU with 8 threads")
+    assert all("timed" not in row.remark for row in contestants(here))
+    assert any("tuned (record timed nowhere)" in line for line in lines_of(table(never)))
+    assert lines_of(summary_table([lent, here]))[0].split(" | ")[1] == "on AMD EPYC with 2 threads"
+    assert lines_of(summary_table([lent, here]))[1].split(" | ")[1] == "here"
+    assert "record timed" not in [each.header for each in summary_table([here]).columns]
+    page = markdown([lent, never], "chart.png")
+    assert "1 record of 2 timed on AMD EPYC with 2 threads, 1 record of 2 timed nowhere." in page
+    assert "| float32, mixed (1 record of 1 timed nowhere) | 1 |" in page
+    assert "timed on" not in markdown([here], "chart.png")
+
+
 def test_changes_are_told_from_noise() -> None:
     before = [dataclasses.replace(CASE, lens=f"fixed:{each}") for each in range(1, 6)]
     slower, faster, noisy, same, _ = (

@@ -107,6 +107,20 @@ def test_the_data_of_a_page(data: dict[str, Any], targets: list[Compared]) -> No
     assert page_data(targets)["changes"] is None
 
 
+def test_a_case_whose_record_is_of_another_target(targets: list[Compared]) -> None:
+    lender = targets[1]
+    lent = replace(lender.comparisons[0], tier="portable", timed_elsewhere={"tuned": "a CPU"})
+    here = TargetKey("llvm", "anything", "8c")
+    page = page_data([Compared(here, [replace(lent, target=str(here))], lender.databases)])
+    (case,) = page["cases"]
+    assert (case["tier"], case["timed"]) == ("portable", "on a CPU")
+    assert case["rows"][0]["remark"] == "record timed on a CPU"
+    assert page["records"][case["record"]]["stages"]
+    view = page["devices"][0]["views"]["all|all|all"]
+    assert view["sentence"].endswith("1 record of 1 timed on a CPU.")
+    assert page["targets"][0]["serving"] == []
+
+
 def test_commands_of_a_page_are_read(data: dict[str, Any]) -> None:
     for case in data["cases"]:
         for command in case["commands"].values():

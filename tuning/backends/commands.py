@@ -9,6 +9,7 @@ from typing import Any
 
 from ...database import Match, Tier, work_root
 from ...workloads import PrefillShape, PrefillSpec
+from ..counting import count
 from ..heads import workload_options
 from ..target import ResolvedTarget
 from . import backend_of
@@ -57,14 +58,43 @@ def _origin(match: Match) -> str:
     provenance = match.entry.provenance
     if match.tier is Tier.NEAREST_SHAPE:
         return f"the record of {provenance.shape}"
-    timed = f"timed on {device} and not here" if (device := timed_on(match)) else "timed nowhere"
-    return f"records of {match.key}, {timed}"
+    return f"records of {match.key}, timed {on_device(timed_on(match))}"
 
 
 def timed_on(match: Match) -> str:
     """The name of the machine that timed a record; empty for one that was only checked."""
     device = match.entry.provenance.device
     return "" if device.get("timed") is False else str(device.get("name"))
+
+
+def timed_elsewhere(match: Match, target: ResolvedTarget) -> str | None:
+    """What timed a record, if it was not the machine at hand with as many threads.
+
+    Returns
+    -------
+    str or None
+        As :func:`timed_on`, with the threads of a CPU; None where it was timed here.
+    """
+    name, threads = timed_on(match), match.entry.provenance.device.get("threads")
+    if name == backend_of(target.kind).device_name() and threads in (None, target.threads):
+        return None
+    return f"{name} with {count(int(threads), 'thread')}" if name and threads else name
+
+
+def on_device(name: str) -> str:
+    """Where a record was timed, in words.
+
+    Parameters
+    ----------
+    name : str
+        As :func:`timed_on` returns it.
+
+    Examples
+    --------
+    >>> on_device("AMD EPYC"), on_device("")
+    ('on AMD EPYC', 'nowhere')
+    """
+    return f"on {name}" if name else "nowhere"
 
 
 def command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import numpy as np
 from ...database import Finder, Match, NoRecordError, Tier
 from ...workloads import Case, PrefillSpec, useful_flops
 from ..backends import backend_of
+from ..backends.commands import timed_elsewhere
 from ..building.finding import find_record
 from ..errors import UnsupportedTargetError
 from ..measuring.timing import Result
@@ -89,9 +91,10 @@ class Comparer:
         WorkerFailedError
             If a child process died, hung or raised.
         """
-        tuned, stock = self.find(case), self._stock(case)
-        measured = self._bench.measure(case, tuned, stock, self._padded(case))
-        return _comparison(case, self._target, tuned, stock, measured)
+        tuned, stock, padded = self.find(case), self._stock(case), self._padded(case)
+        measured = self._bench.measure(case, tuned, stock, padded)
+        own = {"tuned": tuned, "stock": stock, PADDED: padded and padded.match}
+        return _comparison(case, self._target, own, measured)
 
     def find(self, case: Case) -> Match:
         """The record that stands for a case.
@@ -131,12 +134,12 @@ class Comparer:
 
 
 def _comparison(
-    case: Case,
-    target: ResolvedTarget,
-    tuned: Match,
-    stock: Match | None,
-    measured: Measured,
+    case: Case, target: ResolvedTarget, own: Mapping[str, Match | None], measured: Measured
 ) -> Comparison:
+    """What was measured of a case; ``own`` are the records of our contestants, by their names."""
+    tuned, stock = own["tuned"], own["stock"]
+    assert tuned is not None
+    elsewhere = {name: match and timed_elsewhere(match, target) for name, match in own.items()}
     batches, results = case.batches(), measured.results
     useful = statistics.mean(
         useful_flops(case.spec, case.shape, np.asarray(lens)) for lens in batches
@@ -173,6 +176,7 @@ def _comparison(
         baseline_failure=results["baseline"].failure if "baseline" in results else NO_BASELINE,
         clocks_mhz=measured.clocks_mhz,
         cold_ms={name: each.cold_ms for name, each in results.items() if each.cold_ms},
+        timed_elsewhere={name: where for name, where in elsewhere.items() if where is not None},
     )
 
 

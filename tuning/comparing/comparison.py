@@ -8,7 +8,7 @@ import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ...database.locking import changing
 from ...database.writing import rescued
 from ...workloads import PrefillShape, PrefillSpec
 from ..backends import backend_of
+from ..backends.commands import on_device
 from ..errors import InvalidComparisonError
 
 SCHEMA_VERSION = 3
@@ -127,6 +128,9 @@ class Comparison:
     cold_ms : Mapping[str, float]
         Of each contestant on a GPU, with inputs and outputs that rotate past its L2 cache; ``ms``
         is with inputs that may lie in it.
+    timed_elsewhere : Mapping[str, str]
+        What timed the record of a contestant of ours, where that was not this device with as many
+        threads; empty for a record that was checked and never timed.
     """
 
     spec: str
@@ -153,6 +157,7 @@ class Comparison:
     clocks_mhz: Mapping[str, int] = field(default_factory=dict)
     cold_ms: Mapping[str, float] = field(default_factory=dict)
     padded_ms: float | None = None
+    timed_elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def case(self) -> tuple[str, ...]:
@@ -234,6 +239,11 @@ class Comparison:
         """Speed over TVM's hand-written kernel."""
         return self.speedup(self.baseline_ms)
 
+    def elsewhere(self, name: str = "tuned") -> str:
+        """Where the record of a contestant of ours was timed, in words; empty if it was here."""
+        where = self.timed_elsewhere.get(name)
+        return "" if where is None else on_device(where)
+
 
 def _fastest(times: Mapping[str, float | None]) -> tuple[str, float] | None:
     timed = [(name, ms) for name, ms in times.items() if ms is not None]
@@ -264,13 +274,18 @@ def read_comparisons(path: Path) -> list[Comparison]:
     """
     if not path.exists():
         return []
+    return list(_parsed(path.read_bytes(), str(path)))
+
+
+@lru_cache(maxsize=8)  # a page asks for the cases of each target several times
+def _parsed(content: bytes, where: str) -> list[Comparison]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        data = json.loads(content)
+    except ValueError as error:
         raise InvalidComparisonError(
-            f"{path} is no JSON ({error}); restore it from git, or delete it and compare again"
+            f"{where} is no JSON ({error}); restore it from git, or delete it and compare again"
         ) from None
-    return parse_comparisons(data, str(path))
+    return parse_comparisons(data, where)
 
 
 def parse_comparisons(data: Any, where: str) -> list[Comparison]:

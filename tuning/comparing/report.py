@@ -137,14 +137,15 @@ def contestants(comparison: Comparison) -> list[Row]:
     spec, cold = PrefillSpec.parse(comparison.spec), comparison.cold_ms.get
     in_tvm = has_baseline if comparison.on_gpu else has_ragged_baseline
     zeros = _in_padding(comparison, comparison.writes_zeros)
-    rows = [Row("tuned", "tuned", comparison.tuned_ms, zeros, cold_ms=cold("tuned"))]
+    remark = _joined(zeros, _elsewhere(comparison, "tuned"))
+    rows = [Row("tuned", "tuned", comparison.tuned_ms, remark, cold_ms=cold("tuned"))]
     if comparison.padded_ms is not None:
         rows.append(
             Row(
                 PADDED,
                 "tuned, padded",
                 comparison.padded_ms,
-                "another layout",
+                _joined("another layout", _elsewhere(comparison, PADDED)),
                 cold_ms=cold(PADDED),
             )
         )
@@ -152,8 +153,9 @@ def contestants(comparison: Comparison) -> list[Row]:
     if comparison.stock_ms is not None:
         known = comparison.stock_trials
         trials = "" if known is None else count(known, "trial")
+        remark = _joined(trials, _elsewhere(comparison, "stock"))
         rows.append(
-            Row("stock", "TVM stock rules", comparison.stock_ms, trials, cold_ms=cold("stock"))
+            Row("stock", "TVM stock rules", comparison.stock_ms, remark, cold_ms=cold("stock"))
         )
     remark = comparison.baseline_failure or ("" if comparison.on_gpu else "ragged CPU")
     rows.append(
@@ -169,12 +171,11 @@ def _peer_row(comparison: Comparison, key: str, peer: Peer) -> Row:
     known = _PEERS.get(key)
     padding = _in_padding(comparison, peer.zeros) if peer.kind == MASKED else ""
     moved = "the same lengths padded right" if peer.right_padded else ""
-    remarks = filter(None, (_remark(comparison, peer), padding, moved))
     return Row(
         key,
         known.title if known else key,
         peer.ms,
-        peer.failure or ", ".join(remarks),
+        peer.failure or _joined(_remark(comparison, peer), padding, moved),
         peer.kind,
         peer.computes_it,
         comparison.cold_ms.get(key),
@@ -186,6 +187,16 @@ def _remark(comparison: Comparison, peer: Peer) -> str:
     if peer.kind == DENSE:
         return "wrong on padding"
     return "another layout" if (peer.kind == PACKED) != comparison.is_packed else ""
+
+
+def _joined(*remarks: str) -> str:
+    return ", ".join(filter(None, remarks))
+
+
+def _elsewhere(comparison: Comparison, key: str) -> str:
+    """What timed the record of a kernel of ours, if that was not the device of the case."""
+    where = comparison.elsewhere(key)
+    return where and f"record timed {where}"
 
 
 def _in_padding(comparison: Comparison, zeros: bool | None) -> str:
@@ -279,8 +290,9 @@ def _digits(comparison: Comparison) -> int:
 
 
 def _summary_columns(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    timed = ("record timed",) if _are_elsewhere(comparisons) else ()
     return (
-        "case", "lengths", f"tuned, {unit_of(comparisons[0]).name}", "of the limit",
+        "case", *timed, "lengths", f"tuned, {unit_of(comparisons[0]).name}", "of the limit",
         "best right on padding", *_summary_figures(comparisons),
     )  # fmt: skip
 
@@ -304,18 +316,24 @@ def _summary_figures(
 
 
 def _summary_rows(comparisons: Sequence[Comparison]) -> Iterable[tuple[str, ...]]:
-    figures = _summary_figures(comparisons).values()
+    figures, timed = _summary_figures(comparisons).values(), _are_elsewhere(comparisons)
     for each in comparisons:
         best = each.best
         rows = {row.key: row for row in contestants(each)}
         absent = {key for key, row in rows.items() if not row.computes_it}
         yield (
-            short_title(each), each.lens, unit_of(each).text(each.tuned_gflops),
+            short_title(each), *[each.elsewhere() or "here"] * timed, each.lens,
+            unit_of(each).text(each.tuned_gflops),
             f"{each.share_of_limit:.0%}", rows[best[0]].name if best else _NONE,
             *(_times(ratio(each), _NONE if key in absent else _NO_TIME) for key, ratio in figures),
         )  # fmt: skip
     means = (_times(geometric_mean(comparisons, figure), _NO_TIME) for _, figure in figures)
-    yield "geometric mean", "", "", "", "", *means
+    yield "geometric mean", *[""] * (4 + timed), *means
+
+
+def _are_elsewhere(comparisons: Iterable[Comparison]) -> bool:
+    """Whether the record of any tuned kernel was not timed on the device of its case."""
+    return any(each.elsewhere() for each in comparisons)
 
 
 def _times(ratio: float | None, without: str) -> str:

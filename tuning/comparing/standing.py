@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..counting import count
 from .comparison import Comparison
 from .report import peer_title
 
@@ -95,6 +96,8 @@ class Standing:
         Names of those that were the strongest, the most frequent first, and in how many cases.
     only_pytorch : bool
         Whether none but PyTorch's could have been the strongest in any case.
+    elsewhere : Mapping[str, int]
+        Where records were timed, if not on the device, and of how many cases.
     """
 
     device: str
@@ -105,6 +108,7 @@ class Standing:
     over: Mapping[str, Mean]
     strongest: Mapping[str, int]
     only_pytorch: bool
+    elsewhere: Mapping[str, int]
 
     @classmethod
     def of(cls, comparisons: Sequence[Comparison]) -> Standing:
@@ -123,6 +127,7 @@ class Standing:
             {name: mean for name, mean in means.items() if mean is not None},
             dict(names.most_common()),
             all(name.startswith(_OF_PYTORCH) for each in comparisons for name in each.peers),
+            dict(Counter(filter(None, (each.elsewhere() for each in comparisons))).most_common()),
         )
 
     @property
@@ -139,14 +144,23 @@ class Standing:
     def sentence(self) -> str:
         """What the figures come to; true of these cases and of no others."""
         limit = f"{self.share.mean:.0%} of the chip's limit"
+        origins = f" {self.origins[0].upper()}{self.origins[1:]}." if self.origins else ""
         over = self.over.get(STRONGEST)
         if over is None:
-            return f"On {self.device}, tuned kernels reach {limit}."
+            return f"On {self.device}, tuned kernels reach {limit}.{origins}"
         speed = _speed(over.mean)
         span = f"{over.least:.2f} to {over.most:.2f} times, " if over.cases > 1 else ""
         return (
             f"On {self.device}, tuned kernels {speed} the {self.rivals[STRONGEST]} "
-            f"({span}{_ahead(over)}), and reach {limit}."
+            f"({span}{_ahead(over)}), and reach {limit}.{origins}"
+        )
+
+    @property
+    def origins(self) -> str:
+        """Where records were timed, in words; empty where all were on the device."""
+        return ", ".join(
+            f"{count(cases, 'record')} of {self.cases} timed {where}"
+            for where, cases in self.elsewhere.items()
         )
 
 

@@ -58,7 +58,10 @@ def _table(cases: Sequence[Comparison]) -> str:
     for name, standing in rows:
         over = [_spread(standing.over.get(rival), standing.cases) for rival in whole.rivals]
         share = f"{standing.share.mean:.0%}"
-        lines.append([name, str(standing.cases), unit.text(standing.gflops), share, *over])
+        origins = standing.origins and f" ({standing.origins})"
+        lines.append(
+            [name + origins, str(standing.cases), unit.text(standing.gflops), share, *over]
+        )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 

@@ -7,12 +7,13 @@ import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...database import Entry, Finder, TargetKey
-from ...workloads import PrefillShape, PrefillSpec
+from ...database import Entry, Finder, TargetKey, Tier
+from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
 from ..backends.commands import command
 from ..comparing.changes import Change, counted
 from ..comparing.comparison import Comparison
@@ -67,6 +68,19 @@ class Compared:
         return [each.entry for each in matches]
 
     @property
+    def compared(self) -> list[Entry]:
+        """The records of its comparisons, of this target or of one that served it."""
+        asked = list(dict.fromkeys(each.record for each in self.comparisons))
+        found: dict[str, Entry] = {}
+        for key in self.databases.targets(self.key, Tier.OTHER_TARGET):
+            with suppress(PrefilltuneError):
+                matches = self.databases.by_id(key, [each for each in asked if each not in found])
+                found |= {record: match.entry for record, match in matches.items()}
+        return sorted(
+            found.values(), key=lambda each: (each.provenance.spec, each.provenance.shape)
+        )
+
+    @property
     def folders(self) -> list[Path]:
         """Where its records and the logs of its searches are."""
         return [root / str(self.key) for root in self.databases.roots]
@@ -90,10 +104,8 @@ def page_data(
     records: dict[str, Any] = {}
     used: list[Entry] = []
     for target in targets:
-        entries = {each.record_id: each for each in target.entries}
-        asked = {each.record for each in target.comparisons}
-        used += [entry for record, entry in entries.items() if record in asked]
-        about.append(_target(target, list(entries.values())))
+        used += target.compared
+        about.append(_target(target, target.entries))
         for device in dict.fromkeys(each.device for each in target.comparisons):
             own = sorted((each for each in target.comparisons if each.device == device), key=place)
             cases += [_case(each, len(devices), target.key) for each in own]
@@ -191,6 +203,7 @@ def _case(comparison: Comparison, device: int, key: TargetKey) -> dict[str, Any]
         "error": _digits(comparison.max_abs_error),
         "record": comparison.record,
         "tier": comparison.tier,
+        "timed": comparison.elsewhere(),
         "clocks": dict(comparison.clocks_mhz),
         "batches": len(comparison.valid_lens),
         "intensity": _digits(under.intensity),

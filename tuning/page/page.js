@@ -124,6 +124,7 @@
   const fillCases = sortable(one("#case-table"), [
     { title: "case", left: true, value: (c) => c.name, cell: (c) => opener(c, c.name) },
     ...(several ? [{ title: "device", left: true, value: (c) => data.devices[c.device].device, cell: (c) => el("td", { class: "left" }, data.devices[c.device].device) }] : []),
+    ...(data.cases.some((c) => c.timed) ? [{ title: "record timed", left: true, value: (c) => c.timed || "here", cell: (c) => el("td", { class: "left" }, c.timed || "here") }] : []),
     { title: "lengths", left: true, value: (c) => c.lens, cell: (c) => el("td", { class: "left" }, c.lens) },
     { title: "ms", value: (c) => c.ms, cell: (c) => figure(digits(c.ms, 4), c.ms) },
     // What the page is about comes before what a screen of usual width has no room for.
@@ -238,7 +239,7 @@
       el("div", { class: "chart", "data-chart": "roofline", role: "img", "aria-label": found.bound }),
       el("h3", {}, "The schedule"), record ? facts(record.schedule) : el("p", {}, "Its record is in no database at hand."),
       ...(record && Object.keys(record.stages).length ? [el("h3", {}, "From the plain description"), ...stages(record, stage)] : []),
-      el("h3", {}, "Where it comes from"), facts({ record: found.record + (found.tier === "exact" ? "" : ` (${found.tier})`), ...(record?.origin ?? {}),
+      el("h3", {}, "Where it comes from"), facts({ record: found.record + (found.tier === "exact" ? "" : ` (${found.tier})`), "its time, when it was kept, was taken": found.timed, ...(record?.origin ?? {}),
         "clocks when compared": Object.entries(found.clocks).map(([name, mhz]) => `${name.replace("_", " ")} ${mhz} MHz`).join(", ") }),
       el("h3", {}, "Do it yourself"), ...Object.entries(found.commands).map(([what, command]) => el("div", {}, el("span", { class: "note" }, what), el("div", { class: "command" },
         el("code", {}, command), el("button", { type: "button", "aria-label": "Copy: " + what, onclick: () => copy(command) }, "Copy")))),
@@ -327,7 +328,7 @@
       place.hidden = !points.length;
       if (points.length) draw(place, chart("served", points.map((point) => ({ ...point, shape: `${point.batch}x${point.length}`, said: (100 * point.loss).toFixed(1) + "%" }))));
       one(".served-table tbody", card).replaceChildren(...spec.kernels.map((each) => el("tr", {}, el("th", { scope: "row" }, each.name),
-        el("td", { class: "left" }, each.serves), el("td", {}, each.tuned_at), each.record ? figure(each.record) : el("td", {}, "TVM's hand-written"))));
+        el("td", { class: "left" }, each.serves), el("td", {}, each.tuned_at), el("td", { class: "left" }, each.timed), each.record ? figure(each.record) : el("td", {}, "TVM's hand-written"))));
     }
     one(".served-spec", card).addEventListener("change", show);
     show();
@@ -353,9 +354,9 @@
   // ---- downloads: of the cases that are shown ---------------------------------------------------
   const quoted = (value) => /[",\n]/.test(String(value ?? "")) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? "");
   function csv() {
-    const columns = ["case", "device", "target", "lengths", "dtype", "kernel", "kind", "ms", "spread_ms", "rate", "unit", "tuned_is_faster_by", "cold_ms", "tuned_is_faster_by_cold", "max_abs_error", "remark", "limit", "record"];
+    const columns = ["case", "device", "target", "lengths", "dtype", "kernel", "kind", "ms", "spread_ms", "rate", "unit", "tuned_is_faster_by", "cold_ms", "tuned_is_faster_by_cold", "max_abs_error", "remark", "limit", "record", "record_timed"];
     const lines = shown.flatMap((each) => each.rows.map((row) => [each.name, data.devices[each.device].device, data.devices[each.device].target, each.lens, each.dtype, row.name, row.kind,
-      row.ms, row.spread, row.rate, data.devices[each.device].unit, row.over, row.cold_ms, row.over_cold, row.kind === "tuned" ? each.error : row.error, row.remark, each.limit, each.record]));
+      row.ms, row.spread, row.rate, data.devices[each.device].unit, row.over, row.cold_ms, row.over_cold, row.kind === "tuned" ? each.error : row.error, row.remark, each.limit, each.record, each.timed]));
     return [columns, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
   }
   const json = () => JSON.stringify(shown.map((each) => ({ ...each, device: data.devices[each.device].device, target: data.devices[each.device].target, unit: data.devices[each.device].unit })), null, 1);

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...database import Finder, NoRecordError, TargetKey
 from ...workloads import PrefillSpec
+from ..backends.commands import on_device
 from ..comparing.report import attention_title
 from ..deployment.serving import Serving, choose_serving
 from ..target import ResolvedTarget
@@ -39,6 +40,7 @@ def _described(spec: PrefillSpec, serving: Serving) -> dict[str, Any]:
                 "serves": each["serves"],
                 "tuned_at": each.get("tuned_at", ""),
                 "space": each.get("space", ""),
+                "timed": on_device(each["timed_on"]) if "timed_on" in each else "",
             }
             for each in kernels
         ],
