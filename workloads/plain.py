@@ -9,11 +9,11 @@ are given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
 
 import tvm
 from tvm import tirx
+from tvm.s_tir import renew_defs
 from tvm.script import tirx as T
 
 from .elementary import POLYNOMIALS, Elementary, elementary_of
@@ -74,9 +74,29 @@ def plain_attention(
         - ``lse`` ``[total_q, num_qo_heads]``.
     """
     require_indexable(spec, shape)
+    own = renew_defs(_parsed(spec, shape, elementary_of(elementary)))
+    if variables := _variables(shape):
+        own = own.specialize(dict(zip(own.params[-len(variables) :], variables, strict=True)))
+    return tvm.IRModule({"main": own})
+
+
+def _variables(shape: PrefillShape | SymbolicShape | PackedShape) -> list[tirx.Var]:
+    """Sizes that are no numbers."""
+    sizes = () if isinstance(shape, PrefillShape) else shape.sizes
+    return [each for each in sizes if isinstance(each, tirx.Var)]
+
+
+@lru_cache(maxsize=64)
+def _parsed(
+    spec: PrefillSpec, shape: PrefillShape | SymbolicShape | PackedShape, elementary: Elementary
+) -> tirx.PrimFunc:
+    """The PrimFunc, with the variables of its shape as its last parameters.
+
+    Parsing it takes a tenth of a second, and one workload is derived in many ways.
+    """
+    variables = _variables(shape)
     if spec.is_packed and isinstance(shape, PrefillShape):
         shape = PackedShape.filled(shape)
-    elementary = elementary_of(elementary)
     dtype = spec.dtype
     B, LQ, LKV = shape.batch, shape.qo_len, shape.num_kv
     HQ, HKV, D, G = spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.group_size
@@ -186,10 +206,5 @@ def plain_attention(
 
     _, _, _, valid_lens, *offsets, bias, _, _ = main.params
     unread = [*((valid_lens,) if packed else offsets), *(() if spec.bias else (bias,))]
-    return tvm.IRModule({"main": _without(main, unread)})
-
-
-def _without(function: Any, parameters: Sequence[Any]) -> Any:
-    """``function`` without parameters that nothing in it reads."""
-    kept = [each for each in function.params if each not in parameters]
-    return tirx.PrimFunc(kept, function.body, attrs=function.attrs)
+    read = [each for each in main.params if each not in unread]
+    return tirx.PrimFunc([*read, *variables], main.body, attrs=main.attrs)

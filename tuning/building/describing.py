@@ -6,7 +6,7 @@ that a description is parsed with symbolic sizes and specialized to those at han
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
@@ -51,10 +51,16 @@ def _for_every_shape(space: str, spec: PrefillSpec, variant: tuple[tuple[str, An
     """A description as a PrimFunc whose last parameters are its sizes."""
     from tvm.tirx import PrimFunc
 
-    sizes = sizes_at_call(spec)
+    sizes = _sizes(spec.layout)
     function = SPACES[space].describe(spec, sizes, dict(variant))["main"]
     parameters = [*function.params, *sizes.sizes]
     return PrimFunc(parameters, function.body, function.ret_type, function.attrs)
+
+
+@cache
+def _sizes(layout: str) -> SymbolicShape | PackedShape:
+    """Variables that all descriptions share before they are specialized, and parses with them."""
+    return PackedShape.fresh() if layout == "packed" else SymbolicShape.fresh()
 
 
 def _specialized(

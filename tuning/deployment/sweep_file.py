@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,7 @@ def read_sweeps(folder: Path) -> dict[str, Sweep]:
     path = folder / SWEEP_FILE
     if not path.is_file():
         return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidSweepError(f"{path} is no JSON ({error}); {_mend(path)}") from None
-    _validate(data, path)
-    return {each["spec"]: _sweep(each, path) for each in data["sweeps"]}
+    return dict(_parsed(path.read_bytes(), path))
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> Path:
@@ -101,6 +96,16 @@ def write_sweep(folder: Path, sweep: Sweep) -> Path:
         )
         raise rescued(error, SWEEP_FILE, content, mend) from error
     return path
+
+
+@lru_cache(maxsize=8)  # every spec of a target asks for its file
+def _parsed(content: bytes, path: Path) -> dict[str, Sweep]:
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        raise InvalidSweepError(f"{path} is no JSON ({error}); {_mend(path)}") from None
+    _validate(data, path)
+    return {each["spec"]: _sweep(each, path) for each in data["sweeps"]}
 
 
 def _mend(path: Path) -> str:

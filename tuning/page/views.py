@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...workloads import PrefillSpec, load_presets
+from ...workloads import PrefillSpec, Preset, load_presets
 from ..comparing.chart import bar_rows, limit_text
 from ..comparing.comparison import Comparison
 from ..comparing.report import attention_title
@@ -46,7 +46,8 @@ def options(cases: Sequence[Comparison]) -> dict[str, dict[str, str]]:
     dtypes = sorted({dtype for dtype, _, _ in found})
     attentions = sorted({attention for _, _, attention in found})
     specs = [PrefillSpec.parse(each.spec) for each in cases]
-    known = {attention_title(each): ", ".join(_presets(each)) for each in specs}
+    presets = [part for whole in load_presets().values() for part in whole.apart()]
+    known = {attention_title(each): ", ".join(_names(presets, each)) for each in specs}
     return {
         "lengths": {ALL: "all", FULL: "full", MIXED: "mixed"},
         "dtype": {ALL: "all", **{each: each for each in dtypes}},
@@ -57,12 +58,11 @@ def options(cases: Sequence[Comparison]) -> dict[str, dict[str, str]]:
     }
 
 
-def _presets(spec: PrefillSpec) -> Iterator[str]:
-    """The models that have this attention, in whatever dtype."""
-    for preset in load_presets().values():
-        for each in preset.apart():
-            if dataclasses.replace(each.spec(), dtype=spec.dtype) == spec:
-                yield each.name
+def _names(presets: Sequence[Preset], spec: PrefillSpec) -> Iterator[str]:
+    """Those of models, an attention each, that have this attention in whatever dtype."""
+    for each in presets:
+        if dataclasses.replace(each.spec(), dtype=spec.dtype) == spec:
+            yield each.name
 
 
 def _view(cases: Sequence[Comparison]) -> dict[str, Any]:
