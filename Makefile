@@ -7,6 +7,7 @@
 #   make compare MODEL=e5-large     tuned kernels against TVM's own, the stock rules' and PyTorch's
 #   make compare MODEL=             the same for every workload that has a record
 #   make serve MODEL=bge-small      its embeddings over HTTP
+#   make loadtest MODEL=bge-small   how many a second, packed and padded
 
 PYTHON ?= python3
 TARGET ?= llvm
@@ -31,7 +32,7 @@ SLOW ?=
 THOROUGH ?=
 # Any text: serve's model has random weights, and nothing is downloaded.
 RANDOM ?=
-# Options of serve: `make serve ARGS=--help` lists them.
+# Options of serve and loadtest: `make serve ARGS=--help` lists them.
 ARGS ?=
 
 VENV := .venv
@@ -51,7 +52,7 @@ SEARCH := $(if $(TRIALS),--trials $(TRIALS)) $(if $(BUDGET),--budget $(BUDGET)) 
 NEEDS := report $(if $(findstring cuda,$(TARGET))$(findstring nvidia,$(TARGET)),cuda)
 LENGTHS := $(foreach lens,$(LENS),--lens $(lens))
 
-.PHONY: setup tune sweep compare build report docs serve test lint clean
+.PHONY: setup tune sweep compare build report docs serve loadtest test lint clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -108,6 +109,10 @@ build/report/report.html: $(wildcard database/records/*/*.json)
 serve: ## embeddings of a model over HTTP, on packed sequences (MODEL, RANDOM, ARGS)
 	$(call install,serve)
 	@$(BIN)/python -m examples.serve '$(MODEL)' $(if $(RANDOM),--random) $(ARGS)
+
+loadtest: ## the server under load, packed beside SDPA on padded batches; random weights (MODEL, ARGS)
+	$(call install,serve)
+	@$(BIN)/python -m examples.serve.load_test --model '$(MODEL)' $(ARGS)
 
 test: ## everything that needs no GPU and is quick (SLOW=1: what is slow too; THOROUGH=1: all)
 	$(call install,dev report cuda)

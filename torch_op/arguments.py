@@ -20,6 +20,8 @@ _FORMS = {3: "[total, heads, head_dim]", 4: "[batch, length, heads, head_dim]"}
 #: May be views, whose last dimension alone is dense: parts of one projection, or transposed.
 _VIEWS = frozenset({"query", "key", "value"})
 
+_RESULTS = frozenset({"output", "lse"})
+
 #: As many elements 32 bits do not number.
 _INDEXABLE = 2**31
 
@@ -112,6 +114,8 @@ def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: 
         advice = f"convert it: {name}.to({dtype})"
     elif tensor.device != device:
         advice = f"move it: {name}.to({str(device)!r})"
+    elif name in _RESULTS:  # what is written to a copy would be lost
+        advice = "pass a dense one, as torch.empty makes it"
     else:
         advice = f"copy it: {name}.contiguous()"
     given = _described(tensor.shape, tensor.dtype, tensor.device, tensor.stride())

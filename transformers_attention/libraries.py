@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import subprocess
@@ -23,6 +24,8 @@ from ..torch.machine import this_machine
 from ..torch.threads import usable_cores
 from ..workloads import PrefillSpec
 from .errors import NotBuiltError
+
+_logger = logging.getLogger("prefilltune.transformers")
 
 _MANIFEST = "manifest.json"
 _KINDS = {"cpu": "llvm", "cuda": "cuda"}
@@ -98,6 +101,7 @@ def _kept(folder: Path, spec: Spec, kind: str, records: Path | None, accept: str
     with FileLock(f"{folder}.lock"):
         if (folder / _MANIFEST).exists():
             return folder
+        _logger.info("building a library of %s, for the first time; %s keeps it", spec, cache)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as scratch:
             made = Path(scratch) / "library"
             options = ["--accept", accept, "--output", str(made)]

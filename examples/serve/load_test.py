@@ -1,5 +1,6 @@
 """Throughput and latency of the server, packed and padded, in turns::
 
+    make loadtest
     python -m examples.serve.load_test --output measured.json
 
 Starts the server twice on this machine, with `--attention prefilltune` and with `--attention sdpa`.
@@ -32,6 +33,8 @@ from typing import Annotated, Any
 
 import httpx2
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from prefilltune.workloads import parse_lengths
 
@@ -207,19 +210,44 @@ def machine() -> dict[str, Any]:
     }
 
 
+#: Rows of the table: what is measured, and its name in a run's medians.
+ROWS = {
+    "sequences/s": "sequences_per_second",
+    "tokens/s": "tokens_per_second",
+    "latency, p50, ms": "p50_ms",
+    "latency, p99, ms": "p99_ms",
+    "sequences in a batch": "mean_batch_sequences",
+}
+
+
+def side_by_side(model: str, run: dict[str, Any]) -> Table:
+    """What :func:`compared` found, for people."""
+    table = Table(
+        title=f"{model}, batches of {run['batch_tokens']} tokens, medians of turns",
+        caption=f"packed, {run['times_as_many_sequences']} times as many sequences a second",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("", "packed, prefilltune", "padded, SDPA"):
+        table.add_column(column, justify="right" if table.columns else "left")
+    for said, name in ROWS.items():
+        table.add_row(said, *(f"{run['medians'][each][name]:g}" for each in ATTENTIONS))
+    return table
+
+
 @cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def main(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="As the server takes it.")] = "bge-small",
+    model: Annotated[str, typer.Option(help="As the server takes it.")] = "bge-base",
     pretrained: Annotated[bool, typer.Option(help="Instead of random weights.")] = False,
     lens: Annotated[
         str, typer.Option(help="Of sequences, in tokens: histogram:FILE, uniform:0.1-1, ...")
     ] = f"histogram:{Path(__file__).with_name('lengths.csv')}",
     longest: Annotated[int, typer.Option(help="Longer ones are cut to it.")] = 512,
     clients: Annotated[int, typer.Option(min=1, help="That ask at a time.")] = 32,
-    requests: Annotated[int, typer.Option(min=2, help="Of a turn.")] = 256,
+    requests: Annotated[int, typer.Option(min=2, help="Of a turn.")] = 96,
     texts: Annotated[int, typer.Option(min=1, help="Of a request.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each server.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each server.")] = 3,
     batch_tokens: Annotated[
         list[int], typer.Option(help="Of a batch, as the server takes it; repeat for more.")
     ] = [1024],  # noqa: B006
@@ -250,7 +278,8 @@ def main(
     }
     if output is not None:
         output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    typer.echo(json.dumps(report, indent=1))
+    for run in runs:
+        Console().print(side_by_side(model, run))
 
 
 if __name__ == "__main__":
