@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(prefill.InvalidArgumentError, match="copy it: query"):
         prefill.packed_prefill(query.mT.contiguous().mT, key, value, queries, keys)
     out = torch.empty(2, 74, 16).transpose(0, 1), torch.empty(74, 2)
-    with pytest.raises(prefill.InvalidArgumentError, match="output is .*: pass a dense one"):
+    with pytest.raises(prefill.InvalidArgumentError, match=r"output is .*: pass a dense one"):
         prefill.packed_prefill(query, key, value, queries, keys, window=(None, 0), out=out)
     with pytest.raises(prefill.InvalidArgumentError, match=r"cu_seqlens_q\.to\(torch\.int32\)"):
         prefill.packed_prefill(query, key, value, queries.long(), keys)
