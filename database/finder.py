@@ -44,6 +44,19 @@ class Tier(IntEnum):
     def __str__(self) -> str:
         return self.name.lower().replace("_", " ")
 
+    @property
+    def option(self) -> str:
+        """What --accept and callers name it: one of :data:`ACCEPTED`."""
+        return str(self).replace(" ", "-")
+
+
+#: The tiers of other targets than the one at hand; records of other shapes come with any.
+ACCEPTED = {
+    tier.option: tier for tier in (Tier.EXACT, Tier.FAMILY, Tier.PORTABLE, Tier.OTHER_TARGET)
+}
+#: What is accepted besides: whatever the target runs.
+NEAREST = "nearest"
+
 
 def tier_for(asked: TargetKey, found: TargetKey, distance: float = 0.0) -> Tier:
     """How near records of a target are to what was asked for.
@@ -327,11 +340,6 @@ class Finder:
                 with suppress(PrefilltuneError):
                     yield self._store(root, each)
 
-    def family(self, key: TargetKey) -> list[TargetKey]:
-        """The other devices of an architecture that some database has records of, by name."""
-        others = (each for each in self._keys() if tier_for(key, each) is Tier.FAMILY)
-        return sorted(others, key=str)
-
     def _keys(self) -> set[TargetKey]:
         return {each for root in self.roots if root.is_dir() for each in target_keys(root)}
 
@@ -384,7 +392,7 @@ def accept_option(tier: Tier) -> str:
     >>> accept_option(Tier.OTHER_TARGET)
     '--accept other-target'
     """
-    return f"--accept {str(tier).replace(' ', '-')}"
+    return f"--accept {tier.option}"
 
 
 def specs_in_words(near: Sequence[PrefillSpec]) -> str:

@@ -324,13 +324,3 @@ def test_groups_of_another_tvm_are_refused(tmp_path):
     edit_provenance(filled(tmp_path, [small_entry(0)]), tvm="0.26.0")
     with pytest.raises(VersionMismatchError, match=r"0\.26\.0"):
         Finder([tmp_path]).groups(KEY, SPEC)
-
-
-def test_a_family_is_the_other_devices_of_an_architecture(tmp_path):
-    cousins = [COUSIN, TargetKey("llvm", "znver4", "16c"), SIBLING, KEY]
-    for root, key in zip("aabb", cousins, strict=True):
-        filled(tmp_path / root, [small_entry(0)], key)
-    finder = Finder([tmp_path / "a", tmp_path / "b", tmp_path / "none"])
-    assert finder.family(KEY) == [cousins[1], SIBLING]
-    assert finder.family(TargetKey("llvm", "znver4")) == [cousins[1], KEY, SIBLING]
-    assert finder.family(TargetKey("llvm", "znver5", "2c")) == []

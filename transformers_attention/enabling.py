@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..database.finder import ACCEPTED, NEAREST
 from ..torch import Spec, load
 from ..torch.errors import InvalidArgumentError
 from ..torch.registry import has_kernel
@@ -97,7 +98,7 @@ def enable(
         ("check", check, ("always", "never")),
         ("padding", padding or "right", ("right", "left")),
         ("layout", layout or "padded", ("padded", "packed")),
-        ("accept", accept, ("exact", "family", "portable", "other-target", "nearest")),
+        ("accept", accept, (*ACCEPTED, NEAREST)),
     ):
         if given not in allowed:
             raise InvalidArgumentError(f"{name} is {given!r}; pass {' or '.join(allowed)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...database import Tier
+from ...database.finder import ACCEPTED, NEAREST
 from ...workloads import (
     CHOICES,
     MASK_MODES,
@@ -27,16 +28,6 @@ from ..target import USUAL_KIND
 
 if TYPE_CHECKING:
     from ..target import ResolvedTarget
-
-#: What --accept takes besides :data:`NEAREST`.
-TIERS = {
-    Tier.EXACT: "exact",
-    Tier.FAMILY: "family",
-    Tier.PORTABLE: "portable",
-    Tier.OTHER_TARGET: "other-target",
-}
-#: Whatever the target runs.
-NEAREST = "nearest"
 
 ShapeOption = Annotated[
     list[str] | None,
@@ -307,8 +298,8 @@ def in_usual_dtype(spec: PrefillSpec, kind: str) -> PrefillSpec:
 
 def check_accept(text: str) -> None:
     """Refuse what --accept does not take."""
-    if text not in (NEAREST, *TIERS.values()):
-        options = ", ".join([*TIERS.values(), NEAREST])
+    if text not in (*ACCEPTED, NEAREST):
+        options = ", ".join([*ACCEPTED, NEAREST])
         raise InvalidOptionError(f"--accept is {text!r}; choose {options}")
 
 
@@ -316,8 +307,5 @@ def tier_of(text: str, target: ResolvedTarget) -> Tier:
     """The furthest tier that --accept means on a target."""
     from ..backends import backend_of
 
-    if text == NEAREST:
-        tier = backend_of(target.kind).furthest
-    else:
-        tier = next(tier for tier, option in TIERS.items() if option == text)
+    tier = backend_of(target.kind).furthest if text == NEAREST else ACCEPTED[text]
     return tier if target.is_here else max(tier, Tier.FAMILY)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ...database import Finder, NoRecordError, TargetKey, Tier, committed_root, work_root
+from ...database.finder import ACCEPTED
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
-from .options import TIERS
 
 if TYPE_CHECKING:
     from ..target import ResolvedTarget
@@ -149,7 +149,7 @@ def nothing_tuned(
 
 def _near(databases: Finder, target: ResolvedTarget, spec: PrefillSpec, accept: Tier) -> str:
     """Which farther tier has records."""
-    for tier, option in TIERS.items():
+    for option, tier in ACCEPTED.items():
         keys = databases.targets(target.key, tier)
         found = [str(key) for key in keys if tier > accept and _has(databases, key, spec)]
         if found:
