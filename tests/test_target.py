@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,14 @@ def test_llvm_is_this_cpu_with_its_features_and_threads() -> None:
     assert int(resolved.target.attrs["num-cores"]) == 2
     assert resolved.threads == 2
     assert str(resolved.key).endswith("-2c")
+
+
+def test_a_library_needs_the_processor_that_it_is_for() -> None:
+    named = {"kind": "llvm", "mcpu": "neoverse-n1", "mtriple": "aarch64-linux-gnu"}
+    needs = LLVM.requirements(resolve_target(named).target)
+    assert needs["processor"] == "aarch64"
+    assert needs["features"]["dotprod"] == "asimddp"
+    assert LLVM.requirements(resolve_target("llvm").target)["processor"] == platform.machine()
 
 
 def test_a_cpu_may_be_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from disks import mounted, small_disk
 
 from prefilltune.database import NotWritableError, RecordStore
 from prefilltune.database.writing import not_writable
+from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.comparing.comparison import read_comparisons, write_comparisons
 from prefilltune.tuning.deployment import read_sweeps, write_sweep
@@ -200,6 +202,18 @@ def test_a_linker_that_fails(
         with pytest.raises(error, match=words):
             build_library(module, fixtures.target().target, str(disk / "out" / "kernel.so"))
         assert not [path for path in disk.rglob("*") if path.is_file()]
+
+
+def test_a_linker_for_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the one at hand is not, and does not say so."""
+    other = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+    mcpu = "x86-64-v2" if other == "x86_64" else "generic"
+    named = {"kind": "llvm", "mcpu": mcpu, "mtriple": f"{other}-linux-gnu"}
+    monkeypatch.setenv("CXX", shutil.which("false") or "")
+    module = plain_attention(PrefillSpec(1, 1, 16, "float32"), PrefillShape(1, 16))
+    mend = f"the library is for {other}.*CXX={other}-linux-gnu-g"
+    with pytest.raises(LinkError, match=mend):
+        build_library(module, resolve_target(named).target, str(tmp_path / "kernel.so"))
 
 
 # What would be lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -112,6 +113,16 @@ class Backend(ABC):
     def device(self, target: ResolvedTarget) -> dict[str, str | float | bool | None]:
         """What a record says of the machine that it was measured on."""
         return {"name": self.device_name(), **self.device_facts(target)}
+
+    def processor(self, target: Any) -> str:
+        """The kind of processor that a library is linked for, as Linux calls it.
+
+        Parameters
+        ----------
+        target : tvm.target.Target
+            Complete.
+        """
+        return platform.machine()
 
     @abstractmethod
     def requirements(self, target: Any) -> dict[str, Any]:

@@ -105,14 +105,15 @@ class Llvm(Backend):
     def device_facts(self, target: ResolvedTarget) -> Mapping[str, str | float | bool | None]:
         return {"threads": target.threads}
 
-    def requirements(self, target: Any) -> dict[str, Any]:
-        """The kind of processor, and its features by LLVM's names and by those that Linux writes.
+    def processor(self, target: Any) -> str:
+        triple = target.attrs.get("mtriple")
+        return str(triple).split("-")[0] if triple else platform.machine()
 
-        A library is linked for the kind of processor at hand.
-        """
+    def requirements(self, target: Any) -> dict[str, Any]:
+        """The kind of processor, and its features by LLVM's names and by those of Linux."""
         used = used_by_code(_features_of(target))
         return {
-            "processor": platform.machine(),
+            "processor": self.processor(target),
             "features": {name: LINUX_NAMES[name] for name in used},
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,7 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
                 require_writable(scratch, or_else=OTHER_TMPDIR)
                 require_writable(folder)
                 check_compiler()
-                raise LinkError(_not_linked(path, error)) from error
+                raise LinkError(_not_linked(path, target, error)) from error
     return path
 
 
@@ -97,7 +98,7 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
             os.environ["TMPDIR"] = before
 
 
-def _not_linked(path: str, error: Exception) -> str:
+def _not_linked(path: str, target: Any, error: Exception) -> str:
     said = [
         line.strip()
         for line in str(error).splitlines()
@@ -105,10 +106,15 @@ def _not_linked(path: str, error: Exception) -> str:
     ]
     telling = [line for line in said if any(each in line for each in _TELLING)]
     why = (telling or said or ["the compiler does not say why"])[0]
-    return (
-        f"linking {path} failed: {why}; a working C++ compiler is needed: reinstall g++, or name "
-        "another one in CXX"
-    )
+    processor = backend_of(target.kind.name).processor(target)
+    if processor != platform.machine():
+        mend = (
+            f"the library is for {processor}, of which a C++ compiler is needed: name it in CXX, "
+            f"such as CXX={processor}-linux-gnu-g++"
+        )
+    else:
+        mend = "a working C++ compiler is needed: reinstall g++, or name another one in CXX"
+    return f"linking {path} failed: {why}; {mend}"
 
 
 def generate(module: Any, target: Any) -> Any:
