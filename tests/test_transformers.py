@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ transformers: Any = pytest.importorskip("transformers", reason="needs the extra 
 import prefilltune.transformers as prefill  # noqa: E402
 from prefilltune.torch import InvalidArgumentError, InvalidLibraryError, Kernel, registry  # noqa: E402
 from prefilltune.torch import Spec as KernelSpec  # noqa: E402
+from prefilltune.transformers import libraries as built_libraries  # noqa: E402
 from prefilltune.transformers.imports import when_imported  # noqa: E402
 from prefilltune.transformers.models import packed_specs_of, specs_of  # noqa: E402
 from prefilltune.transformers.packed import offsets_guard  # noqa: E402
@@ -668,6 +670,16 @@ def test_examples_of_docstrings_are_so() -> None:
     assert doctest.testmod(prefill.windows).failed == 0
 
 
+def test_a_library_tells_which_records_of_others_it_is_made_of(tmp_path: Path) -> None:
+    portable = "padded: portable: records of llvm-x86_64_v3, timed on a CPU; run: prefilltune tune"
+    kernels = [
+        {"spec": "padded", "tier": "portable"},
+        {"spec": "padded", "notes": ["nothing was measured; run: prefilltune sweep", portable]},
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps({"kernels": kernels}))
+    assert built_libraries.stand_ins_in(tmp_path) == [portable]
+
+
 @pytest.mark.slow
 def test_a_library_is_built_of_records_once(tmp_path: Path) -> None:
     script = Path(__file__).with_name("small_libraries.py")
@@ -681,6 +693,7 @@ def test_a_library_is_built_of_records_once(tmp_path: Path) -> None:
     assert_as_eager(model, batch("right"))
     assert_packed_as_eager(model, packed("bert"))
     assert report.served == {str(each): 2 for each in (specs[0], *packed_specs_of(model))}
+    assert report.stand_ins == []
     libraries = report.libraries
     when = [each.stat().st_mtime_ns for each in libraries]
     assert prefill.enable(model, **options).libraries == libraries

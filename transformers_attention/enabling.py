@@ -16,7 +16,7 @@ from ..torch.errors import InvalidArgumentError
 from ..torch.registry import has_kernel
 from .attention import NAME
 from .errors import NotBuiltError
-from .libraries import built, default_cache, load_folders
+from .libraries import built, default_cache, load_folders, stand_ins_in
 from .models import models_in, packed_specs_of, specs_of, usual_side
 from .reporting import Report
 from .session import Session, attach
@@ -67,7 +67,8 @@ def enable(
         ``padded`` or ``packed``: what kernels are built for, and wanted of ``library``; when
         absent, whichever there are.
     records : path, optional
-        A database of your own to build from, besides the committed records.
+        A database of your own to build from, besides the committed records; when absent, the one
+        that commands take here.
     accept : str
         Whose records will do, as ``--accept`` of ``prefilltune build``.
     cache : path, optional
@@ -122,6 +123,8 @@ def enable(
         raise NotBuiltError("; ".join(report.missing))
     for missing in report.missing:
         _logger.warning("an attention is left to SDPA: %s", missing)
+    for stand_in in report.stand_ins:
+        _logger.warning("%s", stand_in)
     for each in models:
         session = Session(strict, padding or usual_side(each), check == "always", report)
         for part in each.modules():
@@ -143,7 +146,7 @@ def _load_built(
     cache: Path,
 ) -> str:
     """Load what can be built; why the first cannot, if it cannot."""
-    failures = []
+    failures, stand_ins = [], []
     for spec in specs:
         try:
             folder = built(spec, device, records, accept, cache)
@@ -151,4 +154,6 @@ def _load_built(
             failures.append((spec, str(error)))
         else:
             report.libraries.append(load(folder).path)
+            stand_ins = stand_ins or stand_ins_in(folder)  # its own records serve all layouts
+    report.stand_ins += stand_ins
     return next((why for spec, why in failures if spec == specs[0]), "")

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..database import Finder, committed_root
+from ..database import Finder, Tier, committed_root, work_root
 from ..database.folders import target_keys
 from ..database.provenance import own_version, running_tvm_version
 from ..torch import Library, Spec, load
@@ -61,7 +61,7 @@ def built(spec: Spec, device: str, records: Path | None, accept: str, cache: Pat
     device : str
         PyTorch's device type.
     records : Path, optional
-        A database, besides the committed records.
+        A database, besides the committed records; when absent, the one that commands take.
     accept : str
         Whose records will do: ``--accept`` of ``prefilltune build``.
     cache : Path
@@ -78,7 +78,8 @@ def built(spec: Spec, device: str, records: Path | None, accept: str, cache: Pat
             "there before"
         )
     kind = _KINDS[device]
-    roots = [committed_root()] if records is None else [records, committed_root()]
+    own = records or work_root()
+    roots = [own, committed_root()] if records or own.is_dir() else [committed_root()]
     if not _is_recorded(spec, kind, roots):
         raise NotBuiltError(
             f"there are no records of {spec}: {spec.command('tune', kind)} --shape 8x512 "
@@ -86,7 +87,7 @@ def built(spec: Spec, device: str, records: Path | None, accept: str, cache: Pat
         )
     folder = cache / _digest(spec, kind, roots, accept)
     try:
-        return _kept(folder, spec, kind, records, accept)
+        return _kept(folder, spec, kind, own, accept)
     except OSError as error:
         raise NotBuiltError(
             f"{cache} cannot be written ({error.strerror}): pass another folder as cache, or build "
@@ -94,7 +95,21 @@ def built(spec: Spec, device: str, records: Path | None, accept: str, cache: Pat
         ) from None
 
 
-def _kept(folder: Path, spec: Spec, kind: str, records: Path | None, accept: str) -> Path:
+def stand_ins_in(folder: Path) -> list[str]:
+    """What a library says of its records that are not of its own target, a line for each tier.
+
+    Such as which they are, what they were timed on, and the command that makes some of its own.
+    """
+    kernels = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["kernels"]
+    return [
+        note
+        for kernel in kernels
+        for note in kernel.get("notes", ())
+        if note.startswith(tuple(f"{kernel['spec']}: {tier}: " for tier in Tier))
+    ]
+
+
+def _kept(folder: Path, spec: Spec, kind: str, records: Path, accept: str) -> Path:
     """The folder, with a library in it."""
     cache = folder.parent
     cache.mkdir(parents=True, exist_ok=True)
@@ -104,9 +119,9 @@ def _kept(folder: Path, spec: Spec, kind: str, records: Path | None, accept: str
         _logger.info("building a library of %s, for the first time; %s keeps it", spec, cache)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as scratch:
             made = Path(scratch) / "library"
-            options = ["--accept", accept, "--output", str(made)]
-            options += [] if records is None else ["--database", str(records)]
-            _build(spec, kind, options)
+            _build(spec, kind, [
+                "--accept", accept, "--output", str(made), "--database", str(records),
+            ])  # fmt: skip
             made.rename(folder)
     return folder
 

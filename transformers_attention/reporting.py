@@ -29,6 +29,9 @@ class Report:
         What was loaded for the model.
     missing : list[str]
         Attentions of the model without a kernel, and why.
+    stand_ins : list[str]
+        Of libraries that were built, records of other targets than this machine: which they are,
+        and the command that makes some of its own.
     """
 
     served: Counter[Any] = field(default_factory=Counter)
@@ -36,6 +39,7 @@ class Report:
     copied: Counter[str] = field(default_factory=Counter)
     libraries: list[Path] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    stand_ins: list[str] = field(default_factory=list)
 
     def hand_over(self, reason: str) -> None:
         """Count a call that no kernel serves; the first for each reason is logged."""
@@ -51,6 +55,7 @@ class Report:
     def __str__(self) -> str:
         lines = [f"library {path}" for path in self.libraries]
         lines += [f"missing {reason}" for reason in self.missing]
+        lines += self.stand_ins
         for title, counts in (
             ("served by a kernel", self.served),
             ("left to SDPA", self.handed_over),
