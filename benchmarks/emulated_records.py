@@ -1,9 +1,10 @@
 """Makes the portable records of processors that nobody here has: the schedules of another level.
 
-Each is compiled for the target, and checked under an emulator; it is not timed, and says so. The
-compiler and the emulator are Debian's gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user::
+Each is compiled for the target, and checked under an emulator; it is not timed, and says so. It
+takes the place of what the target had for the same attention. The compiler and the emulator are
+Debian's gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user::
 
-    python benchmarks/emulated_records.py database/records/llvm-x86_64_v2 database/records
+    python benchmarks/emulated_records.py database/records/llvm-x86_64_v3 database/records
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def main() -> None:
         error = error_of(entry, target, options.compiler, options.emulator)
         print(f"{target.key} {of.spec}: error {error:.1e}", flush=True)
         assert error <= TOLERANCE[PrefillSpec.parse(of.spec).dtype]
-        store.add([of_target(entry, key, target, error)])
+        others = [each for each in store.entries if each.provenance.spec != of.spec]
+        store.replace([*others, of_target(entry, key, target, error)])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 For the attention of each preset, what records have for its head_dim (its own first) and the first
 schedules of some variants of the space are put on its description: their tiles, and what was
-sampled. They are checked, and timed in turns on every shape. That with the smallest geometric mean
-of times becomes the attention's record, of the last shape; its own from before stays where nothing
-is faster::
+sampled. They are checked, and timed in turns on every shape, with mixed lengths and with full ones.
+That with the smallest geometric mean of times becomes the attention's record, of the last shape and
+full lengths; its own from before stays where nothing is faster::
 
     python benchmarks/portable_records.py database/records database/records \
         --target '{"kind": "llvm", "mcpu": "x86-64-v3"}' \
-        --variant 64x64 --variant 32x64 --variant 64x128 --variant 64x64,packed
+        --variant 64x64 --variant 32x64 --variant 32x128 --variant 16x128
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, pa
 from prefilltune.workloads.presets import load_presets
 
 SPACE = SPACES["llvm_fused"]
-FULL = parse_lengths("full")
+#: Those of records last.
+LENGTHS = (parse_lengths("uniform"), parse_lengths("full"))
 BUILD_TIMEOUT = 240.0
 
 
@@ -135,7 +136,7 @@ def best(
     paths: list[str] = []
     with Worker(tvm_environment(target.threads)) as runner:
         for shape in shapes:
-            case = Case(spec, shape, FULL)
+            cases = [Case(spec, shape, lens) for lens in LENGTHS]
             replayed = [each.on(spec, shape) for each in candidates]
             paths = [str(folder / f"{shape}-{number}.so") for number in range(len(candidates))]
             calls = [
@@ -145,13 +146,15 @@ def best(
             for outcome in call_all(build_library, calls, BUILD_TIMEOUT):
                 assert outcome.status == "ok", outcome.detail
             checked = check(
-                engine.check_kernel, case, paths, runner, *fresh_inputs(case, KEPT_SEED)
+                engine.check_kernel, cases[-1], paths, runner, *fresh_inputs(cases[-1], KEPT_SEED)
             )
             errors = {path: outcome.value for path, outcome in checked.items()}
             assert max(errors.values()) <= TOLERANCE[spec.dtype], errors
-            times = time_in_turns(engine, case, paths, runner)
-            for number, seconds in enumerate(times):
-                means[number] += math.log(statistics.median(seconds)) / len(shapes)
+            for case in cases:
+                times = time_in_turns(engine, case, paths, runner)
+                for number, seconds in enumerate(times):
+                    part = math.log(statistics.median(seconds))
+                    means[number] += part / len(shapes) / len(cases)
     chosen = means.index(min(means))
     print(
         *(f"{math.exp(each - means[0]):.3f}" for each in means), "of the first's time", flush=True
@@ -165,7 +168,7 @@ def best(
             shape=str(shapes[-1]),
             space=SPACE.name,
             variant=dict(candidates[chosen].variant),
-            lens=FULL.text,
+            lens=LENGTHS[-1].text,
             median_secs=statistics.median(seconds),
             spread_secs=interquartile_range(seconds),
             max_abs_error=errors[paths[chosen]],
