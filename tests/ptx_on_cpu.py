@@ -74,6 +74,8 @@ _LOAD = r"ldmatrix\.sync\.aligned\.m8n8\.x4"
 _CALLS = (
     (r"ex2\.approx\.ftz\.f32 %0, %1;", "{} = ptx_ex2({})"),
     (r"rcp\.approx\.ftz\.f32 %0, %1;", "{} = 1 / ({})"),
+    (r"fence\.proxy\.async\.shared::cta;", "(void)0"),
+    (r"bar\.sync (?P<barrier>\d+), (?P<count>\d+);", "ptx_named({barrier}, {count})"),
     (rf"{_COPY};", "ptx_copy({}, {}, {size}, {size})"),
     (rf"{_COPY}, %2;", "ptx_copy({}, {}, {size}, {})"),
     (r"cp\.async\.(commit_group|wait_group \d);", "(void)0"),

@@ -1,0 +1,93 @@
+"""Kernels of warpgroup products with a producer, on the CPU: right, whoever waits for whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_schedules import first_proposal
+from kernel_checks import written_error
+from warpgroups_on_cpu import ORDERS, kernel_on_cpu
+
+from prefilltune.tuning.backends.cuda_code import device_source
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.build import generate
+from prefilltune.tuning.intrinsics import WARP_ROWS, WARPGROUP
+from prefilltune.workloads import (
+    TOLERANCE,
+    PrefillShape,
+    PrefillSpec,
+    make_inputs,
+    reference_attention,
+    regimes,
+)
+
+#: Few enough blocks that each takes several tiles, one after another.
+BLOCKS = 3
+
+PRODUCER = {"overlap": True, "ring": 2, "persistent": BLOCKS, "producer": True}
+
+ALL_CHOICES = {
+    "padding": "left",
+    "window": (70, 9),
+    "softcap": 1.5,
+    "bias": "relative",
+    "padding_output": "untouched",
+}
+CAUSAL = {"mask_mode": "causal_padded_left"}
+
+#: More than any block of these kernels has.
+SHARED_BYTES = 232448
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "chosen", "shape", "tiles", "more"),
+    [
+        (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), PRODUCER),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (64, CAUSAL, PrefillShape(3, 300), (64, 64), PRODUCER),
+                (64, CAUSAL, PrefillShape(2, 300), (128, 128), PRODUCER),
+                (72, CAUSAL, PrefillShape(3, 130), (64, 64), PRODUCER),
+                # A mask of two words a row.
+                (32, {"window": (90, 70)}, PrefillShape(3, 400), (64, 192), PRODUCER),
+                (64, {}, PrefillShape(3, 77, 301), (192, 128), PRODUCER),
+                (256, {}, PrefillShape(2, 150), (128, 64), {**PRODUCER, "direct": True}),
+                # More tiles than are ranked: some without keys come before others.
+                (64, CAUSAL, PrefillShape(260, 20), (64, 64), PRODUCER),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_kernels_compute_attention(
+    head_dim: int,
+    chosen: dict[str, Any],
+    shape: PrefillShape,
+    tiles: tuple[int, int],
+    more: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    spec, target = (
+        PrefillSpec(2, 1, head_dim, "float16", **chosen),
+        resolve_target("cuda", arch="sm_90a"),
+    )
+    variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **more}
+    proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
+    source = device_source(generate(proposal.module, target.target))
+    warps = tiles[0] // WARP_ROWS + WARPGROUP
+    kernel = kernel_on_cpu(source, BLOCKS, warps, SHARED_BYTES, tmp_path)
+    for index, lens in enumerate(regimes(shape.batch, max(shape.qo_len, shape.num_kv))):
+        inputs = make_inputs(spec, shape, lens, index, poison_padding=True)
+        output = np.full(inputs.query.shape, np.nan, "float16")
+        lse = np.full(inputs.query.shape[:3], np.nan, "float16")
+        names = ("q", "k", "v", "valid_lens", "bias")
+        values = dict(zip(names, inputs.arguments, strict=False), output=output, lse=lse)
+        # Products are done late and early by turns.
+        kernel(values, ORDERS[index * 5 % len(ORDERS)])
+        expected = reference_attention(spec, *inputs.arguments)
+        for actual, each in zip((output, lse), expected, strict=True):
+            assert written_error(spec, lens, actual, each) <= TOLERANCE["float16"]
