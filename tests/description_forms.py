@@ -21,7 +21,7 @@ DESCRIPTIONS = {
     ),
     "staged": partial(
         pipelined_attention,
-        tiles=PipelinedTiles(q_tile=4, kv_tile=8, staged_output=True),
+        tiles=PipelinedTiles(q_tile=4, kv_tile=8, staged_output=True, aligned=True),
         elementary=POLYNOMIALS,
     ),
 }

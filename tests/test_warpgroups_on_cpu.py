@@ -29,9 +29,11 @@ BLOCKS = 3
 
 PRODUCER = {"overlap": True, "ring": 2, "persistent": BLOCKS, "producer": True}
 
+ALIGNED = {**PRODUCER, "aligned": True}
+
 ALL_CHOICES = {
     "padding": "left",
-    "window": (70, 9),
+    "window": (70, 0),
     "softcap": 1.5,
     "bias": "relative",
     "padding_output": "untouched",
@@ -45,19 +47,25 @@ SHARED_BYTES = 232448
 @pytest.mark.parametrize(
     ("head_dim", "chosen", "shape", "tiles", "more"),
     [
-        (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), PRODUCER),
+        (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), ALIGNED),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), PRODUCER),
                 (64, CAUSAL, PrefillShape(3, 300), (64, 64), PRODUCER),
                 (64, CAUSAL, PrefillShape(2, 300), (128, 128), PRODUCER),
-                (72, CAUSAL, PrefillShape(3, 130), (64, 64), PRODUCER),
+                (64, CAUSAL, PrefillShape(2, 300), (128, 128), ALIGNED),
+                (64, CAUSAL, PrefillShape(3, 300), (128, 64), ALIGNED),
+                (64, CAUSAL, PrefillShape(4, 77, 201), (64, 64), ALIGNED),
+                (64, CAUSAL, PrefillShape(4, 201, 77), (64, 64), ALIGNED),
+                (72, CAUSAL, PrefillShape(3, 130), (64, 64), ALIGNED),
+                (256, CAUSAL, PrefillShape(3, 150), (128, 64), {**ALIGNED, "direct": True}),
                 # A mask of two words a row.
                 (32, {"window": (90, 70)}, PrefillShape(3, 400), (64, 192), PRODUCER),
                 (64, {}, PrefillShape(3, 77, 301), (192, 128), PRODUCER),
                 (256, {}, PrefillShape(2, 150), (128, 64), {**PRODUCER, "direct": True}),
                 # More tiles than are ranked: some without keys come before others.
-                (64, CAUSAL, PrefillShape(260, 20), (64, 64), PRODUCER),
+                (64, CAUSAL, PrefillShape(260, 20), (64, 64), ALIGNED),
             )
         ),
     ],

@@ -13,7 +13,7 @@ costs one fused multiply-add an element; and the maximum moves only where it mus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 
@@ -70,10 +70,13 @@ class PipelinedTiles(Tiles):
         Key tiles kept at once, those computed with and those being loaded; and value tiles.
     staged_output : bool
         Whether the output is a tile first, which is then copied.
+    aligned : bool
+        Whether query tiles begin with the first row that is no padding, where padding comes first.
     """
 
     ring: int = 2
     staged_output: bool = False
+    aligned: bool = False
 
 
 def online_attention(
@@ -134,11 +137,10 @@ def pipelined_attention(
         :data:`MAX_SCORE` are NaN.
     """
     plain = plain_attention(spec, shape, BUILT_IN)["main"]
+    tiling = replace(_tiling(tiles), aligned=tiles.aligned)
     pipelining = Pipelining(tiles.ring, tiles.staged_output, Slack(SLACK, MAX_SCORE))
     calls = _calls(elementary)
-    return tvm.IRModule(
-        {"main": derive_pipelined(plain, _tiling(tiles), pipelining, calls, _NAMES)}
-    )
+    return tvm.IRModule({"main": derive_pipelined(plain, tiling, pipelining, calls, _NAMES)})
 
 
 def _tiling(tiles: Tiles, order: tuple[int, ...] = ()) -> Tiling:

@@ -8,7 +8,17 @@ from typing import Any
 from tvm import s_tir, tirx
 from tvm.ir import Range, Var
 
-from .expressions import Buffer, Expr, element, equal, loads, substituted, variables, with_calls
+from .expressions import (
+    Buffer,
+    Expr,
+    depends,
+    element,
+    equal,
+    loads,
+    substituted,
+    variables,
+    with_calls,
+)
 from .nest import Half, Kept, Nest, Search, Step
 from .stages import Axis
 
@@ -62,16 +72,18 @@ def _tile_of_rows(nest: Nest, parameters: Sequence[Buffer], calls: Calls) -> Any
 
 def _known(nest: Nest) -> tuple[list[Buffer], list[Any]]:
     """Statements of what a tile of rows knows before anything else, and buffers of theirs."""
-    if nest.search is None:
-        return [], [tirx.Bind(var, value) for var, value in nest.bindings]
-    ends = tirx.decl_buffer((2,), "int32", f"{nest.search.var.name}_ends", scope="local")
+    buffers, body = [], []
+    if nest.search is not None:
+        ends = tirx.decl_buffer((2,), "int32", f"{nest.search.var.name}_ends", scope="local")
+        buffers.append(ends)
+        body += _searched(nest.search, ends)
+    if not nest.loaded:
+        return buffers, [*body, *(tirx.Bind(var, value) for var, value in nest.bindings)]
     known = tirx.decl_buffer((len(nest.bindings),), "int32", "known", scope="local")
-    body = _searched(nest.search, ends)
     for number, (var, value) in enumerate(nest.bindings):
-        # Passes of TVM's put what is bound into what reads it, over and over, unless it is loaded.
         place = [tirx.const(number, "int32")]
         body += [tirx.BufferStore(known, value, place), tirx.Bind(var, element(known, place))]
-    return [ends, known], body
+    return [*buffers, known], body
 
 
 def _searched(search: Search, ends: Buffer) -> list[Any]:
@@ -227,7 +239,8 @@ def _regions(
 
 def _range(nest: Nest, extent: Expr, index: Expr) -> Range:
     """What a tile of rows touches of a dimension that it indexes with ``index``."""
-    if equal(index, nest.row_begin + nest.row.var):
+    known_within = any(depends(nest.row_begin, var) for var, _ in nest.bindings)
+    if not known_within and equal(index, nest.row_begin + nest.row.var):
         return Range.from_min_extent(nest.row_begin, nest.row.extent)
     outside = [axis.var for axis in nest.outer[:-1]]
     if all(any(var.same_as(each) for each in outside) for var in variables(index)):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm.ir import TensorLoad, Var
+from tvm.ir import Range, TensorLoad, Var
+from tvm.sym import Analyzer
 
 from ..errors import DerivationError
 from .axes import Roles
@@ -73,6 +74,21 @@ class Intervals:
         begin = self._at(self.columns.begin, row_end - 1)
         end = self._at(self.columns.end, tirx.max(row_begin, self.rows.begin))
         return Interval(begin, end)
+
+    @property
+    def rows_begin_later(self) -> bool:
+        """Whether the first row that may see a column may be another than the first of all."""
+        first = self.rows.begin
+        return not isinstance(first, tirx.IntImm) and _not_below_0(first)
+
+    def of_rows_that_there_are(self, condition: Expr) -> Expr:
+        """``condition``, or one that is the same of rows from 0 to the last, and simpler.
+
+        TVM finds that out where a row is a sum of loop variables, and cannot where some are loaded.
+        """
+        analyzer = Analyzer()
+        analyzer.bind(self.row.var, Range(0, self.row.extent))
+        return analyzer.simplify(condition)
 
     @property
     def begin_moves(self) -> bool:

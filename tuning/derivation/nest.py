@@ -153,6 +153,9 @@ class Nest:
     skips : bool
         Whether such a tile is skipped by going on with the next, rather than by a condition around
         all steps, within which schedules find no place for a step of theirs.
+    loaded : bool
+        Whether what is bound is loaded from memory, where it was stored: passes of TVM's put what
+        is bound to anything else into what reads it, over and over.
     """
 
     name: str
@@ -170,6 +173,7 @@ class Nest:
     search: Search | None = None
     only_where: Expr | None = None
     skips: bool = False
+    loaded: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:

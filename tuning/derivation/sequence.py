@@ -33,7 +33,7 @@ def side_by_side(
     packing: Packing | None = None,
 ) -> Nest:
     """The nest of ``passes``, each step of a tile of columns by itself."""
-    place = place_of(passes, roles, tiling, packing)
+    place = place_of(passes, roles, intervals, tiling, packing)
     seen = SeenByAll(intervals, Interval(Var("full_begin", "int32"), Var("full_end", "int32")))
     begin: Any = place.columns.begin
     tiles = Var("tiles", "int32")
@@ -56,6 +56,7 @@ def side_by_side(
         search=place.search,
         only_where=place.some_written(intervals),
         skips=True,
+        loaded=place.is_loaded,
     )
 
 

@@ -58,6 +58,10 @@ class Tiling:
         The loops outside, as a permutation of the anchor's indices before the row.
     multiple : int
         Of the other axes of products, extended with zeros: see :mod:`.extending`.
+    aligned : bool
+        Whether a tile of rows begins with the first row that may see a column, where padding comes
+        before it. Where a row sees the columns up to its own, a tile of rows then masks as many
+        tiles of columns as without padding; for it there is a tile more that may hold nothing.
     """
 
     rows: int
@@ -66,11 +70,12 @@ class Tiling:
     start: float | None = None
     order: tuple[int, ...] = ()
     multiple: int = 1
+    aligned: bool = False
 
 
-def tiles_of(axis: Axis, size: int) -> Axis:
-    """The tiles of ``axis``."""
-    return Axis(Var(axis.var.name + "t", "int32"), -(-axis.extent // size))
+def tiles_of(axis: Axis, size: int, begun_before: int = 0) -> Axis:
+    """The tiles of ``axis``, of which the first begins up to a number of elements before it."""
+    return Axis(Var(axis.var.name + "t", "int32"), -(-(axis.extent + begun_before) // size))
 
 
 def tiled(
@@ -86,7 +91,7 @@ def tiled(
     Carried values of a row alone are updated outside of the halves, those with more axes inside,
     where schedules fuse the update with the product that it adds.
     """
-    place = place_of(passes, roles, tiling, packing)
+    place = place_of(passes, roles, intervals, tiling, packing)
     closing = passes.closing
 
     def half(rule: str, stages: Sequence[Stage]) -> Half:
@@ -114,12 +119,20 @@ def tiled(
         before_where=place.columns.begin < place.columns.end,
         search=place.search,
         only_where=place.some_written(intervals),
+        loaded=place.is_loaded,
     )
 
 
-def place_of(passes: OnePass, roles: Roles, tiling: Tiling, packing: Packing | None) -> Place:
+def place_of(
+    passes: OnePass,
+    roles: Roles,
+    intervals: Intervals,
+    tiling: Tiling,
+    packing: Packing | None,
+) -> Place:
     """How the stages of ``passes`` read in a tile."""
-    row_tiles = tiles_of(roles.row, tiling.rows)
+    aligned = tiling.aligned and intervals.rows_begin_later
+    row_tiles = tiles_of(roles.row, tiling.rows, begun_before=tiling.rows - 1 if aligned else 0)
     outside = [roles.outer[i] for i in tiling.order or range(len(roles.outer))]
     if packing is None:
         outer = (*outside, row_tiles)
@@ -141,6 +154,7 @@ def place_of(passes: OnePass, roles: Roles, tiling: Tiling, packing: Packing | N
         Interval(Var("begin", "int32"), Var("end", "int32")),
         _known_once(passes, roles, packed=packing is not None),
         {s.buffer: _tile_buffer(s, roles, inside) for s in passes.stages if not s.is_output},
+        Var("row_begin", "int32") if aligned else None,
     )
 
 
@@ -168,6 +182,9 @@ class Place:
         What is the same for a tile of rows, in terms of those before it.
     buffers : mapping
         What stands for the buffers of stages.
+    aligned_begin : Var, optional
+        The first row of the tile, of tiles that begin with the first row that may see a column, or
+        a number of tiles before it: rows of the first tile may lie before all that there are.
     """
 
     passes: OnePass
@@ -182,11 +199,17 @@ class Place:
     columns: Interval
     bindings: tuple[tuple[Var, Expr], ...]
     buffers: Mapping[Buffer, Buffer]
+    aligned_begin: Any = None
 
     @property
     def row_begin(self) -> Any:
         """Of the tile."""
-        return self.number * self.row.extent
+        return self.number * self.row.extent if self.aligned_begin is None else self.aligned_begin
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether what a tile of rows computes once is too long to be repeated in every index."""
+        return self.packing is not None or self.aligned_begin is not None
 
     def bound(self, intervals: Intervals) -> tuple[tuple[Var, Expr], ...]:
         """What a tile of rows computes once: what is read of parameters, and its columns."""
@@ -196,6 +219,7 @@ class Place:
         return (
             *self.bindings,
             *self._number(),
+            *self._aligned(intervals),
             (begin, self.once(visited.begin)),
             (end, self.once(visited.end)),
         )
@@ -215,6 +239,15 @@ class Place:
         tile: Any = self.outer[-1].var
         # A sequence that does not begin where the one before ends may have no tile before this.
         return ((self.number, tirx.max(tile - self.once(first), 0)),)
+
+    def _aligned(self, intervals: Intervals) -> tuple[tuple[Var, Expr], ...]:
+        """The first row, where tiles are aligned with the rows that may see a column."""
+        if self.aligned_begin is None:
+            return ()
+        first: Any = self.once(intervals.rows.begin)
+        size = self.row.extent
+        origin = first - (first + (size - 1)) // size * size
+        return ((self.aligned_begin, self.number * size + origin),)
 
     def some_written(self, intervals: Intervals) -> Expr | None:
         """Whether a tile of rows stores anything; None if each one does."""
@@ -239,8 +272,8 @@ class Place:
             buffer, where = stage.buffer, self.row_begin + self.row.var < self.roles.row.extent
             if stage.place is not None:
                 where = self.expr(stage.where)
-            elif stage.where is not None:
-                only_where = self.expr(stage.where)
+            else:
+                only_where = self._only_where(stage)
             indices = tuple(self.expr(index) for index in stage.place or stage.indices)
         else:
             buffer, where = self.buffers[stage.buffer], None
@@ -263,6 +296,13 @@ class Place:
             only_where=only_where,
         )
 
+    def _only_where(self, stage: Stage) -> Expr | None:
+        """Which rows of a tile an output is stored for, of those before the end of all rows."""
+        asked = [] if stage.where is None else [self.expr(stage.where)]
+        if self.aligned_begin is not None:
+            asked.insert(0, self.row_begin + self.row.var >= 0)
+        return tirx.all(*asked) if asked else None
+
     @property
     def tile_begin(self) -> Any:
         """The first column of a tile of columns."""
@@ -279,8 +319,9 @@ class Place:
         """
         roles, row = self.roles, self.row_begin + self.row.var
         column: Any = sum(self.parts, self.tile_begin)
+        not_before = row if self.aligned_begin is None else tirx.max(row, 0)
         there_is = {
-            roles.row.var: tirx.min(row, roles.row.extent - 1),
+            roles.row.var: tirx.min(not_before, roles.row.extent - 1),
             roles.column.var: column if inside else tirx.min(column, self.columns.end - 1),
         }
 

@@ -45,8 +45,8 @@ def _cleared(block: Any) -> Any:
     ]
     if len(loops) != 1 or PRODUCER in loops[0].annotations or any(map(skipped, stmts)):
         return block
-    known = constants(stmts)
-    fills = [_fill(region, known) for region in block.writes]
+    known, tile = constants(stmts), block.iter_vars[-1]
+    fills = [_fill(region, known, tile) for region in block.writes]
     if any(each is None for each in fills):
         return block
     go_on = tirx.Evaluate(tirx.op.continue_loop())
@@ -59,14 +59,17 @@ def _cleared(block: Any) -> Any:
     )  # fmt: skip
 
 
-def _fill(region: Any, known: Mapping[Any, float]) -> Any:
+def _fill(region: Any, known: Mapping[Any, float], tile: Any) -> Any:
     """What clears a head's share of the rows of a tile; None where it has none."""
     from tvm import tirx
+    from tvm.tirx.analysis import undefined_vars
 
     buffer, ranges = region.source, region.region
     if buffer not in known or not _is_of_a_head(buffer, ranges):
         return None
     sequence, rows, head, *_ = ranges
+    if not (_is(tile.dom.extent, 1) or tile.var in undefined_vars(rows.min)):
+        return None  # which rows a tile has is known within it alone
     element = np.array(known[buffer], numpy_dtype(buffer.dtype))
     row_bytes = math.prod(int(each) for each in buffer.shape[3:]) * element.itemsize
     width = math.gcd(16, row_bytes)

@@ -99,6 +99,7 @@ class _Pipeline(NamedTuple):
     direct: bool = False
     warp_rows: int = WARP_ROWS
     reload_query: bool = False
+    aligned: bool = False
 
 
 _RELOADING = _Pipeline(False, 0, warp_rows=32, reload_query=True)
@@ -119,9 +120,16 @@ _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
                 _Pipeline(False, 2),
                 _Pipeline(True, 2),
                 _Pipeline(True, 2, persistent=True, producer=True),
+                _Pipeline(True, 2, persistent=True, producer=True, aligned=True),
             ),
         ),
-        (_DIRECT_KV_TILES, (_Pipeline(True, 2, persistent=True, producer=True, direct=True),)),
+        (
+            _DIRECT_KV_TILES,
+            (
+                _Pipeline(True, 2, persistent=True, producer=True, direct=True),
+                _Pipeline(True, 2, persistent=True, producer=True, direct=True, aligned=True),
+            ),
+        ),
         (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
         (_KV_TILES[2:], (_Pipeline(False, 2), _Pipeline(True, 2), _Pipeline(True, 3))),
         (
@@ -182,6 +190,8 @@ class TensorCoreStructure:
     reload_query : bool
         Whether a warp of ``mma`` reads its queries from shared memory again for every tile of
         keys, rather than keep them in registers.
+    aligned : bool
+        Whether query tiles begin with the first row that is no padding, where padding comes first.
     """
 
     unit: str
@@ -197,6 +207,7 @@ class TensorCoreStructure:
     direct: bool = False
     warp_rows: int = WARP_ROWS
     reload_query: bool = False
+    aligned: bool = False
 
     @property
     def shared_query(self) -> bool:
@@ -232,6 +243,8 @@ class TensorCoreStructure:
             found["warp_rows"] = self.warp_rows
         if self.reload_query:
             found["reload_query"] = True
+        if self.aligned:
+            found["aligned"] = True
         return found
 
     @property
@@ -258,6 +271,7 @@ class TensorCoreStructure:
             self.dtype,
             self.ring or 2,
             staged_output=True,
+            aligned=self.aligned,
             head_multiple=_MULTIPLE,
         )
 
@@ -359,6 +373,7 @@ class TensorCoreSpace(DesignSpace):
             and s.whole_copies
             and reaches(s.q_tile, shape.qo_len, _SMALLEST_TILE)
             and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
+            and (not s.aligned or _gains_by_alignment(spec, shape, s.q_tile))
         ]
 
     def _structures(
@@ -379,6 +394,7 @@ class TensorCoreSpace(DesignSpace):
                         self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, each.overlap,
                         each.ring, multiprocessors if each.persistent else 0, each.alternate,
                         each.producer, each.direct, each.warp_rows, each.reload_query,
+                        each.aligned,
                     )  # fmt: skip
 
     def describe(
@@ -405,8 +421,10 @@ class TensorCoreSpace(DesignSpace):
         order = "the value product runs beside the next tile's softmax" if s.overlap else "in turn"
         grid = f"persistent, {s.persistent} multiprocessors" if s.persistent else "a block a tile"
         grid += ", output from registers" if s.direct else ""
+        tiles = f"{s.q_tile} query rows by {s.kv_tile} keys"
+        tiles += ", queries from the first that is no padding on" if s.aligned else ""
         return {
-            "tiles": f"{s.q_tile} query rows by {s.kv_tile} keys",
+            "tiles": tiles,
             "instruction": f"{s.unit}, {s.dtype} into float32",
             "threads of a block": f"{warps * WARP} ({warps} warps)",
             "loads": copies,
@@ -423,14 +441,24 @@ class TensorCoreSpace(DesignSpace):
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
         persistent = int(variant.get("persistent", 0))
-        alternate, producer, direct, reload_query = (
+        alternate, producer, direct, reload_query, aligned = (
             bool(variant.get(each, False))
-            for each in ("alternate", "producer", "direct", "reload_query")
+            for each in ("alternate", "producer", "direct", "reload_query", "aligned")
         )
         return TensorCoreStructure(
             self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring, persistent,
             alternate, producer, direct, int(variant.get("warp_rows", WARP_ROWS)), reload_query,
+            aligned,
         )  # fmt: skip
+
+
+def _gains_by_alignment(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> bool:
+    """Whether tiles that begin with the first valid row mask less.
+
+    That is so where padding comes first, and the last key that a row sees is its own. Of one tile
+    the padded rows cost nothing.
+    """
+    return spec.padding == "left" and spec.window[1] == 0 and shape.qo_len > q_tile
 
 
 def _multiprocessors(target: ResolvedTarget) -> int:
