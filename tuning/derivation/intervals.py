@@ -87,7 +87,7 @@ class Intervals:
         TVM finds that out where a row is a sum of loop variables, and cannot where some are loaded.
         """
         analyzer = Analyzer()
-        analyzer.bind(self.row.var, Range(0, self.row.extent))
+        analyzer.bind(self.row.var, Range(tirx.const(0, "int32"), self.row.extent))
         return analyzer.simplify(condition)
 
     @property
