@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import stat
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,7 +77,10 @@ class Source:
             self._descriptor = os.open(os.devnull, os.O_RDONLY)
             self.exists = False
         weakref.finalize(self, os.close, self._descriptor)
-        self.stamp = _stamp(os.fstat(self._descriptor)) if self.exists else MISSING
+        status = os.fstat(self._descriptor)
+        if stat.S_ISDIR(status.st_mode):  # which reading would say of a number, not of the path
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        self.stamp = _stamp(status) if self.exists else MISSING
 
     def lines(self) -> Iterator[bytes]:
         """Every line that was there at the opening, with its newline; the last may lack it."""

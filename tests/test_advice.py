@@ -109,6 +109,15 @@ def key(threads: int | None = None) -> str:
     return str(resolve_target("llvm", threads).key)
 
 
+@pytest.mark.parametrize("name", ["build", "compare", "explain", "show", "report", "sweep"])
+def test_a_file_is_no_database(name: str, tmp_path: Path) -> None:
+    """Else the command that is advised would be refused for it."""
+    (tmp_path / "file").touch()
+    heads = "" if name == "report" else HEADS
+    message = run(f"prefilltune {name} {heads} --database {tmp_path / 'file'}")
+    assert "file is a file, not a folder; move it away, or choose another place" in message
+
+
 def test_what_timed_a_record_if_not_this_machine(tmp_path: Path) -> None:
     here = resolve_target("llvm", 2)
     name = backend_of("llvm").device_name()

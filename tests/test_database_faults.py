@@ -353,6 +353,15 @@ def test_rotten_files_yield_no_wrong_record(pristine, damage, names):
         assert store.problems == []
 
 
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    store = filled(tmp_path, [small_entry(0)])
+    (store.folder / "records.json").unlink()
+    (store.folder / "records.json").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        RecordStore.open(tmp_path, KEY)
+    assert caught.value.filename == str(store.folder / "records.json")
+
+
 def test_a_folder_that_lost_a_file_is_read_as_far_as_it_goes(tmp_path):
     for name in FILES:
         root = tmp_path / name

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ...database import Finder, NoRecordError, TargetKey, Tier, committed_root, work_root
+from ...database import (
+    DatabaseNotFoundError,
+    Finder,
+    NoRecordError,
+    TargetKey,
+    Tier,
+    committed_root,
+    work_root,
+)  # fmt: skip
 from ...database.finder import ACCEPTED
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
 
@@ -29,7 +38,18 @@ __all__ = [
 
 
 def open_databases(root: Path) -> Finder:
-    """The user's database before the committed records; each folder of them is read once."""
+    """The user's database before the committed records; each folder of them is read once.
+
+    Raises
+    ------
+    DatabaseNotFoundError
+        If ``root`` is a file; one that is not there yet is empty.
+    """
+    if os.path.isfile(root):  # to Path.is_file a name that is too long is an error
+        raise DatabaseNotFoundError(
+            f"cannot use {root} as a database: {root} is a file, not a folder; move it away, or "
+            "choose another place"
+        )
     committed = committed_root()
     return Finder([root] if root.resolve() == committed.resolve() else [root, committed])
 
