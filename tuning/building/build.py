@@ -108,13 +108,14 @@ def _not_linked(path: str, target: Any, error: Exception) -> str:
     why = (telling or said or ["the compiler does not say why"])[0]
     processor = backend_of(target.kind.name).processor(target)
     if processor != platform.machine():
-        mend = (
-            f"the library is for {processor}, of which a C++ compiler is needed: name it in CXX, "
-            f"such as CXX={processor}-linux-gnu-g++"
+        return (
+            f"linking {path} failed: {why}; the library is for {processor}, of which a C++ "
+            f"compiler is needed: name it in CXX, such as CXX={processor}-linux-gnu-g++"
         )
-    else:
-        mend = "a working C++ compiler is needed: reinstall g++, or name another one in CXX"
-    return f"linking {path} failed: {why}; {mend}"
+    return (
+        f"linking {path} failed: {why}; a working C++ compiler is needed: reinstall g++, or name "
+        "another one in CXX"
+    )
 
 
 def generate(module: Any, target: Any) -> Any:
