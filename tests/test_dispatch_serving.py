@@ -391,8 +391,8 @@ def test_records_that_came_after_the_sweep_serve_their_lengths_at_most_and_are_n
         (64, 64): Leaf(LONG.record_id),
     }
     alone, nothing = found.notes
-    late = "came after the sweep of 2026-11-23 and serve"
-    assert alone.startswith(f"{new.record_id} {late} no lengths but those they were tuned on; run:")
+    late = "came after the sweep of 2026-11-23 and serves"
+    assert alone.startswith(f"{new.record_id} {late} no lengths but those that were tuned; run:")
     assert nothing.startswith(f"{wide.record_id} {late} nothing; run:")
     assert all(COMMAND in note for note in found.notes)
     assert found.as_data()["notes"] == [*found.notes]

@@ -300,16 +300,18 @@ def _notes(
             )
         return
     late = known.keys() - set(sweep.records)
-    for does, records in (
-        ("serve no lengths but those they were tuned on", late & used.keys()),
-        ("serve nothing", late - used.keys()),
+    for what, records in (
+        ("no lengths but those that were tuned", late & used.keys()),
+        ("nothing", late - used.keys()),
     ):
         if records:
             names = ", ".join(sorted(records))
-            yield f"{names} came after the sweep of {sweep.date} and {does}"
+            serve = "serves" if len(records) == 1 else "serve"
+            yield f"{names} came after the sweep of {sweep.date} and {serve} {what}"
     if gone := [record for record in sweep.records if record not in known]:
         names = ", ".join(gone)
-        yield f"{names} of the sweep of {sweep.date} are gone; the others serve everything"
+        are = "is" if len(gone) == 1 else "are"
+        yield f"{names} of the sweep of {sweep.date} {are} gone; the others serve everything"
     if unmeasured := [in_words(lengths) for lengths, tree in own.items() if tree is None]:
         yield (
             f"{'; '.join(unmeasured)}: tuned on several batches, and the sweep of {sweep.date} "
