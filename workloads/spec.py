@@ -266,6 +266,33 @@ class PrefillSpec:
             return self
         return self.as_called(layout="padded", padding_output="untouched")
 
+    def within(self, shape: PrefillShape | SymbolicShape | PackedShape) -> PrefillSpec:
+        """What this attention amounts to in a shape: ends of its window that hide nothing are open.
+
+        Two specs that differ in their windows alone keep the same pairs of a shape, whatever the
+        lengths of its sequences, if and only if this is the same of both.
+
+        Sizes that a kernel learns at a call may be any, and so may the lengths of packed sequences:
+        there it is this spec itself.
+
+        Examples
+        --------
+        >>> mistral = PrefillSpec(32, 8, 128, padding="left", window=(4095, 0))
+        >>> mistral.within(PrefillShape(2, 4096)).mask_mode
+        'causal_padded_left'
+        >>> mistral.within(PrefillShape(2, 4097)).mask_mode
+        'padded_left_w4095-0'
+        """
+        left, right = self.window
+        qo_len, kv_len = shape.qo_len, shape.num_kv
+        if self.is_packed or not (isinstance(qo_len, int) and isinstance(kv_len, int)):
+            return self
+        # Windows are aligned at the ends. The last row's own column is the last, which has
+        # kv_len - 1 to its left, the most of any row; the first row's has qo_len - 1 to its right.
+        left = None if left is not None and left >= kv_len - 1 else left
+        right = None if right is not None and right >= qo_len - 1 else right
+        return replace(self, window=(left, right))
+
     @property
     def group_size(self) -> int:
         """Query heads that share one key/value head."""
