@@ -81,10 +81,11 @@ def cases(options: argparse.Namespace, target: ResolvedTarget) -> Iterator[Case]
                     if options.length and length not in options.length:
                         continue
                     for each in preset(model).specs(dtype):
-                        spec = each.as_called(layout=options.layout)
-                        number = numbers.setdefault(attention(spec), len(numbers))
+                        spec, shape = each.as_called(layout=options.layout), (batch, length)
+                        case = Case(spec, PrefillShape(*shape), parse_lengths(lens)).as_tuned
+                        number = numbers.setdefault(attention(case.spec), len(numbers))
                         if number % parts == part - 1:
-                            yield Case(spec, PrefillShape(batch, length), parse_lengths(lens))
+                            yield case
 
 
 def attention(spec: PrefillSpec) -> str:

@@ -27,7 +27,8 @@ class Tier(IntEnum):
     """How near a record is to what was asked for, the nearest first; always the same spec.
 
     But for the dtype of the LSE, whether padding is written, and packed sequences, which records of
-    padded ones serve (:attr:`~prefilltune.workloads.PrefillSpec.same_kernels`).
+    padded ones serve (:attr:`~prefilltune.workloads.PrefillSpec.same_kernels`), and for windows
+    that keep the same pairs of a shape (:meth:`~prefilltune.workloads.PrefillSpec.within`).
     """
 
     EXACT = 0
@@ -279,6 +280,8 @@ class Finder:
     def groups(self, key: TargetKey, spec: PrefillSpec) -> list[tuple[PrefillShape, str, str]]:
         """Shape, length distribution and design space of every record of a spec, once each.
 
+        Those of another spec are of this one where it amounts to the same in their shape.
+
         Raises
         ------
         VersionMismatchError, MalformedProvenanceError
@@ -432,7 +435,7 @@ class _Query:
 
     def pools(self, stores: Iterable[tuple[Path, RecordStore]]) -> Iterator[_Pool]:
         for root, store in stores:
-            own, others = _own_and_others(store, self.spec)
+            own, others = _own_and_others(store, self.spec, self.shape)
             for text, heads in {**others, **own}.items():
                 if self.spaces is not None:
                     heads = [head for head in heads if head.space in self.spaces]
@@ -450,21 +453,34 @@ def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
 
 
 def _own_and_others(
-    store: RecordStore, spec: PrefillSpec
+    store: RecordStore, spec: PrefillSpec, shape: PrefillShape | None = None
 ) -> tuple[dict[str, list[Head]], dict[str, list[Head]]]:
     """Records by shape, of whatever LSE: a trace knows nothing of its dtype.
 
     Nor does one know whether padding is written, and its decisions are good for packed sequences
     too; but times know both, so that records which differ in that, the second, stand for a shape
-    that has no others.
+    that has no others. Of windows that amount to the same in the shape of a record, its time is of
+    either.
+
+    Parameters
+    ----------
+    shape : PrefillShape, optional
+        What is asked for: the first are then of what ``spec`` amounts to there, and among the
+        second are those of ``spec`` itself whose window hides more where they were tuned.
     """
+    asked = spec.window if shape is None else spec.within(shape).window
     own: dict[str, list[Head]] = {}
     others: dict[str, list[Head]] = {}
     for each in spec.same_kernels:
         alike = (each.layout, each.padding_output) == (spec.layout, spec.padding_output)
-        found = own if alike else others
-        for text, heads in store.heads(str(each)).items():
-            found.setdefault(text, []).extend(heads)
+        meant = replace(each, window=asked)
+        for recorded in store.alike(each):
+            for text, heads in store.heads(str(recorded)).items():
+                there = PrefillShape.parse(text)
+                same = recorded.within(there) == meant.within(there)
+                if same or recorded == each:
+                    found = own if same and alike else others
+                    found.setdefault(text, []).extend(heads)
     return own, others
 
 

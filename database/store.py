@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..workloads.choices import OPEN
+from ..workloads.errors import InvalidSpecError
+from ..workloads.spec import PrefillShape, PrefillSpec
 from .contents import FILES, PROVENANCE, RECORDS, WORKLOADS, Contents, loads
 from .durable import append, cut, is_writable, torn_line, write_atomically
 from .entry import BadLine, Entry, Head
@@ -23,6 +27,8 @@ from .writing import not_writable, require_writable, writing
 
 REJECTED = "records.rejected.json"
 LOCK = ".lock"
+
+_KEPT_TEXTS = 1024
 
 
 class RecordStore:
@@ -44,6 +50,7 @@ class RecordStore:
         self.key = key
         self._known: Contents | None = read_folder(folder, key, indexed=True)
         self._by_spec: dict[str, dict[str, list[Head]]] = {}
+        self._by_rest: dict[PrefillSpec, list[PrefillSpec]] = {}
 
     @classmethod
     def open(cls, root: Path, key: TargetKey, *, create: bool = False) -> RecordStore:
@@ -107,6 +114,15 @@ class RecordStore:
                 shapes.setdefault(line.head.shape, []).append(line.head)
         return self._by_spec.get(spec, {})
 
+    def alike(self, spec: PrefillSpec) -> list[PrefillSpec]:
+        """The specs of records that differ from one in nothing but the window; itself, if there."""
+        if not self._by_rest:
+            for text in sorted({line.head.spec for line in self._contents.records.values()}):
+                with suppress(InvalidSpecError):  # of a version that has more to choose
+                    found = PrefillSpec.parse(text)
+                    self._by_rest.setdefault(_but_for_its_window(found), []).append(found)
+        return self._by_rest.get(_but_for_its_window(spec), [])
+
     def require_writable(self) -> None:
         """Try whether records can be written, before hours are spent on some.
 
@@ -169,6 +185,9 @@ class RecordStore:
     def prune(self, keep: int) -> list[Entry]:
         """Keep the fastest ``keep`` records of each (spec, shape, space, lens); rewrites the files.
 
+        Specs that amount to the same attention in a shape
+        (:meth:`~prefilltune.workloads.PrefillSpec.within`) count as one there.
+
         Returns
         -------
         list of Entry
@@ -187,7 +206,9 @@ class RecordStore:
             groups: dict[tuple[str, ...], list[str]] = {}
             heads = (line.head for line in known.records.values())
             for head in sorted(heads, key=lambda head: head.speed):
-                groups.setdefault(head.group, []).append(head.record_id)
+                _, *rest = head.group
+                group = (_amounts_to(head.spec, head.shape), *rest)
+                groups.setdefault(group, []).append(head.record_id)
             removed = [known.entry(id_) for ids in groups.values() for id_ in ids[keep:]]
             self._rewrite(known, [id_ for ids in groups.values() for id_ in ids[:keep]], {})
             return [entry for entry in removed if entry]
@@ -209,7 +230,7 @@ class RecordStore:
                     known = read_folder(self.folder, self.key)
                 yield known
             finally:
-                self._known, self._by_spec = None, {}
+                self._known, self._by_spec, self._by_rest = None, {}, {}
 
     def _repair(self) -> bool:
         """Set aside last lines that a crash has torn, with copies; tells whether there were any."""
@@ -310,6 +331,19 @@ class RecordStore:
             "records": records,
         }
         return list(file_lines(data))
+
+
+def _but_for_its_window(spec: PrefillSpec) -> PrefillSpec:
+    return replace(spec, window=OPEN)
+
+
+@lru_cache(maxsize=_KEPT_TEXTS)
+def _amounts_to(spec: str, shape: str) -> str:
+    """What a spec amounts to in a shape, as text; where this version reads neither, the spec."""
+    try:
+        return str(PrefillSpec.parse(spec).within(PrefillShape.parse(shape)))
+    except InvalidSpecError:
+        return spec
 
 
 def _digests(texts: Mapping[str, str], entries: Iterable[Entry]) -> set[str]:

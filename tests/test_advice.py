@@ -41,7 +41,7 @@ from prefilltune.tuning.cli.console import as_started
 from prefilltune.tuning.deployment import choose_serving
 from prefilltune.tuning.environment import pip_install
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import CHOICES, Case, PrefillSpec, Preset
+from prefilltune.workloads import CHOICES, Case, PrefillShape, PrefillSpec, Preset
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADS = "--heads 2/1x16"
@@ -160,11 +160,12 @@ def test_where_nothing_is_tuned(name: str, layout: str, tmp_path: Path) -> None:
 def test_where_a_scale_a_mask_and_scores_are_not_the_usual_ones(
     options: str, fields: dict[str, Any], tmp_path: Path
 ) -> None:
-    spec = PrefillSpec(4, 2, 16, "float32", sm_scale=0.3, **fields)
+    spec, shape = PrefillSpec(4, 2, 16, "float32", sm_scale=0.3, **fields), PrefillShape(2, 5, 9)
+    tuned = f"{spec.within(shape)} {shape}"
     options += " --heads 4/2x16 --sm-scale 0.3 --shape 2x5x9"
     for name in ("build", "compare"):
         message = run(f"prefilltune {name} {options} --database {tmp_path}")
-        assert reached(advised(message)) == ("tune", f"{spec} b2_q5_kv9", key(), str(tmp_path))
+        assert reached(advised(message)) == ("tune", tuned, key(), str(tmp_path))
 
 
 def test_a_model_means_each_of_its_attentions(
@@ -190,7 +191,8 @@ def test_a_model_means_each_of_its_attentions(
     done.clear()
     run(f"prefilltune tune {options} --no-compare --padding-output untouched --shape 2x5")
     assert {spec for spec, _ in done} == {
-        replace(each, padding_output="untouched") for each in (SPEC, local)
+        replace(each, padding_output="untouched").within(PrefillShape(2, 5))
+        for each in (SPEC, local)
     }
     done.clear()
     run(f"prefilltune tune {options} --no-compare --layout packed --shape 2x5")

@@ -95,8 +95,8 @@ def test_another_spec_is_never_a_match(tmp_path):
 
 
 def test_a_miss_names_other_specs_of_the_same_heads(tmp_path):
-    window = replace(SPEC, window=(64, 64))
-    near = [replace(SPEC, window=(128, 128)), replace(window, softcap=30.0, bias="relative")]
+    window = replace(SPEC, window=(8, 8))
+    near = [replace(SPEC, window=(16, 16)), replace(window, softcap=30.0, bias="relative")]
     heads = replace(window, num_qo_heads=24, num_kv_heads=24)
     specs = [heads, *reversed(near)]
     filled(tmp_path, [small_entry(i, spec=str(each)) for i, each in enumerate(specs)])

@@ -82,6 +82,7 @@ def test_a_single_record_serves_everything_without_a_sweep(tmp_path: Path) -> No
         "tier": "exact",
         "tuned_for": "llvm-znver4-2c",
         "timed_on": SHORT.provenance.device["name"],
+        "tuned_as": str(SPEC),
         "tuned_at": "b1_q16_kv16",
         "lens": "full",
         "space": "llvm_fused",

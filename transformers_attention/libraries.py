@@ -134,10 +134,9 @@ def _is_recorded(spec: Spec, kind: str, roots: Sequence[Path]) -> bool:
         sm_scale=None if usual else spec.sm_scale, lse_dtype=spec.lse_dtype,
         softcap=spec.softcap, bias=spec.bias,
     )  # fmt: skip
-    texts = {str(each) for each in wanted.same_kernels}
     databases = Finder(roots)
     keys = {key for root in roots for key in target_keys(root) if key.kind == kind}
-    return any(text in texts for key in keys for text, _ in databases.workloads(key))
+    return any(databases.groups(key, wanted) for key in keys)
 
 
 def _build(spec: Spec, kind: str, options: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .lengths import LengthDistribution, check_batches
 from .spec import PrefillShape, PrefillSpec
@@ -24,6 +24,11 @@ class Case:
     shape: PrefillShape
     lens: LengthDistribution
     seed: int = 0
+
+    @property
+    def as_tuned(self) -> Case:
+        """What a search is for: the case of what its spec amounts to in its shape."""
+        return replace(self, spec=self.spec.within(self.shape))
 
     def batches(self) -> tuple[tuple[int, ...], ...]:
         """Valid lengths of the batches that kernels are timed on."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from .choices import CAUSAL, CHOICES, LAYOUT, PADDING, WINDOW
-from .spec import PrefillSpec
+from .spec import PrefillShape, PrefillSpec
 
 
 def extras(spec: PrefillSpec) -> dict[str, str]:
@@ -56,3 +57,30 @@ def phrase(spec: PrefillSpec, *, short: bool = False) -> str:
     if not math.isclose(spec.scale, spec.head_dim**-0.5):
         scores.append(f"scale {spec.scale:g}")
     return ", ".join(each for each in (mask, *scores) if each)
+
+
+def hides_nothing(spec: PrefillSpec, shapes: Iterable[PrefillShape]) -> str:
+    """That a window hides nothing in shapes.
+
+    Examples
+    --------
+    >>> hides_nothing(PrefillSpec(12, 12, 64, window=(64, 64)), [PrefillShape(1, 65)])
+    'padded_w64-64_hq12_hkv12_d64_float16_s0.125: its window hides nothing at b1_q65_kv65'
+    """
+    return f"{spec}: its window hides nothing at {', '.join(map(str, shapes))}"
+
+
+def tuned_as(spec: PrefillSpec, shapes: Iterable[PrefillShape]) -> list[str]:
+    """What a spec is tuned as in those shapes where that is another, a line each.
+
+    Examples
+    --------
+    >>> shapes = [PrefillShape(1, 65), PrefillShape(1, 66)]
+    >>> tuned_as(PrefillSpec(12, 12, 64, window=(64, None)), shapes)  # doctest: +ELLIPSIS
+    ['...: its window hides nothing at b1_q65_kv65, tuned as padded_hq12_hkv12_d64_float16_s0.125']
+    """
+    found: dict[PrefillSpec, list[PrefillShape]] = {}
+    for shape in shapes:
+        found.setdefault(spec.within(shape), []).append(shape)
+    found.pop(spec, None)
+    return [f"{hides_nothing(spec, each)}, tuned as {within}" for within, each in found.items()]

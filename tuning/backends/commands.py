@@ -9,6 +9,7 @@ from typing import Any
 
 from ...database import Match, Tier, work_root
 from ...workloads import PrefillShape, PrefillSpec
+from ...workloads.phrases import hides_nothing
 from ..counting import count
 from ..heads import workload_options
 from ..target import ResolvedTarget
@@ -51,6 +52,24 @@ def stand_ins(
         origins = ", ".join(dict.fromkeys(map(_origin, of_tier.values())))
         lines.append(f"{spec}: {tier}: {origins}; for records of its own {tune}")
     return lines
+
+
+def windows_that_hide_nothing(
+    matches: Mapping[PrefillShape, Match], spec: PrefillSpec
+) -> list[str]:
+    """Which records of what a spec amounts to in some shapes stand for it there, a line each.
+
+    Parameters
+    ----------
+    matches : Mapping[PrefillShape, Match]
+        The records, by the shape that each stands for.
+    """
+    found: dict[str, list[PrefillShape]] = {}
+    for shape, match in matches.items():
+        tuned = match.entry.provenance.spec
+        if PrefillSpec.parse(tuned).window != spec.window:
+            found.setdefault(tuned, []).append(shape)
+    return [f"{hides_nothing(spec, each)}: records of {tuned}" for tuned, each in found.items()]
 
 
 def _origin(match: Match) -> str:

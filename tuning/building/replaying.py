@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...database import (
@@ -93,7 +93,8 @@ def replay_record(
         The kernel's sizes, in the place of the shape that the record was tuned on.
     spec : PrefillSpec, optional
         The kernel's, one of those that the record serves: a record's own, or one of which it is
-        among the :attr:`~prefilltune.workloads.PrefillSpec.same_kernels`.
+        among the :attr:`~prefilltune.workloads.PrefillSpec.same_kernels`, but for the window. The
+        kernel computes what that amounts to in its sizes.
 
     Returns
     -------
@@ -109,16 +110,17 @@ def replay_record(
         If ``sizes`` are given and the design space is one whose traces fit one shape alone.
     """
     space, tuned, shape, variant = origin_of(entry)
-    spec = tuned if spec is None else spec
+    spec = tuned if spec is None else described_as(spec, tuned, shape if sizes is None else sizes)
     sizes = None if sizes == shape else sizes
-    if (sizes is not None or spec.layout != tuned.layout) and not space.any_shape:
+    same_loops = (spec.layout, spec.window) == (tuned.layout, tuned.window)
+    if (sizes is not None or not same_loops) and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
     description = describe(space.name, tuned, shape, variant)
     symbolic = describe_for_every_shape(space.name, tuned, variant)
     onto = None
     if sizes is not None or spec != tuned:
         onto = describe(space.name, spec, shape if sizes is None else sizes, variant)
-    if spec.layout == tuned.layout:
+    if same_loops:
         return finished(schedule(entry, description, onto, symbolic).mod)
     schedule(entry, description, None, symbolic)  # that the record is of what is described today
     try:
@@ -129,14 +131,31 @@ def replay_record(
         ) from error
 
 
+def described_as(
+    spec: PrefillSpec, tuned: PrefillSpec, sizes: PrefillShape | SymbolicShape | PackedShape
+) -> PrefillSpec:
+    """The spec that a kernel is described by: it amounts to ``spec`` in the kernel's sizes.
+
+    Its window is the one that a record was tuned with where that keeps the same pairs, so that the
+    kernel is the one that was measured; else the widest one that does.
+
+    Parameters
+    ----------
+    tuned : PrefillSpec
+        The record's.
+    """
+    within, as_tuned = spec.within(sizes), replace(spec, window=tuned.window)
+    return as_tuned if as_tuned.within(sizes) == within else within
+
+
 class _OtherDecisionsError(ValueError):
-    """A design space decides something else on one layout than on another."""
+    """A design space decides something else on one layout or window than on another."""
 
 
 def _with_decisions(
     trace: Any, space: DesignSpace, spec: PrefillSpec, variant: Variant, description: Any
 ) -> Any:
-    """The schedule of a trace's decisions on a description of another layout.
+    """The schedule of a trace's decisions on a description of another layout or window.
 
     Its loops are others, and so are the instructions of its trace.
 

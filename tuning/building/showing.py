@@ -15,7 +15,7 @@ from ..derivation import online_text
 from ..spaces import Variant
 from .build import generate
 from .describing import describe
-from .replaying import replay_record
+from .replaying import described_as, origin_of, replay_record
 
 _DEVICE_SOURCE = re.compile(r'source_code="(?:[^"\\]|\\.)*"')
 
@@ -114,7 +114,11 @@ def _online(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
 
 
 def _tiled(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
-    described = describe(kernel.space, kernel.spec, kernel.shape, kernel.variant)
+    spec = kernel.spec.within(kernel.shape)
+    if kernel.entry is not None:
+        _, tuned, _, _ = origin_of(kernel.entry)
+        spec = described_as(kernel.spec, tuned, kernel.shape)
+    described = describe(kernel.space, spec, kernel.shape, kernel.variant)
     return Shown((*heading, _origin(kernel)), _script(described))
 
 

@@ -55,7 +55,7 @@ def build(
     resolved = prepare(target)
     tier = tier_of(accept, resolved)
     specs = workload.in_dtype_for(specs, resolved.kind)
-    from ..backends.commands import stand_ins
+    from ..backends.commands import stand_ins, windows_that_hide_nothing
     from ..deployment import choose_kernel, choose_serving
     from ..deployment.explanation import explanation_lines
     from ..deployment.library import build_kernels
@@ -98,11 +98,12 @@ def build(
     noted = {record for serving in servings for record in serving.matches}
     stand_in_lines = []
     for spec in specs:
+        of_spec = {shape: match for of, shape, match in fixed if of == spec}
+        stand_in_lines += windows_that_hide_nothing(of_spec, spec)
         matches = {
             shape: match
-            for of, shape, match in fixed
-            if of == spec
-            and (match.tier is Tier.NEAREST_SHAPE or match.entry.record_id not in noted)
+            for shape, match in of_spec.items()
+            if (match.tier is Tier.NEAREST_SHAPE or match.entry.record_id not in noted)
         }
         stand_in_lines += stand_ins(matches, resolved, spec, databases.roots[0])
     for line in (*missing, *stand_in_lines, *explained):

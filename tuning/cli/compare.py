@@ -137,7 +137,7 @@ def compare_all(
     Ends with exit code 2 if one could not be compared, once all others are; with 1 if one is worse
     than ``before``.
     """
-    from ..backends.commands import stand_ins
+    from ..backends.commands import stand_ins, windows_that_hide_nothing
     from ..comparing.comparer import Comparer
     from ..comparing.comparison import write_comparisons
     from ..comparing.report import summary_table, table
@@ -164,7 +164,10 @@ def compare_all(
     if len(comparisons) > 1:
         print_table(summary_table(comparisons))
     for spec, matches in found_for.items():
-        for line in stand_ins(matches, target, spec, databases.roots[0]):
+        for line in (
+            *windows_that_hide_nothing(matches, spec),
+            *stand_ins(matches, target, spec, databases.roots[0]),
+        ):
             console.print(line, soft_wrap=True)
     if comparisons:
         _draw_comparison(comparisons, folder)

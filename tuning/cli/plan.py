@@ -47,11 +47,14 @@ def run(
             devices = target_devices(each, len(pool.slots) if pool is not None else 1)
         warn_of_bad_lines(open_databases(root), resolved)
         wanted = Wanted(each.target, each.threads, each.arch)
+        wanted_cases: dict[Case, None] = {}
         for spec, shape in plan.workloads:
             spec = spec if plan.has_dtypes else in_usual_dtype(spec, resolved.kind)
             spec = replace(spec, lse_dtype=plan.lse_dtype)
             case = Case(spec, shape, parse_lengths(plan.lens), plan.seed)
-            spaces = tuple(choose_spaces(None, spec, [shape], resolved))
+            wanted_cases[case.as_tuned] = None
+        for case in wanted_cases:
+            spaces = tuple(choose_spaces(None, case.spec, [case.shape], resolved))
             cases.append(PlannedCase(case, resolved, spaces, wanted, devices))
     ending = ending_of(context)
     ending.advice = "run the same command again to go on from there"

@@ -94,6 +94,8 @@ def tuned_shapes(
 ) -> list[PrefillShape]:
     """Every shape of ``spec`` that has a record which serves the target, else the usual ones.
 
+    A record of another spec is of this one where both amount to the same in its shape.
+
     Parameters
     ----------
     accept : Tier
@@ -107,7 +109,10 @@ def tuned_shapes(
         If there are none of either.
     """
     found = _recorded(databases, target, accept)
-    of_spec = ([shape for each, shape in workloads if each == spec] for workloads in found)
+    of_spec = (
+        [shape for each, shape in workloads if each.within(shape) == spec.within(shape)]
+        for workloads in found
+    )
     shapes = _in_order(of_spec, nearest=nearest)
     if not shapes and not usual:
         raise nothing_tuned(databases, target, spec, accept)

@@ -15,6 +15,7 @@ import typer
 
 from ...database import Tier
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
+from ...workloads.phrases import tuned_as
 from ..counting import count
 from ..duration import format_duration, parse_duration
 from ..errors import InvalidOptionError
@@ -124,17 +125,23 @@ def tune(
 
         spaces = {each: choose_spaces(search.space, each, shapes, resolved) for each in specs}
         workloads = [(spec, each) for spec in specs for each in shapes]
+        cases = {
+            Case(spec, each, lengths, search.seed).as_tuned: spaces[spec]
+            for spec, each in workloads
+        }
         folder = root / str(resolved.key)
         compares = compare and not devices.tracker  # it measures here, not where a tracker's do
         if compares:
             require_comparable(folder)
         warn_of_bad_lines(open_databases(root), resolved)
         builders = None
-        if len(workloads) > 1:  # the processes of one pool and its builders serve all of them
+        for spec in specs:
+            for line in tuned_as(spec, shapes):
+                console.print(line, soft_wrap=True)
+        if len(cases) > 1:  # the processes of one pool and its builders serve all of them
             pool = pool or stack.enter_context(local_pool(resolved))
             builders = stack.enter_context(local_builders())
-        for spec, each in workloads:
-            case = Case(spec, each, lengths, search.seed)
+        for case, of_case in cases.items():
             log = log_path(case, resolved.key, root)
             ending.advice = f"run the same command again and the search goes on from {log}"
             with (
@@ -144,7 +151,7 @@ def tune(
                 result = tune_case(
                     case,
                     resolved,
-                    spaces[spec],
+                    of_case,
                     Limit(search.trials, search.seconds),
                     root,
                     search.keep,

@@ -75,7 +75,7 @@ class Bench(ABC):
     def measure(
         self, case: Case, tuned: Match, stock: Match | None, padded: Own | None
     ) -> Measured:
-        """Measure a case.
+        """Measure a case: ours as what is asked for, others as what that amounts to in its shape.
 
         Parameters
         ----------

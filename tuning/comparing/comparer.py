@@ -168,7 +168,10 @@ def _comparison(
         stock_ms=ms("stock"),
         stock_trials=stock.entry.provenance.trials if stock else None,
         unscheduled_ms=ms("unscheduled"),
-        peers={each.name: _peer(each, case.spec, results[each.name]) for each in measured.peers},
+        peers={
+            each.name: _peer(each, case.as_tuned.spec, results[each.name])
+            for each in measured.peers
+        },
         limit_gflops=2 * measured.gemm_size**3 / gemm_ms / 1e6,
         tuned_gflops=useful / tuned_ms / 1e6,
         max_abs_error=measured.max_abs_error,

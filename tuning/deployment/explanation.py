@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Column, Table
 
+from ...workloads import PrefillSpec
+
 
 def explanation_tables(kernels: Iterable[Mapping[str, Any]]) -> list[Table]:
     """Kernels as a manifest or :meth:`~.serving.Serving.as_data` describes them.
@@ -21,7 +23,9 @@ def explanation_tables(kernels: Iterable[Mapping[str, Any]]) -> list[Table]:
             rows = [{"tuned_at": each["shape"], **each, "serves": each["shape"]} for each in group]
             tables.append(_table(spec, rows))
         else:
-            tables += [_table(_title(each), each["kernels"]) for each in group]
+            for each in group:
+                rows = [{"spec": spec, **row} for row in each["kernels"]]
+                tables.append(_table(_title(each), rows))
     return tables
 
 
@@ -57,9 +61,16 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         tier = row["tier"] if row["tier"] in ("exact", "baseline") else _tier(row)
         device = row.get("timed_on") or ("nowhere" if "timed_on" in row else "")
-        fields = (row.get("tuned_at") or "", row.get("space") or "", tier, device)
+        fields = (_tuned(row), row.get("space") or "", tier, device)
         table.add_row(row["serves"], row["record"] or "TVM's hand-written", *fields)
     return table
+
+
+def _tuned(row: Mapping[str, Any]) -> str:
+    """The shape that a record was tuned on, and with which mask if with another window."""
+    shape = row.get("tuned_at") or ""
+    spec, tuned = (PrefillSpec.parse(row.get(name) or row["spec"]) for name in ("spec", "tuned_as"))
+    return shape if tuned.window == spec.window else f"{shape} as {tuned.mask_mode}"
 
 
 def _tier(row: Mapping[str, Any]) -> str:

@@ -181,10 +181,11 @@ def choose_kernel(
         If none will do.
     """
     match = find_record(databases, target, spec, shape, accept=accept)
-    found = candidates_of_shape(databases, match.key, spec, shape_of(match))
+    tuned = replace(spec, window=PrefillSpec.parse(match.entry.provenance.spec).window)
+    found = candidates_of_shape(databases, match.key, tuned, shape_of(match))
     if match.distance:
         found = {name: each for name, each in found.items() if fits_any_shape(each)}
-    sweep = _sweep_of(databases, match.key, spec)
+    sweep = _sweep_of(databases, match.key, tuned)
     choice = _choose_distribution(found, sweep, match.key, databases, _canonical(lens))
     return seen_from(target.key, found, shape)[choice.record], choice
 
@@ -334,6 +335,7 @@ def described(match: Match) -> dict[str, Any]:
         "tier": str(match.tier),
         "tuned_for": str(match.key),
         "timed_on": timed_on(match),
+        "tuned_as": provenance.spec,
         "tuned_at": provenance.shape,
         "lens": provenance.lens,
         "space": provenance.space,

@@ -92,7 +92,7 @@ def tune_case(
     Parameters
     ----------
     case : Case
-        What to tune.
+        What to tune; records are of what it is :attr:`~prefilltune.workloads.Case.as_tuned`.
     target : ResolvedTarget
         What for; of the devices of ``pool``, where one is given.
     spaces : Sequence[str]
@@ -117,6 +117,7 @@ def tune_case(
     NothingFoundError
         If no candidate was correct.
     """
+    case = case.as_tuned
     machine = pool.machine if pool is not None else None
     machine = machine or machine_here(target)
     store = RecordStore.open(root, target.key, create=True)
