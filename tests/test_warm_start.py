@@ -54,8 +54,9 @@ def test_the_nearest_workload_comes_first(tmp_path: Path, target: ResolvedTarget
         (str(PrefillSpec(12, 12, 128)), "b4_q128_kv128", "full"),
         (str(PrefillSpec(12, 12, 64, mask_mode="causal_padded_left")), "b4_q128_kv128", "full"),
         (str(PrefillSpec(12, 12, 64, "float16")), "b4_q128_kv128", "full"),
+        (str(PrefillSpec(12, 12, 64, window=(64, 64))), "b4_q128_kv128", "full"),
     ]
-    assert _tiles(tmp_path, case, records) == [3, 2, 1]
+    assert _tiles(tmp_path, case, records) == [3, 2, 7, 1]
 
 
 def test_records_of_other_targets_are_taken_also_of_the_case_itself(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from .trial_log import Trial
 # that is far away.
 _MOST, _MOST_OF_ONE = 6, 4
 
-# Beside the logarithm of a ratio of sizes: a dtype of the same width.
-_OTHER_DTYPE = 0.5
+# Beside the logarithm of a ratio of sizes: a dtype of the same width; a window with an end where
+# the other is open, so that of a trace the decisions alone fit.
+_OTHER_DTYPE, _OTHER_ENDS = 0.5, 1.0
 
 
 def nearest_trials(
@@ -25,7 +26,7 @@ def nearest_trials(
 ) -> list[Trial]:
     """The fastest records of the workloads nearest to a case, as trials without times.
 
-    Near are other shapes, lengths, numbers of heads, and dtypes of the same width.
+    Near are other shapes, lengths, numbers of heads, windows, and dtypes of the same width.
 
     Parameters
     ----------
@@ -75,9 +76,12 @@ def _is_same(entry: Entry, case: Case) -> bool:
 
 
 def _form(spec: PrefillSpec) -> tuple[object, ...]:
-    """What descriptions are built of, whatever the numbers: traces fit where it is the same."""
-    ends = tuple(end is None for end in spec.window)
-    return ends, spec.softcap is None, spec.bias
+    """What descriptions are built of, whatever the numbers, but for windows."""
+    return spec.softcap is None, spec.bias
+
+
+def _open_ends(spec: PrefillSpec) -> tuple[bool, ...]:
+    return tuple(end is None for end in spec.window)
 
 
 def _is_alike(spec: PrefillSpec, other: PrefillSpec) -> bool:
@@ -95,4 +99,6 @@ def _distance(entry: Entry, case: Case) -> float | None:
     shapes = shape_distance(PrefillShape.parse(entry.provenance.shape), case.shape)
     heads = abs(math.log2(spec.num_qo_heads / other.num_qo_heads))
     groups = abs(math.log2(spec.group_size / other.group_size))
-    return shapes + heads + groups + _OTHER_DTYPE * (spec.dtype != other.dtype)
+    of_dtype = _OTHER_DTYPE * (spec.dtype != other.dtype)
+    of_window = _OTHER_ENDS * (_open_ends(spec) != _open_ends(other))
+    return shapes + heads + groups + of_dtype + of_window
