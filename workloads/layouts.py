@@ -80,7 +80,8 @@ class Offsets:
 
     def length(self, sequence: Expr) -> Expr:
         """Of a sequence."""
-        end = tirx.min(self.offsets[sequence + 1], self.total)
+        # Both ends: an offset far below 0 less another would be out of what 32 bits hold.
+        end = clamp(self.offsets[sequence + 1], 0, self.total)
         return tirx.max(end - self.first(sequence), 0)
 
     def read(self, sequence: Expr, index: Expr) -> Expr:
