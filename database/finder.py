@@ -27,8 +27,9 @@ class Tier(IntEnum):
     """How near a record is to what was asked for, the nearest first; always the same spec.
 
     But for the dtype of the LSE, whether padding is written, and packed sequences, which records of
-    padded ones serve (:attr:`~prefilltune.workloads.PrefillSpec.same_kernels`), and for windows
-    that keep the same pairs of a shape (:meth:`~prefilltune.workloads.PrefillSpec.within`).
+    padded ones serve (:attr:`~prefilltune.workloads.PrefillSpec.same_kernels`), for windows that
+    keep the same pairs of a shape (:meth:`~prefilltune.workloads.PrefillSpec.within`), and for the
+    other dtype of 16 bits, where a target has no record in the one that is asked for.
     """
 
     EXACT = 0
@@ -454,6 +455,26 @@ def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
 
 def _own_and_others(
     store: RecordStore, spec: PrefillSpec, shape: PrefillShape | None = None
+) -> tuple[dict[str, list[Head]], dict[str, list[Head]]]:
+    """Records by shape; of the other dtype of 16 bits, the second, where there is none of its own.
+
+    The decisions of a trace are good for both dtypes.
+
+    Parameters
+    ----------
+    shape : PrefillShape, optional
+        As :func:`_of_dtype` takes it.
+    """
+    own, others = _of_dtype(store, spec, shape)
+    twin = spec.in_other_16_bits
+    if own or others or twin is None:
+        return own, others
+    own, others = _of_dtype(store, twin, shape)
+    return {}, {**others, **own}
+
+
+def _of_dtype(
+    store: RecordStore, spec: PrefillSpec, shape: PrefillShape | None
 ) -> tuple[dict[str, list[Head]], dict[str, list[Head]]]:
     """Records by shape, of whatever LSE: a trace knows nothing of its dtype.
 

@@ -104,19 +104,28 @@ def test_cpus_that_nobody_tuned_for_have_a_kernel_of_every_preset(
             assert "run: " in note
 
 
-@pytest.mark.parametrize("arch", ["sm_86", "sm_89"])
-def test_gpus_that_nobody_tuned_for_have_kernels_of_their_level(arch: str) -> None:
+@pytest.mark.parametrize(
+    ("arch", "dtype", "level"),
+    [
+        ("sm_75", "float16", "cuda-sm_75"),
+        ("sm_86", "float16", "cuda-sm_80"),
+        ("sm_89", "bfloat16", "cuda-sm_80"),
+    ],
+)
+def test_gpus_that_nobody_tuned_for_have_kernels_of_their_level(
+    arch: str, dtype: str, level: str
+) -> None:
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     target, finder = resolve_target("cuda", arch=arch), Finder([committed_root()])
-    found = []
-    for model in ("bge-base", "bge-large", "qwen3-embedding-8b"):
-        (spec,) = load_presets()[model].specs("float16")
-        serving = choose_serving(spec, target, finder, on_missing="nearest")
-        (match,) = serving.matches.values()
-        assert (match.tier, str(match.key)) == (Tier.PORTABLE, "cuda-sm_80")
-        assert "timed on NVIDIA" in serving.notes[0]
-        found.append(match.entry)
-    compile_device(replay_record(found[0]), target.target)
+    for preset in load_presets().values():
+        for spec in preset.specs(dtype):
+            serving = choose_serving(spec, target, finder, on_missing="nearest")
+            (match,) = serving.matches.values()
+            assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
+            assert "timed on NVIDIA" in serving.notes[0]
+            tuned = PrefillSpec.parse(match.entry.provenance.spec)
+            assert (f" in {tuned.dtype}, timed" in serving.notes[0]) == (tuned.dtype != dtype)
+    compile_device(replay_record(match.entry, None, spec), target.target)
 
 
 def test_a_record_with_another_variant_is_refused() -> None:

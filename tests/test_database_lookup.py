@@ -153,6 +153,19 @@ def test_of_several_databases_the_one_with_full_lengths_serves(tmp_path):
     assert (match.entry, match.root) == (full, tmp_path / "committed")
 
 
+def test_the_other_dtype_of_16_bits_serves_where_there_is_none_of_its_own(tmp_path):
+    half, brain = (replace(SPEC, dtype=dtype) for dtype in ("float16", "bfloat16"))
+    filled(tmp_path, [small_entry(1, spec=str(half), secs=1e-6)], KEY)
+    assert lookup([tmp_path], KEY, brain, SHAPE).entry.provenance.spec == str(half)
+    wide = replace(brain, lse_dtype="float32")
+    assert lookup([tmp_path], KEY, wide, SHAPE).entry.provenance.spec == str(half)
+    with pytest.raises(NoRecordError):
+        lookup([tmp_path], KEY, replace(SPEC, dtype="float32"), SHAPE)
+    own = small_entry(2, spec=str(brain), shape="b8_q64_kv64")
+    filled(tmp_path, [own], KEY)
+    assert lookup([tmp_path], KEY, brain, SHAPE, accept=Tier.NEAREST_SHAPE).entry == own
+
+
 def test_what_stands_in_comes_behind_also_from_another_database(tmp_path):
     """Times of padded tensors, or without padding written, say nothing beside times of the spec."""
     packed = replace(SPEC, layout="packed")

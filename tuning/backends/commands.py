@@ -36,7 +36,7 @@ def stand_ins(
 ) -> list[str]:
     """What is to be known of records that stand for a spec, and what makes such of its own.
 
-    A line for each tier, but for records that are of their own shape and target.
+    A line for each tier, but for records that are of their own shape, target and dtype.
 
     Parameters
     ----------
@@ -46,10 +46,15 @@ def stand_ins(
         Folder of records that takes those of its own.
     """
     lines = []
-    for tier in sorted({match.tier for match in matches.values()} - {Tier.EXACT}):
-        of_tier = {shape: match for shape, match in matches.items() if match.tier is tier}
+    standing = {
+        shape: match
+        for shape, match in matches.items()
+        if match.tier is not Tier.EXACT or _dtype(match) != spec.dtype
+    }
+    for tier in sorted({match.tier for match in standing.values()}):
+        of_tier = {shape: match for shape, match in standing.items() if match.tier is tier}
         tune = advice("tune", target, spec, *of_tier, database=database)
-        origins = ", ".join(dict.fromkeys(map(_origin, of_tier.values())))
+        origins = ", ".join(dict.fromkeys(_origin(match, spec) for match in of_tier.values()))
         lines.append(f"{spec}: {tier}: {origins}; for records of its own {tune}")
     return lines
 
@@ -72,12 +77,18 @@ def windows_that_hide_nothing(
     return [f"{hides_nothing(spec, each)}: records of {tuned}" for tuned, each in found.items()]
 
 
-def _origin(match: Match) -> str:
+def _dtype(match: Match) -> str:
+    """Of the record."""
+    return PrefillSpec.parse(match.entry.provenance.spec).dtype
+
+
+def _origin(match: Match, spec: PrefillSpec) -> str:
     """Where a record that stands for a workload comes from."""
-    provenance = match.entry.provenance
+    provenance, dtype = match.entry.provenance, _dtype(match)
+    in_dtype = "" if dtype == spec.dtype else f" in {dtype}"
     if match.tier is Tier.NEAREST_SHAPE:
-        return f"the record of {provenance.shape}"
-    return f"records of {match.key}, timed {on_device(timed_on(match))}"
+        return f"the record of {provenance.shape}{in_dtype}"
+    return f"records of {match.key}{in_dtype}, timed {on_device(timed_on(match))}"
 
 
 def timed_on(match: Match) -> str:

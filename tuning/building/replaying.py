@@ -62,7 +62,7 @@ def replay(
         MetaSchedule's JSON.
     decisions_alone : bool
         Take what the trace decides and not its instructions: for one whose description had other
-        loops, of another layout.
+        loops or instructions, of another layout, window or dtype.
 
     Raises
     ------
@@ -93,8 +93,8 @@ def replay_record(
         The kernel's sizes, in the place of the shape that the record was tuned on.
     spec : PrefillSpec, optional
         The kernel's, one of those that the record serves: a record's own, or one of which it is
-        among the :attr:`~prefilltune.workloads.PrefillSpec.same_kernels`, but for the window. The
-        kernel computes what that amounts to in its sizes.
+        among the :attr:`~prefilltune.workloads.PrefillSpec.same_kernels`, but for the window and
+        for which dtype of 16 bits it is. The kernel computes what that amounts to in its sizes.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def replay_record(
     space, tuned, shape, variant = origin_of(entry)
     spec = tuned if spec is None else described_as(spec, tuned, shape if sizes is None else sizes)
     sizes = None if sizes == shape else sizes
-    same_loops = (spec.layout, spec.window) == (tuned.layout, tuned.window)
+    same_loops = _loops(spec) == _loops(tuned)
     if (sizes is not None or not same_loops) and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
     description = describe(space.name, tuned, shape, variant)
@@ -148,14 +148,19 @@ def described_as(
     return as_tuned if as_tuned.within(sizes) == within else within
 
 
+def _loops(spec: PrefillSpec) -> tuple[Any, ...]:
+    """What the instructions of a trace depend on; its decisions do not."""
+    return spec.layout, spec.window, spec.dtype
+
+
 class _OtherDecisionsError(ValueError):
-    """A design space decides something else on one layout or window than on another."""
+    """A design space decides something else on one layout, window or dtype than on another."""
 
 
 def _with_decisions(
     trace: Any, space: DesignSpace, spec: PrefillSpec, variant: Variant, description: Any
 ) -> Any:
-    """The schedule of a trace's decisions on a description of another layout or window.
+    """The schedule of a trace's decisions on a description of another layout, window or dtype.
 
     Its loops are others, and so are the instructions of its trace.
 
