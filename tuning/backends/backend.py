@@ -223,6 +223,10 @@ class Backend(ABC):
         """The whole PrimFunc, lowered to where builds of others need no :meth:`generating`."""
         return function
 
+    def disabled_passes(self, module: Any) -> list[str]:
+        """TVM's names of passes for which :meth:`lowered` left nothing to do in a module."""
+        return []
+
     # Tuning.
 
     @abstractmethod

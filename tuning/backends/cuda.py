@@ -20,6 +20,7 @@ from ..measuring.engine import Engine
 from ..target import ResolvedTarget
 from .backend import Backend
 from .cuda_code import device_source, packed_as_machine_code, stays_source
+from .kernel_by_kernel import kernel_by_kernel
 from .nvrtc import check_nvrtc, compile_cubin, nvrtc_version
 
 # What a block may have of shared memory once it has asked for it (CUDA's opt-in maximum).
@@ -45,6 +46,8 @@ _VENDOR_WORDS = frozenset(
 _MEMORY_WORDS = re.compile(r"\d+gb|hbm\d?e?|sxm\d?")
 # The fastest first; a later one is for dtypes and architectures that those before it do not serve.
 _SPACES_BY_SPEED = ("cuda_wgmma", "cuda_mma", "cuda_mma_k8", "cuda_simt")
+# Mark of a function of which each kernel's buffers are as small as they can be.
+_COMPACTED = "prefilltune.compacted"
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ class Cuda(Backend):
 
         from ..intrinsics import fragment_layout
 
+        compacted = kernel_by_kernel(transform.CompactBufferAllocation())
         passes = [
             transform.CanonicalizeLoop(),
             transform.LowerCrossThreadReduction(),
@@ -176,7 +180,7 @@ class Cuda(Backend):
             transform.ConvertBlocksToOpaque(),
             transform.LiftThreadBinding(),
             transform.ManifestSharedMemoryLocalStage(),
-            transform.CompactBufferAllocation(),
+            compacted,
             transform.LowerAutoCopy(),
             transform.UnifyThreadBinding(),
             transform.LowerMatchBuffer(),
@@ -185,10 +189,20 @@ class Cuda(Backend):
             transform.AnnotateIrregularLoop(),
             transform.InjectSoftwarePipeline(),
             transform.TransformMmaBufferLayout(),
+            compacted,  # fragments, of which there are registers by now
         ]
         with fragment_layout(), target:
             lowered = tvm.transform.Sequential(passes)(tvm.IRModule({"main": function}))
-        return lowered["main"]
+        return lowered["main"].with_attr(_COMPACTED, True)
+
+    def disabled_passes(self, module: Any) -> list[str]:
+        """What takes minutes for many kernels at once, where :meth:`lowered` did it for each."""
+        from tvm.tirx import PrimFunc
+
+        functions = [each for each in module.functions.values() if isinstance(each, PrimFunc)]
+        if all((each.attrs or {}).get(_COMPACTED) for each in functions):
+            return ["s_tir.CompactBufferAllocation"]
+        return []
 
     def default_spaces(
         self, spec: PrefillSpec, shapes: Sequence[PrefillShape], target: ResolvedTarget

@@ -126,5 +126,6 @@ def generate(module: Any, target: Any) -> Any:
 
     backend = backend_of(target.kind.name)
     module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(finished(module))
-    with PassContext(config=dict(backend.pass_config)), backend.generating():
+    config, disabled = dict(backend.pass_config), backend.disabled_passes(module)
+    with PassContext(config=config, disabled_pass=disabled), backend.generating():
         return build(module, target=target)
