@@ -458,7 +458,7 @@ def _own_and_others(
 ) -> tuple[dict[str, list[Head]], dict[str, list[Head]]]:
     """Records by shape; of the other dtype of 16 bits, the second, where there is none of its own.
 
-    The decisions of a trace are good for both dtypes.
+    The decisions of a trace are good for both dtypes, where the target has both.
 
     Parameters
     ----------
@@ -467,7 +467,7 @@ def _own_and_others(
     """
     own, others = _of_dtype(store, spec, shape)
     twin = spec.in_other_16_bits
-    if own or others or twin is None:
+    if own or others or twin is None or not store.key.has_bfloat16:
         return own, others
     own, others = _of_dtype(store, twin, shape)
     return {}, {**others, **own}

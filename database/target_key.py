@@ -71,6 +71,18 @@ class TargetKey:
         """The levels whose records serve this machine, the best first."""
         return tuple(TargetKey(self.kind, level) for level in self.levels)
 
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether what multiplies float16 multiplies bfloat16 too: no NVIDIA GPU before Ampere.
+
+        Examples
+        --------
+        >>> [TargetKey("cuda", arch).has_bfloat16 for arch in ("sm_75", "sm_80", "sm_90a")]
+        [False, True, True]
+        """
+        of_nvidia = re.match(r"sm_(\d+)", self.arch)
+        return of_nvidia is None or int(of_nvidia[1]) >= 80
+
     def __str__(self) -> str:
         return f"{self.family}-{self.device}" if self.device else self.family
 

@@ -161,6 +161,13 @@ def test_the_other_dtype_of_16_bits_serves_where_there_is_none_of_its_own(tmp_pa
     assert lookup([tmp_path], KEY, wide, SHAPE).entry.provenance.spec == str(half)
     with pytest.raises(NoRecordError):
         lookup([tmp_path], KEY, replace(SPEC, dtype="float32"), SHAPE)
+    turing = TargetKey("cuda", "sm_75")
+    filled(
+        tmp_path, [replace(small_entry(3, spec=str(half)), target_json={"kind": "cuda"})], turing
+    )
+    assert lookup([tmp_path], turing, half, SHAPE).tier is Tier.EXACT
+    with pytest.raises(NoRecordError):
+        lookup([tmp_path], turing, brain, SHAPE)
     own = small_entry(2, spec=str(brain), shape="b8_q64_kv64")
     filled(tmp_path, [own], KEY)
     assert lookup([tmp_path], KEY, brain, SHAPE, accept=Tier.NEAREST_SHAPE).entry == own
