@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,16 +34,31 @@ def kernel_error(
     """
     from tvm.runtime import tensor
 
+    def run(*arrays: np.ndarray) -> None:
+        tensors = [tensor(array, device) for array in arrays]
+        kernel(*tensors)
+        for array, computed in zip(arrays[-2:], tensors[-2:], strict=True):
+            array[...] = computed.numpy()
+
+    return error_on_arrays(run, spec, shape, valid_lens, seed)
+
+
+def error_on_arrays(
+    run: Callable[..., None],
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    valid_lens: np.ndarray,
+    seed: int,
+) -> float:
+    """As :func:`kernel_error`, of what computes on NumPy arrays, into the last two."""
     inputs = make_inputs(spec, shape, valid_lens, seed, poison_padding=True)
-    arrays = inputs.arguments
-    dtype = numpy_dtype(spec.dtype)
-    output = tensor(np.full(inputs.query.shape, np.nan, dtype), device)
-    lse = tensor(np.full(inputs.query.shape[:3], np.nan, numpy_dtype(spec.lse_type)), device)
-    kernel(*(tensor(array, device) for array in arrays), output, lse)
-    expected_output, expected_lse = reference_attention(spec, *arrays)
+    output = np.full(inputs.query.shape, np.nan, numpy_dtype(spec.dtype))
+    lse = np.full(inputs.query.shape[:3], np.nan, numpy_dtype(spec.lse_type))
+    run(*inputs.arguments, output, lse)
+    expected = reference_attention(spec, *inputs.arguments)
     return max(
-        written_error(spec, valid_lens, output.numpy(), expected_output),
-        written_error(spec, valid_lens, lse.numpy(), expected_lse),
+        written_error(spec, valid_lens, actual, each)
+        for actual, each in zip((output, lse), expected, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""The PTX of the tensor intrinsics as calls of functions that do the same, for :mod:`cuda_on_cpu`.
+"""The PTX of the tensor intrinsics as calls of functions that do the same, for one CPU thread.
 
 Tensor cores of float16 alone. What a copy brings is there at once, so that a missing wait does not
 show; an address that the copy could not take ends the process.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tvm
 from cuda_on_cpu import ORDERS, kernel_on_cpu
-from kernel_checks import kernel_error, written_error
+from kernel_checks import error_on_arrays, kernel_error
 from machine_code import compile_device
 from tvm.s_tir import Schedule
 
@@ -27,8 +28,6 @@ from prefilltune.workloads import (
     TVM_MASK_MODES,
     PrefillShape,
     PrefillSpec,
-    make_inputs,
-    reference_attention,
     regimes,
 )
 from prefilltune.workloads.elementary import POLYNOMIALS
@@ -148,14 +147,8 @@ def test_scheduled_kernels_compute_attention(
     length = max(shape.qo_len, shape.num_kv)
     lens = [*regimes(shape.batch, length), np.full(shape.batch, -3), np.full(shape.batch, 999)]
     for index, valid_lens in enumerate(lens):
-        inputs = make_inputs(spec, shape, valid_lens, seed, poison_padding=True)
-        arrays = inputs.arguments
-        output = np.full(inputs.query.shape, np.nan, "float32")
-        lse = np.full(inputs.query.shape[:3], np.nan, "float32")
-        kernel(*arrays, output, lse, order=ORDERS[index % len(ORDERS)])
-        expected = reference_attention(spec, *arrays)
-        for actual, each in zip((output, lse), expected, strict=True):
-            assert written_error(spec, valid_lens, actual, each) <= TOLERANCE["float32"]
+        run = partial(kernel, order=ORDERS[index % len(ORDERS)])
+        assert error_on_arrays(run, spec, shape, valid_lens, seed) <= TOLERANCE["float32"]
 
 
 def test_every_decision_replays_from_json() -> None:

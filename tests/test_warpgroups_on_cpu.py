@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from cuda_schedules import first_proposal
-from kernel_checks import written_error
+from kernel_checks import error_on_arrays
 from warpgroups_on_cpu import ORDERS, kernel_on_cpu
 
 from prefilltune.tuning.backends.cuda_code import device_source
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.intrinsics import WARP_ROWS, WARPGROUP
-from prefilltune.workloads import (
-    TOLERANCE,
-    PrefillShape,
-    PrefillSpec,
-    make_inputs,
-    reference_attention,
-    regimes,
-)
+from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec, regimes
 
 #: Few enough blocks that each takes several tiles, one after another.
 BLOCKS = 3
@@ -79,23 +72,14 @@ def test_kernels_compute_attention(
     more: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    spec, target = (
-        PrefillSpec(2, 1, head_dim, "float16", **chosen),
-        resolve_target("cuda", arch="sm_90a"),
-    )
+    spec = PrefillSpec(2, 1, head_dim, "float16", **chosen)
+    target = resolve_target("cuda", arch="sm_90a")
     variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **more}
     proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
     source = device_source(generate(proposal.module, target.target))
     warps = tiles[0] // WARP_ROWS + WARPGROUP
     kernel = kernel_on_cpu(source, BLOCKS, warps, SHARED_BYTES, tmp_path)
     for index, lens in enumerate(regimes(shape.batch, max(shape.qo_len, shape.num_kv))):
-        inputs = make_inputs(spec, shape, lens, index, poison_padding=True)
-        output = np.full(inputs.query.shape, np.nan, "float16")
-        lse = np.full(inputs.query.shape[:3], np.nan, "float16")
-        names = ("q", "k", "v", "valid_lens", "bias")
-        values = dict(zip(names, inputs.arguments, strict=False), output=output, lse=lse)
         # Products are done late and early by turns.
-        kernel(values, ORDERS[index * 5 % len(ORDERS)])
-        expected = reference_attention(spec, *inputs.arguments)
-        for actual, each in zip((output, lse), expected, strict=True):
-            assert written_error(spec, lens, actual, each) <= TOLERANCE["float16"]
+        run = partial(kernel, order=ORDERS[index * 5 % len(ORDERS)])
+        assert error_on_arrays(run, spec, shape, lens, index) <= TOLERANCE["float16"]
