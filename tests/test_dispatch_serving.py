@@ -34,6 +34,7 @@ from prefilltune.tuning.deployment import (
     grow,
     write_sweep,
 )
+from prefilltune.tuning.deployment.explanation import explanation_lines
 from prefilltune.tuning.deployment.nearness import nearness
 from prefilltune.tuning.errors import InvalidOptionError
 from prefilltune.tuning.target import ResolvedTarget
@@ -391,11 +392,13 @@ def test_records_that_came_after_the_sweep_serve_their_lengths_at_most_and_are_n
         (32, 32): Leaf(new.record_id),
         (64, 64): Leaf(LONG.record_id),
     }
-    alone, nothing = found.notes
+    (note,) = found.notes
     late = "came after the sweep of 2026-11-23 and serves"
-    assert alone.startswith(f"{new.record_id} {late} no lengths but those that were tuned; run:")
-    assert nothing.startswith(f"{wide.record_id} {late} nothing; run:")
-    assert all(COMMAND in note for note in found.notes)
+    assert note.startswith(
+        f"{new.record_id} {late} no lengths but those that were tuned; "
+        f"{wide.record_id} {late} nothing; run:"
+    )
+    assert note.count(COMMAND) == 1
     assert found.as_data()["notes"] == [*found.notes]
 
 
@@ -531,6 +534,39 @@ def test_an_architecture_takes_the_records_and_the_sweep_of_a_device(tmp_path: P
     found = serving(tmp_path, gpu(ANY))
     assert found.tree == Split("kv_len", 256, Leaf(WGMMA.record_id), Leaf(other.record_id))
     assert {match.tier for match in found.matches.values()} == {Tier.FAMILY}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout", "otherwise"),
+    [
+        ("float16", "padded", ""),
+        ("bfloat16", "padded", " in float16"),
+        ("bfloat16", "packed", " in float16 of padded batches"),
+    ],
+)
+def test_an_architecture_alone_takes_records_of_another_dtype_or_layout_and_it_is_said(
+    tmp_path: Path, dtype: str, layout: str, otherwise: str
+) -> None:
+    half = replace(SPEC, dtype="float16")
+    filled(tmp_path, [entry(7, "b8_q128_kv128", "cuda_wgmma", spec=str(half))], H100)
+    spec = replace(half, dtype=dtype).as_called(layout=layout)
+    found = choose_serving(spec, gpu(ANY), Finder([tmp_path]))
+    said = f"{spec}: family: records of cuda-sm_90a-h100{otherwise}, timed on"
+    assert [note[: len(said)] for note in found.notes] == ([said] if otherwise else [])
+
+
+def test_what_holds_for_several_shapes_is_said_once(tmp_path: Path) -> None:
+    full = [entry(40 + number, f"b1_q{16 * number}_kv{16 * number}") for number in (1, 2, 3)]
+    mixed = [
+        entry(50 + number, each.provenance.shape, lens="uniform")
+        for number, each in enumerate(full)
+    ]
+    filled(tmp_path, full + mixed)
+    chosen, _ = explanation_lines([serving(tmp_path).as_data()])
+    assert chosen == (
+        "b1_q16_kv16, b1_q32_kv32, b1_q48_kv48, tuned on full and uniform: the record of full "
+        "serves, nothing was measured that says how the records do on the lengths of the others"
+    )
 
 
 def test_an_architecture_without_its_suffix(tmp_path: Path) -> None:

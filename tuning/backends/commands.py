@@ -36,7 +36,9 @@ def stand_ins(
 ) -> list[str]:
     """What is to be known of records that stand for a spec, and what makes such of its own.
 
-    A line for each tier, but for records that are of their own shape, target and dtype.
+    A line for each tier, but for records that are of their own shape, target, dtype and layout.
+    Where a GPU is elsewhere and named by its architecture alone, those of any such device are its
+    own.
 
     Parameters
     ----------
@@ -46,10 +48,11 @@ def stand_ins(
         Folder of records that takes those of its own.
     """
     lines = []
+    own = {Tier.EXACT} if target.is_here else {Tier.EXACT, Tier.FAMILY}
     standing = {
         shape: match
         for shape, match in matches.items()
-        if match.tier is not Tier.EXACT or _dtype(match) != spec.dtype
+        if match.tier not in own or _otherwise(match, spec)
     }
     for tier in sorted({match.tier for match in standing.values()}):
         of_tier = {shape: match for shape, match in standing.items() if match.tier is tier}
@@ -77,18 +80,20 @@ def windows_that_hide_nothing(
     return [f"{hides_nothing(spec, each)}: records of {tuned}" for tuned, each in found.items()]
 
 
-def _dtype(match: Match) -> str:
-    """Of the record."""
-    return PrefillSpec.parse(match.entry.provenance.spec).dtype
+def _otherwise(match: Match, spec: PrefillSpec) -> str:
+    """What a record was tuned on in the place of a spec's dtype and layout; empty for these."""
+    tuned = PrefillSpec.parse(match.entry.provenance.spec)
+    in_dtype = "" if tuned.dtype == spec.dtype else f" in {tuned.dtype}"
+    of_layout = "" if tuned.layout == spec.layout else f" of {tuned.layout} batches"
+    return in_dtype + of_layout
 
 
 def _origin(match: Match, spec: PrefillSpec) -> str:
     """Where a record that stands for a workload comes from."""
-    provenance, dtype = match.entry.provenance, _dtype(match)
-    in_dtype = "" if dtype == spec.dtype else f" in {dtype}"
+    otherwise = _otherwise(match, spec)
     if match.tier is Tier.NEAREST_SHAPE:
-        return f"the record of {provenance.shape}{in_dtype}"
-    return f"records of {match.key}{in_dtype}, timed {on_device(timed_on(match))}"
+        return f"the record of {match.entry.provenance.shape}{otherwise}"
+    return f"records of {match.key}{otherwise}, timed {on_device(timed_on(match))}"
 
 
 def timed_on(match: Match) -> str:

@@ -35,11 +35,13 @@ def explanation_lines(kernels: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _lines(kernel: Mapping[str, Any]) -> list[str]:
-    chosen = [
-        f"{each['shape']}, tuned on {' and '.join(each['among'])}: the record of {each['lens']} "
-        f"serves, {each['why']}"
-        for each in kernel.get("distributions", ())
-    ]
+    shapes: dict[str, list[str]] = {}
+    for each in kernel.get("distributions", ()):
+        choice = f"the record of {each['lens']} serves, {each['why']}"
+        shapes.setdefault(f"tuned on {' and '.join(each['among'])}: {choice}", []).append(
+            each["shape"]
+        )
+    chosen = [f"{', '.join(each)}, {choice}" for choice, each in shapes.items()]
     return [*chosen, *kernel.get("notes", ())]
 
 
@@ -67,10 +69,12 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _tuned(row: Mapping[str, Any]) -> str:
-    """The shape that a record was tuned on, and with which mask if with another window."""
+    """The shape that a record was tuned on, and with which mask, layout or dtype if with others."""
     shape = row.get("tuned_at") or ""
     spec, tuned = (PrefillSpec.parse(row.get(name) or row["spec"]) for name in ("spec", "tuned_as"))
-    return shape if tuned.window == spec.window else f"{shape} as {tuned.mask_mode}"
+    if (tuned.window, tuned.layout) != (spec.window, spec.layout):
+        shape += f" as {tuned.mask_mode}"
+    return shape if tuned.dtype == spec.dtype else f"{shape} in {tuned.dtype}"
 
 
 def _tier(row: Mapping[str, Any]) -> str:

@@ -221,16 +221,16 @@ def _serving(
     lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
     used = {record: known[record] for each in (*lengths.values(), tree) for record in leaves(each)}
     sweeping = _sweeping(spec, target, key, found, databases)
-    notes = tuple(f"{note}; {sweeping}" for note in _notes(sweep, known, used, own))
+    lacking = "; ".join(_notes(sweep, known, used, own))
+    notes = (f"{lacking}; {sweeping}",) if lacking else ()
     seen = seen_from(target.key, used)
     return Serving(spec, target.key, seen, tree, lengths, sweep, choices, notes)
 
 
 def _not_measured_here(serving: Serving, target: ResolvedTarget, databases: Finder) -> list[str]:
-    """A note where the records are of another target than was asked for."""
+    """A note where the records are of another target or dtype than was asked for."""
     found = {shape_of(match): match for match in serving.matches.values()}
-    asked_for = not target.is_here and all(each.tier is Tier.FAMILY for each in found.values())
-    return [] if asked_for else stand_ins(found, target, serving.spec, databases.roots[0])
+    return stand_ins(found, target, serving.spec, databases.roots[0])
 
 
 def _canonical(lens: str) -> str:
