@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from description_forms import DESCRIPTIONS
 from machine_code import compile_device
 from small_libraries import SHAPE as RECORDED
 from small_libraries import small_record
+from tvm import tirx
 
 from prefilltune.database import Entry, Finder, StaleRecordError
 from prefilltune.tuning.backends.cuda_code import device_source
@@ -39,6 +41,7 @@ from prefilltune.workloads import (
     reference_attention,
     reference_packed_attention,
 )
+from prefilltune.workloads.layouts import Offsets
 from prefilltune.workloads.pairs import valid_positions
 
 SPEC = PrefillSpec(4, 2, 6, "float32", layout="packed")
@@ -272,6 +275,29 @@ def assert_within(kernel: Any, offsets: list[int]) -> None:
     for each, size in zip(memory, sizes, strict=True):
         assert np.isnan(each[:guard]).all()
         assert np.isnan(each[guard + size :]).all()
+
+
+def test_lengths_lie_within_what_there_is() -> None:
+    """Asked without optimization: compilers take it that nothing leaves what 32 bits hold."""
+    for offsets in (*WRONG_OFFSETS, [8, -(2**31), 8, 2**31 - 1]):
+        ends = [min(max(each, 0), 9) for each in offsets]
+        expected = [max(end - first, 0) for first, end in pairwise(ends)]
+        assert _lengths(offsets, total=9) == expected
+
+
+def _lengths(offsets: list[int], total: int) -> list[int]:
+    """Of the sequences, as a kernel works them out."""
+    given, found = (tirx.decl_buffer((size,), "int32") for size in (len(offsets), len(offsets) - 1))
+    sequence, count = tirx.Var("s", "int32"), tirx.const(len(offsets) - 1, "int32")
+    length = Offsets(given, tirx.const(total, "int32")).length(sequence)
+    store = tirx.BufferStore(found, length, [sequence])
+    loop = tirx.For(sequence, tirx.const(0, "int32"), count, tirx.ForKind.SERIAL, store)
+    plain = tvm.target.Target({"kind": "llvm", "opt-level": 0})
+    function = tirx.PrimFunc([given, found], loop).with_attr("global_symbol", "main")
+    kernel = tvm.compile(function, plain)["main"]
+    result = tvm.runtime.tensor(np.empty(len(offsets) - 1, np.int32))
+    kernel(tvm.runtime.tensor(np.array(offsets, np.int32)), result)
+    return result.numpy().tolist()
 
 
 def _aligned(size: int) -> np.ndarray:
