@@ -27,6 +27,7 @@ from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.building.replaying import replay, replay_record
 from prefilltune.tuning.measuring import cpu
 from prefilltune.tuning.measuring.checking import expect, poisoned_results
+from prefilltune.tuning.pipeline import rewriting
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import (
     TOLERANCE,
@@ -193,8 +194,16 @@ def test_what_lies_behind_the_last_sequence_is_neither_read_nor_written() -> Non
     ],
 )
 def test_cuda_kernels(
-    space: str, dtype: str, variant: dict[str, Any], q_tile: int, warps: int, tmp_path: Path
+    space: str,
+    dtype: str,
+    variant: dict[str, Any],
+    q_tile: int,
+    warps: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Of wgmma, they search so on their own.
+    monkeypatch.setattr(rewriting, "waits_for_a_search", lambda _: space == "cuda_mma")
     spec = PrefillSpec(
         2, 1, 64, dtype, layout="packed", window=(20, 9), softcap=1.5, bias="relative"
     )
@@ -293,7 +302,7 @@ def _lengths(offsets: list[int], total: int) -> list[int]:
     store = tirx.BufferStore(found, length, [sequence])
     loop = tirx.For(sequence, tirx.const(0, "int32"), count, tirx.ForKind.SERIAL, store)
     plain = tvm.target.Target({"kind": "llvm", "opt-level": 0})
-    function = tirx.PrimFunc([given, found], loop).with_attr("global_symbol", "main")
+    function: Any = tirx.PrimFunc([given, found], loop).with_attr("global_symbol", "main")
     kernel = tvm.compile(function, plain)["main"]
     result = tvm.runtime.tensor(np.empty(len(offsets) - 1, np.int32))
     kernel(tvm.runtime.tensor(np.array(offsets, np.int32)), result)

@@ -15,7 +15,8 @@ from prefilltune.tuning.backends.cuda_code import device_source
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.intrinsics import WARP_ROWS, WARPGROUP
-from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec, regimes
+from prefilltune.tuning.measuring.checking import expect, poisoned_results
+from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec, make_inputs, regimes
 
 #: Few enough blocks that each takes several tiles, one after another.
 BLOCKS = 3
@@ -83,3 +84,37 @@ def test_kernels_compute_attention(
         # Products are done late and early by turns.
         run = partial(kernel, order=ORDERS[index * 5 % len(ORDERS)])
         assert error_on_arrays(run, spec, shape, lens, index) <= TOLERANCE["float16"]
+
+
+@pytest.mark.parametrize(
+    ("window", "shape", "tiles"),
+    [
+        ((None, 0), PrefillShape(5, 150), (64, 64)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ((20, 9), PrefillShape(40, 30), (128, 64)),
+                # More tiles than are ranked.
+                ((None, 0), PrefillShape(340, 8), (64, 64)),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_packed_kernels_compute_attention(
+    window: tuple[int | None, int], shape: PrefillShape, tiles: tuple[int, int], tmp_path: Path
+) -> None:
+    spec = PrefillSpec(2, 1, 64, "float16", layout="packed", window=window)
+    target = resolve_target("cuda", arch="sm_90a")
+    variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **PRODUCER}
+    proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
+    source = device_source(generate(proposal.module, target.target))
+    warps = tiles[0] // WARP_ROWS + WARPGROUP
+    kernel = kernel_on_cpu(source, BLOCKS, warps, SHARED_BYTES, tmp_path)
+    for index, lens in enumerate(regimes(shape.batch, shape.qo_len)):
+        inputs = make_inputs(spec, shape, lens, index, poison_padding=True)
+        results = poisoned_results(spec, shape)
+        tensors = (each[None] for each in inputs.arguments[:3])
+        offsets, order = inputs.arguments[3:], ORDERS[index * 5 % len(ORDERS)]
+        kernel(*tensors, *offsets, *results, order=order)
+        assert expect(spec, shape, inputs).error(*results) <= TOLERANCE["float16"]

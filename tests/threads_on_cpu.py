@@ -99,6 +99,12 @@ template <typename T> static T __shfl_sync(uint, T value, int lane, int = 32) {
 template <typename T> static T __shfl_xor_sync(uint mask, T value, int other) {
   return __shfl_sync(mask, value, (current & 31) ^ other);
 }
+static uint __ballot_sync(uint mask, bool held) {
+  uint lanes = 0;
+  for (int lane = 0; lane < 32; ++lane) lanes |= (uint)__shfl_sync(mask, (int)held, lane) << lane;
+  return lanes;
+}
+static int __popc(uint bits) { return __builtin_popcount(bits); }
 static float __shfl_down_sync(uint mask, float value, int delta, int width) {
   int lane = current & 31;
   return __shfl_sync(mask, value, lane + delta < 32 ? lane + delta : lane, width);

@@ -9,36 +9,51 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-#: Things that a table holds, and groups that they may be of.
-TABLE = 256
+#: Things that a table holds, and groups that they may be of; as many as eight at a time are read.
+TABLE = 336
 
-#: 32-bit words of a table: how much each thing is, and their ranking.
-TABLE_WORDS = 2 * TABLE
+#: 32-bit words of a table: how much each thing is, and their ranking, of 16 bits each.
+TABLE_WORDS = 512
 
-_COUNT = """
-__device__ __forceinline__ void prefill_rank_count(void* table, int thing, int count) {
-  ((int*)table)[thing] = count;
-}
+# A thing's key is how much it is, its group, and its number from behind, each of so many bits but
+# the first: keys are compared, and no two are equal.
+_BITS = 9
+_MASK = (1 << _BITS) - 1
+_MOST = (1 << 31 - 2 * _BITS) - 1
+
+_COUNT = f"""
+__device__ __forceinline__ void prefill_rank_count(void* table, int thing, int count, int group) {{
+  ((int*)table)[thing] = min(count, {_MOST}) << {2 * _BITS} | group << {_BITS} | ({_MASK} - thing);
+}}
+"""
+
+_USE = f"""
+__device__ __forceinline__ void prefill_rank_use(void* table, int value) {{
+  int thread = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
+  ((int*)table)[{TABLE} + thread % {TABLE_WORDS - TABLE}] = value;
+}}
 """
 
 _RANK = f"""
-__device__ __forceinline__ int prefill_rank(void* table, int things, int least) {{
-  __syncthreads();
-  int* counts = (int*)table;
+__device__ __forceinline__ int prefill_rank(void* table, int things) {{
+  int* keys = (int*)table;
+  unsigned short* ranked = (unsigned short*)(keys + {TABLE});
   int threads = blockDim.x * blockDim.y * blockDim.z, some = 0;
   int thing = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
+  int whole = (things + 7) / 8 * 8;
+  if (thing < whole - things) keys[things + thing] = -1;
+  __syncthreads();
   for (int before = 0; before < things; before += threads, thing += threads) {{
-    int mine = thing < things ? counts[thing] : 0;
+    int mine = thing < things ? keys[thing] : 0;
     if (thing < things) {{
       int rank = 0;
-      #pragma unroll 8
-      for (int other = 0; other < things; ++other) {{
-        int theirs = counts[other];
-        rank += theirs > mine || (theirs == mine && other < thing);
+      for (int first = 0; first < whole; first += 8) {{
+        #pragma unroll
+        for (int other = 0; other < 8; ++other) rank += (uint)(mine - keys[first + other]) >> 31;
       }}
-      counts[{TABLE} + rank] = thing;
+      ranked[rank] = thing;
     }}
-    some += __syncthreads_count(mine >= least);
+    some += __syncthreads_count(mine >= {1 << 2 * _BITS});
   }}
   return some;
 }}
@@ -46,51 +61,46 @@ __device__ __forceinline__ int prefill_rank(void* table, int things, int least) 
 
 _AT = f"""
 __device__ __forceinline__ int prefill_ranked(const void* table, int rank) {{
-  return ((const int*)table)[{TABLE} + rank];
+  return ((const unsigned short*)((const int*)table + {TABLE}))[rank];
 }}
 """
 
 _GROUP = f"""
 __device__ __forceinline__ int prefill_rank_group(const void* table, int thing) {{
-  return ((const int*)table)[thing] % {TABLE};
+  return ((const int*)table)[thing] >> {_BITS} & {_MASK};
 }}
 """
 
 
-def of_group(count: Any, group: Any) -> Any:
-    """How much a thing is that is of a group; among equals, that of the last group is the most."""
-    return count * TABLE + group
+def count_thing(table: Any, thing: Any, count: Any, group: Any) -> Any:
+    """A call by which one thread says how much a thing is, and of which group, or 0.
 
-
-def count_thing(table: Any, thing: Any, count: Any) -> Any:
-    """A call by which one thread says how much a thing is."""
-    return T.cuda.func_call("prefill_rank_count", table, thing, count, source_code=_COUNT)
+    Among things that are as much, those of the last group are the most; of one group, the first.
+    """
+    return T.cuda.func_call("prefill_rank_count", table, thing, count, group, source_code=_COUNT)
 
 
 def group_of(table: Any, thing: Any) -> Any:
-    """A call that gives the group of a thing that was counted as :func:`of_group`."""
+    """A call that gives the group of a thing."""
     return T.cuda.func_call(
         "prefill_rank_group", table, thing, source_code=_GROUP, return_type="int32"
     )
 
 
-def rank(table: Any, things: Any, *, grouped: bool) -> Any:
-    """A call by which all threads of a block, who meet in it, rank what was counted.
+def use(table: Any, value: Any) -> Any:
+    """A call that does something with a value of each thread, before anything is ranked."""
+    return T.cuda.func_call("prefill_rank_use", table, value, source_code=_USE)
 
-    Parameters
-    ----------
-    grouped : bool
-        Whether it was counted as :func:`of_group`.
+
+def rank(table: Any, things: Any) -> Any:
+    """A call by which all threads of a block, who meet in it, rank what was counted.
 
     Returns
     -------
     Call
         How many things are more than nothing: the first ones of the ranking.
     """
-    least = TABLE if grouped else 1
-    return T.cuda.func_call(
-        "prefill_rank", table, things, least, source_code=_RANK, return_type="int32"
-    )
+    return T.cuda.func_call("prefill_rank", table, things, source_code=_RANK, return_type="int32")
 
 
 def ranked(table: Any, place: Any) -> Any:

@@ -106,6 +106,12 @@ class Order:
         """
         return self._if_fits(known(ranking.group_of(self._pointer, tile)), other)
 
+    def use(self, value: Any) -> Any:
+        """What does something with a value of a thread, before the table is made."""
+        from tvm import tirx
+
+        return tirx.Evaluate(ranking.use(self._pointer, value))
+
     def with_keys(self) -> tuple[Any, Any]:
         """A statement behind what makes the table, and how many items come before all others.
 
@@ -116,30 +122,26 @@ class Order:
         tiles: Any = tirx.Var("some", "int32")
         return tirx.Bind(tiles, self._found[1]), tiles * self.sizes[-2]
 
-    def make(
-        self, count: Callable[[Sequence[Any]], tuple[list[Any], Any]], *, grouped: bool
-    ) -> Any:
+    def make(self, count: Callable[[Sequence[Any]], tuple[list[Any], Any, Any]]) -> Any:
         """What makes the table.
 
         Parameters
         ----------
         count : Callable
             From sequence, head and tile, or head and tile, to statements, and behind them the key
-            tiles that it sees; and the sequence with these, where a tile is to learn it.
-        grouped : bool
-            Whether it is.
+            tiles that it sees; and the sequence, where a tile is to learn it, or 0.
         """
         from tvm import tirx
 
         def counted(pair: Any) -> Any:
-            stmts, number = count(self._where(pair, tirx.const(0, "int32")))
-            call = ranking.count_thing(self._pointer, pair, number)
+            stmts, number, group = count(self._where(pair, tirx.const(0, "int32")))
+            call = ranking.count_thing(self._pointer, pair, number, group)
             return tirx.SeqStmt([*stmts, tirx.Evaluate(call)])
 
         def some(number: Any) -> Any:
             return tirx.BufferStore(self._found, number, [tirx.const(1, "int32")])
 
-        rank = some(uniform(ranking.rank(self._pointer, self._tiles, grouped=grouped)))
+        rank = some(uniform(ranking.rank(self._pointer, self._tiles)))
         return self._if_fits(tirx.SeqStmt([self._by_threads(counted), rank]), some(self._tiles))
 
     @property

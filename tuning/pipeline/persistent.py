@@ -8,8 +8,10 @@ meet nowhere between tiles. A tile without keys touches no ring.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +19,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from ..intrinsics import WARPGROUP
-from ..intrinsics.ranking import of_group
+from ..intrinsics.touching import touch
 from ..intrinsics.uniform import uniform
 from .across_lanes import across_lanes
 from .annotations import (
@@ -131,13 +133,16 @@ class _Grid:
         zero, block = _int32(0), tirx.Var("block", "int32")
         held = tirx.decl_buffer((2,), "int32", name="held", scope="local")
         shared = [ring.buffer for ring in self.rings]
+        touching, used, touched = self._touched()
         stmts = [
             _store(held, zero, 0),
             _store(held, zero, 1),
+            *touching,
             begin_rings(self.rings, self._warps),
+            *used,
             *([] if self._produces else begun_turns(self.loop)),
             *(stmt for _, reading in self._extents for stmt in reading),
-            self._order.make(self._count, grouped=bool(_searched(self.binds))),
+            self._order.make(self._count),
             *([] if self._produces else [self._first_loads(block, zero, zero)]),
             synchronized(),
             self._turns(block, held, shared),
@@ -146,7 +151,15 @@ class _Grid:
         scope = tirx.AttrStmt(zero, SCOPE, zero, tirx.SeqStmt(stmts))
         body = tirx.AttrStmt(zero, LAUNCH_BOUNDS, bounds, scope)
         counted = [store.buffer for _, reading in self._extents for store in reading[:1]]
-        buffers = [self.barriers, held, *shared, *self._order.buffers, *self._stored, *counted]
+        buffers = [
+            self.barriers,
+            held,
+            *shared,
+            *self._order.buffers,
+            *self._stored,
+            *counted,
+            *touched,
+        ]
         items = math.prod(loop.extent for loop in self.loops)  # whoever launches reads no memory
         count: Any = tirx.min(self._blocks, items)
         whole = s_tir.SBlock([], [], [], "items", body, alloc_buffers=buffers)
@@ -154,6 +167,33 @@ class _Grid:
             block, zero, count, tirx.ForKind.THREAD_BINDING,
             s_tir.SBlockRealize([], True, whole), self.loops[-1].thread_binding,
         )  # fmt: skip
+
+    def _touched(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """Statements that load offsets before they are searched, what waits for that, and memory.
+
+        A search loads one after another, each of which would come from far away.
+        """
+        import tvm_ffi
+        from tvm import tirx
+        from tvm.ir import TensorLoad
+
+        found: list[Any] = []
+
+        def visit(load: Any) -> None:
+            if load.source.scope() == "global":
+                found.append(load.source)
+
+        if not _searched(self.binds):
+            return [], [], []
+        tvm_ffi.structural_walk(tirx.SeqStmt(self.binds), (TensorLoad, visit))
+        offsets = [*dict.fromkeys(found)]
+        memory = tirx.decl_buffer((len(offsets),), "int32", name="touched", scope="local")
+        touching = [
+            _store(memory, touch(tirx.address_of(each[0]), each.shape[0]), index)
+            for index, each in enumerate(offsets)
+        ]
+        every = functools.reduce(operator.xor, (memory[index] for index in range(len(offsets))))
+        return touching, [self._order.use(every)], [memory]
 
     @cached_property
     def _blocks(self) -> Any:
@@ -382,14 +422,17 @@ class _Grid:
         there_is = item < self._order.items
         return tirx.IfThenElse(there_is, tirx.SeqStmt([*found, *stmts, some]), None)
 
-    def _count(self, where: Sequence[Any]) -> tuple[list[Any], Any]:
-        """How many key tiles a tile of a sequence sees, and the statements before."""
+    def _count(self, where: Sequence[Any]) -> tuple[list[Any], Any, Any]:
+        """Statements, and behind them how many key tiles a tile sees, and of which sequence.
+
+        The sequence is 0 where it need not be searched for.
+        """
         from tvm import tirx
 
         stmts, known = self._bound(where, self.binds)
         count = tirx.max(substituted(self.loop.extent, known), 0)
         search = _searched(self.binds)
-        return stmts, of_group(count, known[search[-1].var]) if search else count
+        return stmts, count, known[search[-1].var] if search else _int32(0)
 
     def _binds(self, once: Callable[[Any], Any] = lambda value: value) -> list[Any]:
         """What is bound for a tile, with the sequence from the table that is made by then.

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import PipelineError
+from ..intrinsics import WARPGROUP
 from .across_lanes import across_lanes
 from .annotations import (
     ALL,
@@ -33,6 +34,7 @@ from .peeling import peeled
 from .persistent import persistent
 from .rings import Ring
 from .scopes import scoped
+from .searching import searched_by_warps
 from .steps import changed, joined
 from .trimming import trimmed
 
@@ -78,6 +80,8 @@ def pipeline(module: Any) -> Any:
         changed(body, _refuse_annotated)
         # A persistent grid needs all registers that it has: of what it would load, some is spilled.
         if not _holds(whole.body, PERSISTENT):
+            if waits_for_a_search(whole.body):
+                body = changed(body, searched_by_warps)
             body = known_once(whole.with_body(body)).body
         body = scoped(body)
         sources = [stmt for ring in rings for stmt in ring.describe_source()]
@@ -108,6 +112,18 @@ def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
             if not (bulk and _is_for(each, BULK_ONCE))
         ]
     )
+
+
+def waits_for_a_search(body: Any) -> bool:
+    """Whether blocks are of one warpgroup: a search is much of the little time that they take."""
+    found = []
+
+    def visit(part: Any) -> None:
+        if _is_for(part, BULK):
+            found.append(int(part.annotations[BULK]))
+
+    changed(body, visit)
+    return found == [WARPGROUP]
 
 
 def _is_persistent(stmt: Any) -> bool:
