@@ -47,12 +47,22 @@ WGMMA_DIRECT: tuple[dict[str, Any], ...] = (
 )
 
 
+#: And where a warpgroup computes with no more of the last tile than it sees.
+WGMMA_HALVES = ({**WGMMA_PIPELINES[-1], "halves": True},)
+
+
 def pipelined(variants: Sequence[Variant], pipeline: dict[str, Any]) -> dict[str, Any] | None:
     """The first of variants that is pipelined so, whatever its sizes; None where none is.
 
-    The ``persistent`` of a pipeline is put in the place of the GPU's multiprocessors.
+    The ``persistent`` of a pipeline is put in the place of the GPU's multiprocessors, and where
+    variants compute with half of a last tile, one that does not is as good.
     """
-    found = (dict(each) for each in variants if pipeline_of(each) == pipeline_of(pipeline))
+
+    def whole(variant: Variant) -> dict[str, Any]:
+        return {name: value for name, value in variant.items() if name != "halves"}
+
+    wanted = pipeline_of(whole(pipeline))
+    found = (each for each in map(whole, variants) if pipeline_of(each) == wanted)
     return next((each | pipeline for each in found), None)
 
 

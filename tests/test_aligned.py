@@ -83,11 +83,19 @@ def test_rows_before_all_are_neither_read_nor_stored() -> None:
     text = _described(CAUSAL, PrefillShape(2, 20), aligned=True).script()
     assert "q[vb, T.min(T.max(row_begin + wi, 0), 19), vh, wd]" in text
     assert text.count("if row_begin + wi >= 0:") == 2
-    # The mask asks of rows that there are, whose last key is one that there is.
     assert "if begin + wjt * 8 + 8 <= full_end:" in text
-    (mask,) = {line for line in text.splitlines() if 'T.float32("-inf")' in line}
-    assert "T.min" not in mask
-    assert "T.max" not in mask
+
+
+def test_rows_of_an_aligned_tile_are_not_asked_whether_they_are_padding() -> None:
+    """None is, if the tile sees a key; but with fewer keys than rows some may see none."""
+    kept = "acc[wi, wd] * inv_sum[wi], T.float32(0.0)))"
+    for shape, asked in ((PrefillShape(2, 20), ""), (PrefillShape(2, 20, 12), " and ")):
+        text = _described(CAUSAL, shape, aligned=True).script()
+        (line,) = (each for each in text.splitlines() if kept in each)
+        _, condition = line.removesuffix(f", {kept}").split("if_then_else(")
+        assert condition.startswith(f"tiles > 0{asked}")
+        assert "row_begin + wi >=" not in line
+        assert ("valid_lens" in condition) == bool(asked)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from prefilltune.tuning.pipeline import (
     TRIM,
     pipeline,
 )
+from prefilltune.tuning.pipeline.limits import masked_by_limits
 from prefilltune.tuning.pipeline.steps import changed
 
 
@@ -53,6 +54,27 @@ def _sum_of_squares(source: T.Buffer((5, 4), "int32"), result: T.Buffer((4,), "i
                     result[vi] = result[vi] + square[vi]
 
 
+@T.prim_func(s_tir=True)
+def _masked(a: T.handle, b: T.handle, c: T.handle):
+    source = T.match_buffer(a, (3, 8), "float32")
+    ends = T.match_buffer(b, (3,), "int32")
+    result = T.match_buffer(c, (3, 8), "float32")
+    T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+    with T.sblock("root"):
+        for i in range(3):
+            with T.sblock("scores"):
+                vi = T.axis.spatial(3, i)
+                T.reads(source[vi, 0:8], ends[vi])
+                T.writes(result[vi, 0:8])
+                for fragment in T.unroll(4):
+                    for pair in T.unroll(2):
+                        result[vi, fragment * 2 + pair] = T.Select(
+                            vi + fragment * 2 + pair >= 2 and vi + fragment * 2 + pair < ends[vi],
+                            source[vi, fragment * 2 + pair],
+                            T.float32(0),
+                        )
+
+
 def _annotated(loads: int, after: int, *more: str) -> tvm.IRModule:
     schedule = Schedule(tvm.IRModule({"main": _sum_of_squares}))
     loop = schedule.get_loops(schedule.get_sblock("load"))[0]
@@ -72,6 +94,20 @@ def test_results_stay_and_loads_come_a_tile_early(after: int) -> None:
     result = tvm.runtime.tensor(np.zeros(4, "int32"))
     tvm.compile(module, target="llvm")["main"](tvm.runtime.tensor(source), result)
     np.testing.assert_array_equal(result.numpy(), (source * source).sum(0))
+
+
+def test_a_mask_compares_numbers_with_limits() -> None:
+    module = tvm.IRModule({"main": _masked.with_body(changed(_masked.body, masked_by_limits))})
+    (mask,) = (line for line in module.script().splitlines() if "Select" in line)
+    assert mask.count("limit[") == 2
+    assert "vi +" not in mask
+    source, ends = np.arange(24, dtype="float32").reshape(3, 8), np.array([5, 0, 99], "int32")
+    result = tvm.runtime.tensor(np.zeros((3, 8), "float32"))
+    kernel = tvm.compile(module, target="llvm")["main"]
+    kernel(tvm.runtime.tensor(source), tvm.runtime.tensor(ends), result)
+    columns = np.arange(8) + np.arange(3)[:, None]
+    kept = (columns >= 2) & (columns < ends[:, None])
+    np.testing.assert_array_equal(result.numpy(), np.where(kept, source, 0))
 
 
 def test_a_module_without_annotations_stays_itself() -> None:

@@ -25,6 +25,10 @@ PRODUCER = {"overlap": True, "ring": 2, "persistent": BLOCKS, "producer": True}
 
 ALIGNED = {**PRODUCER, "aligned": True}
 
+#: Who sees no more than half of the last tile of keys computes with that half.
+HALVES = {**PRODUCER, "halves": True}
+BOTH = {**ALIGNED, "halves": True}
+
 ALL_CHOICES = {
     "padding": "left",
     "window": (70, 0),
@@ -41,11 +45,18 @@ SHARED_BYTES = 232448
 @pytest.mark.parametrize(
     ("head_dim", "chosen", "shape", "tiles", "more"),
     [
-        (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), ALIGNED),
+        (64, ALL_CHOICES, PrefillShape(4, 140), (64, 128), BOTH),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
                 (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), PRODUCER),
+                (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), ALIGNED),
+                (64, CAUSAL, PrefillShape(2, 300), (128, 128), BOTH),
+                (64, CAUSAL, PrefillShape(2, 300), (128, 128), HALVES),
+                (64, CAUSAL, PrefillShape(2, 400), (192, 128), BOTH),
+                (64, CAUSAL, PrefillShape(3, 301, 77), (128, 128), BOTH),
+                (64, {"window": (90, 70)}, PrefillShape(3, 300), (128, 128), HALVES),
+                (256, CAUSAL, PrefillShape(3, 150), (128, 64), {**BOTH, "direct": True}),
                 (64, CAUSAL, PrefillShape(3, 300), (64, 64), PRODUCER),
                 (64, CAUSAL, PrefillShape(2, 300), (128, 128), PRODUCER),
                 (64, CAUSAL, PrefillShape(2, 300), (128, 128), ALIGNED),

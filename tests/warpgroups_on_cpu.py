@@ -91,19 +91,20 @@ static void waited(int pending) {
   for (; (int)own.size() > pending; own.pop_front()) own.front()();
   __syncwarp();
 }
-static void dot(float* c, const half* a, const half* b, int n, int k, int q, int width) {
+static void dot(
+    float* c, const half* a, const half* b, int keys, int n, int k, int q, int width) {
   for (int f = 0; f < n / 8; ++f)
     for (int i = 0; i < 4; ++i) {
       int row = threadIdx.y + i / 2 * 8, column = f * 8 + threadIdx.x * 2 + i % 2;
       float sum = 0;
       for (int d = 0; d < k; ++d)
         sum += (float)a[(d / width * q + row) * width + d % width] *
-               (float)b[(d / width * n + column) * width + d % width];
+               (float)b[(d / width * keys + column) * width + d % width];
       c[f * 4 + i] = sum;
     }
 }
 static half weights[4][THREADS / 32][16][256];
-static void acc(float* c, const half* a, const half* b, int n, int k, int width) {
+static void acc(float* c, const half* a, const half* b, int keys, int n, int k, int width) {
   int warp = current / 32, turn = kept[current]++ % 4;
   for (int f = 0; f < k / 8; ++f)
     for (int i = 0; i < 4; ++i)
@@ -114,7 +115,7 @@ static void acc(float* c, const half* a, const half* b, int n, int k, int width)
         int row = threadIdx.y + i / 2 * 8, column = f * 8 + threadIdx.x * 2 + i % 2;
         for (int j = 0; j < k; ++j)
           c[f * 4 + i] += (float)weights[turn][warp][row][j] *
-                          (float)b[(column / width * k + j) * width + column % width];
+                          (float)b[(column / width * keys + j) * width + column % width];
       }
   });
 }
@@ -168,9 +169,17 @@ _FUNCTIONS = (
     ),
     (
         r"dot_wgmma_n(\d+)_k(\d+)_q(\d+)_float16",
-        "started([=] {{ dot(c, (half*)a_, (half*)b_, {0}, {1}, {2}, {w1}); }})",
+        "started([=] {{ dot(c, (half*)a_, (half*)b_, {0}, {0}, {1}, {2}, {w1}); }})",
     ),
-    (r"acc_wgmma_n(\d+)_k(\d+)_float16", "acc(c, (half*)a_, (half*)b_, {0}, {1}, {w0})"),
+    (
+        r"dot_wgmma_n(\d+)_k(\d+)_q(\d+)_float16_half",
+        "started([=] {{ dot(c, (half*)a_, (half*)b_, {0}, {0} / 2, {1}, {2}, {w1}); }})",
+    ),
+    (r"acc_wgmma_n(\d+)_k(\d+)_float16", "acc(c, (half*)a_, (half*)b_, {1}, {0}, {1}, {w0})"),
+    (
+        r"acc_wgmma_n(\d+)_k(\d+)_float16_half",
+        "acc(c, (half*)a_, (half*)b_, {1}, {0}, {1} / 2, {w0})",
+    ),
     (r"wait_product_(\d+)", "waited(pending)"),
     (r"registers_(?:inc|dec)_(\d+)", ""),
 )

@@ -10,11 +10,10 @@ from tvm import tirx
 from .axes import Roles, find_roles, unify
 from .emitting import Calls, emit
 from .epilogue import finish, stage_outputs
-from .expressions import Expr
 from .extending import extend
 from .fusing import fuse
 from .inlining import inline
-from .intervals import Intervals, find_intervals, guard_of
+from .intervals import Intervals, find_intervals
 from .lanes import spread
 from .naming import Names
 from .one_pass import OnePass, one_pass
@@ -117,7 +116,7 @@ def derive_pipelined(
     roles, rows, slack = found.roles, found.rows, pipelining.slack
     passes = _one_pass(found, tiling, names)
     passes = let_lag(scale_late(passes), roles, slack)
-    passes = finish(passes, rows, found.guard, names, in_range(roles, slack), lazy=True)
+    passes = finish(passes, rows, found.intervals.guard, names, in_range(roles, slack), lazy=True)
     if pipelining.staged:
         passes = stage_outputs(passes, lambda output: len(output.axes) > len(rows), names)
     passes = spread(passes, names)
@@ -133,7 +132,6 @@ class _Found:
     description: Description
     roles: Roles
     intervals: Intervals
-    guard: Expr
     packing: Packing | None
 
     @property
@@ -147,7 +145,7 @@ def _find(function: Any) -> _Found:
     roles = find_roles(description)
     intervals = find_intervals(description, roles)
     packing = find_packing(description, roles, intervals)
-    return _Found(description, roles, intervals, guard_of(description), packing)
+    return _Found(description, roles, intervals, packing)
 
 
 def _one_pass(found: _Found, tiling: Tiling, names: Names) -> OnePass:
@@ -162,5 +160,5 @@ def _one_pass(found: _Found, tiling: Tiling, names: Names) -> OnePass:
 
 
 def _finished_online(passes: OnePass, found: _Found, names: Names) -> OnePass:
-    passes = finish(passes, found.rows, found.guard, names)
+    passes = finish(passes, found.rows, found.intervals.guard, names)
     return stage_outputs(passes, lambda output: len(output.axes) <= len(found.rows), names)

@@ -20,7 +20,16 @@ from tvm.sym import Analyzer
 
 from ..errors import DerivationError
 from .axes import Roles
-from .expressions import Expr, conjuncts, depends, equal, same_value, substituted
+from .expressions import (
+    Expr,
+    conjuncts,
+    depends,
+    equal,
+    loads,
+    same_value,
+    substituted,
+    with_equal,
+)
 from .stages import Axis, Description
 
 _TRUE = tirx.const(True, "bool")
@@ -46,6 +55,8 @@ class Intervals:
         The rows that may see a column.
     columns : Interval
         What a row sees; depends on the row.
+    guard : Expr
+        Which elements of the outputs are no constants: those of rows that see a column.
     written : Interval, optional
         The rows that outputs are stored for, if not all.
     """
@@ -54,6 +65,7 @@ class Intervals:
     column: Axis
     rows: Interval
     columns: Interval
+    guard: Expr
     written: Interval | None = None
 
     def columns_of(self, row_begin: Expr, rows: int) -> Interval:
@@ -81,14 +93,43 @@ class Intervals:
         first = self.rows.begin
         return not isinstance(first, tirx.IntImm) and _not_below_0(first)
 
-    def of_rows_that_there_are(self, condition: Expr) -> Expr:
-        """``condition``, or one that is the same of rows from 0 to the last, and simpler.
+    def guard_of_aligned(self, some_column: Expr) -> Expr:
+        """The guard of rows that there are, in a tile that begins with the first row or later.
 
-        TVM finds that out where a row is a sum of loop variables, and cannot where some are loaded.
+        Or a number of tiles before it: then none of its rows sees a column. So the rows of a tile
+        with columns need not be asked whether they come before the first.
+
+        Parameters
+        ----------
+        some_column : Expr
+            Whether the tile has any.
         """
-        analyzer = Analyzer()
-        analyzer.bind(self.row.var, Range(tirx.const(0, "int32"), self.row.extent))
-        return analyzer.simplify(condition)
+        row, sees_some = self.row.var, self.columns.begin < self.columns.end
+        known = [row >= self.rows.begin]
+        if same_value(self.rows.end, self.row.extent):
+            known.append(row < self.rows.end)
+        if self._each_sees_some:
+            known.append(sees_some)
+        asked = [
+            each for each in conjuncts(self.guard) if not any(equal(each, some) for some in known)
+        ]
+        return tirx.all(some_column, *asked)
+
+    @property
+    def _each_sees_some(self) -> bool:
+        """Whether every row from the first that may see a column on does; not if unknown."""
+        first, further = Var("first", "int32"), Var("further", "int32")
+        at = {self.row.var: first + further}
+        begin, end = (
+            substituted(with_equal(each, self.rows.begin, first), at)
+            for each in (self.columns.begin, self.columns.end)
+        )
+        if any(loads(each) for each in (begin, end)):
+            return False
+        analyzer, zero = Analyzer(), tirx.const(0, "int32")
+        analyzer.bind(first, Range(zero, self.row.extent))
+        analyzer.bind(further, Range(zero, self.row.extent - first))
+        return analyzer.can_prove(begin < end)
 
     @property
     def begin_moves(self) -> bool:
@@ -155,7 +196,9 @@ def find_intervals(description: Description, roles: Roles) -> Intervals:
     rows = [each for each in conjuncts(guard) if _side(each, roles.row.var)]
     valid = interval(_all(rows), roles.row)
     assert valid is not None
-    return Intervals(roles.row, roles.column, valid, columns, _written(description, roles.row))
+    return Intervals(
+        roles.row, roles.column, valid, columns, guard, _written(description, roles.row)
+    )
 
 
 def _written(description: Description, row: Axis) -> Interval | None:

@@ -36,7 +36,9 @@ def side_by_side(
     place = place_of(passes, roles, intervals, tiling, packing)
     seen = SeenByAll(intervals, Interval(Var("full_begin", "int32"), Var("full_end", "int32")))
     begin: Any = place.columns.begin
-    tiles = Var("tiles", "int32")
+    tiles: Any = Var("tiles", "int32")
+    if place.aligned_begin is not None:
+        place = replace(place, guard=(intervals.guard, intervals.guard_of_aligned(tiles > 0)))
     number = Axis(passes.tile.var, tiles)
     visited: Any = place.columns.end - begin + (tiling.columns - 1)
     copies_first = sorted(passes.loop, key=lambda stage: not passes.copies(stage))  # stable

@@ -185,6 +185,8 @@ class Place:
     aligned_begin : Var, optional
         The first row of the tile, of tiles that begin with the first row that may see a column, or
         a number of tiles before it: rows of the first tile may lie before all that there are.
+    guard : (Expr, Expr), optional
+        Of the outputs, and what is asked in its place.
     """
 
     passes: OnePass
@@ -200,6 +202,7 @@ class Place:
     bindings: tuple[tuple[Var, Expr], ...]
     buffers: Mapping[Buffer, Buffer]
     aligned_begin: Any = None
+    guard: tuple[Expr, Expr] | None = None
 
     @property
     def row_begin(self) -> Any:
@@ -331,6 +334,8 @@ class Place:
                 return element(buffer, self._local(load.indices))
             return element(load.source, [substituted(i, there_is) for i in load.indices])
 
+        if self.guard is not None:
+            expr = with_equal(expr, *self.guard)
         tiled = with_loads(self.once(expr), changed)
         return substituted(tiled, {roles.row.var: row, roles.column.var: column})
 

@@ -68,8 +68,6 @@ class SeenByAll:
         asked = select.condition
         if not self.intervals.begin_moves:
             asked = self.intervals.column.var < self.intervals.columns.end
-        if place.aligned_begin is not None:
-            asked = self.intervals.of_rows_that_there_are(asked)
         value = tirx.Select(asked, select.true_value, select.false_value)
         step = own.step(replace(stage, value=value), Kept.SHARED)
         return replace(

@@ -14,6 +14,7 @@ overwritten. Joining loads, starting a product and waiting for it are calls of t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -66,6 +67,9 @@ JOIN, WAIT = "prefill_join_loads", "prefill_wait_product"
 # wgmma reads shared memory through the asynchronous proxy. A thread must fence what it has copied
 # before it meets the others at the barrier; a fence of the reading thread behind the barrier is not
 # enough.
+# What a product of wgmma is called.
+_PRODUCT_NAME = r"prefill_(dot|acc)_wgmma_n(?P<n>\d+)_k(?P<k>\d+)(_q(?P<q>\d+))?_(?P<dtype>\w+16)"
+
 _JOIN_SOURCE = """
 __device__ __forceinline__ void {name}(int pending) {{
 {wait}  __syncthreads();
@@ -96,6 +100,40 @@ def with_pending(call: Any, pending: int) -> Any:
     """A call of one of the functions that wait, for all but ``pending``, at most 1."""
     name, *arguments, _, source = call.args
     return T.cuda.func_call(name, *arguments, pending, source_code=source)
+
+
+def of_half(call: Any, *, scores: bool) -> Any:
+    """A call of a ``wgmma`` product, with the first half of a tile of keys; None for other calls.
+
+    The tile lies in shared memory as it did, and so do the fragments that it gives or takes.
+
+    Parameters
+    ----------
+    scores : bool
+        Whether this is of the product that gives scores: what waits for it, waits for half of them.
+    """
+    name = getattr(next(iter(getattr(call, "args", ())), None), "value", None)
+    if not isinstance(name, str):
+        return None
+    _, *arguments, _ = call.args
+    waits = re.fullmatch(rf"{WAIT}_(?P<count>\d+)", name)
+    if waits is not None:
+        result, pending = arguments
+        half = _wait("wgmma", result, int(waits["count"]))  # two columns a register
+        return with_pending(half, pending) if scores else None
+    found = re.fullmatch(_PRODUCT_NAME, name)
+    if found is None:
+        return None
+    columns, depth = int(found["n"]), int(found["k"])
+    q_tile = None if found["q"] is None else int(found["q"])
+    keys = columns if scores else depth
+    if scores:
+        columns //= 2
+    else:
+        depth //= 2
+    half, product = f"{name}_half", Product("wgmma", found["dtype"])
+    source = _source(half, product, columns, depth, q_tile, values=not scores, keys=keys)
+    return T.cuda.func_call(half, *arguments, source_code=source)
 
 
 def _join(unit: str) -> Any:
@@ -289,13 +327,23 @@ _COMMIT = '  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");\n'
 
 
 def _source(
-    name: str, product: Product, columns: int, depth: int, q_tile: int | None, *, values: bool
+    name: str,
+    product: Product,
+    columns: int,
+    depth: int,
+    q_tile: int | None,
+    *,
+    values: bool,
+    keys: int | None = None,
 ) -> str:
-    """CUDA of a product; ``values`` if the rows of the tile in shared memory are summed over."""
+    """CUDA of a product; ``values`` if the rows of the tile in shared memory are summed over.
+
+    That tile has as many rows as are summed over or are columns of the result, or more: ``keys``.
+    """
     parameters = "float* c, void* a_, void* b_" + (", float* r" if values else "")
     before = _rescale(product.rows, columns) if values else ""
     if product.unit == "wgmma":
-        body = _wgmma(product, columns, depth, q_tile, values)
+        body = _wgmma(product, columns, depth, q_tile, values, keys)
     else:
         at_once = 8 if product.unit == "mma_k8" else 16
         body = mma_source(
@@ -304,12 +352,19 @@ def _source(
     return f"\n__device__ __forceinline__ void {name}({parameters}) {{\n{before}{body}}}\n"
 
 
-def _wgmma(product: Product, columns: int, depth: int, q_tile: int | None, values: bool) -> str:
+def _wgmma(
+    product: Product,
+    columns: int,
+    depth: int,
+    q_tile: int | None,
+    values: bool,
+    keys: int | None,
+) -> str:
     """``wgmma``: the four warps of a warpgroup give 16 rows each."""
     ptx, count = PTX_TYPES[product.dtype], columns // 2
     results = ", ".join(f"%{i}" for i in range(count))
     width = panel_width(columns if values else depth)
-    rows = depth if values else columns
+    rows = keys or (depth if values else columns)
     if values:
         # 16 rows further in every panel; panels side by side are named by the descriptor.
         right_step = f"{{k}} * {16 * width * 2 >> 4}"

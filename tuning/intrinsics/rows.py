@@ -15,16 +15,16 @@ from .fragments import WARP_ROWS
 # Between a warp's own stores and loads no other warp is waited for.
 _WRITE = """
 __device__ __forceinline__ void {name}(
-    const void* tile, void* output, int begin, int end, long long row_bytes) {{
+    const void* tile, void* output, int begin, int end, long long row_bytes, int warp) {{
   __syncwarp();
   int lane = threadIdx.y * 4 + threadIdx.x;
   #pragma unroll
   for (int i = 0; i < {count}; ++i) {{
     int chunk = i * 32 + lane;
-    int row = threadIdx.z * {warp_rows} + chunk / {chunks}, column = chunk % {chunks} * 16;
+    int own = chunk / {chunks}, column = chunk % {chunks} * 16, row = warp * {warp_rows} + own;
     if (chunk < {warp_rows} * {chunks} && row >= begin && row < end)
-      *(uint4*)((char*)output + row * row_bytes + column) =
-          *(const uint4*)((const char*)tile + row * {stride} + column);
+      *(uint4*)((char*)output + row * row_bytes + column) = *(const uint4*)(
+          (const char*)tile + (threadIdx.z * {warp_rows} + own) * {stride} + column);
   }}
   __syncwarp();
 }}
@@ -32,12 +32,12 @@ __device__ __forceinline__ void {name}(
 
 _WRITE_FRAGMENTS = """
 __device__ __forceinline__ void {name}(
-    const void* fragments, void* output, int begin, int end, long long row_bytes) {{
+    const void* fragments, void* output, int begin, int end, long long row_bytes, int warp) {{
   const unsigned* words = (const unsigned*)fragments;
   bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
   #pragma unroll
   for (int half = 0; half < 2; ++half) {{
-    int row = threadIdx.z * {warp_rows} + half * 8 + threadIdx.y;
+    int row = warp * {warp_rows} + half * 8 + threadIdx.y;
     bool some = row >= begin && row < end;
     #pragma unroll
     for (int first = 0; first < {fragments}; first += 4) {{
@@ -66,20 +66,29 @@ __device__ __forceinline__ void {name}(
 
 
 def write_rows(
-    tile: Any, output: Any, begin: Any, end: Any, row_bytes: Any, columns: int, stride: int
+    tile: Any,
+    output: Any,
+    begin: Any,
+    end: Any,
+    row_bytes: Any,
+    warp: Any,
+    columns: int,
+    stride: int,
 ) -> Any:
     """A call by which each warp writes its rows of a tile, 16 bytes a thread along them.
 
     Parameters
     ----------
     tile : PrimExpr
-        Pointer to ``[rows, columns]`` of a two-byte dtype in shared memory.
+        Pointer to ``[rows, columns]`` of a two-byte dtype in shared memory, 16 rows a warp.
     output : PrimExpr
         Pointer to where the tile's first row goes.
     begin, end : PrimExpr
         From which of the tile's rows on, and before which one, rows are written.
     row_bytes : PrimExpr
         How far apart they go.
+    warp : PrimExpr
+        Of the tile's groups of 16 rows, the one that this warp has computed.
     columns, stride : int
         Elements of a row of the tile, and how far rows of it are apart.
     """
@@ -92,11 +101,18 @@ def write_rows(
         warp_rows=WARP_ROWS,
         stride=stride * 2,
     )
-    return T.cuda.func_call(name, tile, output, begin, end, row_bytes, source_code=source)
+    return T.cuda.func_call(name, tile, output, begin, end, row_bytes, warp, source_code=source)
 
 
 def write_fragments(
-    fragments: Any, output: Any, begin: Any, end: Any, row_bytes: Any, tile: int, columns: int
+    fragments: Any,
+    output: Any,
+    begin: Any,
+    end: Any,
+    row_bytes: Any,
+    warp: Any,
+    tile: int,
+    columns: int,
 ) -> Any:
     """A call by which each warp writes its rows of a tile, 16 bytes a thread along them.
 
@@ -104,7 +120,7 @@ def write_fragments(
     ----------
     fragments : PrimExpr
         Pointer to what a thread holds of its warp's rows, of a two-byte dtype.
-    output, begin, end, row_bytes
+    output, begin, end, row_bytes, warp
         As :func:`write_rows` takes them.
     tile, columns : int
         Elements of a row of the tile, and how many of them are written.
@@ -113,4 +129,6 @@ def write_fragments(
     source = _WRITE_FRAGMENTS.format(
         name=name, fragments=tile // 8, columns=columns, warp_rows=WARP_ROWS
     )
-    return T.cuda.func_call(name, fragments, output, begin, end, row_bytes, source_code=source)
+    return T.cuda.func_call(
+        name, fragments, output, begin, end, row_bytes, warp, source_code=source
+    )

@@ -34,6 +34,10 @@ PERSISTENT = "prefill.persistent"
 #: registers to those that compute.
 PRODUCER = "prefill.producer"
 
+#: Annotation of a loop with :data:`PRODUCER`: of the last tile of keys, a warpgroup that sees no
+#: more than the first half of it computes with that half. The value is how many keys a tile has.
+HALVES = "prefill.halves"
+
 #: Annotation of a loop with :data:`OVERLAP` of two warpgroups: they take turns at the tensor cores.
 ALTERNATE = "prefill.alternate"
 
@@ -61,6 +65,7 @@ ALL = (
     MIN_BLOCKS,
     PERSISTENT,
     PRODUCER,
+    HALVES,
     ALTERNATE,
     PEEL,
     TILES,

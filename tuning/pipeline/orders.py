@@ -12,9 +12,10 @@ from typing import Any
 from ..errors import PipelineError
 from ..intrinsics import JOIN, WAIT
 from ..intrinsics.turns import begin_turns, pass_turn, take_turn
-from .annotations import AHEAD, ALTERNATE, BULK, OVERLAP, PRODUCER
+from .annotations import AHEAD, ALTERNATE, BULK, HALVES, OVERLAP, PRODUCER
+from .halves import Halves
 from .rings import Ring, begin_rings, rings_of
-from .steps import at, if_any, serial, synchronized, waiting, without
+from .steps import at, buffers_of, changed, if_any, sequence, serial, synchronized, waiting, without
 
 #: What starts the first loads of the loop's next run, or some of them.
 Following = Callable[[slice], Sequence[Any]]
@@ -192,69 +193,136 @@ def _overlapped(
 
     query, keys, values = rings
     ahead = _ahead(loop, keys)
-    first, between, operand, second = _parts(others, after)
     begin, count = loop.min, loop.extent
     end = begin + count
-    started = without(JOIN, first)
+    *_, second = _parts(others, after)
 
     def values_here(tile: Any, *, early: bool) -> list[Any]:
         return [values.arrived(tile)] if early == (PRODUCER in loop.annotations) else []
 
-    before, behind = _before_or_behind(keys, ahead, _load(loop, keys, begin + ahead))
-    first_tile = [
-        *before,
-        keys.arrived(begin),
-        at(loop, [started], begin),
-        keys.done(begin),
-        *_free_early(loop, query, begin),
-        *behind,
-        at(loop, [*between, operand], begin),
-        *values_here(begin, early=True),
-    ]
-    # This loop begins at 0: TVM shifts one that does not, and misses where loops within it begin.
-    step: Any = tirx.Var("step", loop.loop_var.ty)
-    t = begin + 1 + step
-    before, behind = _before_or_behind(values, ahead, _load(loop, values, t - 1 + ahead))
+    keys_before, keys_behind = _before_or_behind(keys, ahead, _load(loop, keys, begin + ahead))
+
+    def first_tile(steps: Sequence[Any]) -> list[Any]:
+        first, between, operand, _ = _parts(steps, after)
+        return [
+            at(loop, [without(JOIN, first)], begin),
+            keys.done(begin),
+            *_free_early(loop, query, begin),
+            *keys_behind,
+            at(loop, [*_of_first_sums(between, second), operand], begin),
+            *values_here(begin, early=True),
+        ]
+
     take, passed = _turns(loop)
-    rest, wait = between[after - 1 :], waiting(second, 0)
-    # ptxas puts a wait for products in front of all arithmetic that could be done meanwhile, but
-    # not across a loop, such as one that asks whether values have arrived.
-    here = values_here(t, early=True)
-    steps_between = (
-        [at(loop, rest, t), *here, at(loop, [wait], t)] if here else [at(loop, [*rest, wait], t)]
-    )
-    within = [
-        keys.arrived(t),
-        *take,
-        at(loop, [without(WAIT, started)], t),
-        *values_here(t - 1, early=False),
-        at(loop, [without(WAIT, second)], t - 1),
-        *passed,
-        at(loop, [waiting(first, 1)], t),
-        keys.done(t),
-        *_free_early(loop, query, t),
-        *([at(loop, between[: after - 1], t)] if after > 1 else []),
-        *_load(loop, keys, t + ahead),
-        *before,
-        *steps_between,
-        values.done(t - 1),
-        *behind,
-        at(loop, [operand], t),
-    ]
-    last = [*values_here(end - 1, early=False), values.clear_past_the_end(end - 1)]
-    if following is None:
-        last += [at(loop, [second], end - 1)]
-    else:
-        last += [
-            at(loop, [without(WAIT, second)], end - 1),
+
+    def further_tile(steps: Sequence[Any], t: Any) -> list[Any]:
+        first, between, operand, _ = _parts(steps, after)
+        before, behind = _before_or_behind(values, ahead, _load(loop, values, t - 1 + ahead))
+        rest, wait = between[after - 1 :], waiting(second, 0)
+        # ptxas puts a wait for products in front of all arithmetic that could be done meanwhile,
+        # but not across a loop, such as one that asks whether values have arrived.
+        here = values_here(t, early=True)
+        steps_between = (
+            [at(loop, rest, t), *here, at(loop, [wait], t)]
+            if here
+            else [at(loop, [*rest, wait], t)]
+        )
+        return [
+            keys.arrived(t),
+            *take,
+            at(loop, [without(WAIT, without(JOIN, first))], t),
+            *values_here(t - 1, early=False),
+            at(loop, [without(WAIT, second)], t - 1),
+            *passed,
+            at(loop, [waiting(first, 1)], t),
+            keys.done(t),
+            *_free_early(loop, query, t),
+            *([at(loop, between[: after - 1], t)] if after > 1 else []),
+            *_load(loop, keys, t + ahead),
+            *before,
+            *steps_between,
+            values.done(t - 1),
+            *behind,
+            at(loop, [operand], t),
+        ]
+
+    def last_product(steps: Sequence[Any]) -> list[Any]:
+        *_, product = _parts(steps, after)
+        last = [*values_here(end - 1, early=False), values.clear_past_the_end(end - 1)]
+        if following is None:
+            return [*last, at(loop, [product], end - 1)]
+        return [
+            *last,
+            at(loop, [without(WAIT, product)], end - 1),
             *([] if PRODUCER in loop.annotations else [_free(query)]),
             *following(slice(None, -1) if ahead == values.slots else slice(None)),
-            at(loop, [waiting(second, 0)], end - 1),
+            at(loop, [waiting(product, 0)], end - 1),
             values.done(end - 1),
             *(following(slice(-1, None)) if ahead == values.slots else []),
         ]
+
+    # This loop begins at 0: TVM shifts one that does not, and misses where loops within it begin.
+    step: Any = tirx.Var("step", loop.loop_var.ty)
     zero = tirx.const(0, step.ty.dtype)
-    return [*first_tile, serial(loop, step, zero, count - 1, within), *last]
+
+    def further_tiles(number: Any) -> Any:
+        return serial(loop, step, zero, number, further_tile(others, begin + 1 + step))
+
+    ready = [*keys_before, keys.arrived(begin)]
+    halves = _halves(loop, others)
+    if halves is None:
+        return [*ready, *first_tile(others), further_tiles(count - 1), *last_product(others)]
+    # Each way to its end by itself: a product that runs across places where they meet is one that
+    # ptxas has no registers for.
+    own = halves.steps
+    more = [
+        *first_tile(others),
+        further_tiles(count - 1 - tirx.Cast("int32", halves.enough)),
+        tirx.IfThenElse(
+            halves.enough,
+            sequence([*further_tile(own, end - 1), *last_product(own)]),
+            sequence(last_product(others)),
+        ),
+    ]
+    alone = tirx.all(tirx.EQ(count, tirx.const(1, "int32")), halves.enough)
+    one = sequence([*first_tile(own), *last_product(own)])
+    return [halves.within([*ready, tirx.IfThenElse(alone, one, sequence(more))])]
+
+
+def _halves(loop: Any, steps: Sequence[Any]) -> Halves | None:
+    """Who computes with half of the last tile, if any does.
+
+    Raises
+    ------
+    PipelineError
+        If threads that compute load too.
+    """
+    if HALVES not in loop.annotations:
+        return None
+    if PRODUCER not in loop.annotations:
+        raise PipelineError(
+            f"a loop with {HALVES} has warpgroups that compute apart from one another, which needs "
+            f"one that loads: annotate it with {PRODUCER} too"
+        )
+    return Halves.of(loop, steps, int(loop.annotations[HALVES]), int(loop.annotations[BULK]))
+
+
+def _of_first_sums(between: Sequence[Any], product: Any) -> list[Any]:
+    """Steps of a first tile: by the factor 1, nothing of what the product adds to is multiplied.
+
+    That is nothing before, whatever the factor.
+    """
+    from tvm import tirx
+
+    reads, writes = buffers_of(product)
+    factors = [each for each in reads if each.dtype == "float32" and each not in writes]
+
+    def change(part: Any) -> Any:
+        if isinstance(part, tirx.BufferStore) and part.buffer in factors:
+            return tirx.BufferStore(part.buffer, tirx.const(1.0, "float32"), part.indices)
+        return None
+
+    return [changed(each, change) for each in between]
 
 
 def _turns(loop: Any) -> tuple[list[Any], list[Any]]:

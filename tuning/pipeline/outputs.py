@@ -86,14 +86,14 @@ def _written(stmt: Any, block: Any, load: Any, store: Any, stride: int) -> Any:
     if len(store.buffer.shape) == 3:
         end = _end_of_sequence(stmt, store.indices[-3], first[-3])
     where = tirx.address_of(store.buffer[tuple(first)])
-    place = where, begin, end, tirx.Cast("int64", heads * columns * 2)
+    warp: Any = tirx.Var("warp", "int32")
+    place = where, begin, end, tirx.Cast("int64", heads * columns * 2), warp
     tile = load.source
     if tile.scope() == SHARED:
         call = write_rows(tile.access_ptr(UNTRACKED), *place, int(columns), stride)
-        return tirx.Evaluate(call)
-    warp: Any = tirx.Var("warp", "int32")
-    own = tirx.address_of(tile[warp * WARP_ROWS, 0])
-    call = write_fragments(own, *place, int(tile.shape[-1]), int(columns))
+    else:
+        own = tirx.address_of(tile[warp * WARP_ROWS, 0])
+        call = write_fragments(own, *place, int(tile.shape[-1]), int(columns))
     return over_threads(warp, int(tile.shape[0]) // WARP_ROWS, "threadIdx.z", tirx.Evaluate(call))
 
 

@@ -25,6 +25,7 @@ from .across_lanes import across_lanes
 from .annotations import (
     BULK,
     BULK_ONCE,
+    HALVES,
     LAUNCH_BOUNDS,
     LOADS,
     LOADS_AFTER,
@@ -32,6 +33,7 @@ from .annotations import (
     PERSISTENT,
     PRODUCER,
 )
+from .halves import by_turns
 from .leaving import skipped
 from .longest_first import Order
 from .orders import begun_turns, computed, first_loads
@@ -262,7 +264,8 @@ class _Grid:
             return item_of(turn, block, self._blocks)
 
         def tile(turn: Any) -> Any:
-            return self._tile(item(turn), item(turn + 1), held, shared)
+            stmt = self._tile(item(turn), item(turn + 1), held, shared)
+            return by_turns(stmt, turn, self._warps) if HALVES in self.loop.annotations else stmt
 
         if not self._produces:
             return every(tile, self._order.items)
@@ -371,6 +374,10 @@ class _Grid:
             *(_store(held, value, index) for index, value in enumerate(after_this)),
         ]
         binds = [in_other_terms(each, self._at_loops(where)) for each in self._binds(uniform)]
+        memory = [place]
+        if HALVES in loop.annotations:
+            memory.append(tirx.decl_buffer((len(binds),), "int32", name="kept", scope="local"))
+            binds = _stored_once(binds, memory[-1])
         rest = [*binds, *self._around(tirx.SeqStmt(work), following, tiles, queries)]
         outside = [*shared, *self._stored]
         own = [each for each in block.alloc_buffers if not any(map(each.same_as, outside))]
@@ -381,7 +388,7 @@ class _Grid:
             s_tir.SBlock(
                 [], [], [], block.name_hint,
                 tirx.SeqStmt([*body, stmts]),
-                alloc_buffers=[place, *own],
+                alloc_buffers=[*memory, *own],
             ),
         )  # fmt: skip
 
@@ -515,6 +522,22 @@ def _searched(binds: Sequence[Any]) -> list[Any]:
 def _read_once(var: Any, value: Any, buffer: Any, index: int) -> list[Any]:
     """Bind a value that is the same for a warp."""
     return bound_through(buffer, uniform(value), var, index)
+
+
+def _stored_once(binds: Sequence[Any], memory: Any) -> list[Any]:
+    """What is bound, by way of memory, but what is a load already.
+
+    Where a tile's steps are there several times, TVM takes several times as long to simplify what
+    is bound in each of them.
+    """
+    from tvm import tirx
+    from tvm.ir import TensorLoad
+
+    stmts = []
+    for index, each in enumerate(binds):
+        direct = not isinstance(each, tirx.Bind) or isinstance(each.value, TensorLoad)
+        stmts += [each] if direct else bound_through(memory, each.value, each.var, index)
+    return stmts
 
 
 def _store(buffer: Any, value: Any, index: int) -> Any:

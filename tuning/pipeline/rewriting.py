@@ -29,6 +29,7 @@ from .annotations import (
 from .clearing import cleared_early
 from .known_once import known_once
 from .leaving import is_bound_to_blocks, left_early
+from .limits import masked_by_limits
 from .orders import prefetched, ringed
 from .peeling import peeled
 from .persistent import persistent
@@ -72,7 +73,8 @@ def pipeline(module: Any) -> Any:
             return function
         whole: Any = function
         rings: list[Ring] = []
-        body = changed(whole.body, cleared_early)
+        body = changed(whole.body, masked_by_limits) if _holds(whole.body, BULK) else whole.body
+        body = changed(body, cleared_early)
         body = changed(body, partial(_pipelined, rings=rings))
         body = changed(body, left_early)
         body = changed(body, peeled)

@@ -198,7 +198,7 @@ def at(loop: Any, steps: Sequence[Any], tile: Any, own: Sequence[Any] = ()) -> A
 
     one = tirx.const(1, loop.loop_var.ty.dtype)
     body = sequence(steps)
-    reads, writes = ([each for each in found if each not in own] for found in _buffers(body))
+    reads, writes = ([each for each in found if each not in own] for found in buffers_of(body))
     if own:
         read, written = ([*map(_whole, dict.fromkeys(each))] for each in (reads, writes))
         block = s_tir.SBlock([], read, written, "own", body, None, [*own])
@@ -221,7 +221,7 @@ def at(loop: Any, steps: Sequence[Any], tile: Any, own: Sequence[Any] = ()) -> A
     return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", shifted))
 
 
-def _buffers(stmt: Any) -> tuple[list[Any], list[Any]]:
+def buffers_of(stmt: Any) -> tuple[list[Any], list[Any]]:
     """The buffers that the sblocks of a statement read, and those that they write."""
     from tvm import s_tir
 

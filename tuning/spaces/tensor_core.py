@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -39,6 +39,7 @@ from ..pipeline import (
     BARRIER_BYTES,
     BULK,
     BULK_ONCE,
+    HALVES,
     LOADS,
     LOADS_AFTER,
     MIN_BLOCKS,
@@ -100,6 +101,7 @@ class _Pipeline(NamedTuple):
     warp_rows: int = WARP_ROWS
     reload_query: bool = False
     aligned: bool = False
+    halves: bool = False
 
 
 _RELOADING = _Pipeline(False, 0, warp_rows=32, reload_query=True)
@@ -119,15 +121,17 @@ _ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
             (
                 _Pipeline(False, 2),
                 _Pipeline(True, 2),
-                _Pipeline(True, 2, persistent=True, producer=True),
-                _Pipeline(True, 2, persistent=True, producer=True, aligned=True),
+                *(
+                    _Pipeline(True, 2, persistent=True, producer=True, aligned=a, halves=h)
+                    for a, h in itertools.product((False, True), repeat=2)
+                ),
             ),
         ),
         (
             _DIRECT_KV_TILES,
-            (
-                _Pipeline(True, 2, persistent=True, producer=True, direct=True),
-                _Pipeline(True, 2, persistent=True, producer=True, direct=True, aligned=True),
+            tuple(
+                _Pipeline(True, 2, persistent=True, producer=True, direct=True, aligned=a, halves=h)
+                for a, h in itertools.product((False, True), repeat=2)
             ),
         ),
         (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
@@ -192,6 +196,9 @@ class TensorCoreStructure:
         keys, rather than keep them in registers.
     aligned : bool
         Whether query tiles begin with the first row that is no padding, where padding comes first.
+    halves : bool
+        Whether a warpgroup that sees no more than half of the last tile of keys computes with that
+        half alone; needs producer.
     """
 
     unit: str
@@ -208,6 +215,12 @@ class TensorCoreStructure:
     warp_rows: int = WARP_ROWS
     reload_query: bool = False
     aligned: bool = False
+    halves: bool = False
+
+    @property
+    def takes_halves(self) -> bool:
+        """Whether warpgroups may compute with half a tile of keys, whose products there are."""
+        return self.producer and self.kv_tile % (2 * _MULTIPLE) == 0
 
     @property
     def shared_query(self) -> bool:
@@ -245,6 +258,8 @@ class TensorCoreStructure:
             found["reload_query"] = True
         if self.aligned:
             found["aligned"] = True
+        if self.halves:
+            found["halves"] = True
         return found
 
     @property
@@ -374,6 +389,7 @@ class TensorCoreSpace(DesignSpace):
             and reaches(s.q_tile, shape.qo_len, _SMALLEST_TILE)
             and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
             and (not s.aligned or _gains_by_alignment(spec, shape, s.q_tile))
+            and s.halves in _halves_tried(spec, s)
         ]
 
     def _structures(
@@ -394,7 +410,7 @@ class TensorCoreSpace(DesignSpace):
                         self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, each.overlap,
                         each.ring, multiprocessors if each.persistent else 0, each.alternate,
                         each.producer, each.direct, each.warp_rows, each.reload_query,
-                        each.aligned,
+                        each.aligned, each.halves,
                     )  # fmt: skip
 
     def describe(
@@ -423,6 +439,7 @@ class TensorCoreSpace(DesignSpace):
         grid += ", output from registers" if s.direct else ""
         tiles = f"{s.q_tile} query rows by {s.kv_tile} keys"
         tiles += ", queries from the first that is no padding on" if s.aligned else ""
+        tiles += ", half of the last keys for who sees no more" if s.halves else ""
         return {
             "tiles": tiles,
             "instruction": f"{s.unit}, {s.dtype} into float32",
@@ -441,14 +458,14 @@ class TensorCoreSpace(DesignSpace):
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
         persistent = int(variant.get("persistent", 0))
-        alternate, producer, direct, reload_query, aligned = (
+        alternate, producer, direct, reload_query, aligned, halves = (
             bool(variant.get(each, False))
-            for each in ("alternate", "producer", "direct", "reload_query", "aligned")
+            for each in ("alternate", "producer", "direct", "reload_query", "aligned", "halves")
         )
         return TensorCoreStructure(
             self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring, persistent,
             alternate, producer, direct, int(variant.get("warp_rows", WARP_ROWS)), reload_query,
-            aligned,
+            aligned, halves,
         )  # fmt: skip
 
 
@@ -459,6 +476,21 @@ def _gains_by_alignment(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> 
     the padded rows cost nothing.
     """
     return spec.padding == "left" and spec.window[1] == 0 and shape.qo_len > q_tile
+
+
+def _halves_tried(spec: PrefillSpec, s: TensorCoreStructure) -> Collection[bool]:
+    """With which choices of computing with half a tile of keys a structure is tried.
+
+    A warpgroup may see half of a last tile that others see all of where the last key that a row
+    sees moves with the row, and half a tile is as many keys as a warpgroup has rows, or there are
+    several. It then pays, but for windows, of whose few tiles no more is known.
+    """
+    rows = WARPGROUP * WARP_ROWS
+    several = s.q_tile > rows or s.kv_tile >= 2 * rows
+    before, after = spec.window
+    if after is None or not (several and s.takes_halves):
+        return (False,)
+    return (True,) if before is None else (False, True)
 
 
 def _multiprocessors(target: ResolvedTarget) -> int:
@@ -640,6 +672,8 @@ def _pipeline(sch: Any, s: TensorCoreStructure) -> None:
         sch.annotate(loop, PERSISTENT, s.persistent)
     if s.producer:
         sch.annotate(loop, PRODUCER, 1)
+        if s.halves:
+            sch.annotate(loop, HALVES, s.kv_tile)
         sch.annotate(loop, LOADS_AFTER, 1)
     else:
         positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
