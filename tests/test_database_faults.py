@@ -18,6 +18,7 @@ from database_fixtures import FILES, KEY, PROVENANCE, SHAPE_TEXT, SPEC_TEXT, fil
 from disks import small_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rotten_files import damages, open_or_refusal
 
 from prefilltune.database import (
     Entry,
@@ -251,65 +252,12 @@ def test_lost_permissions_are_an_error_and_lose_nothing(name):
 
 # Rotten files: no crash, no wrong best record, each bad line named
 
-JUNK = [
-    b"", b"{}", b"null", b"[]", b"NaN", b"\xff\xfe", b'["0","\\ud800"]', b"[" * 100_000,
-    b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
-    b"[0,[[[],[]],[1e999],null,null]]", b"[" + b"9" * 5000 + b",[[[],[]],[0.1],null,null]]",
-    b"[1e400,[[[],[]],[0.1],null,null]]", b"[true,[[[],[]],[0.1],null,null]]",
-    b"[-1,[[[],[]],[0.1],null,null]]", b"[00,[[[],[]],[0.1],null,null]]", b"\x00" * 64,
-]  # fmt: skip
-
-
-KINDS_OF_DAMAGE = ["flip", "cut", "double", "swap", "junk", "digits", "nest"]
-
-
-@st.composite
-def damages(draw):
-    """A change of bytes, as a function; the same one can be made to any file."""
-
-    def damage(content: bytes) -> bytes:
-        for _ in range(draw(st.integers(1, 4))):
-            lines = content.split(b"\n")
-            which = st.integers(0, len(lines) - 1)
-            kind = draw(st.sampled_from(KINDS_OF_DAMAGE))
-            i, j = draw(which), draw(which)
-            if kind == "flip" and content:
-                position = draw(st.integers(0, len(content) - 1))
-                flipped = content[position] ^ (1 << draw(st.integers(0, 7)))
-                content = content[:position] + bytes([flipped]) + content[position + 1 :]
-                continue
-            if kind == "cut":
-                content = content[: draw(st.integers(0, len(content)))]
-                continue
-            if kind == "double":
-                lines.insert(i, lines[j])
-            elif kind == "swap":
-                lines[i], lines[j] = lines[j], lines[i]
-            elif kind == "junk":
-                lines.insert(i, draw(st.sampled_from(JUNK)))
-            elif kind == "digits":  # huge numbers
-                lines[i] = lines[i].replace(b"4", b"4" * draw(st.sampled_from([20, 400, 5000])), 1)
-            elif kind == "nest":
-                depth = draw(st.sampled_from([10, 1000, 50_000]))
-                lines[i] = b"[" * depth + lines[i] + b"]" * depth
-            content = b"\n".join(lines)
-        return content
-
-    return damage
-
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     root = tmp_path_factory.mktemp("pristine")
     filled(root, ENTRIES)
     return root
-
-
-def open_or_refusal(root: Path) -> tuple[RecordStore | None, str]:
-    try:
-        return RecordStore.open(root, KEY), ""
-    except PrefilltuneError as refusal:  # its provenance is unreadable, or of another TVM or target
-        return None, str(refusal)
 
 
 def best_or_none(root: Path) -> Entry | None:

@@ -17,6 +17,7 @@ import pytest
 from database_fixtures import FILES, KEY, PROVENANCE, edit_provenance, filled, small_entry
 from hypothesis import given
 from hypothesis import strategies as st
+from rotten_files import JUNK, damages, open_or_refusal
 
 from prefilltune.database import (
     DatabaseNotFoundError,
@@ -29,7 +30,6 @@ from prefilltune.database import (
     VersionMismatchError,
     record_id,
 )
-from prefilltune.workloads import PrefilltuneError
 
 ENTRIES = [small_entry(number, workload=number % 3) for number in range(7)]
 PLAIN = [replace(entry, provenance=PROVENANCE) for entry in ENTRIES]
@@ -207,39 +207,6 @@ def test_the_right_workload_is_found_in_spite_of_a_wrong_index(tmp_path):
 
 # Corruption: nothing crashes, nothing intact is lost, what is bad is named
 
-JUNK = [
-    b"", b"{}", b"null", b"[]", b"NaN", b"\xff\xfe", b'["0","\\ud800"]', b"[" * 100_000,
-    b"[0,[[[],[]],[1e999],null,null]]", b"[" + b"9" * 5000 + b",[[[],[]],[0.1],null,null]]",
-]  # fmt: skip
-
-
-@st.composite
-def corruptions(draw):
-    def corrupt(content: bytes) -> bytes:
-        for _ in range(draw(st.integers(1, 3))):
-            lines = content.split(b"\n")
-            which = st.integers(0, len(lines) - 1)
-            kind = draw(st.sampled_from(["flip", "cut", "double", "swap", "junk"]))
-            if kind == "flip" and content:
-                position = draw(st.integers(0, len(content) - 1))
-                flipped = content[position] ^ (1 << draw(st.integers(0, 7)))
-                content = content[:position] + bytes([flipped]) + content[position + 1 :]
-                continue
-            if kind == "cut":
-                content = content[: draw(st.integers(0, len(content)))]
-                continue
-            i, j = draw(which), draw(which)
-            if kind == "double":
-                lines.insert(i, lines[j])
-            elif kind == "swap":
-                lines[i], lines[j] = lines[j], lines[i]
-            else:
-                lines.insert(i, draw(st.sampled_from(JUNK)))
-            content = b"\n".join(lines)
-        return content
-
-    return corrupt
-
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
@@ -248,12 +215,12 @@ def pristine(tmp_path_factory):
     return root
 
 
-def corrupted_copy(pristine: Path, root: Path, name: str, corrupt) -> tuple[list, list]:
-    """Corrupt one file; returns its lines before and after."""
+def corrupted_copy(pristine: Path, root: Path, name: str, damage) -> tuple[list, list]:
+    """Damage one file; returns its lines before and after."""
     shutil.copytree(pristine, root, dirs_exist_ok=True)
     path = root / str(KEY) / name
     before = path.read_bytes()
-    after = corrupt(before)
+    after = damage(before)
     path.write_bytes(after)
     return before.split(b"\n")[:-1], after.split(b"\n")
 
@@ -296,10 +263,10 @@ def test_an_edited_copy_never_hides_the_intact_record(tmp_path):
     assert [bad.line for bad in store.problems] == [1]
 
 
-@given(corrupt=corruptions())
-def test_corrupt_records(pristine, corrupt):
+@given(damage=damages())
+def test_corrupt_records(pristine, damage):
     with tempfile.TemporaryDirectory() as root:
-        before, after = corrupted_copy(pristine, Path(root), "records.json", corrupt)
+        before, after = corrupted_copy(pristine, Path(root), "records.json", damage)
         store = RecordStore.open(Path(root), KEY)
         originals = dict(zip(before, ENTRIES, strict=True))
         found = by_id(store.entries)
@@ -313,10 +280,10 @@ def test_corrupt_records(pristine, corrupt):
         assert store.problems == []
 
 
-@given(corrupt=corruptions())
-def test_corrupt_workloads(pristine, corrupt):
+@given(damage=damages())
+def test_corrupt_workloads(pristine, damage):
     with tempfile.TemporaryDirectory() as root:
-        before, after = corrupted_copy(pristine, Path(root), "workloads.json", corrupt)
+        before, after = corrupted_copy(pristine, Path(root), "workloads.json", damage)
         store = RecordStore.open(Path(root), KEY)
         intact = {json.loads(line)[0] for line in before if line in after}
         survivors = [entry for entry in ENTRIES if entry.workload_line[0] in intact]
@@ -328,17 +295,10 @@ def test_corrupt_workloads(pristine, corrupt):
         assert by_id(ENTRIES).items() <= by_id(store.entries).items()
 
 
-def open_or_refusal(root: Path) -> tuple[RecordStore | None, str]:
-    try:
-        return RecordStore.open(root, KEY), ""
-    except PrefilltuneError as refusal:
-        return None, str(refusal)
-
-
-@given(corrupt=corruptions())
-def test_corrupt_provenance(pristine, corrupt):
+@given(damage=damages())
+def test_corrupt_provenance(pristine, damage):
     with tempfile.TemporaryDirectory() as root:
-        before, after = corrupted_copy(pristine, Path(root), "provenance.json", corrupt)
+        before, after = corrupted_copy(pristine, Path(root), "provenance.json", damage)
         store, refusal = open_or_refusal(Path(root))
         if store is None:
             assert "provenance.json" in refusal
