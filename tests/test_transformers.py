@@ -565,6 +565,10 @@ def test_sentence_transformers_unpads_where_there_are_packed_kernels(
     report = prefill.enable(model, [], strict=True)
     np.testing.assert_allclose(model.encode(TEXTS), expected, rtol=1e-4, atol=1e-4)
     assert report.served == {str(packed_spec): 2}
+    # Another attention than the one that it was made with knows no packed sequences.
+    model[0].model.set_attn_implementation("sdpa")
+    np.testing.assert_allclose(model.encode(TEXTS), expected, rtol=1e-4, atol=1e-4)
+    assert (report.served.total(), model[0].can_flatten_inputs) == (2, False)
     # Told as it is loaded, and nothing else.
     told = loaded("prefilltune")
     report = prefill.report(told)

@@ -17,6 +17,8 @@ from .attention import NAME
 
 #: Holds its class Transformer.
 MODULE = "sentence_transformers.base.modules.transformer"
+#: Its attribute: whether it unpads batches.
+_FLATTENS = "can_flatten_inputs"
 
 
 def let_unpad(module: ModuleType) -> None:
@@ -36,7 +38,7 @@ def let_unpad(module: ModuleType) -> None:
         return functions_of(implementation, *more, **said)
 
     def can_flatten_or_ours(self: Any) -> bool:
-        if getattr(self.config, "_attn_implementation", None) != NAME:
+        if not _is_ours(self):
             return can_flatten(self)
         # Of this question alone: elsewhere it asks whether masks with holes will do, which they do.
         self._is_flash_attention_requested = lambda: True
@@ -45,8 +47,21 @@ def let_unpad(module: ModuleType) -> None:
         finally:
             del self._is_flash_attention_requested
 
+    def flattens(self: Any) -> bool:
+        # It looks when it is made; the attention may have been set since to one that takes padding.
+        found = self.__dict__.get(_FLATTENS, False)
+        return found and (_is_ours(self) or can_flatten(self))
+
+    def set_flattens(self: Any, value: bool) -> None:
+        self.__dict__[_FLATTENS] = value
+
     flash.lazy_import_flash_attention = functions_or_ours
     transformer._can_flatten_inputs = can_flatten_or_ours
+    setattr(transformer, _FLATTENS, property(flattens, set_flattens))
+
+
+def _is_ours(module: Any) -> bool:
+    return getattr(module.config, "_attn_implementation", None) == NAME
 
 
 def unpad(module: Any, model: Any, *, is_served: bool) -> None:
@@ -56,4 +71,4 @@ def unpad(module: Any, model: Any, *, is_served: bool) -> None:
             if is_served:
                 each.unpad_inputs = each.unpad_inputs  # it looks anew, unless it was told not to
             else:
-                each.can_flatten_inputs = False
+                setattr(each, _FLATTENS, False)
