@@ -6,9 +6,11 @@ of them is called, and with what.
 
 from __future__ import annotations
 
+import copy
 import doctest
 import importlib
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +33,7 @@ import prefilltune.transformers as prefill  # noqa: E402
 from prefilltune.torch import InvalidArgumentError, InvalidLibraryError, Kernel, registry  # noqa: E402
 from prefilltune.torch import Spec as KernelSpec  # noqa: E402
 from prefilltune.transformers import libraries as built_libraries  # noqa: E402
+from prefilltune.transformers import session as sessions  # noqa: E402
 from prefilltune.transformers.imports import when_imported  # noqa: E402
 from prefilltune.transformers.models import packed_specs_of, specs_of  # noqa: E402
 from prefilltune.transformers.packed import offsets_guard  # noqa: E402
@@ -668,6 +671,33 @@ def test_a_model_may_be_told_as_it_is_made() -> None:
     report.clear()
     assert_as_eager(model, batch("right"))
     assert report.served == {str(specs[0]): 2}
+
+
+def test_a_copy_of_a_model_counts_for_itself_and_loads_its_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In another process, where they are not loaded yet."""
+    model, report = enabled("bert")
+    report.libraries = [tmp_path / "libprefill.so"]
+    found: list[Path] = []
+    with monkeypatch.context() as there:
+        there.setattr(sessions, "load", found.append)
+        unpickled = pickle.loads(pickle.dumps(model))
+    assert found == [tmp_path]
+    for copied in (unpickled, copy.deepcopy(model)):
+        assert_as_eager(copied, batch("right"))
+        assert prefill.report(copied).served.total() == 2
+    assert not report.served
+    assert f"a library that is left out: {tmp_path / 'manifest.json'}" in caplog.text
+
+
+def test_autocast_is_told_to_be_none_for_kernels() -> None:
+    model, report = enabled("qwen3")
+    inputs = batch("left") | {"use_cache": False}
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden(model, inputs)
+    (reason,) = report.handed_over
+    assert reason.endswith("convert the model with model.to(dtype), and call it without autocast")
 
 
 def test_examples_of_docstrings_are_so() -> None:

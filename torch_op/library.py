@@ -105,6 +105,11 @@ def load(folder: str | os.PathLike[str]) -> Library:
     return Library(path, data["target"], kernels)
 
 
+def is_loaded(path: Path) -> bool:
+    """Whether this process has loaded the library of that file."""
+    return path in _digests
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(_read(path))

@@ -121,8 +121,13 @@ def _call(layout: Padded | Packed, query: Any, key: Any, value: Any, scores: Sco
         query.requires_grad or key.requires_grad or value.requires_grad
     ):
         return "it needs a gradient, which kernels have none of: call it under inference_mode()"
-    if query.dtype != key.dtype or key.shape != value.shape or key.dtype != value.dtype:
-        return "its query, key and value differ in dtype or head_dim"
+    if query.dtype != key.dtype or key.dtype != value.dtype:
+        return (
+            "its query, key and value differ in dtype, as autocast makes them: convert the model "
+            "with model.to(dtype), and call it without autocast"
+        )
+    if key.shape != value.shape:
+        return "its key and value differ in head_dim"
     if query.shape[2] != key.shape[2]:
         return CACHED
     kv_heads = key.shape[1]

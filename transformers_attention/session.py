@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 
+from ..torch import load
+from ..torch.errors import PrefillError
+from ..torch.library import is_loaded
 from .reporting import Report
+
+_logger = logging.getLogger("prefilltune.transformers")
 
 _NAME = "_prefilltune"
 _numbers = itertools.count()
@@ -39,6 +45,18 @@ class Session:
 
     def __post_init__(self) -> None:
         _sessions[self.number] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a model's copy, which counts for itself; in another process, load what served it."""
+        vars(self).update(state, number=next(_numbers))
+        _sessions[self.number] = self
+        for path in self.report.libraries:
+            if is_loaded(path):
+                continue
+            try:
+                load(path.parent)
+            except PrefillError as error:
+                _logger.warning("a model came with a library that is left out: %s", error)
 
 
 def attach(model: Any, session: Session) -> None:
