@@ -28,7 +28,7 @@ AGAINST ?=
 EXTRAS ?=
 # Any text: test runs the tests marked slow too.
 SLOW ?=
-# Any text: with SLOW, what takes half a minute and more, beside tests that say nearly the same, too.
+# Any text: with SLOW, what takes long beside tests that say nearly the same, too.
 THOROUGH ?=
 # Any text: serve's model has random weights, and nothing is downloaded.
 RANDOM ?=

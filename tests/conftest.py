@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from remembered_builds import RememberingBuilder
 
 from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.target import usable_cores
 
 # pytest-xdist sets it, and commands would take their output for a terminal of that width.
 os.environ.pop("COLUMNS", None)
@@ -34,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests wait for other processes, and for what is to fail."""
+    return usable_cores() + 1
+
+
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("slow" if config.getoption("--slow") else "fast")
 
@@ -55,7 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def builders() -> Iterator[list[Worker]]:
+def builders() -> Iterator[list[RememberingBuilder]]:
     """Two builders for all searches that need none of their own."""
+    libraries: dict[bytes, bytes] = {}
     with Worker(tvm_environment(1)) as first, Worker(tvm_environment(1)) as second:
-        yield [first, second]
+        yield [RememberingBuilder(worker, libraries) for worker in (first, second)]

@@ -16,7 +16,9 @@ from machine_code import compile_device
 from tvm.s_tir import Schedule
 
 from prefilltune.database import apply_trace
+from prefilltune.tuning.backends.cuda_code import device_source
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.derivation import pipelined_attention
 from prefilltune.tuning.search.strategies import make_strategy
 from prefilltune.tuning.search.strategies.context import tune_context
@@ -141,7 +143,8 @@ def test_scheduled_kernels_compute_attention(
 ) -> None:
     """In any order that the barriers allow the threads."""
     structure = structure_of(spec, variant)
-    source, _ = compile_device(_scheduled(spec, shape, variant, seed).mod, _target("sm_80").target)
+    module = _scheduled(spec, shape, variant, seed).mod
+    source = device_source(generate(module, _target("sm_80").target))
     grid = (-(-shape.qo_len // structure.q_tile), spec.num_qo_heads, shape.batch)
     kernel = kernel_on_cpu(source, grid, structure.warps, structure.shared_bytes, tmp_path)
     length = max(shape.qo_len, shape.num_kv)

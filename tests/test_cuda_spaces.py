@@ -241,7 +241,7 @@ def test_loads_no_further_ahead_than_a_ring_has_slots() -> None:
     ("head_dim", "dtype"),
     [
         *((each, "float16") for each in SOME_HEAD_DIMS),
-        *(pytest.param(each, "bfloat16", marks=pytest.mark.slow) for each in SOME_HEAD_DIMS),
+        *(pytest.param(each, "bfloat16", marks=pytest.mark.thorough) for each in SOME_HEAD_DIMS),
         *(
             pytest.param(each, ("float16", "bfloat16")[number % 2], marks=pytest.mark.slow)
             for number, each in enumerate(HEAD_DIMS)

@@ -437,15 +437,11 @@ def test_what_the_nearest_record_serves_is_right(unswept, shape: PrefillShape) -
     assert kernel_error(unswept, CHOSEN, shape, valid_lens, seed=3) <= TOLERANCE["float32"]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[2, pytest.param(None, marks=pytest.mark.slow)],
-    ids=["two variants", "all variants"],
-)
-def hopper(request: pytest.FixtureRequest) -> tuple[Any, Any, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def hopper(pytestconfig: pytest.Config) -> tuple[Any, Any, dict[str, Any]]:
     """A function with records of bge-base on an H100, its target and its kernels.
 
-    A record of each variant; one of them has a kernel for its lengths too.
+    A record of each variant, of two without ``--slow``; one has a kernel for its lengths too.
     """
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     resolved = resolve_target("cuda", arch="sm_90a")
@@ -453,7 +449,8 @@ def hopper(request: pytest.FixtureRequest) -> tuple[Any, Any, dict[str, Any]]:
     key = TargetKey.parse("cuda-sm_90a-h100")
     everything = candidates(Finder([committed_root()]), key, spec)
     variants = {str(each.entry.provenance.variant): name for name, each in everything.items()}
-    found = {name: everything[name] for name in [*variants.values()][: request.param]}
+    most = None if pytestconfig.getoption("--slow") else 2
+    found = {name: everything[name] for name in [*variants.values()][:most]}
     assert len(found) > 1
     sizes = SymbolicShape.fresh()
     kernels = {name: replay_record(match.entry, sizes)["main"] for name, match in found.items()}

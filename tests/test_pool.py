@@ -24,6 +24,7 @@ from prefilltune.tuning.devices.pool import Pool
 from prefilltune.tuning.devices.slot import Slot
 from prefilltune.tuning.errors import NoDeviceError
 from prefilltune.tuning.measuring.worker import Outcome, Worker
+from prefilltune.tuning.search.builders import BuilderProcess
 from prefilltune.tuning.search.device_job import device_job
 from prefilltune.tuning.search.search import Search
 from prefilltune.tuning.search.state import Limit, SearchState
@@ -52,7 +53,7 @@ def _pool(workers: Sequence[Worker]) -> Pool:
 def _search(
     workers: Sequence[Worker],
     log: Path,
-    builders: Sequence[Worker],
+    builders: Sequence[BuilderProcess],
     trials: int | None = None,
     space: SplitScores = SPACE,
 ) -> tuple[SearchState, list[Trial]]:
@@ -74,7 +75,9 @@ def _search(
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory, builders: Sequence[Worker]) -> dict[str, float]:
+def sound(
+    tmp_path_factory: pytest.TempPathFactory, builders: Sequence[BuilderProcess]
+) -> dict[str, float]:
     """Times of all candidates, by identity, on sound devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKENDS, "llvm", simulated(BACKENDS["llvm"]))
@@ -100,7 +103,7 @@ def _times(trials: Sequence[Trial]) -> dict[str, float]:
 def test_devices_that_go_on_failing_cost_no_candidate(
     tmp_path: Path,
     sound: dict[str, float],
-    builders: Sequence[Worker],
+    builders: Sequence[BuilderProcess],
     faults: Sequence[str],
     counted: str,
 ) -> None:
@@ -114,7 +117,7 @@ def test_devices_that_go_on_failing_cost_no_candidate(
 
 @pytest.mark.parametrize("devices", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_device_much_slower_than_its_siblings_is_set_aside(
-    builders: Sequence[Worker], tmp_path: Path, sound: dict[str, float], devices: int
+    builders: Sequence[BuilderProcess], tmp_path: Path, sound: dict[str, float], devices: int
 ) -> None:
     workers = [device("slow"), *[device() for _ in range(devices - 1)]]
     state, trials = _search(workers, tmp_path / "log", builders)
@@ -130,7 +133,7 @@ def test_a_device_much_slower_than_its_siblings_is_set_aside(
     ["nan", *(pytest.param(each, marks=pytest.mark.slow) for each in ("kill", "hang"))],
 )
 def test_a_device_that_fails_once_goes_on(
-    builders: Sequence[Worker],
+    builders: Sequence[BuilderProcess],
     tmp_path: Path,
     sound: dict[str, float],
     fault: str,
@@ -148,21 +151,23 @@ def test_a_device_that_fails_once_goes_on(
 
 
 def test_a_device_alone_is_given_another_chance(
-    builders: Sequence[Worker], tmp_path: Path, sound: dict[str, float]
+    builders: Sequence[BuilderProcess], tmp_path: Path, sound: dict[str, float]
 ) -> None:
     state, trials = _search([device("kill:3", tmp_path / "once")], tmp_path / "log", builders)
     assert _times(trials) == sound
     assert state.faults == {"crash": 1}
 
 
-def test_harm_done_everywhere_is_the_candidates(builders: Sequence[Worker], tmp_path: Path) -> None:
+def test_harm_done_everywhere_is_the_candidates(
+    builders: Sequence[BuilderProcess], tmp_path: Path
+) -> None:
     state, _ = _search([device("raise"), device("raise")], tmp_path / "log", builders, 3)
     assert state.failures == {"run error": 3}
     assert (state.faults, state.notes) == ({}, [])
 
 
 def test_a_poisoned_process_is_replaced_without_blame(
-    builders: Sequence[Worker], tmp_path: Path
+    builders: Sequence[BuilderProcess], tmp_path: Path
 ) -> None:
     state, _ = _search([device("wild"), device("wild")], tmp_path / "log", builders, 3)
     assert state.failures == {"device fault": 3}
@@ -170,7 +175,7 @@ def test_a_poisoned_process_is_replaced_without_blame(
 
 
 def test_with_no_device_left_the_search_says_why_and_keeps_its_trials(
-    builders: Sequence[Worker], tmp_path: Path, sound: dict[str, float]
+    builders: Sequence[BuilderProcess], tmp_path: Path, sound: dict[str, float]
 ) -> None:
     log = tmp_path / "log"
     with pytest.raises(NoDeviceError, match=r"device 0 is set aside: 3 of \d+ calls failed"):
@@ -225,7 +230,7 @@ def test_a_builder_that_leaks_is_replaced(
 
 
 def test_a_log_that_takes_no_more_ends_the_search_and_loses_nothing(
-    builders: Sequence[Worker], tmp_path: Path, sound: dict[str, float]
+    builders: Sequence[BuilderProcess], tmp_path: Path, sound: dict[str, float]
 ) -> None:
     log = tmp_path / "log"
     script = """
@@ -256,7 +261,7 @@ except NotWritableError as error:
 
 @pytest.mark.slow
 def test_what_is_measured_depends_on_no_race(
-    builders: Sequence[Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builders: Sequence[BuilderProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Arms learn in the order of proposals, also where a device that hangs delays the first."""
     monkeypatch.setitem(BACKENDS, "llvm", simulated(BACKENDS["llvm"], timeout=3.0))

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.ending import Wish
 from prefilltune.tuning.errors import WorkerFailedError
 from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
-from prefilltune.tuning.measuring.worker import Outcome, Worker
+from prefilltune.tuning.measuring.worker import Outcome
+from prefilltune.tuning.search.builders import BuilderProcess
 from prefilltune.tuning.search.choice import next_arm
 from prefilltune.tuning.search.progress import SearchDisplay
 from prefilltune.tuning.search.search import Search
@@ -85,7 +87,7 @@ def test_spaces_share_the_trials(tmp_path: Path) -> None:
 
 
 def test_failures_are_counted_by_kind_and_never_kept(
-    builders: list[Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builders: Sequence[BuilderProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real search over workers whose answers are replaced by each kind of failure in turn."""
     harms = [
@@ -134,7 +136,7 @@ def alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 
 
 def test_small_variants_share_batches_until_all_is_tried(
-    builders: list[Worker], tmp_path: Path, alone: bool
+    builders: Sequence[BuilderProcess], tmp_path: Path, alone: bool
 ) -> None:
     space = SplitScores(((2, 4), (1,), (2, 1)), scales=(1.0, 2.0))
     log = TrialLog(tmp_path / "log", {})
@@ -156,7 +158,7 @@ def test_small_variants_share_batches_until_all_is_tried(
 
 
 def test_trials_are_no_more_than_asked_for(
-    builders: list[Worker], tmp_path: Path, alone: bool
+    builders: Sequence[BuilderProcess], tmp_path: Path, alone: bool
 ) -> None:
     space = SplitScores(((2, 4), (3, 6), (2, 12)))
     with Search(
@@ -193,7 +195,7 @@ def test_a_builder_that_cannot_start_is_no_failure_of_a_variant(
 
 
 def test_a_child_that_came_to_harm_is_replaced(
-    builders: list[Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builders: Sequence[BuilderProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harm = Measurement(math.inf, (), "device fault", "illegal address", fatal=True)
     children: list[object] = []
@@ -270,7 +272,7 @@ def test_trial_log_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
 )
 def test_an_interrupted_command_keeps_what_it_found(tmp_path: Path, number: int) -> None:
     command = [
@@ -334,7 +336,7 @@ def test_a_budget_without_time_for_anything_still_keeps_one_candidate(tmp_path: 
 
 
 def test_a_search_that_is_late_measures_its_first_candidate_and_no_more(
-    builders: list[Worker], tmp_path: Path, alone: bool
+    builders: Sequence[BuilderProcess], tmp_path: Path, alone: bool
 ) -> None:
     space = SplitScores(((2, 4), (3, 6), (2, 12)))
     with Search(
@@ -347,7 +349,7 @@ def test_a_search_that_is_late_measures_its_first_candidate_and_no_more(
 
 
 def test_where_tvm_has_no_kernel_a_search_times_none_and_says_so(
-    builders: list[Worker], tmp_path: Path
+    builders: Sequence[BuilderProcess], tmp_path: Path
 ) -> None:
     case, activities = _case(), list[str]()
     case = dataclasses.replace(case, spec=dataclasses.replace(case.spec, softcap=5))
@@ -385,7 +387,7 @@ def test_a_search_that_owes_a_candidate_goes_on_until_many_have_failed() -> None
 
 
 def test_a_search_that_is_wished_to_end_measures_nothing(
-    builders: list[Worker], tmp_path: Path, alone: bool
+    builders: Sequence[BuilderProcess], tmp_path: Path, alone: bool
 ) -> None:
     wish, space = Wish(), SplitScores(((2, 4),))
     wish.make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from small_libraries import small_record
 
 from prefilltune.database import Entry, Finder, TargetKey, Tier, record_id
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.search.arms import Arm
+from prefilltune.tuning.search.builders import BuilderProcess
 from prefilltune.tuning.search.search import Search
 from prefilltune.tuning.search.state import Limit
 from prefilltune.tuning.search.trial_log import Trial, TrialLog
@@ -78,7 +79,7 @@ def test_records_of_other_targets_are_taken_also_of_the_case_itself(tmp_path: Pa
 
 
 def test_what_padded_records_decided_begins_a_packed_search(
-    tmp_path: Path, target: ResolvedTarget, builders: list[Worker]
+    tmp_path: Path, target: ResolvedTarget, builders: Sequence[BuilderProcess]
 ) -> None:
     """And arms that only replay, of earlier versions, take the place of none that proposes."""
     padded = PrefillSpec(4, 2, 16, "float32")
