@@ -11,7 +11,8 @@ from enum import IntEnum
 from pathlib import Path
 
 from ..workloads.errors import PrefilltuneError
-from ..workloads.spec import PrefillShape, PrefillSpec
+from ..workloads.shapes import PrefillShape
+from ..workloads.spec import PrefillSpec
 from .entry import BadLine, Entry, Head
 from .errors import DatabaseNotFoundError, InvalidTargetKeyError, NoRecordError
 from .folders import target_keys

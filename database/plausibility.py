@@ -13,7 +13,8 @@ from ..workloads.lengths import (
     UniformLengths,
     parse_lengths,
 )
-from ..workloads.spec import PrefillShape, PrefillSpec
+from ..workloads.shapes import PrefillShape
+from ..workloads.spec import PrefillSpec
 from .entry import Entry, Head
 from .target_key import TargetKey
 

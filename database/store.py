@@ -13,7 +13,8 @@ from typing import Any
 
 from ..workloads.choices import OPEN
 from ..workloads.errors import InvalidSpecError
-from ..workloads.spec import PrefillShape, PrefillSpec
+from ..workloads.shapes import PrefillShape
+from ..workloads.spec import PrefillSpec
 from .contents import FILES, PROVENANCE, RECORDS, WORKLOADS, Contents, loads
 from .durable import append, cut, is_writable, torn_line, write_atomically
 from .entry import BadLine, Entry, Head

@@ -25,7 +25,7 @@ from prefilltune.workloads import (
     check_batches,
     plain_attention,
 )
-from prefilltune.workloads.spec import sizes_at_call
+from prefilltune.workloads.sizes import sizes_at_call
 
 pytestmark = pytest.mark.skipif(not find_spec("torch"), reason="needs the extra [torch]")
 

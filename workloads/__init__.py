@@ -17,15 +17,9 @@ from .errors import (
 from .lengths import LengthDistribution, check_batches, parse_lengths, regimes
 from .on_demand import on_demand
 from .presets import Preset, load_presets, preset
-from .spec import (
-    DTYPES,
-    INDEXABLE,
-    MASK_MODES,
-    PackedShape,
-    PrefillShape,
-    PrefillSpec,
-    SymbolicShape,
-)
+from .shapes import PackedShape, PrefillShape, SymbolicShape
+from .sizes import INDEXABLE
+from .spec import DTYPES, MASK_MODES, PrefillSpec
 from .tiles import Tiles
 
 if TYPE_CHECKING:

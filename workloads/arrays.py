@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from .pairs import seen_columns, valid_positions
-from .spec import PackedShape, PrefillShape, PrefillSpec
+from .shapes import PackedShape, PrefillShape
+from .spec import PrefillSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .lengths import LengthDistribution, check_batches
-from .spec import PrefillShape, PrefillSpec
+from .shapes import PrefillShape
+from .spec import PrefillSpec
 
 
 @dataclass(frozen=True)

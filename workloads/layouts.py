@@ -12,7 +12,8 @@ from typing import Any
 from tvm import tirx
 
 from .expressions import Expr, Mask, SequenceMask, clamp, mask_of
-from .spec import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
+from .shapes import PackedShape, PrefillShape, SymbolicShape
+from .spec import PrefillSpec
 
 Indices = tuple[Expr, ...]
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 
 from .choices import CAUSAL, CHOICES, LAYOUT, PADDING, WINDOW
-from .spec import PrefillShape, PrefillSpec
+from .shapes import PrefillShape
+from .spec import PrefillSpec
 
 
 def extras(spec: PrefillSpec) -> dict[str, str]:

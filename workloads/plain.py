@@ -25,7 +25,9 @@ from .expressions import (
     value,
 )
 from .layouts import layout_of
-from .spec import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, require_indexable
+from .shapes import PackedShape, PrefillShape, SymbolicShape
+from .sizes import require_indexable
+from .spec import PrefillSpec
 
 
 def plain_attention(

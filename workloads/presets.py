@@ -11,7 +11,8 @@ from typing import Any
 
 from .choices import CHOICES
 from .errors import UnknownPresetError
-from .spec import PrefillShape, PrefillSpec
+from .shapes import PrefillShape
+from .spec import PrefillSpec
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,4 +1,4 @@
-"""What is computed (:class:`PrefillSpec`) and on which sizes (:class:`PrefillShape`)."""
+"""What is computed: :class:`PrefillSpec`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from .choices import (
     CAUSAL,
@@ -22,7 +22,8 @@ from .choices import (
     Window,
     parsed_choices,
 )
-from .errors import InvalidShapeError, InvalidSpecError
+from .errors import InvalidSpecError
+from .shapes import PackedShape, PrefillShape, SymbolicShape, require_positive
 
 _PADDED = {"right": "padded", "left": "padded_left"}
 _PACKED = "packed"
@@ -38,14 +39,6 @@ _OTHER_16_BITS = {"float16": "bfloat16", "bfloat16": "float16"}
 
 #: What the canonical text of a spec says behind the scale, in this order.
 _BEHIND_SCALE = (*SCORE_CHOICES, *RESULT_CHOICES)
-
-#: Elements that no tensor of a workload reaches: kernels number them with 32 bits.
-INDEXABLE = 1 << 31
-
-
-def _require_positive(value: object, field: str, error: type[ValueError]) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise error(f"{field} is {value!r}; it must be a whole number of 1 or more: correct it")
 
 
 @dataclass(frozen=True, init=False)
@@ -149,7 +142,7 @@ class PrefillSpec:
     ) -> None:
         heads = {"num_qo_heads": num_qo_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
         for field, size in heads.items():
-            _require_positive(size, field, InvalidSpecError)
+            require_positive(size, field, InvalidSpecError)
         if num_qo_heads % num_kv_heads:
             raise InvalidSpecError(
                 f"num_kv_heads {num_kv_heads} does not divide num_qo_heads {num_qo_heads}: every "
@@ -398,209 +391,3 @@ def parse_mask_mode(text: str) -> dict[str, Any]:
     padding = "left" if found["left"] else "right"
     laid_out = {"layout": _PACKED} if found["packed"] else {"layout": "padded", "padding": padding}
     return {**laid_out, "window": window, **chosen}
-
-
-@dataclass(frozen=True)
-class PrefillShape:
-    """The sizes one kernel is tuned for.
-
-    Parameters
-    ----------
-    batch : int
-        Sequences in the batch.
-    qo_len : int
-        Query (and output) positions of each sequence, padding included.
-    kv_len : int, optional
-        Key/value positions of each sequence; ``qo_len`` when absent.
-
-    Raises
-    ------
-    InvalidShapeError
-        For a size below 1.
-
-    Examples
-    --------
-    >>> str(PrefillShape(4, 128))
-    'b4_q128_kv128'
-    >>> PrefillShape.parse('4x128') == PrefillShape.parse('b4_q128_kv128')
-    True
-    """
-
-    batch: int
-    qo_len: int
-    kv_len: int | None = None
-
-    num_offsets: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        if self.kv_len is None:
-            object.__setattr__(self, "kv_len", self.qo_len)
-        for field in ("batch", "qo_len", "kv_len"):
-            _require_positive(getattr(self, field), field, InvalidShapeError)
-
-    @property
-    def num_kv(self) -> int:
-        """``kv_len``, resolved."""
-        assert self.kv_len is not None
-        return self.kv_len
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Batch and lengths."""
-        return self.batch, self.qo_len, self.num_kv
-
-    @property
-    def bias_width(self) -> int:
-        """How many distances between a row and a column there are: entries of a head's bias."""
-        return self.qo_len + self.num_kv - 1
-
-    def __str__(self) -> str:
-        return f"b{self.batch}_q{self.qo_len}_kv{self.kv_len}"
-
-    @classmethod
-    def parse(cls, text: str) -> PrefillShape:
-        """Read ``BATCHxLEN``, ``BATCHxQO_LENxKV_LEN`` or the canonical text.
-
-        Raises
-        ------
-        InvalidShapeError
-            If ``text`` has none of these forms.
-        """
-        found = re.fullmatch(r"b(-?\d+)_q(-?\d+)_kv(-?\d+)", text) or re.fullmatch(
-            r"(-?\d+)x(-?\d+)(?:x(-?\d+))?", text
-        )
-        if found is None:
-            raise InvalidShapeError(
-                f"{text!r} is not a shape; write BATCHxLEN or BATCHxQO_LENxKV_LEN, such as 4x128"
-            )
-        return cls(*(int(size) for size in found.groups() if size is not None))
-
-
-@dataclass(frozen=True, eq=False)
-class SymbolicShape:
-    """Sizes of which a kernel learns some at each call.
-
-    Parameters
-    ----------
-    batch, qo_len, num_kv : tvm.tirx.Var or int
-        The sizes of a :class:`PrefillShape`: ``int32`` variables, or numbers where they are fixed.
-    """
-
-    batch: Any
-    qo_len: Any
-    num_kv: Any
-
-    num_offsets: ClassVar[int] = 0
-
-    @property
-    def bias_width(self) -> Any:
-        """Entries of a head's bias."""
-        return self.qo_len + self.num_kv - 1
-
-    @property
-    def sizes(self) -> tuple[Any, ...]:
-        """All of them."""
-        return self.batch, self.qo_len, self.num_kv
-
-    @classmethod
-    def fresh(cls) -> SymbolicShape:
-        """New variables, with the names that TVM's own kernel gives them."""
-        from tvm.tirx import Var
-
-        return cls(*(Var(name, "int32") for name in ("batch_size", "qo_len", "kv_len")))
-
-
-@dataclass(frozen=True, eq=False)
-class PackedShape:
-    """Sizes of packed tensors: variables that a kernel learns at each call, or numbers.
-
-    Parameters
-    ----------
-    num_offsets : tvm.tirx.Var or int
-        One more than there are sequences.
-    qo_len, num_kv : tvm.tirx.Var or int
-        Rows and columns of all tensors, which no sequence has more of.
-    bias_width : tvm.tirx.Var or int
-        Entries of a head's bias.
-    """
-
-    num_offsets: Any
-    qo_len: Any
-    num_kv: Any
-    bias_width: Any
-
-    @classmethod
-    def filled(cls, shape: PrefillShape) -> PackedShape:
-        """Tensors with room for sequences that are all of the greatest length."""
-        longest = max(shape.qo_len, shape.num_kv)
-        totals = shape.batch * shape.qo_len, shape.batch * shape.num_kv
-        return cls(shape.batch + 1, *totals, 2 * longest - 1)
-
-    @property
-    def batch(self) -> Any:
-        """Sequences."""
-        return self.num_offsets - 1
-
-    @property
-    def sizes(self) -> tuple[Any, ...]:
-        """All of them."""
-        return self.num_offsets, self.qo_len, self.num_kv, self.bias_width
-
-    @classmethod
-    def fresh(cls) -> PackedShape:
-        """New variables."""
-        from tvm.tirx import Var
-
-        names = ("num_offsets", "total_q", "total_kv", "bias_width")
-        return cls(*(Var(name, "int32") for name in names))
-
-
-def sizes_at_call(spec: PrefillSpec) -> SymbolicShape | PackedShape:
-    """New variables for the sizes that a kernel learns at each call."""
-    return PackedShape.fresh() if spec.is_packed else SymbolicShape.fresh()
-
-
-def measured_sizes(spec: PrefillSpec, shape: PrefillShape) -> PrefillShape | PackedShape:
-    """Sizes of the kernels that are timed on a shape: itself.
-
-    Of packed sequences, which have another total in each batch, variables.
-    """
-    return PackedShape.fresh() if spec.is_packed else shape
-
-
-def numbers_all_scores(spec: PrefillSpec, shape: PrefillShape) -> bool:
-    """Whether a kernel could hold the scores of all pairs, for indices of 32 bits.
-
-    One that is scheduled stage by stage does.
-
-    >>> spec = PrefillSpec(12, 12, 64)
-    >>> [numbers_all_scores(spec, PrefillShape(16, length)) for length in (2048, 4096)]
-    [True, False]
-    """
-    return shape.batch * spec.num_qo_heads * shape.qo_len * shape.num_kv < INDEXABLE
-
-
-def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape | PackedShape) -> None:
-    """Refuse tensors whose elements 32-bit indices, which kernels compute with, cannot number.
-
-    Of sizes that are learned at a call, the call must see to it.
-
-    Raises
-    ------
-    InvalidShapeError
-        If a tensor of the workload has :data:`INDEXABLE` elements or more.
-    """
-    if not isinstance(shape, PrefillShape):
-        return
-    positions = shape.qo_len + shape.num_kv - 1
-    sizes = [
-        ("query", shape.batch * shape.qo_len * spec.num_qo_heads * spec.head_dim, "batch"),
-        ("key", shape.batch * shape.num_kv * spec.num_kv_heads * spec.head_dim, "batch"),
-        *([("bias", spec.num_qo_heads * positions, "queries or the keys")] if spec.bias else []),
-    ]
-    for name, size, parts in sizes:
-        if size >= INDEXABLE:
-            raise InvalidShapeError(
-                f"{name} of {spec} at {shape} has {size} elements; kernels number fewer than "
-                f"{INDEXABLE} (2^31): split the {parts}"
-            )

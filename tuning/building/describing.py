@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
-from ...workloads.spec import require_indexable, sizes_at_call
+from ...workloads.sizes import require_indexable, sizes_at_call
 from ..spaces import SPACES, Variant
 
 _KEPT = 64

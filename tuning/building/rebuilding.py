@@ -12,7 +12,7 @@ from ...database.judging import malformation
 from ...database.plausibility import contradiction
 from ...database.scratch import ScratchFolder
 from ...workloads import PackedShape, PrefillShape
-from ...workloads.spec import measured_sizes
+from ...workloads.sizes import measured_sizes
 from ..measuring.worker import Outcome
 from ..measuring.workers import call_all
 from .build import build_library

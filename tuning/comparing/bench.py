@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ...database import Match
 from ...database.scratch import ScratchFolder
 from ...workloads import TOLERANCE, Case, PrefillSpec
-from ...workloads.spec import measured_sizes
+from ...workloads.sizes import measured_sizes
 from ..building.build import build_library
 from ..building.replaying import replay_record
 from ..errors import KernelCheckError

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from ...database import Match
 from ...workloads import TOLERANCE, Case, PrefillSpec, plain_attention, ragged_cpu_baseline
 from ...workloads.baseline import has_ragged_baseline
-from ...workloads.spec import numbers_all_scores
+from ...workloads.sizes import numbers_all_scores
 from ..backends import backend_of
 from ..errors import KernelCheckError
 from ..measuring import cpu as measure

@@ -15,7 +15,7 @@ from ...workloads import (
     SymbolicShape,
     masked_baseline,
 )
-from ...workloads.spec import sizes_at_call
+from ...workloads.sizes import sizes_at_call
 from ..backends.resolving import resolve_target
 from ..building.replaying import replay_record
 from ..target import ResolvedTarget

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...database import trace_to_json
 from ...workloads import Case, PackedShape, PrefillShape
-from ...workloads.spec import measured_sizes
+from ...workloads.sizes import measured_sizes
 from ..building.replaying import replay
 from ..spaces import SPACES, DesignSpace, Variant
 from ..target import ResolvedTarget

@@ -24,7 +24,7 @@ from ...database import (
 )
 from ...database.dates import date_now
 from ...workloads import TOLERANCE, Case
-from ...workloads.spec import measured_sizes
+from ...workloads.sizes import measured_sizes
 from ..backends import backend_of
 from ..building.replaying import Replayed, replay
 from ..counting import count

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, plain_attention
-from ...workloads.spec import numbers_all_scores
+from ...workloads.sizes import numbers_all_scores
 from ..target import ResolvedTarget
 from .space import DesignSpace, Variant
 
