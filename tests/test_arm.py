@@ -24,7 +24,7 @@ CASE = Case(
     parse_lengths("full"),
 )
 TARGET = resolve_target("cuda", arch="sm_90a")
-VARIANT = {"q_tile": 64, "kv_tile": 64, "ring": 2}
+VARIANT = {"q_tile": 64, "kv_tile": 64}
 
 
 def _arm() -> Arm:
