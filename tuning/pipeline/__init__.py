@@ -14,6 +14,7 @@ from .annotations import (
     PERSISTENT,
     PRODUCER,
     TILES,
+    TRANSPOSE,
     TRIM,
 )
 from .longest_first import RANKING_BYTES
@@ -36,6 +37,7 @@ __all__ = [
     "PRODUCER",
     "RANKING_BYTES",
     "TILES",
+    "TRANSPOSE",
     "TRIM",
     "pipeline",
 ]

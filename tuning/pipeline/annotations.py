@@ -51,6 +51,10 @@ TILES = "prefill.tiles"
 #: Annotation of a loop over the columns of a tile, from the first one: how many a step takes.
 TRIM = "prefill.trim"
 
+#: Annotation of a loop over the rows of a square tile that is copied into columns: it is copied by
+#: vectors, and transposed in registers.
+TRANSPOSE = "prefill.transpose"
+
 #: TVM's attribute of a kernel that bounds registers.
 LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
 
@@ -70,4 +74,5 @@ ALL = (
     PEEL,
     TILES,
     TRIM,
+    TRANSPOSE,
 )

@@ -37,6 +37,7 @@ from .rings import Ring
 from .scopes import scoped
 from .searching import searched_by_warps
 from .steps import changed, joined
+from .transposing import transposed
 from .trimming import trimmed
 
 
@@ -57,6 +58,7 @@ def pipeline(module: Any) -> Any:
 
     Of a loop with :data:`PEEL` the last step is written out behind it, if it does less than others.
     Loops with :data:`TRIM` end with the columns of the tile that one with :data:`TILES` is at.
+    Tiles with :data:`TRANSPOSE` are copied by vectors, and transposed in registers.
 
     What is computed stays the same; a module without annotations is returned as it is.
 
@@ -79,6 +81,7 @@ def pipeline(module: Any) -> Any:
         body = changed(body, left_early)
         body = changed(body, peeled)
         body = changed(body, trimmed)
+        body = changed(body, transposed)
         changed(body, _refuse_annotated)
         # A persistent grid needs all registers that it has: of what it would load, some is spilled.
         if not _holds(whole.body, PERSISTENT):

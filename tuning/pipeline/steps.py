@@ -200,7 +200,7 @@ def at(loop: Any, steps: Sequence[Any], tile: Any, own: Sequence[Any] = ()) -> A
     body = sequence(steps)
     reads, writes = ([each for each in found if each not in own] for found in buffers_of(body))
     if own:
-        read, written = ([*map(_whole, dict.fromkeys(each))] for each in (reads, writes))
+        read, written = ([*map(whole, dict.fromkeys(each))] for each in (reads, writes))
         block = s_tir.SBlock([], read, written, "own", body, None, [*own])
         body = s_tir.SBlockRealize([], True, block)
     single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, body)
@@ -217,7 +217,7 @@ def at(loop: Any, steps: Sequence[Any], tile: Any, own: Sequence[Any] = ()) -> A
     # A loop of one iteration puts another index in the place of the loop variable.
     shifted = tirx.For(nest.loop_var, tile, one, tirx.ForKind.SERIAL, nest.body)
     # In an sblock a buffer has one writer, as a reduction over threads must have.
-    reads, writes = ([*map(_whole, dict.fromkeys(each))] for each in (reads, writes))
+    reads, writes = ([*map(whole, dict.fromkeys(each))] for each in (reads, writes))
     return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", shifted))
 
 
@@ -238,7 +238,8 @@ def buffers_of(stmt: Any) -> tuple[list[Any], list[Any]]:
     return reads, writes
 
 
-def _whole(buffer: Any) -> Any:
+def whole(buffer: Any) -> Any:
+    """All of a buffer, as a region."""
     from tvm import tirx
     from tvm.ir import Range
     from tvm.tirx.stmt import BufferRegion

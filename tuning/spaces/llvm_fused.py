@@ -2,8 +2,8 @@
 
 The first GEMM keeps query rows in the vector lanes, so that the softmax runs over whole vectors
 without a step across lanes, and its result is the operand that the second GEMM broadcasts. The
-query tile is transposed once; keys and values are read as they lie, or copied tile by tile
-(variant ``packed``), which pays where rows lie so far apart that they evict one another.
+query tile is transposed once, in registers; keys and values are read as they lie, or copied tile by
+tile (variant ``packed``), which pays where rows lie so far apart that they evict one another.
 
 Both GEMMs work on register tiles of a few vectors by a few broadcast elements, as large as the
 registers of the target hold: with 16 of 8 lanes, 16 rows by 6 keys, then 6 rows by 16 elements.
@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, Tiles
 from ..derivation import online_attention
-from ..pipeline import PEEL, TILES, TRIM
+from ..pipeline import PEEL, TILES, TRANSPOSE, TRIM
 from ..target import ResolvedTarget, vector_lanes, vector_registers
 from .space import DesignSpace, Variant, one_schedule, reaches
 
@@ -178,8 +178,7 @@ def _rows_into_lanes(sch: Any) -> None:
 
 
 def _load_tiles(sch: Any, vectors: Vectors | None, *, packed: bool) -> None:
-    row, element = sch.get_loops(sch.get_sblock("q_rows"))[-2:]
-    sch.reorder(element, row)
+    _transpose(sch, "q_rows", vectors)
     for name in ("k_rows", "v_rows"):
         block = sch.get_sblock(name)
         if packed:
@@ -188,6 +187,20 @@ def _load_tiles(sch: Any, vectors: Vectors | None, *, packed: bool) -> None:
             _vectorize(sch, sch.get_loops(block)[-1], vectors)
         else:
             sch.compute_inline(block)
+
+
+def _transpose(sch: Any, name: str, vectors: Vectors | None) -> None:
+    """Copy rows into columns: in square tiles of vectors, if they divide both."""
+    row, element = sch.get_loops(sch.get_sblock(name))[-2:]
+    lanes = vectors.lanes if vectors else 1
+    side = math.gcd(int(sch.get(row).extent), int(sch.get(element).extent), lanes)
+    if side == 1:
+        sch.reorder(element, row)
+        return
+    row_tile, row_in_tile = sch.split(row, factors=[None, side])
+    element_tile, element_in_tile = sch.split(element, factors=[None, side])
+    sch.reorder(row_tile, element_tile, row_in_tile, element_in_tile)
+    sch.annotate(row_in_tile, TRANSPOSE, 1)
 
 
 def _tile_score_gemm(sch: Any, vectors: Vectors | None) -> Any:
