@@ -8,7 +8,8 @@ for one with AVX2::
     LD_PRELOAD=/tmp/without_avx512.so python benchmarks/cpu_rivals.py --variant 32x32 \
         --output docs/measurements/cpu_rivals-avx2.json
 
-A case that the file has is not measured again: a busy machine is had in pieces (--seconds).
+A case that the file has is not measured again: a busy machine is had in pieces (--seconds). Without
+one of the rivals nothing is measured: kernels would stand beside fewer than the table says.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,8 @@ SIZES = (32, 64, 128)
 #: Heads of queries and of keys, by mask.
 HEADS = {"padded": (12, 12), "causal_padded": (16, 8)}
 LENGTHS = {"full": "full", "mixed": "uniform"}
+#: What the rivals come with.
+PACKAGES = ("torch", *CPU_PACKAGES, "onnx")
 GEMM_SIZE = 2048
 ROUNDS, SECONDS = 7, 0.04
 
@@ -80,6 +84,15 @@ def schedules(target: ResolvedTarget, head_dim: int) -> list[Found]:
                 each = Found.of(entry)
                 found.setdefault(json.dumps([each.variant, each.trace], sort_keys=True), each)
     return [*found.values()]
+
+
+def require_rivals() -> None:
+    """End the program if a rival is not installed."""
+    if missing := [each for each in PACKAGES if find_spec(each) is None]:
+        raise SystemExit(
+            f"{' and '.join(missing)}: not installed, and there is no comparison without: "
+            "pip install 'prefilltune[torch,rivals]'"
+        )
 
 
 class Rivals:
@@ -115,7 +128,11 @@ class Rivals:
             process, threads = self._others[peer.library], self._target.threads
             lens = case.batches()[0]
             checked = call(process, check_peer, peer.name, *timed[:2], lens, case.seed, threads)
-            if checked.error is not None and checked.error < 1e-4:
+            if checked.failure:
+                raise SystemExit(
+                    f"{peer.name} fails on {case.spec} {case.shape}: {checked.failure}"
+                )
+            if checked.error is not None and checked.error < 1e-4:  # dense ones read padding
                 timers[peer.name] = partial(call, process, time_peer, peer.name, *timed, threads)
         seconds = interleave([*timers.values()], ROUNDS, SECONDS)
         times = dict(zip(timers, map(statistics.median, seconds), strict=True))
@@ -163,13 +180,14 @@ def main() -> None:
     parser.add_argument("--variant", action="append", default=[], help="such as 32x32")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="when to stop")
     options = parser.parse_args()
+    require_rivals()
     import_tvm_without_torch()
     target = resolve_target(options.target, options.threads)
     known = json.loads(options.output.read_text()) if options.output.exists() else {}
     rows = known.setdefault("cases", {})
     known["target"] = str(target.key)
     known["device"] = backend_of(target.kind).device(target)
-    known["versions"] = installed_versions(("torch", "numpy", *CPU_PACKAGES))
+    known["versions"] = installed_versions(("numpy", *PACKAGES))
     end = time.monotonic() + options.seconds
     with ScratchFolder() as folder:
         rivals = Rivals(target, options.variant, folder)

@@ -161,3 +161,19 @@ def test_a_small_kernel_writes_zeros_into_padding_alone(
         for sequence, valid in zip(output, lens, strict=True):
             is_valid = position >= length - valid if pads_left else position < valid
             assert (sequence == is_valid[:, None, None]).all()
+
+
+def test_a_comparison_without_a_rival_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    cpu_rivals = importlib.import_module("cpu_rivals")
+    output = tmp_path / "rivals.json"
+    monkeypatch.setattr(sys, "argv", ["cpu_rivals.py", "--output", str(output)])
+    monkeypatch.setattr(cpu_rivals, "find_spec", {"torch": 1, "onnx": 1}.get)
+    with pytest.raises(SystemExit) as refused:
+        cpu_rivals.main()
+    said = "onnxruntime: not installed, and there is no comparison without"
+    assert str(refused.value).startswith(said)
+    assert str(refused.value).endswith("pip install 'prefilltune[torch,rivals]'")
+    assert not output.exists()
