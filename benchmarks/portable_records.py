@@ -132,65 +132,95 @@ def first_of(target: ResolvedTarget, spec: PrefillSpec, text: str) -> Found:
     return Found(variant, [instructions, choices])
 
 
-def best(
+@dataclass(frozen=True)
+class Prepared:
+    """Candidates for an attention's record, built and checked.
+
+    Parameters
+    ----------
+    spec : PrefillSpec
+        The attention.
+    candidates : Sequence[Found]
+        Those of records from before first, as many as ``before``.
+    replayed, paths : dict[PrefillShape, list]
+        On the description of each shape, and the library of it, one for each candidate.
+    errors : list[float]
+        Of each on the last shape.
+    """
+
+    spec: PrefillSpec
+    candidates: Sequence[Found]
+    before: int
+    replayed: dict[PrefillShape, list[Replayed]]
+    paths: dict[PrefillShape, list[str]]
+    errors: list[float]
+
+
+def prepared(
     spec: PrefillSpec,
     target: ResolvedTarget,
     candidates: Sequence[Found],
     before: int,
     shapes: Sequence[PrefillShape],
     folder: Path,
-) -> Entry:
-    """Build, check and time schedules on every shape; the best across them, as a record.
+    runner: Worker,
+) -> Prepared:
+    """Build and check schedules on every shape."""
+    engine = backend_of(target.kind).engine
+    ready = Prepared(spec, candidates, before, {}, {}, [])
+    for shape in shapes:
+        replayed = [each.on(spec, shape) for each in candidates]
+        paths = [str(folder / f"{spec}-{shape}-{each}.so") for each in range(len(candidates))]
+        calls = [
+            (each.module, target.target, path) for each, path in zip(replayed, paths, strict=True)
+        ]
+        for outcome in call_all(build_library, calls, BUILD_TIMEOUT):
+            assert outcome.status == "ok", outcome.detail
+        case = Case(spec, shape, LENGTHS[-1])
+        inputs = fresh_inputs(case, KEPT_SEED)
+        checked = check(engine.check_kernel, case, paths, runner, *inputs)
+        ready.replayed[shape], ready.paths[shape] = replayed, paths
+        ready.errors[:] = [checked[path].value for path in paths]
+        assert max(ready.errors) <= TOLERANCE[spec.dtype], ready.errors
+    return ready
+
+
+def best(ready: Prepared, target: ResolvedTarget, runner: Worker) -> Entry:
+    """Time schedules on every shape; the best across them, as a record.
 
     On no shape slower with full lengths than one of the first ``before`` candidates, but for noise;
     the first where all are.
     """
-    engine, means, replayed = backend_of(target.kind).engine, [0.0] * len(candidates), []
-    allowed = set(range(len(candidates)))
-    errors: dict[str, float] = {}
+    spec, candidates = ready.spec, ready.candidates
+    means, allowed = [0.0] * len(candidates), set(range(len(candidates)))
     times: list[tuple[float, ...]] = []
-    medians: list[float] = []
-    paths: list[str] = []
-    with Worker(tvm_environment(target.threads)) as runner:
-        for shape in shapes:
-            cases = [Case(spec, shape, lens) for lens in LENGTHS]
-            replayed = [each.on(spec, shape) for each in candidates]
-            paths = [str(folder / f"{shape}-{number}.so") for number in range(len(candidates))]
-            calls = [
-                (each.module, target.target, path)
-                for each, path in zip(replayed, paths, strict=True)
-            ]
-            for outcome in call_all(build_library, calls, BUILD_TIMEOUT):
-                assert outcome.status == "ok", outcome.detail
-            checked = check(
-                engine.check_kernel, cases[-1], paths, runner, *fresh_inputs(cases[-1], KEPT_SEED)
-            )
-            errors = {path: outcome.value for path, outcome in checked.items()}
-            assert max(errors.values()) <= TOLERANCE[spec.dtype], errors
-            for case in cases:
-                times = time_in_turns(engine, case, paths, runner)
-                medians = [statistics.median(each) for each in times]
-                for number, seconds in enumerate(medians):
-                    means[number] += math.log(seconds) / len(shapes) / len(cases)
-            limit = min(medians[:before], default=math.inf) * (1 + NOISE)  # of full lengths
-            allowed -= {number for number, seconds in enumerate(medians) if seconds > limit}
+    for shape, paths in ready.paths.items():
+        medians: list[float] = []
+        for lens in LENGTHS:
+            case = Case(spec, shape, lens)
+            times = time_in_turns(backend_of(target.kind).engine, case, paths, runner)
+            medians = [statistics.median(each) for each in times]
+            for number, seconds in enumerate(medians):
+                means[number] += math.log(seconds) / len(ready.paths) / len(LENGTHS)
+        limit = min(medians[: ready.before], default=math.inf) * (1 + NOISE)  # of full lengths
+        allowed -= {number for number, seconds in enumerate(medians) if seconds > limit}
     chosen = min(allowed or {0}, key=lambda number: means[number])
     print(
         *(f"{math.exp(each - means[0]):.3f}" for each in means), "of the first's time", flush=True
     )
-    seconds = times[chosen]
-    return replayed[chosen].entry(
+    shape, seconds = [*ready.paths][-1], times[chosen]
+    return ready.replayed[shape][chosen].entry(
         seconds,
         target.target,
         Provenance(
             spec=str(spec),
-            shape=str(shapes[-1]),
+            shape=str(shape),
             space=SPACE.name,
             variant=dict(candidates[chosen].variant),
             lens=LENGTHS[-1].text,
             median_secs=statistics.median(seconds),
             spread_secs=interquartile_range(seconds),
-            max_abs_error=errors[paths[chosen]],
+            max_abs_error=ready.errors[chosen],
             trials=len(candidates),
             seed=0,
             versions=backend_of(target.kind).versions(),
@@ -212,8 +242,10 @@ def records(
     for spec in asked:
         earlier = known(found, target, spec, most)
         candidates = [*earlier, *(first_of(target, spec, each) for each in variants)]
-        with ScratchFolder() as folder:
-            entry = best(spec, target, candidates, len(earlier), shapes, folder)
+        with ScratchFolder() as folder, Worker(tvm_environment(target.threads)) as runner:
+            before = len(earlier)
+            ready = prepared(spec, target, candidates, before, shapes, folder, runner)
+            entry = best(ready, target, runner)
         of = entry.provenance
         print(f"{target.key} {spec}: {of.median_secs * 1e3:.3f} ms, {of.variant}", flush=True)
         yield entry
