@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -147,6 +148,27 @@ def test_what_a_record_decided_for_padded_tensors_is_decided_for_packed_ones() -
     stale = replace(padded, trace=[padded.trace[0], padded.trace[1][1:]])
     with pytest.raises(StaleRecordError):
         replay_record(stale, PackedShape.fresh(), spec)
+
+
+def test_a_decision_is_what_was_chosen_and_not_its_number() -> None:
+    """Candidates may come in another order than where a record was made."""
+    target = resolve_target('{"kind": "llvm", "mcpu": "x86-64-v4"}')
+    spec, shape = PrefillSpec(4, 2, 16, "float32", layout="packed"), PrefillShape(2, 64)
+    space = SPACES["llvm_fused"]
+    variant = {"q_tile": 32, "kv_tile": 64, "packed": False, "registers": 32, "lanes": 16}
+    padded = replace(spec, layout="padded")
+    instructions, decisions = last_proposal(space.name, variant, padded, shape, target).trace
+    other, numbers = copy.deepcopy(instructions), []
+    for place, number in decisions:
+        candidates = other[place][2][0]
+        candidates.reverse()
+        numbers.append([place, len(candidates) - 1 - number])
+    modules = [
+        replay(space, spec, PackedShape.fresh(), variant, trace, decisions_alone=True).module
+        for trace in ([instructions, decisions], [other, numbers])
+    ]
+    assert numbers != decisions
+    assert modules[0].script() == modules[1].script()
 
 
 def test_kernels_are_timed_on_exactly_the_total_and_checked_on_more_too(

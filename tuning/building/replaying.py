@@ -153,6 +153,10 @@ def _loops(spec: PrefillSpec) -> tuple[Any, ...]:
     return spec.layout, spec.window, spec.dtype
 
 
+#: The instruction that chooses among candidates, whose decision is the number of one.
+_CATEGORICAL = "SampleCategorical"
+
+
 class _OtherDecisionsError(ValueError):
     """A design space decides something else on one layout, window or dtype than on another."""
 
@@ -177,8 +181,20 @@ def _with_decisions(
             f"decides {len(chosen)} things, and {spec} has {len(places)} to decide"
         )
     values = dict(trace[1])
-    decisions = [[place, values[own]] for place, own in zip(places, chosen, strict=True)]
+    decisions = [
+        [place, _decided(trace[0][own], values[own], instructions[place])]
+        for place, own in zip(places, chosen, strict=True)
+    ]
     return apply_trace([instructions, decisions], description)
+
+
+def _decided(then: Any, decision: Any, today: Any) -> Any:
+    """A decision of an instruction, as one of today's: among candidates in another order."""
+    if then[0] != _CATEGORICAL or today[0] != _CATEGORICAL:
+        return decision
+    (candidates, _), (offered, _) = then[2], today[2]
+    value = candidates[decision]
+    return offered.index(value) if value in offered else decision
 
 
 def record_of_today(entry: Entry) -> Entry:

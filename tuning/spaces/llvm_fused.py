@@ -29,14 +29,19 @@ _KV_TILES = (64, 128, 32, 256)
 _MIN_KV_TILE = 32
 _Q_TILES = (64, 32, 48, 16, 8)
 # Register tiles, by registers: how many vectors wide, the best first, and how many broadcast
-# elements high. With as many accumulators as there is room for, loads are fewest; fewer may leave
-# less over.
+# elements high in the first and in the second GEMM, the best first. With as many accumulators as
+# there is room for, loads are fewest; fewer may leave less over.
 _REGISTER_TILES = {
-    16: {2: (6, 4), 3: (4, 2), 1: (8, 4)},
-    32: {4: (4, 6), 2: (8, 12), 3: (8, 4), 1: (16, 8)},
+    16: {2: ((6, 4), (6, 4)), 3: ((4, 2), (4, 2)), 1: ((8, 4), (8, 4))},
+    32: {4: ((4, 6), (6, 4)), 2: ((8, 12), (8, 12)), 3: ((8, 4), (8, 4)), 1: ((16, 8), (16, 8))},
 }
-# Of how many keys the second GEMM's code is written out at the most; tiles end at a multiple.
-_SUMMED = 4
+# Of how many elements the first GEMM's code is written out.
+_MULTIPLIED = (8, 4)
+# Of how many keys the second GEMM's is, by registers. With AVX-512, LLVM works out where four keys
+# lie in one vector, which keeps them waiting: 14 % of a kernel's time.
+_SUMMED = {16: (4, 2), 32: (2, 4)}
+# Tiles of keys end at a multiple.
+_TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,14 @@ class Vectors:
         vectors = extent // math.gcd(extent, self.lanes)
         return next(each for each in _REGISTER_TILES[self.registers] if vectors % each == 0)
 
-    def heights(self, width: int) -> tuple[int, ...]:
-        """How many broadcast elements high a register tile of that width may be."""
-        return _REGISTER_TILES[self.registers][width]
+    def heights(self, width: int, product: int) -> tuple[int, ...]:
+        """How many broadcast elements high a tile of that width may be in a GEMM, 0 or 1."""
+        return _REGISTER_TILES[self.registers][width][product]
+
+    @property
+    def summed(self) -> tuple[int, ...]:
+        """Of how many keys the second GEMM's code may be written out."""
+        return _SUMMED[self.registers]
 
     @classmethod
     def of(cls, variant: Variant) -> Vectors | None:
@@ -147,7 +157,7 @@ def schedule(sch: Any, *, packed: bool, vectors: Vectors | None = AVX2) -> None:
     sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock("attention"))))
     _rows_into_lanes(sch)
     if vectors:
-        sch.annotate(sch.get_loops(sch.get_sblock("score_tile"))[-1], TILES, _SUMMED)
+        sch.annotate(sch.get_loops(sch.get_sblock("score_tile"))[-1], TILES, _TOGETHER)
     _load_tiles(sch, vectors, packed=packed)
     dot_reduction = _tile_score_gemm(sch, vectors)
     reductions = _vectorize_softmax(sch, vectors)
@@ -208,9 +218,8 @@ def _tile_score_gemm(sch: Any, vectors: Vectors | None) -> Any:
     row, column = sch.get_loops(sch.get_sblock("scores"))[-2:]
     if vectors:
         row_tile, row_vector, lane, width = _in_wide_tiles(sch, row, vectors)
-        column_tile, column_in_tile = _in_high_tiles(
-            sch, column, vectors.heights(width), columns=True
-        )
+        heights = vectors.heights(width, 0)
+        column_tile, column_in_tile = _in_high_tiles(sch, column, heights, columns=True)
     else:
         column_tile, column_in_tile = _sampled(sch, column, 16)
         row_tile, row_vector, lane = sch.split(row, factors=[1, 1, None])
@@ -219,7 +228,10 @@ def _tile_score_gemm(sch: Any, vectors: Vectors | None) -> Any:
     sch.compute_at(dot, row_tile, preserve_unit_loops=True)
     sch.set_scope(dot, 0, "local")
     dot_row, dot_column, reduction = sch.get_loops(dot)[-3:]
-    reduction_step, reduction_in_step = _unrolled(sch, reduction, 8, vectors)
+    if vectors:
+        reduction_step, reduction_in_step = _unrolled(sch, reduction, _MULTIPLIED)
+    else:
+        reduction_step, reduction_in_step = _sampled(sch, reduction, 8)
     dot_vector, dot_lane = _in_vectors(sch, dot_row, vectors)
     sch.reorder(reduction_step, reduction_in_step, dot_column, dot_vector, dot_lane)
     for loop in (reduction_in_step, dot_column, dot_vector, column_in_tile, row_vector):
@@ -251,7 +263,7 @@ def _tile_value_gemm(sch: Any, vectors: Vectors | None) -> Any:
     row, element = sch.get_loops(sch.get_sblock("acc"))[-2:]
     if vectors:
         element_tile, element_vector, lane, width = _in_wide_tiles(sch, element, vectors)
-        row_tile, row_in_tile = _in_high_tiles(sch, row, vectors.heights(width))
+        row_tile, row_in_tile = _in_high_tiles(sch, row, vectors.heights(width, 1))
     else:
         row_tile, row_in_tile = _sampled(sch, row, 8)
         element_tile, element_in_tile = _sampled(sch, element, 64)
@@ -261,7 +273,10 @@ def _tile_value_gemm(sch: Any, vectors: Vectors | None) -> Any:
     sch.compute_at(out, element_tile, preserve_unit_loops=True)
     sch.set_scope(out, 0, "local")
     out_row, out_element, reduction = sch.get_loops(out)[-3:]
-    reduction_step, reduction_in_step = _unrolled(sch, reduction, _SUMMED, vectors, columns=True)
+    if vectors:
+        reduction_step, reduction_in_step = _unrolled(sch, reduction, vectors.summed, columns=True)
+    else:
+        reduction_step, reduction_in_step = _sampled(sch, reduction, 4)
     out_vector, out_lane = _in_vectors(sch, out_element, vectors)
     sch.reorder(reduction_step, reduction_in_step, out_row, out_vector, out_lane)
     for loop in (reduction_in_step, out_row, out_vector, row_in_tile, element_vector):
@@ -291,15 +306,10 @@ def _in_high_tiles(
     return [tile, in_tile]
 
 
-def _unrolled(
-    sch: Any, loop: Any, most: int, vectors: Vectors | None, *, columns: bool = False
-) -> list[Any]:
-    """``loop`` in two, the inner one, of which code is written out, no longer than ``most``."""
-    if vectors is None:
-        return _sampled(sch, loop, most)
+def _unrolled(sch: Any, loop: Any, lengths: Sequence[int], *, columns: bool = False) -> list[Any]:
+    """``loop`` in two, the inner one, of which code is written out, of one of the lengths."""
     extent = int(sch.get(loop).extent)
-    lengths = dict.fromkeys(math.gcd(extent, each) for each in (most, most // 2))
-    length = _chosen(sch, [*lengths])
+    length = _chosen(sch, [*dict.fromkeys(math.gcd(extent, each) for each in lengths)])
     step, in_step = sch.split(loop, factors=[None, length])
     if columns:
         sch.annotate(step, TRIM, length)
