@@ -209,7 +209,8 @@ def _transpose(sch: Any, name: str, vectors: Vectors | None) -> None:
         return
     row_tile, row_in_tile = sch.split(row, factors=[None, side])
     element_tile, element_in_tile = sch.split(element, factors=[None, side])
-    sch.reorder(row_tile, element_tile, row_in_tile, element_in_tile)
+    # All rows of some elements before the next ones: what is not in cache is waited for together.
+    sch.reorder(element_tile, row_tile, row_in_tile, element_in_tile)
     sch.annotate(row_in_tile, TRANSPOSE, 1)
 
 
