@@ -98,24 +98,30 @@ def test_kernels_compute_attention(
 
 
 @pytest.mark.parametrize(
-    ("window", "shape", "tiles"),
+    ("head_dim", "window", "shape", "tiles"),
     [
-        ((None, 0), PrefillShape(5, 150), (64, 64)),
+        (64, (None, 0), PrefillShape(5, 150), (64, 64)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ((20, 9), PrefillShape(40, 30), (128, 64)),
+                (64, (20, 9), PrefillShape(40, 30), (128, 64)),
+                # Threads that do not divide the pieces of a tile's rows.
+                (72, (None, 0), PrefillShape(3, 200), (128, 64)),
                 # More tiles than are ranked.
-                ((None, 0), PrefillShape(340, 8), (64, 64)),
+                (64, (None, 0), PrefillShape(340, 8), (64, 64)),
             )
         ),
     ],
     ids=str,
 )
 def test_packed_kernels_compute_attention(
-    window: tuple[int | None, int], shape: PrefillShape, tiles: tuple[int, int], tmp_path: Path
+    head_dim: int,
+    window: tuple[int | None, int],
+    shape: PrefillShape,
+    tiles: tuple[int, int],
+    tmp_path: Path,
 ) -> None:
-    spec = PrefillSpec(2, 1, 64, "float16", layout="packed", window=window)
+    spec = PrefillSpec(2, 1, head_dim, "float16", layout="packed", window=window)
     target = resolve_target("cuda", arch="sm_90a")
     variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **PRODUCER}
     proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)

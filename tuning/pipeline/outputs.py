@@ -113,7 +113,8 @@ def _end_of_sequence(stmt: Any, row: Any, first: Any) -> Any:
         var: Any = stmt.loop_var
         loops[var] = tirx.const(0, var.ty.dtype)
         stmt = stmt.body
-    where, variables = stmt.predicate, [each.var for each in stmt.block.iter_vars]
+    variables = [each.var for each in stmt.block.iter_vars]
+    where = _of_rows(stmt.predicate, loops)
     row = substituted(row, dict(zip(variables, stmt.iter_values, strict=True)))
     begin = substituted(where.a, loops) if isinstance(where, tirx.LT) else None
     if begin is None or not Analyzer().can_prove_equal(row - first, where.a - begin):
@@ -122,6 +123,24 @@ def _end_of_sequence(stmt: Any, row: Any, first: Any) -> Any:
             "before one row"
         )
     return where.b - begin
+
+
+def _of_rows(where: Any, loops: dict[Any, Any]) -> Any:
+    """A condition without what the loops of a row ask for that go beyond the tile.
+
+    Threads that do not divide the pieces of a tile's rows have such loops; a call writes no more
+    than the tile.
+    """
+    from tvm import tirx
+    from tvm.tirx.analysis import undefined_vars
+
+    both: Any = where
+    if not isinstance(where, tirx.And):
+        return where
+    rows, beyond = both.a, both.b
+    of_row = [each for each in undefined_vars(rows) if each in loops]
+    alone = all(any(map(each.same_as, of_row)) for each in undefined_vars(beyond))
+    return rows if alone and isinstance(beyond, tirx.LT) else where
 
 
 def _rows_of_tile(body: Any, row: Any, first: Any, length: Any) -> tuple[Any, Any]:
