@@ -443,6 +443,7 @@ def test_what_has_no_kernel_is_told(caplog: pytest.LogCaptureFixture) -> None:
     offer(*whole)
     report = prefill.enable(model, [])
     assert "padded_w4-4" in caplog.text
+    assert "for 'cpu', where the model is" in caplog.text
     assert_as_eager(model, batch("right"))
     assert (report.served.total(), sum(report.handed_over.values())) == (1, 1)
     (reason,) = report.handed_over

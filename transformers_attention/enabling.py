@@ -118,7 +118,8 @@ def enable(
                 kept = Path(cache or default_cache())
                 failure = _load_built(specs, device, report, own, accept, kept)
             if not any(has_kernel(device, spec) for spec in specs):
-                report.missing.append(failure or f"none of the libraries has {specs[0]}")
+                lacks = f"none of the libraries has {specs[0]}, for {device!r}, where the model is"
+                report.missing.append(failure or lacks)
     if report.missing and strict:
         raise NotBuiltError("; ".join(report.missing))
     for missing in report.missing:
