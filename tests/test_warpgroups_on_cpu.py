@@ -98,17 +98,18 @@ def test_kernels_compute_attention(
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "window", "shape", "tiles"),
+    ("head_dim", "window", "shape", "tiles", "more"),
     [
-        (64, (None, 0), PrefillShape(5, 150), (64, 64)),
+        (64, (None, 0), PrefillShape(5, 150), (64, 64), PRODUCER),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                (64, (20, 9), PrefillShape(40, 30), (128, 64)),
+                (64, (20, 9), PrefillShape(40, 30), (128, 64), PRODUCER),
+                (64, (None, 0), PrefillShape(4, 300), (128, 128), HALVES),
                 # Threads that do not divide the pieces of a tile's rows.
-                (72, (None, 0), PrefillShape(3, 200), (128, 64)),
+                (72, (None, 0), PrefillShape(3, 200), (128, 64), PRODUCER),
                 # More tiles than are ranked.
-                (64, (None, 0), PrefillShape(340, 8), (64, 64)),
+                (64, (None, 0), PrefillShape(340, 8), (64, 64), PRODUCER),
             )
         ),
     ],
@@ -119,11 +120,12 @@ def test_packed_kernels_compute_attention(
     window: tuple[int | None, int],
     shape: PrefillShape,
     tiles: tuple[int, int],
+    more: dict[str, Any],
     tmp_path: Path,
 ) -> None:
     spec = PrefillSpec(2, 1, head_dim, "float16", layout="packed", window=window)
     target = resolve_target("cuda", arch="sm_90a")
-    variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **PRODUCER}
+    variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **more}
     proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
     source = device_source(generate(proposal.module, target.target))
     warps = tiles[0] // WARP_ROWS + WARPGROUP
