@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +54,11 @@ def test_a_cpu_may_be_named() -> None:
         ({"mcpu": "x86-64-v3", "mattr": ["+avx512f"]}, None, ("x86-64-v3", "x86-64-v2")),
         ({"mcpu": "znver3"}, None, ("x86-64-v3", "x86-64-v2")),
         ({"mcpu": "nehalem"}, None, ("x86-64-v2",)),
-        ({"mcpu": "core2"}, None, ()),
+        ({"mcpu": "core2"}, None, ("x86-64-v2",)),  # as many registers, as wide
         ({"mcpu": "generic", "mtriple": "aarch64-linux-gnu"}, "llvm-aarch64", ()),
         ({"mcpu": "neoverse-n1", "mtriple": "aarch64-linux-gnu"}, None, ("aarch64",)),
+        ({"mtriple": "aarch64-linux-gnu"}, "llvm-aarch64", ()),
+        ({"mtriple": "riscv64-linux-gnu"}, None, ()),
     ],
 )
 def test_the_levels_of_cpus(target: dict[str, Any], key: str | None, levels: tuple[str]) -> None:
@@ -118,9 +121,27 @@ def test_unknown_targets(text: str) -> None:
         resolve_target(text)
 
 
-def test_unknown_cpu_is_not_accepted_silently() -> None:
-    with pytest.raises(UnknownTargetError, match="no CPU that LLVM knows"):
-        resolve_target('{"kind": "llvm", "mcpu": "zenver4"}')
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"mcpu": "zenver4"}, "leave it out to take this machine's .* such as x86-64-v3"),
+        ({"mcpu": "neoverse-n7", "mtriple": "aarch64-linux-gnu"}, "such as neoverse-n"),
+        ({"mcpu": "?", "mtriple": "riscv64-linux-gnu"}, "riscv64-linux-gnu; .* such as generic"),
+    ],
+)
+def test_unknown_cpu_is_not_accepted_silently(fields: dict[str, str], words: str) -> None:
+    with pytest.raises(UnknownTargetError, match=f"no CPU that LLVM knows for .*{words}"):
+        resolve_target({"kind": "llvm", **fields})
+
+
+def test_another_processor_runs_nothing_here() -> None:
+    other = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+    mcpu = "x86-64-v2" if other == "x86_64" else "generic"
+    target = resolve_target({"kind": "llvm", "mcpu": mcpu, "mtriple": f"{other}-linux-gnu"})
+    lacking = LLVM.lacking_here(target)
+    assert lacking.startswith(f"this machine is {platform.machine()} and the target {other}, so ")
+    _, command = lacking.split("run: prefilltune build --target ")
+    assert resolve_target(shlex.split(command)[0]).key == target.key
 
 
 def test_other_kinds_are_refused() -> None:

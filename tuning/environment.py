@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 import shlex
 import shutil
 import sys
@@ -11,6 +12,8 @@ import sys
 from .errors import EnvironmentMismatchError
 
 _COMPILERS = ("g++", "clang++", "c++")
+#: What names another compiler, in the order in which TVM asks.
+_VARIABLES = ("CXX", "CC")
 
 
 def check_packages() -> None:
@@ -35,15 +38,20 @@ def check_packages() -> None:
         )
 
 
-def check_compiler() -> None:
+def check_compiler(processor: str = "") -> None:
     """Refuse a machine without a C++ compiler, which links every kernel.
+
+    Parameters
+    ----------
+    processor : str
+        That kernels are linked for, as Linux calls it; the machine's own when empty.
 
     Raises
     ------
     EnvironmentMismatchError
         If none is on the PATH, or what CXX or CC names is none.
     """
-    for name in ("CXX", "CC"):  # as TVM chooses
+    for name in _VARIABLES:
         if chosen := os.environ.get(name):
             if shutil.which(chosen) is None:
                 raise EnvironmentMismatchError(
@@ -51,11 +59,46 @@ def check_compiler() -> None:
                     "correct it, or unset it to have g++ or clang++ found"
                 )
             return
-    if not any(shutil.which(name) for name in _COMPILERS):
+    if cross := cross_compiler(processor):
+        if shutil.which(cross) is None:
+            raise EnvironmentMismatchError(
+                f"no C++ compiler for {processor} found (looked for {cross} on the PATH), and the "
+                f"target's kernels are linked with one; {install_cross(processor)}, or name "
+                "another one in CXX"
+            )
+    elif not any(shutil.which(name) for name in _COMPILERS):
         raise EnvironmentMismatchError(
             f"no C++ compiler found (looked for {', '.join(_COMPILERS)} on the PATH), and kernels "
             "are linked with one; install it, for example: apt-get install g++"
         )
+
+
+def cross_compiler(processor: str) -> str:
+    """The program that links for another processor, as GNU names it.
+
+    Returns
+    -------
+    str
+        Empty for the machine's own processor, and where CXX or CC names a compiler.
+
+    Examples
+    --------
+    >>> cross_compiler("riscv64")
+    'riscv64-linux-gnu-g++'
+    """
+    if processor in ("", platform.machine()) or any(map(os.environ.get, _VARIABLES)):
+        return ""
+    return f"{processor}-linux-gnu-g++"
+
+
+def install_cross(processor: str) -> str:
+    """What a message says of how to get the compiler for another processor.
+
+    >>> install_cross("x86_64")
+    'install it, for example: apt-get install g++-x86-64-linux-gnu'
+    """
+    package = f"g++-{processor.replace('_', '-')}-linux-gnu"
+    return f"install it, for example: apt-get install {package}"
 
 
 def pip_install(package: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +57,12 @@ class Llvm(Backend):
             raise InvalidOptionError(
                 f"--threads is {threads}, and the target's num-cores {named}: leave one of them out"
             )
-        mcpu = fields.get("mcpu") or host_cpu()
-        if not _knows_cpu(mcpu, fields.get("mtriple")):
-            raise UnknownTargetError(
-                f"mcpu {mcpu!r} is no CPU that LLVM knows; leave it out to take this machine's "
-                f"({host_cpu()}), or write a name such as x86-64-v3 or znver4"
-            )
+        here = _processor_of(fields.get("mtriple")) == platform.machine()
+        cpu_named = fields.get("mcpu") or ("" if here else "generic")
+        mcpu = cpu_named or host_cpu()
+        known, triple = _known_cpus(fields.get("mtriple")), fields.get("mtriple")
+        if mcpu not in known:
+            raise UnknownTargetError(_unknown_cpu(mcpu, triple, known))
         wanted = {
             "kind": self.kind,
             "mcpu": mcpu,
@@ -71,7 +73,7 @@ class Llvm(Backend):
             del wanted["mtriple"]
         cores, target = wanted["num-cores"], Target(wanted)
         levels = _levels_of(target)
-        level = None if named or threads or "mattr" in wanted else _level_named(target, fields)
+        level = None if named or threads or "mattr" in wanted else _level_named(target, cpu_named)
         if level is not None:
             lower = tuple(levels[levels.index(level) + 1 :])
             return ResolvedTarget(target, TargetKey(self.kind, level, "", lower), cores)
@@ -106,8 +108,7 @@ class Llvm(Backend):
         return {"threads": target.threads}
 
     def processor(self, target: Any) -> str:
-        triple = target.attrs.get("mtriple")
-        return str(triple).split("-")[0] if triple else platform.machine()
+        return _processor_of(target.attrs.get("mtriple"))
 
     def requirements(self, target: Any) -> dict[str, Any]:
         """The kind of processor, and its features by LLVM's names and by those of Linux."""
@@ -118,6 +119,15 @@ class Llvm(Backend):
         }
 
     def lacking_here(self, target: ResolvedTarget) -> str:
+        processor = self.processor(target.target)
+        if processor != platform.machine():
+            return (
+                f"this machine is {platform.machine()} and the target {processor}, so that nothing "
+                "can be run or measured here; leave --target out to take this machine, or build a "
+                "library here, of what has records; "
+                f"run: prefilltune build --target {shlex.quote(self.options(target)[0])} "
+                "--model bge-base"
+            )
         used = used_by_code(_features_of(target.target))
         missing = [name for name in used if name not in _host_features()]
         if not missing:
@@ -217,27 +227,49 @@ def _target_of(mcpu: str) -> Any:
     return Target({"kind": "llvm", "mcpu": mcpu})
 
 
-def _knows_cpu(mcpu: str, mtriple: str | None) -> bool:
+def _processor_of(mtriple: Any) -> str:
+    return str(mtriple).split("-")[0] if mtriple else platform.machine()
+
+
+def _known_cpus(mtriple: str | None) -> set[str]:
+    """LLVM's names of the CPUs of a processor; this machine's when absent."""
     import tvm_ffi
     from tvm.target import Target
 
     of = {"kind": "llvm", **({"mtriple": mtriple} if mtriple else {})}
     known = tvm_ffi.get_global_func("target.llvm_get_cpu_archlist")(Target(of))
-    return mcpu in {str(name) for name in known}
+    return {str(name) for name in known}
+
+
+def _unknown_cpu(mcpu: str, mtriple: str | None, known: Collection[str]) -> str:
+    """What an error says of a CPU that is none of a processor's."""
+    if mtriple is None:
+        mend = f"leave it out to take this machine's ({host_cpu()}), or write a name such as"
+        examples = "x86-64-v3 or znver4, and one of another processor with its mtriple"
+    else:
+        mend, near = "write one of those, such as", difflib.get_close_matches(mcpu, known)
+        examples = ", ".join(near or [_MCPU.get(_AARCH64, "")])
+    of = mtriple or platform.machine()
+    return f"mcpu {mcpu!r} is no CPU that LLVM knows for {of}; {mend} {examples}"
 
 
 def _levels_of(target: Any) -> list[str]:
-    """The levels that a CPU has, the best first."""
+    """The levels whose schedules are for a CPU, the best first.
+
+    The lowest is for CPUs that lack its instructions too: registers are as many and as wide.
+    """
     processor = str(target.attrs.get("mtriple") or _default_triple()).split("-")[0]
     if processor in _AARCH64_NAMES:
         return [_AARCH64]
-    features = _features_of(target) if processor in _X86_NAMES else set()
-    return [level for level, needs in _X86_LEVELS if needs and features.issuperset(needs)]
+    if processor not in _X86_NAMES:
+        return []
+    features, levels = _features_of(target), [level for level, needs in _X86_LEVELS if needs]
+    had = [level for level, needs in _X86_LEVELS if needs and features.issuperset(needs)]
+    return had or levels[-1:]
 
 
-def _level_named(target: Any, fields: Mapping[str, Any]) -> str | None:
-    """The level that the fields of a target name, rather than a CPU."""
-    mcpu = fields.get("mcpu")
+def _level_named(target: Any, mcpu: str) -> str | None:
+    """The level that a target's name of a CPU names, rather than a CPU."""
     return next((each for each in _levels_of(target) if mcpu == _MCPU.get(each, each)), None)
 
 

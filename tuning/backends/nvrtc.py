@@ -130,10 +130,7 @@ def compile_cubin(source: str, arch: str) -> Cubin:
         _value(nvrtc, nvrtc.nvrtcGetProgramLog(program, log))
         text = log.rstrip(b"\0").decode(errors="replace").strip()
         if status == nvrtc.nvrtcResult.NVRTC_ERROR_INVALID_OPTION:
-            raise EnvironmentMismatchError(
-                f"the installed NVRTC cannot compile for {arch} ({text}); choose another --arch, "
-                "or a newer NVRTC: pip install -U nvidia-cuda-nvrtc"
-            )
+            raise EnvironmentMismatchError(_unknown_arch(arch, nvrtc))
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise KernelCompileError(
                 f"NVRTC refuses a generated kernel for {arch}: {_errors(text)[:2000]}"
@@ -143,6 +140,22 @@ def compile_cubin(source: str, arch: str) -> Cubin:
     finally:
         nvrtc.nvrtcDestroyProgram(program)
     return Cubin(bytes(image), text)
+
+
+def _unknown_arch(arch: str, nvrtc: Any) -> str:
+    """What an error says of an architecture that NVRTC does not know."""
+    known = _value(nvrtc, nvrtc.nvrtcGetSupportedArchs())
+    number = int("".join(filter(str.isdigit, arch)))
+    mend = (
+        "for older GPUs need CUDA 12's NVRTC, or an earlier one"
+        if number < min(known)
+        else f"or upgrade it; {pip_install('nvidia-cuda-nvrtc')} --upgrade"
+    )
+    names = ", ".join(f"sm_{each}" for each in known)
+    return (
+        f"NVRTC {nvrtc_version()} cannot compile for {arch}, only for {names}; choose another "
+        f"--arch, {mend}"
+    )
 
 
 def _errors(log: str) -> str:

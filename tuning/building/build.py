@@ -19,7 +19,7 @@ from ...database.writing import (
     writing,
 )
 from ..backends import backend_of
-from ..environment import check_compiler
+from ..environment import check_compiler, cross_compiler, install_cross
 from ..errors import LinkError
 from .finishing import finished
 
@@ -66,7 +66,11 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
     folder = Path(path).parent
     make_folder(folder)
     host = generate(module, target)
-    packing = backend_of(target.kind.name).packing(host, target)
+    backend = backend_of(target.kind.name)
+    packing = backend.packing(host, target)
+    processor = backend.processor(target)
+    if linker := cross_compiler(processor):
+        packing["cc"] = linker
     if addons:
         packing["options"] = _ADDON_OPTIONS
     with writing(Path(path)), ScratchFolder() as scratch:
@@ -80,8 +84,8 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
                 # A compiler that cannot write, or is none, says so in words of its own, if at all.
                 require_writable(scratch, or_else=OTHER_TMPDIR)
                 require_writable(folder)
-                check_compiler()
-                raise LinkError(_not_linked(path, target, error)) from error
+                check_compiler(processor)
+                raise LinkError(_not_linked(path, processor, error)) from error
     return path
 
 
@@ -98,7 +102,7 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
             os.environ["TMPDIR"] = before
 
 
-def _not_linked(path: str, target: Any, error: Exception) -> str:
+def _not_linked(path: str, processor: str, error: Exception) -> str:
     said = [
         line.strip()
         for line in str(error).splitlines()
@@ -106,11 +110,11 @@ def _not_linked(path: str, target: Any, error: Exception) -> str:
     ]
     telling = [line for line in said if any(each in line for each in _TELLING)]
     why = (telling or said or ["the compiler does not say why"])[0]
-    processor = backend_of(target.kind.name).processor(target)
     if processor != platform.machine():
         return (
             f"linking {path} failed: {why}; the library is for {processor}, of which a C++ "
-            f"compiler is needed: name it in CXX, such as CXX={processor}-linux-gnu-g++"
+            f"compiler is needed: name it in CXX, such as CXX={processor}-linux-gnu-g++, or "
+            f"{install_cross(processor)}"
         )
     return (
         f"linking {path} failed: {why}; a working C++ compiler is needed: reinstall g++, or name "

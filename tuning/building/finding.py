@@ -9,6 +9,7 @@ from functools import partial
 from ...database import Finder, Match, NoRecordError, Tier
 from ...database.finder import accept_farther
 from ...workloads import PrefillShape, PrefillSpec
+from ..backends import backend_of
 from ..backends.commands import advice
 from ..spaces import SPACES
 from ..target import ResolvedTarget
@@ -43,7 +44,8 @@ def find_record(
     find = partial(databases.find, target.key, spec, shape, lens=lens)
     match = _nearest(find, accept)
     if match is None:
-        farther = (tier for tier in Tier if tier > accept and _nearest(find, tier) is not None)
+        runs = (tier for tier in Tier if accept < tier <= backend_of(target.kind).furthest)
+        farther = (tier for tier in runs if _nearest(find, tier) is not None)
         hints = [accept_farther(tier) for tier in farther][:1]
         return find(accept=accept, same_shape=True, mend=", or ".join([*hints, tune]))
     return match

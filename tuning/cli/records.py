@@ -174,7 +174,12 @@ def nothing_tuned(
 
 def _near(databases: Finder, target: ResolvedTarget, spec: PrefillSpec, accept: Tier) -> str:
     """Which farther tier has records."""
-    for option, tier in ACCEPTED.items():
+    from ..backends import backend_of
+
+    runs = {
+        text: tier for text, tier in ACCEPTED.items() if tier <= backend_of(target.kind).furthest
+    }
+    for option, tier in runs.items():
         keys = databases.targets(target.key, tier)
         found = [str(key) for key in keys if tier > accept and _has(databases, key, spec)]
         if found:

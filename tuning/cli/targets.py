@@ -29,19 +29,19 @@ def prepare(wanted: TargetOptions, *, compiler: bool = True, runs: bool = False)
         Whether kernels are to be run, on this machine.
     """
     check_packages()
-    if compiler:
-        check_compiler()
     import_tvm_without_torch()
     from ..backends import backend_of
     from ..backends.resolving import resolve_target
 
     resolved = resolve_target(wanted.target, wanted.threads, wanted.arch)
+    backend = backend_of(resolved.kind)
     if runs:
-        resolved = backend_of(resolved.kind).at_hand(resolved)
-        if lacking := backend_of(resolved.kind).lacking_here(resolved):
+        resolved = backend.at_hand(resolved)
+        if lacking := backend.lacking_here(resolved):
             raise UnsupportedTargetError(lacking)
     if compiler:
-        backend_of(resolved.kind).check_tools()
+        check_compiler(backend.processor(resolved.target))
+        backend.check_tools()
     return resolved
 
 

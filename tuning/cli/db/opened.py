@@ -153,6 +153,7 @@ def find_record(
     NoRecordError, InvalidOptionError
         If there is none, or more than one.
     """
+    opened = list(opened)
     found = [
         (each.key, entry)
         for each in opened
@@ -161,12 +162,28 @@ def find_record(
     ]
     ids = sorted({entry.record_id for _, entry in found})
     if not ids:
-        raise NoRecordError(f"no record begins with {start!r}; {list_command(database)} shows all")
+        raise NoRecordError(
+            f"no record begins with {start!r}; {list_command(database)} shows all"
+            + _in_history(start, [each.root for each in opened])
+        )
     if len(ids) > 1:
         raise InvalidOptionError(
             f"{len(ids)} records begin with {start!r}: {', '.join(ids[:5])}; write more of one"
         )
     return found[0]
+
+
+def _in_history(start: str, roots: Sequence[Path]) -> str:
+    """Where to look for a record that is not in a database any more; empty outside of git."""
+    in_git = [
+        root
+        for root in map(Path.resolve, roots)
+        if any((folder / ".git").exists() for folder in (root, *root.parents))
+    ]
+    if not in_git:
+        return ""
+    log = shlex.join(["git", "-C", str(in_git[-1]), "log", f"-S{start}", "--oneline", "--", "."])
+    return f"; when one went, and what came in its place, is in git: {log}"
 
 
 def database_option(root: Path) -> str:
