@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -183,11 +183,18 @@ class RecordStore:
         with self._locked() as known:
             self._rewrite(known, (), {entry.record_id: entry for entry in make(known.entries())})
 
-    def prune(self, keep: int) -> list[Entry]:
+    def prune(self, keep: int, needed: Collection[str] = ()) -> list[Entry]:
         """Keep the fastest ``keep`` records of each (spec, shape, space, lens); rewrites the files.
 
         Specs that amount to the same attention in a shape
         (:meth:`~prefilltune.workloads.PrefillSpec.within`) count as one there.
+
+        Parameters
+        ----------
+        keep : int
+            How many stay of each.
+        needed : Collection[str]
+            Ids of records that stay besides.
 
         Returns
         -------
@@ -210,8 +217,11 @@ class RecordStore:
                 _, *rest = head.group
                 group = (_amounts_to(head.spec, head.shape), *rest)
                 groups.setdefault(group, []).append(head.record_id)
-            removed = [known.entry(id_) for ids in groups.values() for id_ in ids[keep:]]
-            self._rewrite(known, [id_ for ids in groups.values() for id_ in ids[:keep]], {})
+            ranked = [pair for ids in groups.values() for pair in enumerate(ids)]
+            kept = [id_ for place, id_ in ranked if place < keep or id_ in needed]
+            going = [id_ for place, id_ in ranked if place >= keep and id_ not in needed]
+            removed = [known.entry(id_) for id_ in going]
+            self._rewrite(known, kept, {})
             return [entry for entry in removed if entry]
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import said
 from database_fixtures import KEY, edit_provenance, filled, small_entry
 from dispatch_fixtures import SPEC, swept
 from hypothesis import given
@@ -37,6 +38,7 @@ from prefilltune.tuning.deployment import (
 from prefilltune.tuning.deployment.explanation import explanation_lines
 from prefilltune.tuning.deployment.nearness import nearness
 from prefilltune.tuning.errors import InvalidOptionError
+from prefilltune.tuning.swept import swept_records
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape
 
@@ -412,6 +414,21 @@ def test_a_faster_record_of_a_shape_leaves_the_boundaries_alone(tmp_path: Path) 
     assert set(found.matches) == {SHORT.record_id, LONG.record_id, faster.record_id}
     (note,) = found.notes
     assert note.startswith(f"{faster.record_id} came after the sweep")
+
+
+def test_what_a_sweep_timed_is_not_pruned(tmp_path: Path) -> None:
+    faster = entry(8, "b1_q16_kv16", secs=1e-6)
+    store = filled(tmp_path, [SHORT, LONG, faster])
+    file = swept(tmp_path, SPEC, TIMES, KEY)
+    prune = ("db", "prune", "--keep", 1, "--database", tmp_path)
+    assert "removed 0 records" in said(*prune).out
+    assert serving(tmp_path).tree == TREE
+    file.write_text("{")
+    assert swept_records(store.folder) == frozenset()
+    assert "removed 1 record" in said(*prune).out
+    assert set(Finder([tmp_path]).by_id(KEY, [faster.record_id, SHORT.record_id])) == {
+        faster.record_id
+    }
 
 
 def test_a_record_that_is_gone_since_the_sweep_is_named(tmp_path: Path) -> None:

@@ -17,9 +17,8 @@ from ...database.locking import changing
 from ...database.writing import rescued
 from ...workloads import PrefillShape
 from ..errors import InvalidSweepError
+from ..swept import SWEEP_FILE
 from .boundaries import Point
-
-SWEEP_FILE = "dispatch.json"
 
 _SCHEMA_VERSION = 1
 

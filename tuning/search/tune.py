@@ -37,6 +37,7 @@ from ..measuring.kernels import KEPT_SEED, check, fresh_inputs, time_in_turns, v
 from ..measuring.timing import interquartile_range
 from ..measuring.worker import Outcome
 from ..spaces import SPACES
+from ..swept import swept_records
 from ..target import ResolvedTarget
 from .builders import BuilderProcess
 from .search import Search
@@ -145,7 +146,7 @@ def tune_case(
     kept = [_later(entry, store.entry(entry.record_id)) for entry in kept]
     try:
         store.add(kept)
-        store.prune(keep)
+        store.prune(keep, swept_records(store.folder))
     except NotWritableError as error:
         raise rescued_records(error, {target.key: kept}, root) from error
     kept.sort(key=lambda entry: entry.speed)

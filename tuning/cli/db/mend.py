@@ -10,6 +10,7 @@ import typer
 from ....database import Entry, NoRecordError, RecordStore, TargetKey
 from ...counting import count
 from ...errors import InvalidOptionError
+from ...swept import swept_records
 from .answer import Answer
 from .data import bad_line_data, record_data
 from .opened import Opened, OwnOptions, all_usable, list_command
@@ -41,13 +42,13 @@ def prune(
     ],
     where: OwnOptions,
 ) -> Iterator[Answer]:
-    """Remove all but the fastest records of each case."""
+    """Remove all but the fastest records of each case, and those that a sweep timed."""
     if keep < 1:
         raise InvalidOptionError(f"--keep is {keep}; it must be 1 or more")
     yield _removed([
         (each.key, entry)
         for each in all_usable(where.open_all())
-        for entry in RecordStore.open(each.root, each.key).prune(keep)
+        for entry in RecordStore.open(each.root, each.key).prune(keep, swept_records(each.folder))
     ])  # fmt: skip
 
 
