@@ -109,6 +109,8 @@ class Cuda(Backend):
         import tvm
 
         device: Any = tvm.cuda(0)
+        # The name comes from the driver, which answers from the runtime's first call on: this one.
+        _ = device.exist
         return str(device.device_name)
 
     def device_facts(self, target: ResolvedTarget) -> Mapping[str, str | float | bool | None]:
