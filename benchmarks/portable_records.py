@@ -77,8 +77,10 @@ class Found:
         return cls(entry.provenance.variant, entry.trace)
 
     def on(self, spec: PrefillSpec, shape: PrefillShape) -> Replayed:
-        """The schedule, on the description of a workload."""
-        return replay(SPACE, spec, shape, self.variant, self.trace)
+        """The schedule, on the description of a workload; its decisions, if that converts."""
+        variant = SPACE.variant_for(spec, self.variant)
+        alone = variant != self.variant
+        return replay(SPACE, spec, shape, variant, self.trace, decisions_alone=alone)
 
 
 def specs(head_dim: int | None) -> list[PrefillSpec]:

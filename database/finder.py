@@ -29,8 +29,9 @@ class Tier(IntEnum):
 
     But for the dtype of the LSE, whether padding is written, and packed sequences, which records of
     padded ones serve (:attr:`~prefilltune.workloads.PrefillSpec.same_kernels`), for windows that
-    keep the same pairs of a shape (:meth:`~prefilltune.workloads.PrefillSpec.within`), and for the
-    other dtype of 16 bits, where a target has no record in the one that is asked for.
+    keep the same pairs of a shape (:meth:`~prefilltune.workloads.PrefillSpec.within`), and for
+    another dtype, where a target has no record in the one that is asked for
+    (:meth:`~prefilltune.database.TargetKey.dtypes_like`).
     """
 
     EXACT = 0
@@ -457,9 +458,9 @@ def _heads(store: RecordStore, spec: PrefillSpec) -> dict[str, list[Head]]:
 def _own_and_others(
     store: RecordStore, spec: PrefillSpec, shape: PrefillShape | None = None
 ) -> tuple[dict[str, list[Head]], dict[str, list[Head]]]:
-    """Records by shape; of the other dtype of 16 bits, the second, where there is none of its own.
+    """Records by shape; where there are none of its own dtype, the second are of another one.
 
-    The decisions of a trace are good for both dtypes, where the target has both.
+    That is the first of :meth:`TargetKey.dtypes_like` which has some.
 
     Parameters
     ----------
@@ -467,11 +468,12 @@ def _own_and_others(
         As :func:`_of_dtype` takes it.
     """
     own, others = _of_dtype(store, spec, shape)
-    twin = spec.in_other_16_bits
-    if own or others or twin is None or not store.key.has_bfloat16:
-        return own, others
-    own, others = _of_dtype(store, twin, shape)
-    return {}, {**others, **own}
+    for dtype in store.key.dtypes_like(spec.dtype):
+        if own or others:
+            break
+        alike, less_alike = _of_dtype(store, spec.in_dtype(dtype), shape)
+        others = {**less_alike, **alike}
+    return own, others
 
 
 def _of_dtype(

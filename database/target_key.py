@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from .errors import InvalidTargetKeyError
 
+_OTHER_16_BITS = {"float16": "bfloat16", "bfloat16": "float16"}
+_FIRST_WITH_BFLOAT16 = 80  # of NVIDIA's architectures: Ampere
+
 
 @dataclass(frozen=True)
 class TargetKey:
@@ -71,17 +74,27 @@ class TargetKey:
         """The levels whose records serve this machine, the best first."""
         return tuple(TargetKey(self.kind, level) for level in self.levels)
 
-    @property
-    def has_bfloat16(self) -> bool:
-        """Whether what multiplies float16 multiplies bfloat16 too: no NVIDIA GPU before Ampere.
+    def dtypes_like(self, dtype: str) -> tuple[str, ...]:
+        """Dtypes whose records serve another one that has none of its own, the nearest first.
+
+        What was decided for one dtype of 16 bits is good for the other, but on NVIDIA GPUs before
+        Ampere, which have no bfloat16. CPUs compute with float32 whatever tensors hold, so that
+        what was decided for float32 is good for 16 bits too.
 
         Examples
         --------
-        >>> [TargetKey("cuda", arch).has_bfloat16 for arch in ("sm_75", "sm_80", "sm_90a")]
-        [False, True, True]
+        >>> [TargetKey("cuda", arch).dtypes_like("bfloat16") for arch in ("sm_75", "sm_80")]
+        [(), ('float16',)]
+        >>> TargetKey("llvm", "znver4").dtypes_like("bfloat16")
+        ('float16', 'float32')
         """
+        other = _OTHER_16_BITS.get(dtype)
+        if other is None:
+            return ()
         of_nvidia = re.match(r"sm_(\d+)", self.arch)
-        return of_nvidia is None or int(of_nvidia[1]) >= 80
+        if of_nvidia is not None and int(of_nvidia[1]) < _FIRST_WITH_BFLOAT16:
+            return ()
+        return (other, "float32") if self.kind == "llvm" else (other,)
 
     def __str__(self) -> str:
         return f"{self.family}-{self.device}" if self.device else self.family

@@ -11,6 +11,7 @@ import platform
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ import dispatch_fixtures as fixtures
 import numpy as np
 import pytest
 from cpp_example import check_cpp_example, needs_cpp
+from database_fixtures import KEY, filled, small_entry
 from dispatch_fixtures import LONG, SHORT, SPEC
 from typer.testing import CliRunner
 
-from prefilltune.database import committed_root, store
+from prefilltune.database import Finder, committed_root, store
 from prefilltune.database.reading import read_folder
 from prefilltune.tuning.cli import app, main
+from prefilltune.tuning.cli.records import tuned_shapes, tuned_workloads
 from prefilltune.tuning.deployment import library, read_sweeps
 from prefilltune.tuning.deployment.metadata import read_metadata
 from prefilltune.tuning.errors import UnsupportedTargetError
+from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillSpec
 
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
@@ -99,11 +103,36 @@ def test_compare_without_a_model_takes_the_tuned_workloads_that_the_options_leav
     database: Path, tmp_path: Path
 ) -> None:
     options = ("--lens", "full", "--database", str(database), "--threads", "1")
-    for left_out in (("--dtype", "float16"), ("--shape", "2x25")):
-        done = said("compare", *options, *left_out, "--output", str(tmp_path / "none"))
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert "prefilltune tune" in done.stderr
+    done = said("compare", *options, "--shape", "2x25", "--output", str(tmp_path / "none"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "prefilltune tune" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_a_dtype_is_that_of_whatever_serves_it(tmp_path: Path) -> None:
+    """On a CPU records in float32 serve 16 bits, but for a spec that has its own."""
+    wide, brain = (PrefillSpec(2, 2, 16, dtype) for dtype in ("float32", "bfloat16"))
+    other = replace(wide, num_qo_heads=4)
+    kept = [(wide, "b1_q32_kv32"), (other, "b2_q32_kv32"), (brain, "b4_q32_kv32")]
+    filled(
+        tmp_path,
+        [
+            small_entry(number, spec=str(spec), shape=shape)
+            for number, (spec, shape) in enumerate(kept)
+        ],
+    )
+    target, finder = ResolvedTarget(None, KEY, 2), Finder([tmp_path])
+
+    def found(dtype: str) -> list[tuple[str, str]]:
+        workloads = tuned_workloads(finder, target, dtype, [])
+        return [(str(spec), str(shape)) for spec, shape in workloads]
+
+    assert found("") == sorted((str(spec), shape) for spec, shape in kept)
+    assert found("float32") == [(str(spec), shape) for spec, shape in kept[:2]]
+    served = [(brain, "b4_q32_kv32"), (other.in_dtype("bfloat16"), "b2_q32_kv32")]
+    assert found("bfloat16") == [(str(spec), shape) for spec, shape in served]
+    (shape,) = tuned_shapes(finder, target, other.in_dtype("float16"), [])
+    assert str(shape) == "b2_q32_kv32"
 
 
 def test_a_case_that_fails_is_named_and_the_others_are_kept(database: Path, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import tvm
 from cuda_schedules import proposals
+from kernel_checks import kernel_error
 from machine_code import compile_device
 
 from prefilltune.database import (
@@ -25,7 +28,7 @@ from prefilltune.tuning.building.rebuilding import rebuild_records
 from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.deployment import choose_serving
 from prefilltune.tuning.pipeline import AHEAD
-from prefilltune.workloads import PrefillShape, PrefillSpec
+from prefilltune.workloads import DTYPES, TOLERANCE, PrefillShape, PrefillSpec
 from prefilltune.workloads.presets import load_presets
 
 TARGETS = target_keys(committed_root())
@@ -90,18 +93,32 @@ def test_cpus_that_nobody_tuned_for_have_a_kernel_of_every_preset(
 ) -> None:
     target = resolve_target({"kind": "llvm", **cpu})
     finder = Finder([committed_root()])
-    for preset in load_presets().values():
-        for spec in preset.specs("float32"):
-            serving = choose_serving(spec, target, finder, on_missing="nearest")
-            (match,) = serving.matches.values()
-            assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
-            (note,) = serving.notes
-            # Also where another CPU has a record of the shape, for vectors of another length.
-            match = find_record(finder, target, spec, SHORT, accept=Tier.OTHER_TARGET)
-            assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
-            timed = "timed nowhere" if level == "llvm-aarch64" else "timed on Intel"
-            assert timed in note
-            assert "run: " in note
+    presets = load_presets().values()
+    for spec in (each for dtype in DTYPES for preset in presets for each in preset.specs(dtype)):
+        serving = choose_serving(spec, target, finder, on_missing="nearest")
+        (match,) = serving.matches.values()
+        assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
+        (note,) = serving.notes
+        # Also where another CPU has a record of the shape, for vectors of another length.
+        match = find_record(finder, target, spec, SHORT, accept=Tier.OTHER_TARGET)
+        assert (match.tier, str(match.key)) == (Tier.PORTABLE, level)
+        tuned = PrefillSpec.parse(match.entry.provenance.spec).dtype
+        where = f"{level} in {tuned}" if tuned != spec.dtype else level
+        assert f"records of {where}, timed " in note
+        timed = "timed nowhere" if level == "llvm-aarch64" else "timed on Intel"
+        assert timed in note
+        assert "run: " in note
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_float32_decided_computes_16_bits(dtype: str) -> None:
+    """On whatever CPU this is, of mixed lengths."""
+    target = resolve_target("llvm", 2)
+    spec, shape = load_presets()["bge-base"].spec(dtype), PrefillShape(3, 70)
+    record = find_record(Finder([committed_root()]), target, spec, shape, accept=Tier.OTHER_TARGET)
+    module = replay_record(record.entry, shape, spec)
+    kernel = tvm.compile(module, target=target.target)["main"]
+    assert kernel_error(kernel, spec, shape, np.array([70, 33, 0], "int32"), 0) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize(

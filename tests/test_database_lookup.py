@@ -159,8 +159,6 @@ def test_the_other_dtype_of_16_bits_serves_where_there_is_none_of_its_own(tmp_pa
     assert lookup([tmp_path], KEY, brain, SHAPE).entry.provenance.spec == str(half)
     wide = replace(brain, lse_dtype="float32")
     assert lookup([tmp_path], KEY, wide, SHAPE).entry.provenance.spec == str(half)
-    with pytest.raises(NoRecordError):
-        lookup([tmp_path], KEY, replace(SPEC, dtype="float32"), SHAPE)
     turing = TargetKey("cuda", "sm_75")
     filled(
         tmp_path, [replace(small_entry(3, spec=str(half)), target_json={"kind": "cuda"})], turing
@@ -171,6 +169,21 @@ def test_the_other_dtype_of_16_bits_serves_where_there_is_none_of_its_own(tmp_pa
     own = small_entry(2, spec=str(brain), shape="b8_q64_kv64")
     filled(tmp_path, [own], KEY)
     assert lookup([tmp_path], KEY, brain, SHAPE, accept=Tier.NEAREST_SHAPE).entry == own
+
+
+def test_on_cpus_float32_serves_16_bits(tmp_path):
+    """What they compute with; but records of either dtype of 16 bits are nearer."""
+    half, brain = (replace(SPEC, dtype=dtype) for dtype in ("float16", "bfloat16"))
+    for key, json_of in ((KEY, "llvm"), (TargetKey("cuda", "sm_90a", "h100"), "cuda")):
+        wide = replace(small_entry(1, spec=str(SPEC), secs=1e-6), target_json={"kind": json_of})
+        filled(tmp_path, [wide], key)
+    match = lookup([tmp_path], KEY, replace(brain, lse_dtype="float32"), SHAPE)
+    assert (match.tier, match.entry.provenance.spec) == (Tier.EXACT, str(SPEC))
+    with pytest.raises(NoRecordError):
+        lookup([tmp_path], key, brain, SHAPE)
+    filled(tmp_path, [small_entry(2, spec=str(half))], KEY)
+    assert lookup([tmp_path], KEY, brain, SHAPE).entry.provenance.spec == str(half)
+    assert lookup([tmp_path], KEY, SPEC, SHAPE).entry.provenance.spec == str(SPEC)
 
 
 def test_what_stands_in_comes_behind_also_from_another_database(tmp_path):

@@ -454,6 +454,18 @@ def test_the_stock_rules_serve_nothing(tmp_path: Path) -> None:
     assert serving(tmp_path).tree == Leaf(SHORT.record_id)
 
 
+def test_the_stock_rules_serve_no_other_dtype(tmp_path: Path) -> None:
+    """Not even in the shape that they were tuned on, where theirs is the fastest record."""
+    filled(tmp_path, [STOCK])
+    finder, half = Finder([tmp_path]), SPEC.in_dtype("float16")
+    shape = PrefillShape.parse(STOCK.provenance.shape)
+    assert choose_kernel(SPEC, shape, CPU, finder)[0].entry == STOCK
+    with pytest.raises(NoRecordError):
+        choose_kernel(half, shape, CPU, finder)
+    filled(tmp_path, [SHORT])
+    assert choose_kernel(half, shape, CPU, Finder([tmp_path]))[0].entry == SHORT
+
+
 def test_records_of_an_unknown_space_are_named(tmp_path: Path) -> None:
     unknown = entry(4, "b4_q128_kv128", "llvm_other")
     filled(tmp_path, [unknown])

@@ -46,6 +46,7 @@ NAMING_A_KIND = {
     "tuning/deployment/swap.py": "a target that TVM makes its hand-written kernels for",
     "tuning/target.py": "the kind that is meant when none is named",
     "database/plausibility.py": "data of the format: which records hold CPU threads",
+    "database/target_key.py": "the kind that computes with float32 whatever tensors hold",
     "workloads/elementary.py": "callers of the exported descriptions may name a kind",
 }
 

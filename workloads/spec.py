@@ -35,7 +35,6 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 #: What an LSE may be besides the dtype of what it is of.
 LSE_DTYPE = "float32"
-_OTHER_16_BITS = {"float16": "bfloat16", "bfloat16": "float16"}
 
 #: What the canonical text of a spec says behind the scale, in this order.
 _BEHIND_SCALE = (*SCORE_CHOICES, *RESULT_CHOICES)
@@ -229,23 +228,23 @@ class PrefillSpec:
         )
         return tuple(dict.fromkeys(alike))
 
-    @property
-    def in_other_16_bits(self) -> PrefillSpec | None:
-        """This spec with bfloat16 in the place of float16 or the other way; None of float32.
+    def in_dtype(self, dtype: str) -> PrefillSpec:
+        """The same attention of tensors of another dtype.
 
-        Products, loads and registers are those of 16 bits either way, so that what was decided for
-        one dtype is good for the other.
+        An LSE that is of the dtype of the tensors stays so.
+
+        Raises
+        ------
+        InvalidSpecError
+            If ``dtype`` is unknown.
 
         Examples
         --------
-        >>> str(PrefillSpec(12, 12, 64, "bfloat16").in_other_16_bits)
+        >>> str(PrefillSpec(12, 12, 64, "bfloat16").in_dtype("float16"))
         'padded_hq12_hkv12_d64_float16_s0.125'
         """
-        other = _OTHER_16_BITS.get(self.dtype)
-        if other is None:
-            return None
         lse_dtype = self.lse_dtype if self.lse_dtype == LSE_DTYPE else None
-        return replace(self, dtype=other, lse_dtype=lse_dtype)
+        return replace(self, dtype=dtype, lse_dtype=lse_dtype)
 
     def as_called(
         self, *, layout: str | None = None, padding_output: str | None = None

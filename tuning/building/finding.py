@@ -42,27 +42,43 @@ def find_record(
     """
     tune = advice("tune", target, spec, shape, database=databases.roots[0])
     find = partial(databases.find, target.key, spec, shape, lens=lens)
-    match = _nearest(find, accept)
+    match = _nearest(find, spec, accept)
     if match is None:
         runs = (tier for tier in Tier if accept < tier <= backend_of(target.kind).furthest)
-        farther = (tier for tier in runs if _nearest(find, tier) is not None)
+        farther = (tier for tier in runs if _nearest(find, spec, tier) is not None)
         hints = [accept_farther(tier) for tier in farther][:1]
-        return find(accept=accept, same_shape=True, mend=", or ".join([*hints, tune]))
+        mend = ", or ".join([*hints, tune])
+        refuse = partial(find, accept=accept, same_shape=True, mend=mend)
+        refuse()  # raises, unless what there is fits its own dtype alone
+        return refuse(space=_of_any_shape())
     return match
 
 
-def _nearest(find: Callable[..., Match], accept: Tier) -> Match | None:
+def fits(space: str, tuned: PrefillSpec, spec: PrefillSpec) -> bool:
+    """Whether a record of ``tuned`` in a design space serves a spec: some do in one dtype alone."""
+    return tuned.dtype == spec.dtype or space in _of_any_shape()
+
+
+def _of_any_shape() -> list[str]:
+    return [name for name, space in SPACES.items() if space.any_shape]
+
+
+def _nearest(find: Callable[..., Match], spec: PrefillSpec, accept: Tier) -> Match | None:
+    fitting = _of_any_shape()
+    same_shape = [{"same_shape": True}, {"same_shape": True, "space": fitting}]
     if accept is Tier.EXACT:
-        searches = [{"accept": accept, "same_shape": True}]
+        searches = [{"accept": accept, **among} for among in same_shape]
     else:
         # A schedule for other vectors or another memory is further off than one for other lengths.
-        fitting = [name for name, space in SPACES.items() if space.any_shape]
         searches = [
             {"accept": furthest, **among}
             for furthest in sorted({min(accept, Tier.PORTABLE), accept})
-            for among in ({"same_shape": True}, {"space": fitting})
+            for among in (*same_shape, {"space": fitting})
         ]
     for search in searches:
         with suppress(NoRecordError):
-            return find(**search)
+            match = find(**search)
+            of = match.entry.provenance
+            if fits(of.space, PrefillSpec.parse(of.spec), spec):
+                return match
     return None

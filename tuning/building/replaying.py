@@ -94,7 +94,8 @@ def replay_record(
     spec : PrefillSpec, optional
         The kernel's, one of those that the record serves: a record's own, or one of which it is
         among the :attr:`~prefilltune.workloads.PrefillSpec.same_kernels`, but for the window and
-        for which dtype of 16 bits it is. The kernel computes what that amounts to in its sizes.
+        the dtype (:meth:`~prefilltune.database.TargetKey.dtypes_like`). The kernel computes what
+        that amounts to in its sizes.
 
     Returns
     -------
@@ -117,14 +118,14 @@ def replay_record(
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
     description = describe(space.name, tuned, shape, variant)
     symbolic = describe_for_every_shape(space.name, tuned, variant)
-    onto = None
+    chosen, onto = space.variant_for(spec, variant), None
     if sizes is not None or spec != tuned:
-        onto = describe(space.name, spec, shape if sizes is None else sizes, variant)
+        onto = describe(space.name, spec, shape if sizes is None else sizes, chosen)
     if same_loops:
         return finished(schedule(entry, description, onto, symbolic).mod)
     schedule(entry, description, None, symbolic)  # that the record is of what is described today
     try:
-        return finished(_with_decisions(entry.trace, space, spec, variant, onto).mod)
+        return finished(_with_decisions(entry.trace, space, spec, chosen, onto).mod)
     except _OtherDecisionsError as error:
         raise StaleRecordError(
             f"{entry.place}: record {entry.record_id} {error}; tune it for itself"

@@ -24,7 +24,8 @@ from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
 if TYPE_CHECKING:
     from ..target import ResolvedTarget
 
-_T = TypeVar("_T", PrefillShape, tuple[PrefillSpec, PrefillShape])
+_Workload = tuple[PrefillSpec, PrefillShape]
+_T = TypeVar("_T", PrefillShape, _Workload)
 
 __all__ = [
     "first_tune",
@@ -108,10 +109,9 @@ def tuned_shapes(
     NoRecordError
         If there are none of either.
     """
-    found = _recorded(databases, target, accept)
     of_spec = (
         [shape for each, shape in workloads if each.within(shape) == spec.within(shape)]
-        for workloads in found
+        for workloads in _recorded(databases, target, accept, spec.dtype)
     )
     shapes = _in_order(of_spec, nearest=nearest)
     if not shapes and not usual:
@@ -128,7 +128,7 @@ def tuned_workloads(
     *,
     nearest: bool = False,
 ) -> list[tuple[PrefillSpec, PrefillShape]]:
-    """Every workload that has a record, of the given dtype and shapes if any are given.
+    """Every workload that a record serves, of the given dtype and shapes if any are given.
 
     Parameters
     ----------
@@ -136,12 +136,8 @@ def tuned_workloads(
         As :func:`tuned_shapes` takes them.
     """
     left = (
-        [
-            (spec, shape)
-            for spec, shape in workloads
-            if dtype in ("", spec.dtype) and (not shapes or shape in shapes)
-        ]
-        for workloads in _recorded(databases, target, accept)
+        [(spec, shape) for spec, shape in workloads if not shapes or shape in shapes]
+        for workloads in _recorded(databases, target, accept, dtype)
     )
     found = _in_order(left, nearest=nearest)
     if not found:
@@ -204,9 +200,15 @@ def _has(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
 
 
 def _recorded(
-    databases: Finder, target: ResolvedTarget, accept: Tier
-) -> Iterator[list[tuple[PrefillSpec, PrefillShape]]]:
-    """The workloads of every target whose records serve a target, the nearest target first."""
+    databases: Finder, target: ResolvedTarget, accept: Tier, dtype: str
+) -> Iterator[list[_Workload]]:
+    """What the records of each target that serves a target are of, the nearest target first.
+
+    Parameters
+    ----------
+    dtype : str
+        That is asked for; empty for the records' own.
+    """
     for key in _keys(databases, target, accept):
         try:
             texts = databases.workloads(key)
@@ -214,7 +216,22 @@ def _recorded(
             if key == target.key:
                 raise
         else:
-            yield [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
+            found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
+            yield _in_dtype(found, (dtype, *key.dtypes_like(dtype))) if dtype else found
+
+
+def _in_dtype(found: Iterable[_Workload], dtypes: Sequence[str]) -> list[_Workload]:
+    """Workloads in the first of some dtypes; those in another one where a spec has none in it."""
+    of_spec: dict[PrefillSpec, dict[str, list[PrefillShape]]] = {}
+    for spec, shape in found:
+        if spec.dtype in dtypes:
+            of_dtype = of_spec.setdefault(spec.in_dtype(dtypes[0]), {})
+            of_dtype.setdefault(spec.dtype, []).append(shape)
+    return [
+        (spec, shape)
+        for spec, of_dtype in of_spec.items()
+        for shape in of_dtype[min(of_dtype, key=dtypes.index)]
+    ]
 
 
 def _in_order(of_targets: Iterable[list[_T]], *, nearest: bool) -> list[_T]:

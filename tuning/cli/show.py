@@ -186,6 +186,7 @@ def _of_workload(
         variant = SPACES[name].variants(spec, chosen, resolved)[0]
         return Kernel(spec, chosen, resolved.target, name, variant), again, error
     space, _, _, variant = origin_of(match.entry)
+    variant = space.variant_for(spec, variant)
     kernel = Kernel(spec, chosen, resolved.target, space.name, variant, match.entry)
     return kernel, again, None
 

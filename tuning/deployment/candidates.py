@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ...database import Finder, Match, TargetKey, shape_distance
@@ -24,14 +24,21 @@ def candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str
 
 
 def candidates_of_shape(
-    databases: Finder, key: TargetKey, spec: PrefillSpec, shape: PrefillShape
+    databases: Finder,
+    key: TargetKey,
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    fits: Callable[[str], bool],
 ) -> dict[str, Match]:
-    """The best record of every length distribution of one shape, by id.
+    """The best record of every length distribution of one shape, in spaces that fit, by id.
 
     Also those whose traces fit this shape alone.
     """
-    every = {lens for each, lens, _ in databases.groups(key, spec) if each == shape}
-    found = (databases.find(key, spec, shape, lens=lens) for lens in sorted(every))
+    groups = databases.groups(key, spec)
+    of_shape = {(lens, space) for each, lens, space in groups if each == shape and fits(space)}
+    spaces = {space for _, space in of_shape}
+    every = sorted({lens for lens, _ in of_shape})
+    found = (databases.find(key, spec, shape, lens=lens, space=spaces) for lens in every)
     return {match.entry.record_id: match for match in found}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ...database import Finder, Match, NoRecordError, TargetKey, Tier, committed_root
@@ -12,7 +13,7 @@ from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError, parse_leng
 from ...workloads.baseline import nearest_with_baseline
 from ..backends import backend_of
 from ..backends.commands import advice, stand_ins, timed_on
-from ..building.finding import find_record
+from ..building.finding import find_record, fits
 from ..errors import InvalidOptionError
 from ..spaces import SPACES
 from ..target import ResolvedTarget
@@ -181,8 +182,10 @@ def choose_kernel(
         If none will do.
     """
     match = find_record(databases, target, spec, shape, accept=accept)
-    tuned = replace(spec, window=PrefillSpec.parse(match.entry.provenance.spec).window)
-    found = candidates_of_shape(databases, match.key, tuned, shape_of(match))
+    of_record = PrefillSpec.parse(match.entry.provenance.spec)
+    tuned = replace(spec, window=of_record.window)
+    fitting = partial(fits, tuned=of_record, spec=spec)
+    found = candidates_of_shape(databases, match.key, tuned, shape_of(match), fitting)
     if match.distance:
         found = {name: each for name, each in found.items() if fits_any_shape(each)}
     sweep = _sweep_of(databases, match.key, tuned)

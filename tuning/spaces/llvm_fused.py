@@ -3,7 +3,8 @@
 The first GEMM keeps query rows in the vector lanes, so that the softmax runs over whole vectors
 without a step across lanes, and its result is the operand that the second GEMM broadcasts. The
 query tile is transposed once, in registers; keys and values are read as they lie, or copied tile by
-tile (variant ``packed``), which pays where rows lie so far apart that they evict one another.
+tile (variant ``packed``), which pays where rows lie so far apart that they evict one another, and
+which converts dtypes of 16 bits to float32.
 
 Both GEMMs work on register tiles of a few vectors by a few broadcast elements, as large as the
 registers of the target hold: with 16 of 8 lanes, 16 rows by 6 keys, then 6 rows by 16 elements.
@@ -99,8 +100,7 @@ class LlvmFused(DesignSpace):
         sizes = [size for size in _Q_TILES if size % lanes == 0]
         q_tiles = [size for size in sizes if reaches(size, shape.qo_len, min(sizes))]
         kv_tiles = [size for size in _KV_TILES if reaches(size, shape.num_kv, _MIN_KV_TILE)]
-        # A copy converts other dtypes to float32 once; without it, each use would do so again.
-        packed = (False, True) if spec.dtype == "float32" else (True,)
+        packed = (True,) if _is_converted(spec) else (False, True)
         return [
             {
                 "q_tile": q_tile,
@@ -121,10 +121,15 @@ class LlvmFused(DesignSpace):
         tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]))
         return online_attention(spec, shape, tiles)
 
+    def variant_for(self, spec: PrefillSpec, variant: Variant) -> Variant:
+        return {**variant, "packed": True} if _is_converted(spec) else variant
+
     def facts(self, spec: PrefillSpec, variant: Variant) -> dict[str, str]:
-        copied = (
-            "copied into rows that lie together" if variant["packed"] else "read where they are"
-        )
+        copied = "read where they are"
+        if variant["packed"]:
+            copied = "copied into rows that lie together"
+            if _is_converted(spec):
+                copied += f", from {spec.dtype} to float32"
         return {
             "tiles": f"{variant['q_tile']} query rows by {variant['kv_tile']} keys",
             "instruction": "the CPU's vectors, float32",
@@ -139,6 +144,11 @@ class LlvmFused(DesignSpace):
             lambda sch: schedule(sch, packed=packed, vectors=vectors),
             {} if vectors else {MutateTileSize(): 1.0},
         )
+
+
+def _is_converted(spec: PrefillSpec) -> bool:
+    """Whether tiles are made float32: as they are copied, once and not at each use."""
+    return spec.dtype != "float32"
 
 
 def schedule(sch: Any, *, packed: bool, vectors: Vectors | None = AVX2) -> None:

@@ -64,6 +64,10 @@ class DesignSpace(ABC):
         """What a variant says of its kernels, for people: what it is, and how much."""
         return {name.replace("_", " "): str(value) for name, value in variant.items()}
 
+    def variant_for(self, spec: PrefillSpec, variant: Variant) -> Variant:
+        """The variant of a spec whose space decides what ``variant`` of another dtype decides."""
+        return variant
+
     def register(self, spec: PrefillSpec, variant: Variant) -> tuple[str, ...]:
         """Register the tensor intrinsics that traces of a variant name, and return their names.
 
