@@ -69,7 +69,8 @@ def build_library(module: Any, target: Any, path: str, addons: Sequence[str] = (
     backend = backend_of(target.kind.name)
     packing = backend.packing(host, target)
     processor = backend.processor(target)
-    if linker := cross_compiler(processor):
+    linked = Path(path).suffix == ".so"  # an archive holds what a linker would take
+    if linked and (linker := cross_compiler(processor)):
         packing["cc"] = linker
     if addons:
         packing["options"] = _ADDON_OPTIONS
