@@ -21,7 +21,8 @@ import_tvm_without_torch()
 
 #: Examples of a property that compiles kernels or starts processes, and of one that only computes.
 settings.register_profile("fast", deadline=None, max_examples=30)
-settings.register_profile("slow", deadline=None, max_examples=100)
+settings.register_profile("slow", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +44,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    settings.load_profile("slow" if config.getoption("--slow") else "fast")
+    asked = (name for name in ("thorough", "slow") if config.getoption(f"--{name}"))
+    settings.load_profile(next(asked, "fast"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

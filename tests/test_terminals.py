@@ -27,7 +27,7 @@ from prefilltune.tuning.tables import fitted
 #: Each command with cheap arguments, how it ends, and what it says; costly ones say why they don't.
 COMMANDS = {
     "tune": ("tune {heads}", 2, "--shape"),
-    "compare": ("compare {heads} --dtype float16 --database {root}", 2, "float16"),
+    "compare": ("compare --heads 2/1x32 {threads} --database {root}", 2, "hkv1_d32"),
     "sweep": ("sweep --heads 2/1x32 {threads} --database {root}", 2, "hkv1_d32"),
     "build": ("build --heads 2/1x32 {threads} --database {root}", 2, "hkv1_d32"),
     "report": ("report --target nothing --database {root}", 2, "nothing"),

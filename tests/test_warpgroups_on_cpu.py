@@ -57,20 +57,26 @@ SHARED_BYTES = 232448
                 (64, CAUSAL, PrefillShape(3, 301, 77), (128, 128), BOTH),
                 (64, {"window": (90, 70)}, PrefillShape(3, 300), (128, 128), HALVES),
                 (256, CAUSAL, PrefillShape(3, 150), (128, 64), {**BOTH, "direct": True}),
+                (72, CAUSAL, PrefillShape(3, 130), (64, 64), ALIGNED),
+                # A mask of two words a row.
+                (32, {"window": (90, 70)}, PrefillShape(3, 400), (64, 192), PRODUCER),
+                # More tiles than are ranked: some without keys come before others.
+                (64, CAUSAL, PrefillShape(260, 20), (64, 64), ALIGNED),
+            )
+        ),
+        # What these have, the ones above have too.
+        *(
+            pytest.param(*case, marks=[pytest.mark.slow, pytest.mark.thorough])
+            for case in (
                 (64, CAUSAL, PrefillShape(3, 300), (64, 64), PRODUCER),
                 (64, CAUSAL, PrefillShape(2, 300), (128, 128), PRODUCER),
                 (64, CAUSAL, PrefillShape(2, 300), (128, 128), ALIGNED),
                 (64, CAUSAL, PrefillShape(3, 300), (128, 64), ALIGNED),
                 (64, CAUSAL, PrefillShape(4, 77, 201), (64, 64), ALIGNED),
                 (64, CAUSAL, PrefillShape(4, 201, 77), (64, 64), ALIGNED),
-                (72, CAUSAL, PrefillShape(3, 130), (64, 64), ALIGNED),
                 (256, CAUSAL, PrefillShape(3, 150), (128, 64), {**ALIGNED, "direct": True}),
-                # A mask of two words a row.
-                (32, {"window": (90, 70)}, PrefillShape(3, 400), (64, 192), PRODUCER),
                 (64, {}, PrefillShape(3, 77, 301), (192, 128), PRODUCER),
                 (256, {}, PrefillShape(2, 150), (128, 64), {**PRODUCER, "direct": True}),
-                # More tiles than are ranked: some without keys come before others.
-                (64, CAUSAL, PrefillShape(260, 20), (64, 64), ALIGNED),
             )
         ),
     ],
