@@ -21,7 +21,7 @@ import_tvm_without_torch()
 
 #: Examples of a property that compiles kernels or starts processes, and of one that only computes.
 settings.register_profile("fast", deadline=None, max_examples=30)
-settings.register_profile("slow", deadline=None, max_examples=50)
+settings.register_profile("slow", deadline=None, max_examples=40)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 
 

@@ -466,6 +466,7 @@ def hopper(pytestconfig: pytest.Config) -> tuple[Any, Any, dict[str, Any]]:
     return function, resolved.target, {**kernels, f"{name} on its lengths": own[name]}
 
 
+@pytest.mark.thorough
 def test_a_gpu_function_compiles_to_what_ours_does(hopper, monkeypatch) -> None:
     function, gpu, kernels = hopper
     monkeypatch.setenv("TVM_COMPILE_FORCE_FALLBACK", "1")  # there may be no toolkit
