@@ -42,6 +42,22 @@ CAUSAL = {"mask_mode": "causal_padded_left"}
 SHARED_BYTES = 232448
 
 
+def _kernel(
+    spec: PrefillSpec,
+    shape: PrefillShape,
+    tiles: tuple[int, int],
+    more: dict[str, Any],
+    folder: Path,
+) -> Any:
+    """The first kernel of a variant, which runs on the CPU."""
+    target = resolve_target("cuda", arch="sm_90a")
+    variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **more}
+    proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
+    source = device_source(generate(proposal.module, target.target))
+    warps = tiles[0] // WARP_ROWS + WARPGROUP
+    return kernel_on_cpu(source, BLOCKS, warps, SHARED_BYTES, folder)
+
+
 @pytest.mark.parametrize(
     ("head_dim", "chosen", "shape", "tiles", "more"),
     [
@@ -91,12 +107,7 @@ def test_kernels_compute_attention(
     tmp_path: Path,
 ) -> None:
     spec = PrefillSpec(2, 1, head_dim, "float16", **chosen)
-    target = resolve_target("cuda", arch="sm_90a")
-    variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **more}
-    proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
-    source = device_source(generate(proposal.module, target.target))
-    warps = tiles[0] // WARP_ROWS + WARPGROUP
-    kernel = kernel_on_cpu(source, BLOCKS, warps, SHARED_BYTES, tmp_path)
+    kernel = _kernel(spec, shape, tiles, more, tmp_path)
     for index, lens in enumerate(regimes(shape.batch, max(shape.qo_len, shape.num_kv))):
         # Products are done late and early by turns.
         run = partial(kernel, order=ORDERS[index * 5 % len(ORDERS)])
@@ -130,12 +141,7 @@ def test_packed_kernels_compute_attention(
     tmp_path: Path,
 ) -> None:
     spec = PrefillSpec(2, 1, head_dim, "float16", layout="packed", window=window)
-    target = resolve_target("cuda", arch="sm_90a")
-    variant = {"q_tile": tiles[0], "kv_tile": tiles[1], **more}
-    proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
-    source = device_source(generate(proposal.module, target.target))
-    warps = tiles[0] // WARP_ROWS + WARPGROUP
-    kernel = kernel_on_cpu(source, BLOCKS, warps, SHARED_BYTES, tmp_path)
+    kernel = _kernel(spec, shape, tiles, more, tmp_path)
     for index, lens in enumerate(regimes(shape.batch, shape.qo_len)):
         inputs = make_inputs(spec, shape, lens, index, poison_padding=True)
         results = poisoned_results(spec, shape)

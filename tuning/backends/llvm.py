@@ -57,10 +57,11 @@ class Llvm(Backend):
             raise InvalidOptionError(
                 f"--threads is {threads}, and the target's num-cores {named}: leave one of them out"
             )
-        here = _processor_of(fields.get("mtriple")) == platform.machine()
+        triple = fields.get("mtriple")
+        here = _processor_of(triple) == platform.machine()
         cpu_named = fields.get("mcpu") or ("" if here else "generic")
         mcpu = cpu_named or host_cpu()
-        known, triple = _known_cpus(fields.get("mtriple")), fields.get("mtriple")
+        known = _known_cpus(triple)
         if mcpu not in known:
             raise UnknownTargetError(_unknown_cpu(mcpu, triple, known))
         wanted = {

@@ -64,12 +64,12 @@ class Product:
 #: what was started latest, need not have ended: groups of loads, or products.
 JOIN, WAIT = "prefill_join_loads", "prefill_wait_product"
 
-# wgmma reads shared memory through the asynchronous proxy. A thread must fence what it has copied
-# before it meets the others at the barrier; a fence of the reading thread behind the barrier is not
-# enough.
 # What a product of wgmma is called.
 _PRODUCT_NAME = r"prefill_(dot|acc)_wgmma_n(?P<n>\d+)_k(?P<k>\d+)(_q(?P<q>\d+))?_(?P<dtype>\w+16)"
 
+# wgmma reads shared memory through the asynchronous proxy. A thread must fence what it has copied
+# before it meets the others at the barrier; a fence of the reading thread behind the barrier is not
+# enough.
 _JOIN_SOURCE = """
 __device__ __forceinline__ void {name}(int pending) {{
 {wait}  __syncthreads();

@@ -17,7 +17,7 @@ from ..intrinsics.gemm import of_half
 from ..intrinsics.uniform import uniform
 from .annotations import HALVES
 from .producer import on_warp
-from .steps import changed, over_threads, substituted
+from .steps import changed, over_threads, substituted, whole
 
 
 def half_of(step: Any, width: int, *, scores: bool) -> Any:
@@ -178,22 +178,14 @@ def _staged_by(stmt: Any, warp: Any) -> Any:
         return s_tir.SBlockRealize(
             part.iter_values, part.predicate,
             s_tir.SBlock(
-                block.iter_vars, block.reads, [*map(_whole, block.writes)], block.name_hint,
+                block.iter_vars, block.reads, [whole(each.source) for each in block.writes],
+                block.name_hint,
                 changed(block.body, store), block.init, block.alloc_buffers, block.match_buffers,
                 block.annotations,
             ),
         )  # fmt: skip
 
     return changed(stmt, change)
-
-
-def _whole(region: Any) -> Any:
-    from tvm import tirx
-    from tvm.ir import Range
-    from tvm.tirx.stmt import BufferRegion
-
-    zero = tirx.const(0, "int32")
-    return BufferRegion(region.source, [Range(zero, each) for each in region.source.shape])
 
 
 def _ends_of(step: Any, loop: Any) -> list[tuple[Any, Any]]:

@@ -46,6 +46,7 @@ from .steps import (
     bound_through,
     changed,
     in_other_terms,
+    int32,
     sequence,
     substituted,
     synchronized,
@@ -132,7 +133,7 @@ class _Grid:
         """The grid."""
         from tvm import s_tir, tirx
 
-        zero, block = _int32(0), tirx.Var("block", "int32")
+        zero, block = int32(0), tirx.Var("block", "int32")
         held = tirx.decl_buffer((2,), "int32", name="held", scope="local")
         shared = [ring.buffer for ring in self.rings]
         touching, used, touched = self._touched()
@@ -149,7 +150,7 @@ class _Grid:
             synchronized(),
             self._turns(block, held, shared),
         ]
-        bounds = _int32(int(self.loop.annotations.get(MIN_BLOCKS, 1)))
+        bounds = int32(int(self.loop.annotations.get(MIN_BLOCKS, 1)))
         scope = tirx.AttrStmt(zero, SCOPE, zero, tirx.SeqStmt(stmts))
         body = tirx.AttrStmt(zero, LAUNCH_BOUNDS, bounds, scope)
         counted = [store.buffer for _, reading in self._extents for store in reading[:1]]
@@ -201,7 +202,7 @@ class _Grid:
     def _blocks(self) -> Any:
         """How many blocks run at once."""
         annotations = self.loop.annotations
-        return _int32(int(annotations[PERSISTENT]) * int(annotations.get(MIN_BLOCKS, 1)))
+        return int32(int(annotations[PERSISTENT]) * int(annotations.get(MIN_BLOCKS, 1)))
 
     @cached_property
     def _order(self) -> Order:
@@ -256,7 +257,7 @@ class _Grid:
         from tvm import tirx
 
         def every(step: Callable[[Any], Any], items: Any) -> Any:
-            turn, zero = tirx.Var("turn", "int32"), _int32(0)
+            turn, zero = tirx.Var("turn", "int32"), int32(0)
             turns = turns_of(block, self._blocks, items)
             return tirx.For(turn, zero, turns, tirx.ForKind.SERIAL, step(turn))
 
@@ -326,9 +327,9 @@ class _Grid:
             tirx.Bind(tiles, held[0]),
             tirx.Bind(queries, held[1]),
             keys.load(begin),
-            query.load(_int32(0)),
+            query.load(int32(0)),
             tirx.For(
-                step, _int32(0), extent, tirx.ForKind.SERIAL,
+                step, int32(0), extent, tirx.ForKind.SERIAL,
                 tirx.SeqStmt([more, values.load(begin + step)]),
             ),
             _store(held, tiles + extent, 0),
@@ -369,7 +370,7 @@ class _Grid:
             return [] if self._produces else [self._first_loads(following, *after_this, part)]
 
         work = [
-            here[0].arrived(_int32(0)),
+            here[0].arrived(int32(0)),
             *computed(loop, here, steps, after, next_loads),
             *(_store(held, value, index) for index, value in enumerate(after_this)),
         ]
@@ -439,7 +440,7 @@ class _Grid:
         stmts, known = self._bound(where, self.binds)
         count = tirx.max(substituted(self.loop.extent, known), 0)
         search = _searched(self.binds)
-        return stmts, count, known[search[-1].var] if search else _int32(0)
+        return stmts, count, known[search[-1].var] if search else int32(0)
 
     def _binds(self, once: Callable[[Any], Any] = lambda value: value) -> list[Any]:
         """What is bound for a tile, with the sequence from the table that is made by then.
@@ -543,7 +544,7 @@ def _stored_once(binds: Sequence[Any], memory: Any) -> list[Any]:
 def _store(buffer: Any, value: Any, index: int) -> Any:
     from tvm import tirx
 
-    return tirx.BufferStore(buffer, value, [_int32(index)])
+    return tirx.BufferStore(buffer, value, [int32(index)])
 
 
 def _either(stmts: Sequence[Any], skipping: Any) -> list[Any]:
@@ -569,7 +570,7 @@ def _later(step: Any, rings: Sequence[Any], tiles: Any) -> Any:
         if not any(map(old.source.same_as, rings)):
             return old
         slot, *others = old.region
-        there = Range.from_min_extent((slot.min + tiles) % old.source.shape[0], _int32(1))
+        there = Range.from_min_extent((slot.min + tiles) % old.source.shape[0], int32(1))
         return BufferRegion(old.source, [there, *others])
 
     def change(part: Any) -> Any:
@@ -591,9 +592,3 @@ def _is_for(stmt: Any, annotation: str) -> bool:
     from tvm import tirx
 
     return isinstance(stmt, tirx.For) and annotation in stmt.annotations
-
-
-def _int32(value: int) -> Any:
-    from tvm import tirx
-
-    return tirx.const(value, "int32")

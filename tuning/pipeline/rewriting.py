@@ -85,7 +85,7 @@ def pipeline(module: Any) -> Any:
         changed(body, _refuse_annotated)
         # A persistent grid needs all registers that it has: of what it would load, some is spilled.
         if not _holds(whole.body, PERSISTENT):
-            if waits_for_a_search(whole.body):
+            if _waits_for_a_search(whole.body):
                 body = changed(body, searched_by_warps)
             body = known_once(whole.with_body(body)).body
         body = scoped(body)
@@ -119,7 +119,7 @@ def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
     )
 
 
-def waits_for_a_search(body: Any) -> bool:
+def _waits_for_a_search(body: Any) -> bool:
     """Whether blocks are of one warpgroup: a search is much of the little time that they take."""
     found = []
 

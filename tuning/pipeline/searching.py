@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..intrinsics.warps import LANES, from_lane, held_by, lane
-from .steps import bound_through
+from .steps import bound_through, int32, substituted
 
 # Places in a search's memory.
 _LANE, _HELD, _STEP, _PROBE = range(4)
@@ -56,7 +56,7 @@ def _by_warps(search: Sequence[Any], others: Sequence[Any]) -> tuple[list[Any], 
     from tvm import tirx
 
     first, last, loop, bind = search
-    ends, place, zero = first.buffer, bind.var, _int32(0)
+    ends, place, zero = first.buffer, bind.var, int32(0)
     begin: Any = ends[0]
     end: Any = ends[1]
     asked = loop.body.condition
@@ -70,14 +70,14 @@ def _by_warps(search: Sequence[Any], others: Sequence[Any]) -> tuple[list[Any], 
     finder: Any = memory[_HELD] - 1
 
     def store(value: Any, index: int, buffer: Any = memory) -> Any:
-        return tirx.BufferStore(buffer, value, [_int32(index)])
+        return tirx.BufferStore(buffer, value, [int32(index)])
 
     turn: list[Any] = [
         store((end - begin + (LANES - 1)) // LANES, _STEP),
         store(tirx.min(own, end - 1), _PROBE),
         store(held_by(memory[_LANE], own < end, held), _HELD),
         *(
-            store(from_lane(_at(load.value, place, probe), finder), index, beside)
+            store(from_lane(substituted(load.value, {place: probe}), finder), index, beside)
             for index, (load, _) in enumerate(loads)
         ),
         store(begin + finder * memory[_STEP], 0, ends),
@@ -118,14 +118,6 @@ def _is_load_at(place: Any) -> Any:
     return asked
 
 
-def _at(value: Any, place: Any, other: Any) -> Any:
-    """A value at another place."""
-    import tvm_ffi
-    from tvm.ir import Var
-
-    return tvm_ffi.structural_map(value, (Var, lambda each: other if each.same_as(place) else each))
-
-
 def _with_equal(value: Any, old: Any, new: Any) -> Any:
     """A value with ``new`` wherever it holds an expression equal to ``old``."""
     import tvm_ffi
@@ -134,9 +126,3 @@ def _with_equal(value: Any, old: Any, new: Any) -> Any:
         return new if tvm_ffi.structural_equal(each, old) else each
 
     return tvm_ffi.structural_map(value, (type(old), replaced))
-
-
-def _int32(value: int) -> Any:
-    from tvm import tirx
-
-    return tirx.const(value, "int32")

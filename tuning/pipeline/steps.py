@@ -120,6 +120,13 @@ def substituted(expression: Any, values: dict[Any, Any]) -> Any:
     return function.specialize(values).body.value
 
 
+def int32(value: int) -> Any:
+    """A number as TIR has it."""
+    from tvm import tirx
+
+    return tirx.const(value, "int32")
+
+
 def in_other_terms(stmt: Any, values: dict[Any, Any]) -> Any:
     """A statement with values in the place of variables."""
     from tvm import tirx

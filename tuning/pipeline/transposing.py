@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from .annotations import TRANSPOSE
-from .steps import substituted, whole
+from .steps import int32, substituted, whole
 
 
 def transposed(stmt: Any) -> Any:
@@ -54,7 +54,7 @@ def exchanged(rows: Sequence[Any]) -> list[Any]:
             if not row & half:
                 pair = [found[row], found[row + half]]
                 found[row], found[row + half] = (
-                    tirx.Shuffle(pair, [*map(_number, taken)]) for taken in (left, right)
+                    tirx.Shuffle(pair, [*map(int32, taken)]) for taken in (left, right)
                 )
         half //= 2
     return found
@@ -121,7 +121,7 @@ class _Copy:
         values = dict(
             zip((each.var for each in block.iter_vars), self.realize.iter_values, strict=True)
         )
-        loops = {self.rows.loop_var: _number(row), self.columns.loop_var: _number(column)}
+        loops = {self.rows.loop_var: int32(row), self.columns.loop_var: int32(column)}
         return [substituted(substituted(each, values), loops) for each in self.store.indices]
 
     def rows_lie_side_by_side(self) -> bool:
@@ -150,11 +150,9 @@ class _Copy:
         from tvm import tirx
 
         def along(begin: Any) -> Any:
-            return tirx.Ramp(begin, _number(1), _number(self.side))
+            return tirx.Ramp(begin, int32(1), int32(self.side))
 
-        rows = [
-            tirx.BufferLoad(tile, [_number(row), along(_number(0))]) for row in range(self.side)
-        ]
+        rows = [tirx.BufferLoad(tile, [int32(row), along(int32(0))]) for row in range(self.side)]
         stores = []
         for column, vector in enumerate(exchanged(rows)):
             *outer, last = self.place(0, column)
@@ -170,9 +168,3 @@ def _simplified(expression: Any) -> Any:
     from tvm.sym import Analyzer
 
     return Analyzer().simplify(expression)
-
-
-def _number(value: int) -> Any:
-    from tvm import tirx
-
-    return tirx.const(value, "int32")
