@@ -225,7 +225,7 @@ def test_cuda_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Of wgmma, they search so on their own.
-    monkeypatch.setattr(rewriting, "waits_for_a_search", lambda _: space == "cuda_mma")
+    monkeypatch.setattr(rewriting, "_waits_for_a_search", lambda _: space == "cuda_mma")
     spec = PrefillSpec(
         2, 1, 64, dtype, layout="packed", window=(20, 9), softcap=1.5, bias="relative"
     )
