@@ -186,6 +186,16 @@ class Backend(ABC):
         """
         return nullcontext()
 
+    def legalized(self, function: Any, target: Any) -> Any:
+        """A scheduled PrimFunc in operations that a target has, where its compiler's are slow.
+
+        Parameters
+        ----------
+        target : tvm.target.Target
+            Complete.
+        """
+        return function
+
     def packing(self, host: Any, target: Any) -> dict[str, Any]:
         """Arguments of ``export_library`` by which device code gets into a library.
 

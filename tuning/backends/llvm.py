@@ -20,6 +20,7 @@ from ..measuring.engine import Engine
 from ..target import ResolvedTarget, usable_cores
 from .backend import Backend
 from .cpu_features import LINUX_NAMES, cpu_info, told_by_linux, used_by_code
+from .half_floats import without_half_floats
 
 _AVX2_FEATURES = ("avx2", "fma", "f16c", "bmi2")
 _X86_LEVELS = (
@@ -143,6 +144,14 @@ class Llvm(Backend):
         import tvm_ffi
 
         return {"llvm": str(tvm_ffi.get_global_func("target.llvm_version_major")())}
+
+    def legalized(self, function: Any, target: Any) -> Any:
+        """Without conversions of float16 where the CPU has none."""
+        converts = "f16c" in _features_of(target) or self.processor(target) not in _X86_NAMES
+        return function if converts else without_half_floats(function)
+
+    def lowered(self, function: Any, target: Any) -> Any:
+        return self.legalized(function, target)
 
     def source(self, host: Any) -> str:
         """Assembly, without what it holds for debuggers."""

@@ -19,6 +19,7 @@ from ...database.writing import (
     writing,
 )
 from ..backends import backend_of
+from ..backends.backend import Backend
 from ..environment import check_compiler, cross_compiler, install_cross
 from ..errors import LinkError
 from .finishing import finished
@@ -131,6 +132,18 @@ def generate(module: Any, target: Any) -> Any:
 
     backend = backend_of(target.kind.name)
     module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(finished(module))
+    module = _legalized(module, backend, target)
     config, disabled = dict(backend.pass_config), backend.disabled_passes(module)
     with PassContext(config=config, disabled_pass=disabled), backend.generating():
         return build(module, target=target)
+
+
+def _legalized(module: Any, backend: Backend, target: Any) -> Any:
+    import tvm
+    from tvm.tirx import PrimFunc
+
+    functions = {
+        name: backend.legalized(each, target) if isinstance(each, PrimFunc) else each
+        for name, each in module.functions.items()
+    }
+    return tvm.IRModule(functions, attrs=module.attrs)
