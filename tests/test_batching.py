@@ -23,9 +23,9 @@ def test_a_cpu_that_is_timed_does_nothing_else() -> None:
     assert batching.alone
     assert batching.sampled_ahead == 0
     assert [batching.left(proposed) for proposed in (0, 32, 10_000)] == [0, 0, 0]
-    assert not any(batching.refines(turns) for turns in range(4))
-    # A turn fills a batch, which keeps every core busy.
-    assert batching.first_turn == batching.later_turn == batching.generation == batching.batch == 32
+    # Two turns fill a batch, which keeps every core busy: an untried arm's, and a fast one's.
+    assert 2 * batching.first_turn == 2 * batching.later_turn == batching.batch == 32
+    assert [batching.refines(turns) for turns in range(4)] == [False, True, False, True]
 
 
 def test_one_device_measures_a_batch_while_the_next_is_sampled() -> None:

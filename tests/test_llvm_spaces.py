@@ -93,7 +93,7 @@ def test_tiles_fit_the_lengths(target: ResolvedTarget) -> None:
 
 @pytest.mark.parametrize(
     ("mcpu", "registers", "lanes", "q_tiles"),
-    [("x86-64-v3", 16, 8, {8, 16, 32, 48, 64}), ("x86-64-v4", 32, 16, {16, 32, 48, 64})],
+    [("x86-64-v3", 16, 8, {8, 16, 32, 48, 64, 128}), ("x86-64-v4", 32, 16, {16, 32, 48, 64, 128})],
 )
 def test_tiles_are_vectors_of_the_cpu(
     mcpu: str, registers: int, lanes: int, q_tiles: set[int]

@@ -61,13 +61,13 @@ class Batching:
     sampling_threads: int
     measuring_threads: int
 
-    def refines(self, turns: int) -> bool:
+    @staticmethod
+    def refines(turns: int) -> bool:
         """Whether the next turn, after so many, is for an arm that is fast before an untried one.
 
-        Every other one is where batches overlap: good variants are refined before the last of many
-        is tried. Alone, where a turn fills a batch, every variant is tried first.
+        Every other one is: good variants are refined before the last of many is tried.
         """
-        return not self.alone and turns % 2 == 1
+        return turns % 2 == 1
 
     def left(self, proposed: int) -> int:
         """Most measurements under way before the next batch is sampled, of so many candidates.
@@ -87,7 +87,7 @@ def on_this_cpu(cores: int, threads: int) -> Batching:
     """Kernels are timed on the cores that sample and build, which therefore do nothing else then.
 
     A batch keeps each core busy with two builds, and all of it has been measured before the next is
-    sampled. It is one arm's, unless that has fewer candidates left.
+    sampled. It is of two arms, one that is tried first and one that is fast.
 
     Parameters
     ----------
@@ -101,8 +101,8 @@ def on_this_cpu(cores: int, threads: int) -> Batching:
         alone=True,
         batch=batch,
         one_arm=False,
-        first_turn=batch,
-        later_turn=batch,
+        first_turn=batch // 2,
+        later_turn=batch // 2,
         generation=batch,
         under_way=(0, 0),
         sampled_ahead=0,

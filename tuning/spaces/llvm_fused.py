@@ -28,7 +28,8 @@ from .space import DesignSpace, Variant, one_schedule, reaches
 
 _KV_TILES = (64, 128, 32, 256)
 _MIN_KV_TILE = 32
-_Q_TILES = (64, 32, 48, 16, 8)
+# Long sequences take 64, short and causal ones 16: the first ones that a search tries.
+_Q_TILES = (64, 16, 32, 128, 8, 48)
 # Register tiles, by registers: how many vectors wide, the best first, and how many broadcast
 # elements high in the first and in the second GEMM, the best first. With as many accumulators as
 # there is room for, loads are fewest; fewer may leave less over.
@@ -109,7 +110,7 @@ class LlvmFused(DesignSpace):
                 "registers": registers,
                 "lanes": lanes,
             }
-            for pack, kv_tile, q_tile in product(packed, kv_tiles, q_tiles)
+            for kv_tile, q_tile, pack in product(kv_tiles, q_tiles, packed)
         ]
 
     def describe(
