@@ -1,14 +1,15 @@
 // Shows programs this x86-64 CPU without AVX-512 and AMX, as a Haswell, so that every library takes
-// the kernels that it has for AVX2: for timing those on a machine with AVX-512. Needs Linux and a
-// CPU that lists cpuid_fault in /proc/cpuinfo:
+// the kernels that it has for AVX2: for timing those on a machine with AVX-512. Needs Linux:
 //
 //     cc -O2 -shared -fPIC benchmarks/without_avx512.c -o /tmp/without_avx512.so
 //     LD_PRELOAD=/tmp/without_avx512.so prefilltune compare ...
 //
-// Linux lets a thread and what it starts fault at the instruction CPUID (arch_prctl); an exec ends
-// that, and the library is loaded anew. A handler of the fault asks the CPU itself and takes features
-// away. /proc/cpuinfo stays as it is, and so does what was asked before the library was there:
-// glibc's choice of its own memcpy and exp.
+// Linux lets a thread and what it starts fault at the instruction CPUID (arch_prctl) where the CPU
+// can, which has cpuid_fault in /proc/cpuinfo; an exec ends that, and the library is loaded anew. A
+// handler of the fault asks the CPU itself and takes features away. Elsewhere only libraries that
+// plant_cpuid.py has copied ask the handler: they have an illegal instruction (UD2) for each CPUID.
+// /proc/cpuinfo stays as it is, and so does what was asked before the library was there: glibc's
+// choice of its own memcpy and exp.
 
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -20,7 +21,7 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 
-enum { kAllowed = 1, kFaults = 0, kHaswell = 0x306f2, kCpuidBytes = 2 };
+enum { kAllowed = 1, kFaults = 0, kHaswell = 0x306f2, kCpuidBytes = 2 };  // UD2 has two as well
 
 // Feature bits by leaf: 7.0 and 7.1 hold features, 0xd.0 the registers that the system saves.
 // AVX512 F, DQ, IFMA, PF, ER, CD, BW, VL
@@ -36,7 +37,8 @@ static const uint32_t kSavedRegisters = 7u << 5 | 3u << 17;  // AVX-512's and AM
 typedef int Sigaction(int, const struct sigaction*, struct sigaction*);
 typedef int Sigmask(int, const sigset_t*, sigset_t*);
 
-static struct sigaction wanted_by_program;  // of SIGSEGV, for faults that are none of ours
+static int asked_by = SIGSEGV;              // or SIGILL where CPUID cannot fault
+static struct sigaction wanted_by_program;  // of that signal, for faults that are none of ours
 static Sigaction* next_sigaction;
 static Sigmask* next_mask;
 
@@ -50,9 +52,9 @@ static long set_cpuid(long how) {  // without errno: a handler runs anywhere
 }
 
 static void ask(uint32_t leaf, uint32_t part, uint32_t* a, uint32_t* b, uint32_t* c, uint32_t* d) {
-  set_cpuid(kAllowed);
+  if (asked_by == SIGSEGV) set_cpuid(kAllowed);
   __asm__ volatile("cpuid" : "=a"(*a), "=b"(*b), "=c"(*c), "=d"(*d) : "a"(leaf), "c"(part));
-  set_cpuid(kFaults);
+  if (asked_by == SIGSEGV) set_cpuid(kFaults);
   if (leaf == 1) {
     *a = kHaswell;
   } else if (leaf == 7 && part == 0) {
@@ -68,10 +70,15 @@ static void ask(uint32_t leaf, uint32_t part, uint32_t* a, uint32_t* b, uint32_t
   }
 }
 
+static int asks_for_cpuid(const siginfo_t* info, const uint8_t* at) {
+  if (asked_by == SIGSEGV) return info->si_code == SI_KERNEL && at[0] == 0x0f && at[1] == 0xa2;
+  return info->si_code == ILL_ILLOPN && at[0] == 0x0f && at[1] == 0x0b;
+}
+
 static void on_fault(int number, siginfo_t* info, void* context) {
   greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
   const uint8_t* at = (const uint8_t*)registers[REG_RIP];
-  if (info->si_code == SI_KERNEL && at[0] == 0x0f && at[1] == 0xa2) {
+  if (asks_for_cpuid(info, at)) {
     uint32_t a, b, c, d;
     ask((uint32_t)registers[REG_RAX], (uint32_t)registers[REG_RCX], &a, &b, &c, &d);
     registers[REG_RAX] = a;
@@ -84,7 +91,7 @@ static void on_fault(int number, siginfo_t* info, void* context) {
   } else if (wanted_by_program.sa_handler != SIG_DFL && wanted_by_program.sa_handler != SIG_IGN) {
     wanted_by_program.sa_handler(number);
   } else {
-    next_sigaction(SIGSEGV, &wanted_by_program, NULL);  // the fault comes again
+    next_sigaction(asked_by, &wanted_by_program, NULL);  // the fault comes again
   }
 }
 
@@ -99,17 +106,17 @@ __attribute__((constructor)) static void begin(void) {
   handler.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
   sigemptyset(&handler.sa_mask);
   next_sigaction(SIGSEGV, &handler, &wanted_by_program);
-  if (set_cpuid(kFaults) != 0) {
-    fputs("without_avx512: neither this CPU nor its system lets CPUID fault\n", stderr);
-    exit(1);
-  }
+  if (set_cpuid(kFaults) == 0) return;
+  next_sigaction(SIGSEGV, &wanted_by_program, NULL);
+  asked_by = SIGILL;
+  next_sigaction(SIGILL, &handler, &wanted_by_program);
 }
 
 // A program may neither replace the handler nor block its signal, which would end the process.
 
 int sigaction(int number, const struct sigaction* wanted, struct sigaction* before) {
   if (!next_sigaction) find_next();
-  if (number != SIGSEGV) return next_sigaction(number, wanted, before);
+  if (number != asked_by) return next_sigaction(number, wanted, before);
   struct sigaction last = wanted_by_program;
   if (wanted) wanted_by_program = *wanted;
   if (before) *before = last;
@@ -126,7 +133,7 @@ int pthread_sigmask(int how, const sigset_t* set, sigset_t* before) {
   if (!next_mask) find_next();
   if (!set) return next_mask(how, set, before);
   sigset_t without = *set;
-  if (how != SIG_UNBLOCK) sigdelset(&without, SIGSEGV);
+  if (how != SIG_UNBLOCK) sigdelset(&without, asked_by);
   return next_mask(how, &without, before);
 }
 

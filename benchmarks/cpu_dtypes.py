@@ -1,0 +1,118 @@
+"""bfloat16 and float16 beside float32 on a CPU: each portable record's schedule, in turns.
+
+Kernels of the three dtypes are made of the record that serves the attention of each preset on a
+level, as a build would, and checked; each case is timed with full lengths and mixed (a quarter to
+full)::
+
+    python benchmarks/cpu_dtypes.py --target '{"kind": "llvm", "mcpu": "x86-64-v3"}' --threads 2 \
+        --output docs/measurements/cpu_dtypes.json
+
+The file takes one entry for each target, beside those that it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from portable_records import LENGTHS, known, specs
+
+from prefilltune.database import committed_root
+from prefilltune.database.scratch import ScratchFolder
+from prefilltune.tuning.backends import backend_of
+from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.build import build_library
+from prefilltune.tuning.measuring.cpu import tvm_environment
+from prefilltune.tuning.measuring.kernels import COMPARED_SEED, call, check, fresh_inputs
+from prefilltune.tuning.measuring.timing import interleave
+from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
+from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.target import ResolvedTarget
+from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec
+
+DTYPES = ("float32", "bfloat16", "float16")
+ROUNDS, SECONDS = 9, 0.03
+
+
+def kernels(
+    of: PrefillSpec, shape: PrefillShape, target: ResolvedTarget, folder: Path, runner: Worker
+) -> dict[PrefillSpec, str]:
+    """Checked libraries of one schedule, by the attention in each dtype."""
+    (found, *_) = known(committed_root(), target, of, 1)
+    engine, paths = backend_of(target.kind).engine, {}
+    for dtype in DTYPES:
+        spec = replace(of, dtype=dtype)
+        path = build_library(
+            found.on(spec, shape).module, target.target, str(folder / f"{spec}-{shape}.so")
+        )
+        case = Case(spec, shape, LENGTHS[-1])
+        outcome = check(
+            engine.check_kernel, case, [path], runner, *fresh_inputs(case, COMPARED_SEED)
+        )[path]
+        assert outcome.status == "ok", (spec, outcome)
+        assert outcome.value <= TOLERANCE[dtype], (spec, outcome)
+        paths[spec] = path
+    return paths
+
+
+def rows(target: ResolvedTarget, shapes: list[PrefillShape]) -> Iterator[dict[str, Any]]:
+    """Milliseconds of each dtype, of every attention, shape and kind of lengths."""
+    time_kernel = backend_of(target.kind).engine.time_kernel
+    for of in specs(None):
+        with ScratchFolder() as folder, Worker(tvm_environment(target.threads)) as runner:
+            for shape in shapes:
+                paths = kernels(of, shape, target, folder, runner)
+                for lens in LENGTHS:
+                    case = Case(of, shape, lens)
+                    timers = [
+                        partial(
+                            call, runner, time_kernel, path, spec, shape, case.batches(), case.seed
+                        )
+                        for spec, path in paths.items()
+                    ]
+                    seconds = interleave(timers, ROUNDS, SECONDS)
+                    yield {
+                        "spec": str(of),
+                        "shape": str(shape),
+                        "lens": lens.text,
+                        "ms": {
+                            spec.dtype: round(statistics.median(each) * 1e3, 4)
+                            for spec, each in zip(paths, seconds, strict=True)
+                        },
+                    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default="llvm")
+    parser.add_argument("--threads", type=int, help="every core when absent")
+    parser.add_argument("--shape", action="append", help="1x512 and 4x128 when absent")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    import_tvm_without_torch()
+    resolved = resolve_target(options.target)
+    target = replace(resolved, threads=options.threads or resolved.threads)
+    shapes = [PrefillShape.parse(text) for text in options.shape or ("1x512", "4x128")]
+    backend = backend_of(target.kind)
+    found = json.loads(options.output.read_text()) if options.output.exists() else {}
+    of_target = found[str(target.key)] = {
+        "device": backend.device(target),
+        "versions": backend.versions(),
+        "rows": [],
+    }
+    for row in rows(target, shapes):
+        of_target["rows"].append(row)
+        times = row["ms"]
+        ratios = [f"{times[dtype] / times['float32']:.3f}" for dtype in DTYPES[1:]]
+        print(row["spec"], row["shape"], row["lens"], times["float32"], *ratios, flush=True)
+        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
