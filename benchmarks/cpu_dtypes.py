@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from portable_records import LENGTHS, known, specs
+from portable_records import BUILD_TIMEOUT, LENGTHS, known, specs
 
 from prefilltune.database import committed_root
 from prefilltune.database.scratch import ScratchFolder
@@ -33,6 +33,7 @@ from prefilltune.tuning.measuring.kernels import COMPARED_SEED, call, check, fre
 from prefilltune.tuning.measuring.timing import interleave
 from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.measuring.worker import Worker
+from prefilltune.tuning.measuring.workers import call_all
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec
 
@@ -45,19 +46,20 @@ def kernels(
 ) -> dict[PrefillSpec, str]:
     """Checked libraries of one schedule, by the attention in each dtype."""
     (found, *_) = known(committed_root(), target, of, 1)
-    engine, paths = backend_of(target.kind).engine, {}
-    for dtype in DTYPES:
-        spec = replace(of, dtype=dtype)
-        path = build_library(
-            found.on(spec, shape).module, target.target, str(folder / f"{spec}-{shape}.so")
-        )
+    paths = {
+        spec: str(folder / f"{spec}-{shape}.so")
+        for spec in (replace(of, dtype=dtype) for dtype in DTYPES)
+    }
+    calls = [(found.on(spec, shape).module, target.target, path) for spec, path in paths.items()]
+    for built in call_all(build_library, calls, BUILD_TIMEOUT):
+        assert built.status == "ok", built.detail
+    check_kernel = backend_of(target.kind).engine.check_kernel
+    for spec, path in paths.items():
         case = Case(spec, shape, LENGTHS[-1])
-        outcome = check(
-            engine.check_kernel, case, [path], runner, *fresh_inputs(case, COMPARED_SEED)
-        )[path]
-        assert outcome.status == "ok", (spec, outcome)
-        assert outcome.value <= TOLERANCE[dtype], (spec, outcome)
-        paths[spec] = path
+        inputs = fresh_inputs(case, COMPARED_SEED)
+        checked = check(check_kernel, case, [path], runner, *inputs)[path]
+        assert checked.status == "ok", (spec, checked)
+        assert checked.value <= TOLERANCE[spec.dtype], (spec, checked)
     return paths
 
 
