@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,9 +35,8 @@ from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.measuring.workers import call_all
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec
+from prefilltune.workloads import DTYPES, TOLERANCE, Case, PrefillShape, PrefillSpec
 
-DTYPES = ("float32", "bfloat16", "float16")
 ROUNDS, SECONDS = 9, 0.03
 
 
@@ -63,31 +62,31 @@ def kernels(
     return paths
 
 
-def rows(target: ResolvedTarget, shapes: list[PrefillShape]) -> Iterator[dict[str, Any]]:
-    """Milliseconds of each dtype, of every attention, shape and kind of lengths."""
+def times(
+    case: Case, paths: dict[PrefillSpec, str], target: ResolvedTarget, runner: Worker
+) -> dict[str, float]:
+    """Milliseconds of each dtype's kernel on the lengths of a case."""
     time_kernel = backend_of(target.kind).engine.time_kernel
+    lengths = (case.shape, case.batches(), case.seed)
+    timers = [
+        partial(call, runner, time_kernel, path, spec, *lengths) for spec, path in paths.items()
+    ]
+    found = interleave(timers, ROUNDS, SECONDS)
+    return {
+        spec.dtype: round(statistics.median(seconds) * 1e3, 4)
+        for spec, seconds in zip(paths, found, strict=True)
+    }
+
+
+def rows(target: ResolvedTarget, shapes: Sequence[PrefillShape]) -> Iterator[dict[str, Any]]:
+    """Times of every attention, shape and kind of lengths."""
     for of in specs(None):
         with ScratchFolder() as folder, Worker(tvm_environment(target.threads)) as runner:
             for shape in shapes:
                 paths = kernels(of, shape, target, folder, runner)
                 for lens in LENGTHS:
-                    case = Case(of, shape, lens)
-                    timers = [
-                        partial(
-                            call, runner, time_kernel, path, spec, shape, case.batches(), case.seed
-                        )
-                        for spec, path in paths.items()
-                    ]
-                    seconds = interleave(timers, ROUNDS, SECONDS)
-                    yield {
-                        "spec": str(of),
-                        "shape": str(shape),
-                        "lens": lens.text,
-                        "ms": {
-                            spec.dtype: round(statistics.median(each) * 1e3, 4)
-                            for spec, each in zip(paths, seconds, strict=True)
-                        },
-                    }
+                    ms = times(Case(of, shape, lens), paths, target, runner)
+                    yield {"spec": str(of), "shape": str(shape), "lens": lens.text, "ms": ms}
 
 
 def main() -> None:
@@ -110,9 +109,7 @@ def main() -> None:
     }
     for row in rows(target, shapes):
         of_target["rows"].append(row)
-        times = row["ms"]
-        ratios = [f"{times[dtype] / times['float32']:.3f}" for dtype in DTYPES[1:]]
-        print(row["spec"], row["shape"], row["lens"], times["float32"], *ratios, flush=True)
+        print(*row.values(), flush=True)
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
