@@ -3,7 +3,8 @@
 The functions of a kernel that stand for bulk copies, barriers of rings and products are replaced
 by others, which find tiles as they are, not swizzled. A product is done when it is started, or not
 before it is waited for. A thread that waits lets others run, and where all wait, that is an error,
-as is a slot of a ring that is filled when it is not free, or read when it has been filled again.
+as is a slot of a ring that is filled when it is not free, or read when it has been filled again, or
+whose tile begins where the copy engine cannot permute it.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ static void load(
     int columns, int width) {
   while (freed[slot] < turn * computing) stop(SPINNING);
   if (freed[slot] != turn * computing || filled[slot] != turn) fail("not the turn of slot", slot);
+  if (((uchar*)tile - buf_dyn_shmem_ptr) % (16 * width))
+    fail("a permuted tile begins at no multiple of eight of its rows: slot", slot);
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) {
       bool there = row + r >= 0 && row + r < map.length && c < map.columns;
