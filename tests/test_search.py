@@ -246,15 +246,14 @@ class _Arm:
 
 def test_budget_goes_to_what_wins() -> None:
     untried, good, bad = _Arm(math.inf, 0), _Arm(1.0, 3), _Arm(5.0, 1)
-    assert next_arm([bad, good, untried]) is untried
-    assert next_arm([bad, good]) is good
-    arms = [untried, bad, good]
-    assert next_arm(arms, refine=True) is good
+    arms = [bad, good, untried]
+    assert [next_arm(arms, turn) for turn in range(4)] == [untried, good] * 2
+    assert next_arm([bad, good], 0) is good
     failed = _Arm(math.inf, 1)
-    assert next_arm([failed, untried], refine=True) is untried
+    assert next_arm([failed, untried], 1) is untried
     close = _Arm(1.05, 1)
-    assert next_arm([_Arm(1.0, 9), close]) is close
-    assert next_arm([_Arm(1.0, 9, exhausted=True)]) is None
+    assert next_arm([_Arm(1.0, 9), close], 0) is close
+    assert next_arm([_Arm(1.0, 9, exhausted=True)], 0) is None
 
 
 def test_trial_log_survives_torn_and_foreign_lines(tmp_path: Path) -> None:

@@ -61,14 +61,6 @@ class Batching:
     sampling_threads: int
     measuring_threads: int
 
-    @staticmethod
-    def refines(turns: int) -> bool:
-        """Whether the next turn, after so many, is for an arm that is fast before an untried one.
-
-        Every other one is: good variants are refined before the last of many is tried.
-        """
-        return turns % 2 == 1
-
     def left(self, proposed: int) -> int:
         """Most measurements under way before the next batch is sampled, of so many candidates.
 

@@ -28,20 +28,22 @@ _Arm = TypeVar("_Arm", bound=Prospect)
 _Point = TypeVar("_Point")
 
 
-def next_arm(arms: Sequence[_Arm], *, refine: bool = False) -> _Arm | None:
+def next_arm(arms: Sequence[_Arm], turn: int) -> _Arm | None:
     """The first untried arm, or else the one with the best prospect; ``None`` if all are exhausted.
 
-    An arm's prospect is its best time, less a bonus for having been tried little.
+    An arm's prospect is its best time, less a bonus for having been tried little. In every second
+    turn, one that has a success goes before the untried: good variants are refined before the last
+    of many is tried.
 
     Parameters
     ----------
-    refine : bool
-        Whether an arm with a success goes before the untried.
+    turn : int
+        How many turns were before.
     """
     waiting = [arm for arm in arms if not arm.exhausted]
     untried = [arm for arm in waiting if arm.turns == 0]
     tried = [arm for arm in waiting if arm.turns > 0]
-    if untried and not (refine and any(math.isfinite(arm.best) for arm in tried)):
+    if untried and not (turn % 2 == 1 and any(math.isfinite(arm.best) for arm in tried)):
         return untried[0]
     return min(
         tried, key=lambda arm: arm.best * (1 - _OPTIMISM / math.sqrt(arm.turns)), default=None

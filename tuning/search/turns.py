@@ -103,7 +103,7 @@ class Turns:
         room, batch = self._room(), self._batching
         owed = room - _OWED
         while room > 0 and not self._is_over:
-            arm = next_arm(self._arms, refine=batch.refines(self._turns))
+            arm = next_arm(self._arms, self._turns)
             if arm is None:
                 return
             count = batch.later_turn if arm.turns else batch.first_turn
