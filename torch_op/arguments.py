@@ -80,13 +80,14 @@ def require_offsets(name: str, offsets: Any, total: int) -> None:
     InvalidArgumentError
         Unless they begin with 0, never decrease, and end with the total.
     """
-    first, last = int(offsets[0]), int(offsets[-1])
+    begins = offsets.tolist()
+    first, last = begins[0], begins[-1]
     if first != 0 or last != total:
         raise InvalidArgumentError(
             f"{name} begins with {first} and ends with {last}; expected 0 and {total}, as many as "
             "there are: sequences lie one behind another, without gaps"
         )
-    if bool((offsets[1:] < offsets[:-1]).any()):
+    if begins != sorted(begins):
         raise InvalidArgumentError(
             f"{name} decreases: each entry is where a sequence begins, behind those before it"
         )

@@ -225,21 +225,20 @@ def _compute_into(
         require_aligned("", query=query, key=key, value=value, bias=bias, output=output, lse=lse)
         require_apart(output, lse, query=query, key=key, value=value)
 
-    if not query.is_cuda:
-        check()
-        for name, each, total in zip(_LENGTHS, offsets, (len(query), len(key)), strict=True):
-            require_offsets(name, each, total)
-    kernel = find(
-        query, key, value, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias
-    )
-    if not (query.numel() and key.numel()):
-        check()
-        output.zero_()
-        lse.fill_(torch.finfo(lse.dtype).min)
-        return
     arguments = (query, key, value, *offsets, *(() if bias is None else (bias,)), output, lse)
     try:
-        called(kernel, arguments)
+        if not query.is_cuda:
+            for name, each, total in zip(_LENGTHS, offsets, (len(query), len(key)), strict=True):
+                require_offsets(name, each, total)
+        kernel = find(
+            query, key, value, lse.dtype, given.sm_scale, given.mask_mode, given.softcap, bias
+        )
+        if query.numel() and key.numel():
+            called(kernel, arguments)
+        else:
+            check()
+            output.zero_()
+            lse.fill_(torch.finfo(lse.dtype).min)
     except Exception:  # a kernel checks all of its arguments; what it finds is said in our words
         check()
         raise
