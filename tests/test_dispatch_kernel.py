@@ -538,7 +538,7 @@ def _without_names(text: str) -> str:
     "spec",
     [
         PrefillSpec(12, 12, 64, "float16"),
-        PrefillSpec(16, 8, 128, "float16", "causal_padded_left"),
+        PrefillSpec(12, 12, 64, "float16", window=(64, 64)),
     ],
     ids=str,
 )
