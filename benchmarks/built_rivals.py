@@ -76,12 +76,6 @@ class Problem:
         drawn = np.random.default_rng(11).integers(self.length // 8, self.length + 1, self.batch)
         return [int(each) for each in drawn]
 
-    @property
-    def flops(self) -> int:
-        """Of the pairs that are seen."""
-        pairs = ((n * (n + 1) // 2 if self.causal else n * n) for n in self.valid)
-        return 4 * self.head_dim * self.heads[0] * sum(pairs)
-
     def rows(self, sequence: int, *, left: bool) -> slice:
         """The valid rows of a sequence, which lie behind its padding if ``left``."""
         n = self.valid[sequence]

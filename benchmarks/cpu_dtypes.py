@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,42 +40,56 @@ from prefilltune.workloads import DTYPES, TOLERANCE, Case, PrefillShape, Prefill
 ROUNDS, SECONDS = 9, 0.03
 
 
+#: By what a row calls it: the attention that a kernel computes, and its library.
+Kernels = dict[str, tuple[PrefillSpec, str]]
+
+
 def kernels(
     of: PrefillSpec, shape: PrefillShape, target: ResolvedTarget, folder: Path, runner: Worker
-) -> dict[PrefillSpec, str]:
-    """Checked libraries of one schedule, by the attention in each dtype."""
+) -> Kernels:
+    """Checked libraries of one schedule, by dtype."""
     (found, *_) = known(committed_root(), target, of, 1)
-    paths = {
-        spec: str(folder / f"{spec}-{shape}.so")
-        for spec in (replace(of, dtype=dtype) for dtype in DTYPES)
-    }
-    calls = [(found.on(spec, shape).module, target.target, path) for spec, path in paths.items()]
+    specs_of = [replace(of, dtype=dtype) for dtype in DTYPES]
+    made = {spec.dtype: (spec, found.on(spec, shape).module) for spec in specs_of}
+    return checked_libraries(made, Case(of, shape, LENGTHS[-1]), target, folder, runner)
+
+
+def checked_libraries(
+    made: Mapping[str, tuple[PrefillSpec, Any]],
+    case: Case,
+    target: ResolvedTarget,
+    folder: Path,
+    runner: Worker,
+) -> Kernels:
+    """Libraries of scheduled modules, each right on inputs of a case in its own spec."""
+    paths = {name: str(folder / f"{case.spec}-{case.shape}-{name}.so") for name in made}
+    calls = [(module, target.target, paths[name]) for name, (_, module) in made.items()]
     for built in call_all(build_library, calls, BUILD_TIMEOUT):
         assert built.status == "ok", built.detail
     check_kernel = backend_of(target.kind).engine.check_kernel
-    for spec, path in paths.items():
-        case = Case(spec, shape, LENGTHS[-1])
-        inputs = fresh_inputs(case, COMPARED_SEED)
-        checked = check(check_kernel, case, [path], runner, *inputs)[path]
+    for name, (spec, _) in made.items():
+        own, path = replace(case, spec=spec), paths[name]
+        checked = check(check_kernel, own, [path], runner, *fresh_inputs(own, COMPARED_SEED))[path]
         assert checked.status == "ok", (spec, checked)
         assert checked.value <= TOLERANCE[spec.dtype], (spec, checked)
-    return paths
+    return {name: (spec, paths[name]) for name, (spec, _) in made.items()}
 
 
-def times(
-    case: Case, paths: dict[PrefillSpec, str], target: ResolvedTarget, runner: Worker
-) -> dict[str, float]:
-    """Milliseconds of each dtype's kernel on the lengths of a case."""
+def in_turns(
+    case: Case, made: Kernels, target: ResolvedTarget, runner: Worker, rounds: int
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of each kernel on the lengths of a case, one for each of its rounds."""
     time_kernel = backend_of(target.kind).engine.time_kernel
     lengths = (case.shape, case.batches(), case.seed)
     timers = [
-        partial(call, runner, time_kernel, path, spec, *lengths) for spec, path in paths.items()
+        partial(call, runner, time_kernel, path, spec, *lengths) for spec, path in made.values()
     ]
-    found = interleave(timers, ROUNDS, SECONDS)
-    return {
-        spec.dtype: round(statistics.median(seconds) * 1e3, 4)
-        for spec, seconds in zip(paths, found, strict=True)
-    }
+    return dict(zip(made, interleave(timers, rounds, SECONDS), strict=True))
+
+
+def milliseconds(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Medians."""
+    return {name: round(statistics.median(each) * 1e3, 4) for name, each in times.items()}
 
 
 def rows(target: ResolvedTarget, shapes: Sequence[PrefillShape]) -> Iterator[dict[str, Any]]:
@@ -83,10 +97,11 @@ def rows(target: ResolvedTarget, shapes: Sequence[PrefillShape]) -> Iterator[dic
     for of in specs(None):
         with ScratchFolder() as folder, Worker(tvm_environment(target.threads)) as runner:
             for shape in shapes:
-                paths = kernels(of, shape, target, folder, runner)
+                made = kernels(of, shape, target, folder, runner)
                 for lens in LENGTHS:
-                    ms = times(Case(of, shape, lens), paths, target, runner)
-                    yield {"spec": str(of), "shape": str(shape), "lens": lens.text, "ms": ms}
+                    times = in_turns(Case(of, shape, lens), made, target, runner, ROUNDS)
+                    row = {"spec": str(of), "shape": str(shape), "lens": lens.text}
+                    yield {**row, "ms": milliseconds(times)}
 
 
 def main() -> None:

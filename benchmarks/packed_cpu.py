@@ -16,25 +16,22 @@ import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+from cpu_dtypes import Kernels, checked_libraries, in_turns, milliseconds
 
 from prefilltune.database import Finder, Tier, committed_root
 from prefilltune.database.scratch import ScratchFolder
 from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.backends.resolving import resolve_target
-from prefilltune.tuning.building.build import build_library
 from prefilltune.tuning.building.finding import find_record
 from prefilltune.tuning.building.replaying import replay_record
 from prefilltune.tuning.measuring.cpu import tvm_environment
-from prefilltune.tuning.measuring.kernels import COMPARED_SEED, call, check, fresh_inputs
-from prefilltune.tuning.measuring.timing import interleave
 from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.measuring.worker import Worker
-from prefilltune.tuning.measuring.workers import call_all
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths, preset
+from prefilltune.workloads import Case, PrefillShape, PrefillSpec, parse_lengths, preset
 from prefilltune.workloads.sizes import sizes_at_call
 
 PRESETS = (
@@ -45,14 +42,10 @@ PRESETS = (
     "qwen3-embedding-0.6b",
 )
 RECORDS = Finder([committed_root()])
-BUILD_TIMEOUT = 240.0
 DTYPES = ("float32", "bfloat16")
 SHAPES = tuple(map(PrefillShape.parse, ("1x512", "4x128", "16x256")))
 LENGTHS = tuple(map(parse_lengths, ("full", "uniform:0.125-1")))
-ROUNDS, SECONDS = 15, 0.03
-
-#: By what a row calls it: the attention that a kernel computes, and its library.
-Kernels = dict[str, tuple[PrefillSpec, str]]
+ROUNDS = 15
 
 
 def kernels(
@@ -67,38 +60,19 @@ def kernels(
         "padded_untouched": (untouched, sizes_at_call(untouched)),
         "padded_of_the_shape": (of, shape),
     }
-    paths = {name: str(folder / f"{of}-{shape}-{name}.so") for name in made}
-    found = {
-        name: find_record(RECORDS, target, spec, shape, accept=Tier.PORTABLE)
-        for name, (spec, _) in made.items()
-    }
-    calls = [
-        (replay_record(found[name].entry, sizes, spec), target.target, paths[name])
-        for name, (spec, sizes) in made.items()
-    ]
-    for built in call_all(build_library, calls, BUILD_TIMEOUT):
-        assert built.status == "ok", built.detail
-    check_kernel = backend_of(target.kind).engine.check_kernel
-    for name, (spec, _) in made.items():
-        case = Case(spec, shape, LENGTHS[-1])
-        inputs = fresh_inputs(case, COMPARED_SEED)
-        checked = check(check_kernel, case, [paths[name]], runner, *inputs)[paths[name]]
-        assert checked.status == "ok", (spec, checked)
-        assert checked.value <= TOLERANCE[spec.dtype], (spec, checked)
-    return {name: (spec, paths[name]) for name, (spec, _) in made.items()}
+    modules = {}
+    for name, (spec, sizes) in made.items():
+        match = find_record(RECORDS, target, spec, shape, accept=Tier.PORTABLE)
+        modules[name] = (spec, replay_record(match.entry, sizes, spec))
+    return checked_libraries(modules, Case(of, shape, LENGTHS[-1]), target, folder, runner)
 
 
 def timed(case: Case, made: Kernels, target: ResolvedTarget, runner: Worker) -> dict[str, Any]:
     """Milliseconds of each kernel, and what packed takes of the time of each other one."""
-    time_kernel = backend_of(target.kind).engine.time_kernel
-    batches = (case.shape, case.batches(), case.seed)
-    timers = [
-        partial(call, runner, time_kernel, path, spec, *batches) for spec, path in made.values()
-    ]
-    found = dict(zip(made, interleave(timers, ROUNDS, SECONDS), strict=True))
+    found = in_turns(case, made, target, runner, ROUNDS)
     packed = found["packed"]
     return {
-        "ms": {name: round(statistics.median(each) * 1e3, 4) for name, each in found.items()},
+        "ms": milliseconds(found),
         "packed_over": {
             name: round(statistics.median(a / b for a, b in zip(packed, each, strict=False)), 3)
             for name, each in found.items()
