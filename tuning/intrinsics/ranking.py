@@ -34,12 +34,16 @@ __device__ __forceinline__ void prefill_rank_use(void* table, int value) {{
 }}
 """
 
+# Of a number of things that it knows, the compiler unrolls all comparisons, and ptxas (CUDA 13.0)
+# then gives up on registers of warps in the whole kernel: a tenth to a sixth more instructions for
+# each tile of keys. So it must not know.
 _RANK = f"""
 __device__ __forceinline__ int prefill_rank(void* table, int things) {{
   int* keys = (int*)table;
   unsigned short* ranked = (unsigned short*)(keys + {TABLE});
   int threads = blockDim.x * blockDim.y * blockDim.z, some = 0;
   int thing = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
+  asm("" : "+r"(things));
   int whole = (things + 7) / 8 * 8;
   if (thing < whole - things) keys[things + thing] = -1;
   __syncthreads();
