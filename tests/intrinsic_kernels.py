@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(128) kernel(
   float c[{n} / 2 * {stacked}];
   {left}
   {join}
-  {name}(c, {argument}, keys);
+  {name}(c, {argument}, keys{more});
   {wait}
   for (int i = 0; i < {n} / 2 * {stacked}; ++i) out[row(i, {n}) * {n} + column(i, {n})] = c[i];
 }}
@@ -127,6 +127,7 @@ def dot_kernel(product: Product, kv_tile: int, head_dim: int) -> IntrinsicKernel
         join=f"{JOIN}_{product.unit}(0);", wait=_wait(product, kv_tile),
         left="" if shared else _IN_REGISTERS.format(k=head_dim, stacked=stacked),
         argument=f"queries + threadIdx.z * {product.rows} * {width}" if shared else "a",
+        more=", threadIdx.z" if product.unit == "wgmma" else "",
     )  # fmt: skip
     return IntrinsicKernel(source, (kv_tile + rows) * head_dim * 2)
 

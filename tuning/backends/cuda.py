@@ -148,9 +148,8 @@ class Cuda(Backend):
 
     def packing(self, host: Any, target: Any) -> dict[str, Any]:
         """Machine code for the target's architecture, which needs no GPU to be made."""
-        source = device_source(host)
-        cubin = compile_cubin(source, str(target.attrs["arch"]))
-        return {"fpack_imports": packed_as_machine_code(source, cubin)}
+        cubin = compile_cubin(device_source(host), str(target.attrs["arch"]))
+        return {"fpack_imports": packed_as_machine_code(cubin)}
 
     def source(self, host: Any) -> str:
         """CUDA, as NVRTC is given it."""

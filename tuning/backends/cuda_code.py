@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,13 @@ from .nvrtc import Cubin
 
 _FORCE_SOURCE = "TVM_COMPILE_FORCE_FALLBACK"
 _environment_lock = threading.Lock()
+
+_KERNEL = re.compile(r'^(extern "C" __global__ [^;{]*\{\n)(.*?^\}\n)', re.MULTILINE | re.DOTALL)
+# Hides CUDA's variable of the same name.
+_THREAD = """\
+  const struct { int x, y, z; } threadIdx = {(int)::threadIdx.x, (int)::threadIdx.y,
+                                             __shfl_sync(0xffffffffu, (int)::threadIdx.z, 0)};
+"""
 
 
 @contextmanager
@@ -33,19 +41,35 @@ def stays_source() -> Iterator[None]:
 
 
 def device_source(host: Any) -> str:
-    """The CUDA source that a module built for a GPU carries."""
+    """The CUDA source of a module built for a GPU, as NVRTC is given it."""
+    return _warps_known(_generated(host))
+
+
+def packed_as_machine_code(cubin: Cubin) -> Callable[..., str]:
+    """A ``fpack_imports`` for ``export_library`` that puts a cubin where the source would stand."""
+    return partial(_pack_cubin, cubin)
+
+
+def _generated(host: Any) -> str:
+    """The CUDA source that a module carries."""
     (device,) = host.imports
     return device.inspect_source("cuda")
 
 
-def packed_as_machine_code(source: str, cubin: Cubin) -> Callable[..., str]:
-    """A ``fpack_imports`` for ``export_library`` that puts a cubin where the source would stand."""
-    return partial(_pack_cubin, source, cubin)
+def _warps_known(source: str) -> str:
+    """The source, with kernels that ask for a warp's number told that ``threadIdx.z`` is one.
+
+    What is computed of it is then computed once for a warp, and not for each of its lanes.
+    """
+
+    def told(kernel: re.Match[str]) -> str:
+        head, body = kernel.groups()
+        return head + _THREAD + body if "prefill_warp_number()" in body else kernel[0]
+
+    return _KERNEL.sub(told, source)
 
 
-def _pack_cubin(
-    source: str, cubin: Cubin, host: Any, is_system_lib: bool, prefix: str, folder: str
-) -> str:
+def _pack_cubin(cubin: Cubin, host: Any, is_system_lib: bool, prefix: str, folder: str) -> str:
     """Write the object that a library loads its device code from, with the cubin for the source.
 
     Returns
@@ -56,7 +80,7 @@ def _pack_cubin(
     import tvm_ffi
 
     packed = tvm_ffi.get_global_func("runtime.ModulePackImportsToTensor")(host).numpy().tobytes()
-    blob = _with_cubin(packed, source.encode(), cubin.image)
+    blob = _with_cubin(packed, _generated(host).encode(), cubin.image)
     target = host.get_function("_get_target_string")()
     make_object = tvm_ffi.get_global_func("codegen.codegen_blob")
     path = Path(folder) / f"{prefix}devc.o"

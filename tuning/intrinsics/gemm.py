@@ -32,6 +32,7 @@ from .fragments import (
     panel_width,
 )
 from .mma import mma_source
+from .uniform import warp_number
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,10 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
 
     def call(C: Any, A: Any, B: Any) -> Any:
         query = T.address_of(A[0, 0]) if q_tile is None else A.access_ptr(UNTRACKED)
-        key = B.access_ptr(UNTRACKED)
-        return T.cuda.func_call(name, T.address_of(C[0, 0]), query, key, source_code=source)
+        operands = [query, B.access_ptr(UNTRACKED)]
+        if product.unit == "wgmma" and q_tile is not None:
+            operands.append(warp_number())
+        return T.cuda.func_call(name, T.address_of(C[0, 0]), *operands, source_code=source)
 
     def end(C: Any) -> Any:
         return _wait(product.unit, T.address_of(C[0, 0]), N)
@@ -341,6 +344,8 @@ def _source(
     That tile has as many rows as are summed over or are columns of the result, or more: ``keys``.
     """
     parameters = "float* c, void* a_, void* b_" + (", float* r" if values else "")
+    if product.unit == "wgmma" and q_tile is not None:
+        parameters += ", int warp"
     before = _rescale(product.rows, columns) if values else ""
     if product.unit == "wgmma":
         body = _wgmma(product, columns, depth, q_tile, values, keys)
@@ -381,7 +386,7 @@ def _wgmma(
         left, right, flags = f"%{count}", f"%{count + 1}", f"1, 1, 0, {int(values)}"
         inputs = f'"l"(left + (unsigned long long)({_along_row(width, q_tile)}))'
         # All four warps name the first one's rows.
-        first = f"a_) - (threadIdx.z & 3) * {WARP_ROWS * width * 2}"
+        first = f"a_) - (warp & 3) * {WARP_ROWS * width * 2}"
         setup += _descriptor("left", first, width)
 
     def multiply(index: str, accumulate: bool) -> str:

@@ -17,7 +17,18 @@ __device__ __forceinline__ int prefill_uniform(int value) {
 }
 """
 
+# A macro: within a kernel that hides CUDA's `threadIdx` by its own (see backends/cuda_code.py), it
+# names that one.
+_NUMBER = """
+#define prefill_warp_number() ((int)threadIdx.z)
+"""
+
 
 def uniform(value: Any) -> Any:
     """A call that gives the value of the first thread of a warp, int32."""
     return T.cuda.func_call("prefill_uniform", value, source_code=_UNIFORM, return_type="int32")
+
+
+def warp_number() -> Any:
+    """A call that gives ``threadIdx.z``, of blocks in which each warp has one of its own, int32."""
+    return T.cuda.func_call("prefill_warp_number", source_code=_NUMBER, return_type="int32")
