@@ -25,7 +25,8 @@ needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="needs the extra
 
 @pytest.fixture
 def flash_attention(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Something that calls itself a build of FlashAttention-3."""
+    """Something that calls itself a build of FlashAttention-3, and no other."""
+    monkeypatch.setitem(sys.modules, "fa3_fwd_interface", None)
     monkeypatch.syspath_prepend(str(STAND_INS))
     yield
     for name in ("flash_attn_interface", "flash_attn_config"):
@@ -69,6 +70,7 @@ def test_a_spec_goes_to_the_first_build_that_takes_it(
     flash_attention: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second has softcaps, which the first has not, and no float16."""
+    monkeypatch.delitem(sys.modules, "fa3_fwd_interface")
     (tmp_path / "fa3_fwd_interface.py").touch()
     flags = {"FLASHATTENTION_DISABLE_FP16": True, "FLASHATTENTION_DISABLE_LOCAL": True}
     (tmp_path / "fa3_fwd_config.py").write_text(f"CONFIG = {{'build_flags': {flags}}}")
