@@ -48,19 +48,35 @@ def test_the_nearest_workload_comes_first(tmp_path: Path, target: ResolvedTarget
     spec, near = PrefillSpec(12, 12, 64), PrefillSpec(16, 16, 64)
     case = Case(spec, PrefillShape(4, 128), parse_lengths("full"))
     records = [
-        (str(spec), "b4_q128_kv128", "full"),  # the case itself: its trials are in the log
+        (str(spec), "b4_q128_kv128", "full"),  # the case itself
         (str(spec), "b32_q2048_kv2048", "full"),
         (str(near), "b4_q128_kv128", "full"),
         (str(spec), "b4_q128_kv128", "uniform"),
         (str(PrefillSpec(12, 12, 128)), "b4_q128_kv128", "full"),
         (str(PrefillSpec(12, 12, 64, mask_mode="causal_padded_left")), "b4_q128_kv128", "full"),
-        (str(PrefillSpec(12, 12, 64, "float16")), "b4_q128_kv128", "full"),
+        (str(PrefillSpec(12, 12, 64, "float32")), "b4_q128_kv128", "full"),
         (str(PrefillSpec(12, 12, 64, window=(64, 64))), "b4_q128_kv128", "full"),
     ]
-    assert _tiles(tmp_path, case, records) == [3, 2, 7, 1]
+    assert _tiles(tmp_path, case, records) == [0, 3, 2, 7]
 
 
-def test_records_of_other_targets_are_taken_also_of_the_case_itself(tmp_path: Path) -> None:
+def test_a_case_begins_with_its_own_record_though_others_are_faster(tmp_path: Path) -> None:
+    """Shorter lengths of the same shape take less time, with tiles that suit them."""
+    spec = PrefillSpec(12, 12, 64)
+    names = [str(replace(spec, padding_output="untouched")), str(replace(spec, layout="packed"))]
+    records = [(each, "uniform", 1.0) for each in (*names, str(spec))]
+    records += [(names[0], "full", 2.0), (names[1], "full", 2.5)]
+    entries = [
+        small_entry(n, secs=secs, spec=name, shape="b4_q128_kv128", lens=lens, space=SPACE,
+                    variant={"n": n})
+        for n, (name, lens, secs) in enumerate([*records, (str(spec), "full", 3.0)])
+    ]  # fmt: skip
+    case = Case(spec, PrefillShape(4, 128), parse_lengths("full"))
+    found = nearest_trials(filled(tmp_path, entries, KEY), case, [SPACE])
+    assert [trial.variant["n"] for trial in found] == [5, 3, 4, 2]
+
+
+def test_records_of_other_targets_are_taken_too(tmp_path: Path) -> None:
     """The first candidate on a machine that nobody tuned for is that of its level."""
     case = Case(PrefillSpec(12, 12, 64), PrefillShape(4, 128), parse_lengths("full"))
 
@@ -75,7 +91,7 @@ def test_records_of_other_targets_are_taken_also_of_the_case_itself(tmp_path: Pa
     filled(tmp_path, [entry(3, "b4_q128_kv128")], TargetKey("llvm", "apple_m1", "8c"))
     own, *others = Finder([tmp_path]).stores(asked, Tier.OTHER_TARGET)
     found = nearest_trials(own, case, [SPACE], others)
-    assert [trial.variant["n"] for trial in found] == [1, 2, 3]
+    assert [trial.variant["n"] for trial in found] == [0, 1, 2, 3]
 
 
 def test_what_padded_records_decided_begins_a_packed_search(

@@ -17,8 +17,9 @@ from .trial_log import Trial
 _MOST, _MOST_OF_ONE = 6, 4
 
 # Beside the logarithm of a ratio of sizes: a dtype of the same width; a window with an end where
-# the other is open, so that of a trace the decisions alone fit.
-_OTHER_DTYPE, _OTHER_ENDS = 0.5, 1.0
+# the other is open, so that of a trace the decisions alone fit; other lengths of the same shape,
+# which may be less work and so faster; another layout, or padding that is left otherwise.
+_OTHER_DTYPE, _OTHER_ENDS, _OTHER_LENGTHS, _OTHER_LAYOUT = 0.5, 1.0, 0.1, 0.05
 
 
 def nearest_trials(
@@ -26,12 +27,13 @@ def nearest_trials(
 ) -> list[Trial]:
     """The fastest records of the workloads nearest to a case, as trials without times.
 
-    Near are other shapes, lengths, numbers of heads, windows, and dtypes of the same width.
+    Nearest are those of the case itself, which no log may have; near are other shapes, lengths,
+    numbers of heads, windows, layouts, and dtypes of the same width.
 
     Parameters
     ----------
     store : RecordStore
-        That the search is for: of the case itself, its log holds the trials.
+        That the search is for.
     spaces : Collection[str]
         Of which design spaces.
     others : Iterable[RecordStore]
@@ -48,16 +50,23 @@ def nearest_trials(
         near = [
             (distance, entry.speed, entry)
             for entry in each.entries
-            if entry.provenance.space in spaces
-            and (distance := _distance(entry, case)) is not None
-            and not (each is store and _is_same(entry, case))
+            if entry.provenance.space in spaces and (distance := _distance(entry, case)) is not None
         ]
         near.sort(key=lambda each: each[:2])
-        for _, _, entry in near[:_MOST_OF_ONE]:
-            of, trace = entry.provenance, _trace_for(entry, case.spec)
-            trial = Trial(of.space, dict(of.variant), trace)
-            found.setdefault(trial.identity, trial)
+        found |= _distinct((entry for _, _, entry in near), case.spec)
     return [*found.values()][:_MOST]
+
+
+def _distinct(entries: Iterable[Entry], spec: PrefillSpec) -> dict[str, Trial]:
+    """The first records that differ, as trials by their identity."""
+    found: dict[str, Trial] = {}
+    for entry in entries:
+        of, trace = entry.provenance, _trace_for(entry, spec)
+        trial = Trial(of.space, dict(of.variant), trace)
+        found.setdefault(trial.identity, trial)
+        if len(found) == _MOST_OF_ONE:
+            break
+    return found
 
 
 def _trace_for(entry: Entry, spec: PrefillSpec) -> Any:
@@ -67,12 +76,6 @@ def _trace_for(entry: Entry, spec: PrefillSpec) -> Any:
         return entry.trace
     names = rf'("prefill_\w*)_{dtype}(?=[_"])'
     return json.loads(re.sub(names, rf"\1_{spec.dtype}", json.dumps(entry.trace)))
-
-
-def _is_same(entry: Entry, case: Case) -> bool:
-    """Whether a record is of the case itself."""
-    of = entry.provenance
-    return (of.spec, of.shape, of.lens) == (str(case.spec), str(case.shape), case.lens.text)
 
 
 def _form(spec: PrefillSpec) -> tuple[object, ...]:
@@ -101,4 +104,7 @@ def _distance(entry: Entry, case: Case) -> float | None:
     groups = abs(math.log2(spec.group_size / other.group_size))
     of_dtype = _OTHER_DTYPE * (spec.dtype != other.dtype)
     of_window = _OTHER_ENDS * (_open_ends(spec) != _open_ends(other))
-    return shapes + heads + groups + of_dtype + of_window
+    of_lengths = _OTHER_LENGTHS * (entry.provenance.lens != case.lens.text)
+    layouts = (spec.layout, spec.padding_output), (other.layout, other.padding_output)
+    of_layout = _OTHER_LAYOUT * (layouts[0] != layouts[1])
+    return shapes + heads + groups + of_dtype + of_window + of_lengths + of_layout
