@@ -105,6 +105,6 @@ def _distance(entry: Entry, case: Case) -> float | None:
     of_dtype = _OTHER_DTYPE * (spec.dtype != other.dtype)
     of_window = _OTHER_ENDS * (_open_ends(spec) != _open_ends(other))
     of_lengths = _OTHER_LENGTHS * (entry.provenance.lens != case.lens.text)
-    layouts = (spec.layout, spec.padding_output), (other.layout, other.padding_output)
-    of_layout = _OTHER_LAYOUT * (layouts[0] != layouts[1])
+    alike = (spec.layout, spec.padding_output) == (other.layout, other.padding_output)
+    of_layout = _OTHER_LAYOUT * (not alike)
     return shapes + heads + groups + of_dtype + of_window + of_lengths + of_layout
