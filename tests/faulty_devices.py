@@ -63,6 +63,8 @@ def prepare(*_: Any) -> None:
 def time_baseline(path: str, *_: Any) -> float:
     """Seconds of the calibration kernel."""
     fault, _, _ = os.environ["DEVICE_FAULT"].partition(":")
+    if fault == "stuck" and not _has_happened():
+        time.sleep(600)
     return 1e-3 * (10 if fault == "slow" else 1)
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -321,3 +322,15 @@ def test_a_search_that_is_stopped_waits_for_no_device(tmp_path: Path) -> None:
             outcome = pool.measure(check_and_time, os.devnull, never, timeout=1.0)
         assert outcome == Outcome("cancelled")
         assert time.monotonic() - start < 60
+
+
+def test_a_pool_that_is_closed_blames_no_device(tmp_path: Path) -> None:
+    """Closing ends what devices are doing, which is no fault of theirs."""
+    begun = tmp_path / "once"
+    baseline: Future[str | None] = Future()
+    baseline.set_result(os.devnull)
+    with _pool([device(), device("stuck", begun)]) as pool:
+        pool.open(device_job(_case(), TARGET, threading.Event(), baseline))
+        while not (begun.exists() and math.isfinite(pool.slots[0].calibration)):
+            time.sleep(0.01)
+    assert (pool.faults, pool.notes) == ({}, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .job import Job
 from .slot import Slot
@@ -14,12 +14,20 @@ from .slot import Slot
 _PATIENCE = 60.0
 
 
-def calibrate(slot: Slot, job: Job) -> str:
-    """Time the calibration kernel on a slot that has not; what is wrong with it, if anything is."""
+def calibrate(slot: Slot, job: Job, is_closing: Callable[[], bool]) -> str:
+    """Time the calibration kernel on a slot that has not; what is wrong with it, if anything is.
+
+    Parameters
+    ----------
+    is_closing : Callable[[], bool]
+        Whether the slot is being closed, which ends its calls: they say nothing of it then.
+    """
     call = job.calibration()
     if call is None or math.isfinite(slot.calibration):
         return ""
     timed = call.on(slot.runner)
+    if timed.status != "ok" and is_closing():
+        return ""
     if timed.status != "ok":
         # The kernel may be unfit for all devices alike: the gate tells whether others can time it.
         slot.runner.restart()

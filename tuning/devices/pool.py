@@ -194,6 +194,9 @@ class Pool:
         assert self._job is not None, "the pool has not been opened"
         return self._job
 
+    def _is_closing(self) -> bool:
+        return self._closing
+
     def _bring_up_later(self, slot: Slot, *, restart: bool = False) -> None:
         with self._lock:
             if self._closing or slot.aside:
@@ -212,14 +215,13 @@ class Pool:
                 if restart or attempt:
                     slot.calibration = math.nan  # it may have become another device
                     slot.runner.restart()
-                reason = self._prepare(slot, job) or calibrate(slot, job)
+                reason = self._prepare(slot, job) or calibrate(slot, job, self._is_closing)
             except (PrefilltuneError, OSError) as error:
                 reason = str(error)
             if not reason:
                 self._arrive(slot)
                 return
-        if not self._closing:
-            self._set_aside(slot, reason, "unusable device")
+        self._set_aside(slot, reason, "unusable device")
 
     def _prepare(self, slot: Slot, job: Job) -> str:
         """Have a slot ready for a job; what is wrong with it, if anything is."""
@@ -255,7 +257,7 @@ class Pool:
 
     def _set_aside(self, slot: Slot, reason: str, kind: str) -> None:
         with self._lock:
-            if slot.aside:
+            if slot.aside or self._closing:  # what fails in a pool that is closed was ended by it
                 return
             self._health.set_aside(slot, reason, kind)
             self._let_in()  # others may have waited for it
