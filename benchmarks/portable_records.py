@@ -111,7 +111,7 @@ def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> 
 
 
 def first_of(target: ResolvedTarget, spec: PrefillSpec, text: str) -> Found:
-    """The first schedule of the variant ``QxKV`` or ``QxKV,packed`` of the space.
+    """The first schedule of the variant ``QxKV``, ``QxKV,values`` or ``QxKV,packed`` of the space.
 
     With ``,last``, that which has the last choice of each that is sampled.
     """
@@ -120,7 +120,7 @@ def first_of(target: ResolvedTarget, spec: PrefillSpec, text: str) -> Found:
     variant = {
         "q_tile": q_tile,
         "kv_tile": kv_tile,
-        "packed": "packed" in options,
+        "packed": "packed" in options or ("values" in options and "values"),
         "registers": vector_registers(target.target),
         "lanes": vector_lanes(target.target),
     }
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--shape", action="append", help="1x128 and 1x512 when absent")
     parser.add_argument("--most", type=int, default=1, help="schedules of records to try for each")
     parser.add_argument(
-        "--variant", action="append", default=[], help="QxKV, QxKV,packed, QxKV,last"
+        "--variant", action="append", default=[], help="QxKV, QxKV,values, QxKV,packed, with ,last"
     )
     parser.add_argument("--head-dim", type=int, help="all that presets have when absent")
     options = parser.parse_args()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from prefilltune.tuning.derivation import (
     pipelined_attention,
 )
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.spaces.llvm_fused import schedule
+from prefilltune.tuning.spaces.llvm_fused import Packed, schedule
 from prefilltune.workloads import (
     TVM_MASK_MODES,
     PrefillShape,
@@ -36,7 +36,7 @@ def _fused(spec: PrefillSpec, shape: PrefillShape) -> Any:
     space = SPACES["llvm_fused"]
     variant = space.variants(spec, shape, resolve_target("llvm", 1))[0]
     sch = Schedule(space.describe(spec, shape, variant), seed=3)
-    schedule(sch, packed=bool(variant["packed"]))
+    schedule(sch, packed=cast(Packed, variant["packed"]))
     return sch.mod
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tvm
+import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import kernel_error
-from tvm.s_tir import Schedule
+from tvm.ir import TensorLoad
+from tvm.s_tir import Schedule, transform
 
 from prefilltune.tuning.backends.llvm import LLVM
 from prefilltune.tuning.backends.resolving import resolve_target
@@ -19,7 +21,7 @@ from prefilltune.tuning.building.finishing import finished
 from prefilltune.tuning.derivation import online_attention
 from prefilltune.tuning.search.strategies.context import tune_context
 from prefilltune.tuning.spaces import SPACES
-from prefilltune.tuning.spaces.llvm_fused import Vectors, schedule
+from prefilltune.tuning.spaces.llvm_fused import Packed, Vectors, schedule
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import (
     TOLERANCE,
@@ -68,14 +70,16 @@ def test_random_decisions_on_random_workloads(data: st.DataObject, target: Resol
     sch = Schedule(
         FUSED.describe(spec, shape, variant), seed=data.draw(st.integers(1, 1000), "seed")
     )
-    schedule(sch, packed=bool(variant["packed"]), vectors=Vectors.of(variant))
+    schedule(sch, packed=cast(Packed, variant["packed"]), vectors=Vectors.of(variant))
     assert _worst_error(sch.mod, spec, shape, target) <= TOLERANCE[spec.dtype]
 
 
 @pytest.mark.parametrize("mask_mode", ["padded", "causal_padded_left"])
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [False, "values", True])
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_real_lengths(target: ResolvedTarget, mask_mode: str, packed: bool, head_dim: int) -> None:
+def test_real_lengths(
+    target: ResolvedTarget, mask_mode: str, packed: Packed, head_dim: int
+) -> None:
     spec, shape = PrefillSpec(4, 2, head_dim, "float32", mask_mode), PrefillShape(6, 257)
     sch = Schedule(online_attention(spec, shape, Tiles(32, 64)), seed=7)
     schedule(sch, packed=packed)
@@ -93,7 +97,10 @@ def test_tiles_fit_the_lengths(target: ResolvedTarget) -> None:
 
 @pytest.mark.parametrize(
     ("mcpu", "registers", "lanes", "q_tiles"),
-    [("x86-64-v3", 16, 8, {8, 16, 32, 48, 64, 128}), ("x86-64-v4", 32, 16, {16, 32, 48, 64, 128})],
+    [
+        ("x86-64-v3", 16, 8, {8, 16, 32, 48, 64, 128, 256}),
+        ("x86-64-v4", 32, 16, {16, 32, 48, 64, 128, 256}),
+    ],
 )
 def test_tiles_are_vectors_of_the_cpu(
     mcpu: str, registers: int, lanes: int, q_tiles: set[int]
@@ -101,6 +108,7 @@ def test_tiles_are_vectors_of_the_cpu(
     cpu = resolve_target(f'{{"kind": "llvm", "mcpu": "{mcpu}"}}')
     found = FUSED.variants(PrefillSpec(2, 2, 16, "float32"), PrefillShape(1, 512), cpu)
     assert {variant["q_tile"] for variant in found} == q_tiles
+    assert {variant["packed"] for variant in found} == {True, registers == 16 and "values"}
     assert {(variant["registers"], variant["lanes"]) for variant in found} == {(registers, lanes)}
 
 
@@ -113,6 +121,43 @@ def test_keys_past_the_valid_length_are_not_visited() -> None:
     (tile_loop,) = [loop for loop in loops if loop.loop_var.name == "jt"]
     assert not isinstance(tile_loop.extent, tvm.tirx.IntImm)
     assert "end" in str(tile_loop.extent)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "q_tile", "packed", "apart"),
+    [
+        (128, 64, True, {"k_rows": 144, "v_rows": 144}),
+        (128, 64, False, {}),
+        (128, 64, "values", {"v_rows": 144}),
+        (64, 128, True, {"q_rows": 144, "scores": 144, "weights": 144}),
+        (256, 32, True, {"k_rows": 272, "v_rows": 272}),
+        (64, 64, True, {}),
+    ],
+)
+def test_long_rows_begin_an_odd_number_of_cache_lines_apart(
+    head_dim: int, q_tile: int, packed: Packed, apart: dict[str, int]
+) -> None:
+    """Else a column of a tile lies in an eighth of the sets of a cache, or fewer."""
+    spec, shape = PrefillSpec(2, 1, head_dim, "float32"), PrefillShape(2, 512)
+    sch = Schedule(online_attention(spec, shape, Tiles(q_tile, 64)), seed=3)
+    schedule(sch, packed=packed)
+    strides: dict[str, int] = {}
+
+    def see(load: Any) -> None:
+        if load.source.strides:
+            strides[load.source.name] = int(load.source.strides[0])
+
+    lowered = tvm.transform.Sequential(
+        [
+            transform.LowerInitBlock(),
+            transform.PlanAndUpdateBufferAllocationLocation(),
+            transform.ConvertBlocksToOpaque(),
+            transform.CompactBufferAllocation(),
+        ]
+    )(sch.mod)
+    tvm_ffi.structural_walk(lowered["main"].body, (TensorLoad, see))
+    inner = {"q_rows", "scores", "weights", "k_rows", "v_rows"}
+    assert {name: each for name, each in strides.items() if name in inner} == apart
 
 
 def test_scheduled_kernel_is_the_golden_one(request: pytest.FixtureRequest) -> None:

@@ -3,8 +3,8 @@
 The first GEMM keeps query rows in the vector lanes, so that the softmax runs over whole vectors
 without a step across lanes, and its result is the operand that the second GEMM broadcasts. The
 query tile is transposed once, in registers; keys and values are read as they lie, or copied tile by
-tile (variant ``packed``), which pays where rows lie so far apart that they evict one another, and
-which converts dtypes of 16 bits to float32.
+tile (variant ``packed``: values, or both), which pays where rows lie so far apart that they evict
+one another, and which converts dtypes of 16 bits to float32.
 
 Both GEMMs work on register tiles of a few vectors by a few broadcast elements, as large as the
 registers of the target hold: with 16 of 8 lanes, 16 rows by 6 keys, then 6 rows by 16 elements.
@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, cast
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, Tiles
 from ..derivation import online_attention
@@ -26,10 +26,15 @@ from ..pipeline import PEEL, TILES, TRANSPOSE, TRIM
 from ..target import ResolvedTarget, vector_lanes, vector_registers
 from .space import DesignSpace, Variant, one_schedule, reaches
 
+#: Neither keys nor values, values, or both.
+Packed = Literal[False, "values", True]
+
 _KV_TILES = (64, 128, 32, 256)
 _MIN_KV_TILE = 32
-# Long sequences take 64, short and causal ones 16: the first ones that a search tries.
-_Q_TILES = (64, 16, 32, 128, 8, 48)
+# Long sequences take 64, short and causal ones 16: the first ones that a search tries. Of more rows
+# keys and values are copied less often, where rows lie far apart the larger part of what is not
+# multiplied; but more rows lie behind the end of a sequence, or before a mask's.
+_Q_TILES = (64, 16, 32, 128, 256, 8, 48)
 # Register tiles, by registers: how many vectors wide, the best first, and how many broadcast
 # elements high in the first and in the second GEMM, the best first. With as many accumulators as
 # there is room for, loads are fewest; fewer may leave less over.
@@ -42,8 +47,20 @@ _MULTIPLIED = (8, 4)
 # Of how many keys the second GEMM's is, by registers. With AVX-512, LLVM works out where four keys
 # lie in one vector, which keeps them waiting: 14 % of a kernel's time.
 _SUMMED = {16: (4, 2), 32: (2, 4)}
+# Which tiles are copied (variant ``packed``), by registers: values are read again for every few
+# rows, keys once for all rows of a tile. With AVX2 that of values alone is faster than none, with
+# AVX-512 it is slower.
+_PACKED: dict[int, tuple[Packed, ...]] = {16: ("values", True), 32: (False, True)}
+_COPIED: dict[Packed, tuple[str, ...]] = {
+    False: (),
+    "values": ("v_rows",),
+    True: ("k_rows", "v_rows"),
+}
 # Tiles of keys end at a multiple.
 _TOGETHER = 4
+# Elements of a cache line, and of rows that are eight lines long or more: a column of such a tile
+# would lie in an eighth of the first cache's sets, and evict itself.
+_LINE, _LONG_ROW = 16, 128
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,7 @@ class LlvmFused(DesignSpace):
         sizes = [size for size in _Q_TILES if size % lanes == 0]
         q_tiles = [size for size in sizes if reaches(size, shape.qo_len, min(sizes))]
         kv_tiles = [size for size in _KV_TILES if reaches(size, shape.num_kv, _MIN_KV_TILE)]
-        packed = (True,) if _is_converted(spec) else (False, True)
+        packed = (True,) if _is_converted(spec) else _PACKED[registers]
         return [
             {
                 "q_tile": q_tile,
@@ -128,7 +145,8 @@ class LlvmFused(DesignSpace):
     def facts(self, spec: PrefillSpec, variant: Variant) -> dict[str, str]:
         copied = "read where they are"
         if variant["packed"]:
-            copied = "copied into rows that lie together"
+            only = "values alone " if variant["packed"] == "values" else ""
+            copied = f"{only}copied into rows that lie together"
             if _is_converted(spec):
                 copied += f", from {spec.dtype} to float32"
         return {
@@ -140,7 +158,7 @@ class LlvmFused(DesignSpace):
     def generator(self, spec: PrefillSpec, variant: Variant) -> Any:
         from tvm.s_tir.meta_schedule.mutator import MutateTileSize
 
-        packed, vectors = bool(variant["packed"]), Vectors.of(variant)
+        packed, vectors = cast(Packed, variant["packed"]), Vectors.of(variant)
         return one_schedule(
             lambda sch: schedule(sch, packed=packed, vectors=vectors),
             {} if vectors else {MutateTileSize(): 1.0},
@@ -152,24 +170,26 @@ def _is_converted(spec: PrefillSpec) -> bool:
     return spec.dtype != "float32"
 
 
-def schedule(sch: Any, *, packed: bool, vectors: Vectors | None = AVX2) -> None:
+def schedule(sch: Any, *, packed: Packed, vectors: Vectors | None = AVX2) -> None:
     """Schedule the online description for a CPU.
 
     Parameters
     ----------
     sch : tvm.s_tir.Schedule
         Of an :func:`~prefilltune.tuning.derivation.online_attention`; scheduled in place.
-    packed : bool
-        Whether key and value tiles are copied before they are used.
+    packed : bool or "values"
+        Whether key and value tiles are copied before they are used, or those of values alone.
     vectors : Vectors or None
         What register tiles are made of; None for tiles as wide as sampled, which LLVM takes apart,
         as records have them whose variants name no registers.
     """
     sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock("attention"))))
     _rows_into_lanes(sch)
+    copied = _COPIED[packed]
     if vectors:
+        _set_long_rows_apart(sch, copied)
         sch.annotate(sch.get_loops(sch.get_sblock("score_tile"))[-1], TILES, _TOGETHER)
-    _load_tiles(sch, vectors, packed=packed)
+    _load_tiles(sch, vectors, copied)
     dot_reduction = _tile_score_gemm(sch, vectors)
     reductions = _vectorize_softmax(sch, vectors)
     out_reduction = _tile_value_gemm(sch, vectors)
@@ -198,11 +218,20 @@ def _rows_into_lanes(sch: Any) -> None:
     sch.compute_inline(sch.get_sblock("probs"))
 
 
-def _load_tiles(sch: Any, vectors: Vectors | None, *, packed: bool) -> None:
+def _set_long_rows_apart(sch: Any, copied: Sequence[str]) -> None:
+    """Have long rows begin an odd number of cache lines apart, so that columns lie in all sets."""
+    rows = {"q_rows": -2, "scores": -2, "weights": -2}  # as the loops are: of a row, of an element
+    for name, loop in {**rows, **dict.fromkeys(copied, -1)}.items():
+        block = sch.get_sblock(name)
+        if int(sch.get(sch.get_loops(block)[loop]).extent) >= _LONG_ROW:
+            sch.storage_align(block, 0, 0, 2 * _LINE, _LINE)
+
+
+def _load_tiles(sch: Any, vectors: Vectors | None, copied: Sequence[str]) -> None:
     _transpose(sch, "q_rows", vectors)
     for name in ("k_rows", "v_rows"):
         block = sch.get_sblock(name)
-        if packed:
+        if name in copied:
             if vectors:
                 sch.annotate(sch.get_loops(block)[-2], TRIM, 1)
             _vectorize(sch, sch.get_loops(block)[-1], vectors)
