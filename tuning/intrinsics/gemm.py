@@ -60,6 +60,13 @@ class Product:
         """What names of intrinsics call it."""
         return self.unit if self.rows == WARP_ROWS else f"{self.unit}_m{self.rows}"
 
+    def is_told_its_warp(self, q_tile: int | None) -> bool:
+        """Whether functions are given the number of the warp, with queries in shared memory.
+
+        Descriptors of ``wgmma`` say where a warpgroup's rows of ``q_tile`` lie.
+        """
+        return self.unit == "wgmma" and q_tile is not None
+
 
 #: Functions that wait, by the beginning of their names. The last argument of a call is how many, of
 #: what was started latest, need not have ended: groups of loads, or products.
@@ -199,7 +206,7 @@ def dot_intrin(product: Product, kv_tile: int, head_dim: int, q_tile: int | None
     def call(C: Any, A: Any, B: Any) -> Any:
         query = T.address_of(A[0, 0]) if q_tile is None else A.access_ptr(UNTRACKED)
         operands = [query, B.access_ptr(UNTRACKED)]
-        if product.unit == "wgmma" and q_tile is not None:
+        if product.is_told_its_warp(q_tile):
             operands.append(warp_number())
         return T.cuda.func_call(name, T.address_of(C[0, 0]), *operands, source_code=source)
 
@@ -344,7 +351,7 @@ def _source(
     That tile has as many rows as are summed over or are columns of the result, or more: ``keys``.
     """
     parameters = "float* c, void* a_, void* b_" + (", float* r" if values else "")
-    if product.unit == "wgmma" and q_tile is not None:
+    if product.is_told_its_warp(q_tile):
         parameters += ", int warp"
     before = _rescale(product.rows, columns) if values else ""
     if product.unit == "wgmma":
