@@ -90,6 +90,20 @@ def test_a_signal_ends_a_process_and_all_that_it_started(tmp_path: Path, number:
         assert run.ended() == (128 + number, "", _LINE)
 
 
+@pytest.mark.parametrize(
+    ("kept", "line"),
+    [
+        ("lambda: '2 kept'", "prefilltune: interrupted; 2 kept; go on\n"),
+        ("str", _LINE),
+        ("lambda: 1 / 0", _LINE),
+    ],
+)
+def test_the_last_line_says_what_was_kept(tmp_path: Path, kept: str, line: str) -> None:
+    with _running(tmp_path, f"ending.kept = {kept}; callback()") as run:
+        run.process.send_signal(signal.SIGINT)
+        assert run.ended() == (130, "", line)
+
+
 def test_work_that_is_waited_for_ends_by_itself(tmp_path: Path) -> None:
     doing = "with ending.patient() as wish: ready(); wish.wait(600)"
     with _running(tmp_path, doing) as run:

@@ -143,10 +143,14 @@ class Ending:
     ----------
     advice : str
         How to go on, the end of the line that is printed.
+    kept : Callable[[], str]
+        What was kept and not yet said, before that in the line: asked as late as then, for work may
+        end between what it keeps and what it says.
     """
 
     def __init__(self) -> None:
         self.advice = "run the same command again"
+        self.kept: Callable[[], str] = str
         self._wish = Wish()
         self._last_acts: list[Callable[[], object]] = []
         self._number = 0
@@ -238,7 +242,10 @@ class Ending:
             _stand_still()
 
     def _say(self) -> None:
-        _print_at_once(f"prefilltune: interrupted; {self.advice}")
+        kept = ""
+        with contextlib.suppress(Exception):  # what there is may be half of something
+            kept = self.kept()
+        _print_at_once("; ".join(filter(None, ["prefilltune: interrupted", kept, self.advice])))
 
 
 def _ignore_signals() -> None:

@@ -7,13 +7,15 @@ import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...database import Tier
+from ...database import RecordStore, TargetKey, Tier
+from ...database.dates import date_now, moment
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
 from ...workloads.phrases import tuned_as
 from ..counting import count
@@ -144,6 +146,7 @@ def tune(
         for case, of_case in cases.items():
             log = log_path(case, resolved.key, root)
             ending.advice = f"run the same command again and the search goes on from {log}"
+            ending.kept = partial(_kept_since, date_now(), case, resolved.key, root)
             with (
                 SearchDisplay(console, case.on(resolved.key)) as display,
                 ending.patient() as wish,
@@ -161,6 +164,7 @@ def tune(
                     wish,
                 )
             _print_kept(result, root)
+            ending.kept = str
             if wish.is_made:
                 return  # to where the process ends
     if not compares:
@@ -200,14 +204,28 @@ def _compare_commands(
     return " && ".join(commands)
 
 
+def _kept_since(date: str, case: Case, key: TargetKey, root: Path) -> str:
+    """How many records of a case a database has been given; empty if none."""
+    kept = [
+        each
+        for each in RecordStore.open(root, key).entries
+        if (each.provenance.spec, each.provenance.shape) == (str(case.spec), str(case.shape))
+        and moment(each.provenance.date) >= moment(date)
+    ]
+    return _kept(len(kept), root) if kept else ""
+
+
+def _kept(records: int, root: Path) -> str:
+    return f"{count(records, 'verified record')} kept in {root}"
+
+
 def _print_kept(result: TuneResult, root: Path) -> None:
     state = result.state
     failed = ", ".join(f"{number} {kind}" for kind, number in sorted(state.failures.items()))
     pace = state.trials / max(state.elapsed, 1e-9) * 60
     console.print(
         f"{count(state.trials, 'trial')} in {format_duration(state.elapsed)} "
-        f"({pace:.0f} a minute; failed: {failed or 'none'}); "
-        f"{count(len(result.kept), 'verified record')} kept in {root}",
+        f"({pace:.0f} a minute; failed: {failed or 'none'}); {_kept(len(result.kept), root)}",
         soft_wrap=True,
     )
     if state.faults:
