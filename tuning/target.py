@@ -44,21 +44,22 @@ class ResolvedTarget:
         return self.key.kind
 
 
-def vector_lanes(target: Any) -> int:
-    """float32 elements of a vector register of ``target``; 4 without AVX or AVX-512."""
+def has_feature(target: Any, feature: str) -> bool:
+    """Whether the CPU of ``target`` has a feature, by LLVM's name."""
     import tvm_ffi
 
-    has_feature = tvm_ffi.get_global_func("target.llvm_cpu_has_feature")
+    return bool(tvm_ffi.get_global_func("target.llvm_cpu_has_feature")(feature, target))
+
+
+def vector_lanes(target: Any) -> int:
+    """float32 elements of a vector register of ``target``; 4 without AVX or AVX-512."""
     wide = ((16, "avx512f"), (8, "avx"))
-    return next((lanes for lanes, feature in wide if has_feature(feature, target)), 4)
+    return next((lanes for lanes, feature in wide if has_feature(target, feature)), 4)
 
 
 def vector_registers(target: Any) -> int:
     """Vector registers of ``target``: 32 with AVX-512 and on AArch64, else 16."""
-    import tvm_ffi
-
-    has_feature = tvm_ffi.get_global_func("target.llvm_cpu_has_feature")
-    return 32 if any(has_feature(each, target) for each in ("avx512f", "neon")) else 16
+    return 32 if any(has_feature(target, each) for each in ("avx512f", "neon")) else 16
 
 
 def usable_cores() -> int:

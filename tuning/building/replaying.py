@@ -113,6 +113,11 @@ def replay_record(
     space, tuned, shape, variant = origin_of(entry)
     spec = tuned if spec is None else described_as(spec, tuned, shape if sizes is None else sizes)
     sizes = None if sizes == shape else sizes
+    if not space.takes(spec):
+        raise StaleRecordError(
+            f"{entry.place}: record {entry.record_id} of {space.name} is for {tuned.dtype}, and "
+            f"nothing for {spec}; tune it for itself"
+        )
     same_loops = _loops(spec) == _loops(tuned)
     if (sizes is not None or not same_loops) and not space.any_shape:
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")

@@ -55,6 +55,13 @@ TRIM = "prefill.trim"
 #: vectors, and transposed in registers.
 TRANSPOSE = "prefill.transpose"
 
+#: Annotation of a loop over the elements of two rows that are copied into one, element beside
+#: element: by vectors, of which registers make pairs.
+PAIR = "prefill.pair"
+
+#: Annotation of the loop over what threads of a CPU share: they compute on AMX's tile registers.
+TILE_REGISTERS = "prefill.tile_registers"
+
 #: TVM's attribute of a kernel that bounds registers.
 LAUNCH_BOUNDS = "tirx.launch_bounds_min_blocks_per_sm"
 
@@ -75,4 +82,6 @@ ALL = (
     TILES,
     TRIM,
     TRANSPOSE,
+    PAIR,
+    TILE_REGISTERS,
 )

@@ -31,12 +31,14 @@ from .known_once import known_once
 from .leaving import is_bound_to_blocks, left_early
 from .limits import masked_by_limits
 from .orders import prefetched, ringed
+from .pairing import paired
 from .peeling import peeled
 from .persistent import persistent
 from .rings import Ring
 from .scopes import scoped
 from .searching import searched_by_warps
 from .steps import changed, joined
+from .tile_registers import in_words, with_tile_registers
 from .transposing import transposed
 from .trimming import trimmed
 
@@ -58,7 +60,8 @@ def pipeline(module: Any) -> Any:
 
     Of a loop with :data:`PEEL` the last step is written out behind it, if it does less than others.
     Loops with :data:`TRIM` end with the columns of the tile that one with :data:`TILES` is at.
-    Tiles with :data:`TRANSPOSE` are copied by vectors, and transposed in registers.
+    Tiles with :data:`TRANSPOSE` are copied by vectors, and transposed in registers, and rows with
+    :data:`PAIR` become pairs there. Threads with :data:`TILE_REGISTERS` ready and release them.
 
     What is computed stays the same; a module without annotations is returned as it is.
 
@@ -81,7 +84,10 @@ def pipeline(module: Any) -> Any:
         body = changed(body, left_early)
         body = changed(body, peeled)
         body = changed(body, trimmed)
+        body = changed(body, in_words)
         body = changed(body, transposed)
+        body = changed(body, paired)
+        body = changed(body, with_tile_registers)
         changed(body, _refuse_annotated)
         # A persistent grid needs all registers that it has: of what it would load, some is spilled.
         if not _holds(whole.body, PERSISTENT):

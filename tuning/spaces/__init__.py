@@ -7,6 +7,7 @@ from .cuda_mma_k8 import CudaMmaK8
 from .cuda_simt import CudaSimt
 from .cuda_stock import CudaStock
 from .cuda_wgmma import CudaWgmma
+from .llvm_amx import LlvmAmx
 from .llvm_fused import LlvmFused
 from .llvm_stock import LlvmStock
 from .space import DesignSpace, Variant
@@ -15,6 +16,7 @@ SPACES: dict[str, DesignSpace] = {
     space.name: space
     for space in (
         LlvmFused(),
+        LlvmAmx(),
         LlvmStock(),
         CudaWgmma(),
         CudaMma(),

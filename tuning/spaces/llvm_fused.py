@@ -194,9 +194,9 @@ def schedule(sch: Any, *, packed: Packed, vectors: Vectors | None = AVX2) -> Non
     reductions = _vectorize_softmax(sch, vectors)
     out_reduction = _tile_value_gemm(sch, vectors)
     for name in ("rescale", "row_lse"):
-        _leave_to_llvm(sch, sch.get_loops(sch.get_sblock(name))[-1])
+        leave_to_llvm(sch, sch.get_loops(sch.get_sblock(name))[-1])
     for name in ("max_before", "row_max", "row_sum", "final_sum", "inv_sum", "output"):
-        _vectorize(sch, sch.get_loops(sch.get_sblock(name))[-1], vectors)
+        vectorize(sch, sch.get_loops(sch.get_sblock(name))[-1], vectors)
     # Last, because compute_at refuses reductions that are already decomposed.
     for block, loop in reductions:
         if vectors:
@@ -234,7 +234,7 @@ def _load_tiles(sch: Any, vectors: Vectors | None, copied: Sequence[str]) -> Non
         if name in copied:
             if vectors:
                 sch.annotate(sch.get_loops(block)[-2], TRIM, 1)
-            _vectorize(sch, sch.get_loops(block)[-1], vectors)
+            vectorize(sch, sch.get_loops(block)[-1], vectors)
         else:
             sch.compute_inline(block)
 
@@ -290,11 +290,11 @@ def _vectorize_softmax(sch: Any, vectors: Vectors | None) -> list[tuple[Any, Any
         row, column = sch.get_loops(block)[-2:]
         sch.reorder(column, row)
         if name == "weights":
-            _leave_to_llvm(sch, row)
+            leave_to_llvm(sch, row)
             if vectors:
                 sch.annotate(column, TRIM, 1)
         else:
-            _vectorize(sch, row, vectors)
+            vectorize(sch, row, vectors)
             reductions.append((block, column))
     return reductions
 
@@ -378,12 +378,13 @@ def _in_vectors(sch: Any, loop: Any, vectors: Vectors | None) -> list[Any]:
     return sch.split(loop, factors=[None, lanes])
 
 
-def _leave_to_llvm(sch: Any, loop: Any) -> None:
+def leave_to_llvm(sch: Any, loop: Any) -> None:
     """Vectorise a loop of powers or logarithms: TVM leaves it scalar, and LLVM needs all of it."""
     sch.vectorize(loop)
 
 
-def _vectorize(sch: Any, loop: Any, vectors: Vectors | None) -> None:
+def vectorize(sch: Any, loop: Any, vectors: Vectors | None) -> None:
+    """``loop`` in vectors of lanes, written out."""
     vector, lane = _in_vectors(sch, loop, vectors)
     sch.unroll(vector)
     sch.vectorize(lane)

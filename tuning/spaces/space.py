@@ -68,6 +68,10 @@ class DesignSpace(ABC):
         """The variant of a spec whose space decides what ``variant`` of another dtype decides."""
         return variant
 
+    def takes(self, spec: PrefillSpec) -> bool:
+        """Whether what was decided for another dtype can be put on a spec's description."""
+        return True
+
     def register(self, spec: PrefillSpec, variant: Variant) -> tuple[str, ...]:
         """Register the tensor intrinsics that traces of a variant name, and return their names.
 
