@@ -15,13 +15,17 @@ from prefilltune.workloads import TVM_MASK_MODES, PrefillShape, PrefillSpec, Sym
 from prefilltune.workloads.errors import InvalidShapeError
 
 DTYPES = dict.fromkeys(("cuda_mma", "cuda_mma_k8", "cuda_wgmma"), "float16")
+DTYPES["llvm_amx"] = "bfloat16"
+#: What a space is for, where any CPU or GPU of its kind is not.
+TARGETS = {"llvm_amx": '{"kind": "llvm", "mcpu": "sapphirerapids"}'}
 SHAPES = [PrefillShape(1, 1), PrefillShape(3, 17, 300)]
 
 
 def variants(space: str, spec: PrefillSpec) -> list[Variant]:
     """The first and the last variant of a space."""
     (kind,) = SPACES[space].kinds
-    target = resolve_target(kind, arch="sm_90a") if kind == "cuda" else resolve_target(kind, 2)
+    named = TARGETS.get(space, kind)
+    target = resolve_target(named, arch="sm_90a") if kind == "cuda" else resolve_target(named, 2)
     found = SPACES[space].variants(spec, PrefillShape(2, 256), target)
     return [found[0], found[-1]]
 
