@@ -50,16 +50,24 @@ WGMMA_DIRECT: tuple[dict[str, Any], ...] = (
 #: And where a warpgroup computes with no more of the last tile than it sees.
 WGMMA_HALVES = ({**WGMMA_PIPELINES[-1], "halves": True},)
 
+#: And where the maximum of a tile is computed only if the anchor has to move.
+WGMMA_ON_DEMAND: tuple[dict[str, Any], ...] = (
+    {"on_demand": True},
+    {"ring": 2, "on_demand": True},
+    {"overlap": True, "ring": 2, "on_demand": True},
+    {**WGMMA_HALVES[0], "on_demand": True},
+)
+
 
 def pipelined(variants: Sequence[Variant], pipeline: dict[str, Any]) -> dict[str, Any] | None:
     """The first of variants that is pipelined so, whatever its sizes; None where none is.
 
     The ``persistent`` of a pipeline is put in the place of the GPU's multiprocessors, and where
-    variants compute with half of a last tile, one that does not is as good.
+    variants compute with half of a last tile, or maxima on demand, one that does not is as good.
     """
 
     def whole(variant: Variant) -> dict[str, Any]:
-        return {name: value for name, value in variant.items() if name != "halves"}
+        return {n: value for n, value in variant.items() if n not in ("halves", "on_demand")}
 
     wanted = pipeline_of(whole(pipeline))
     found = (each for each in map(whole, variants) if pipeline_of(each) == wanted)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cuda_schedules import first_proposal
 from kernel_checks import error_on_arrays
@@ -28,6 +29,10 @@ ALIGNED = {**PRODUCER, "aligned": True}
 #: Who sees no more than half of the last tile of keys computes with that half.
 HALVES = {**PRODUCER, "halves": True}
 BOTH = {**ALIGNED, "halves": True}
+
+#: Maxima of tiles are computed where the anchor has to move.
+ON_DEMAND = {**PRODUCER, "on_demand": True}
+ALL = {**BOTH, "on_demand": True}
 
 ALL_CHOICES = {
     "padding": "left",
@@ -61,17 +66,23 @@ def _kernel(
 @pytest.mark.parametrize(
     ("head_dim", "chosen", "shape", "tiles", "more"),
     [
-        (64, ALL_CHOICES, PrefillShape(4, 140), (64, 128), BOTH),
+        (64, ALL_CHOICES, PrefillShape(4, 140), (64, 128), ALL),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
                 (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), PRODUCER),
                 (64, ALL_CHOICES, PrefillShape(4, 140), (64, 64), ALIGNED),
-                (64, CAUSAL, PrefillShape(2, 300), (128, 128), BOTH),
+                (64, CAUSAL, PrefillShape(2, 300), (128, 128), ALL),
                 (64, CAUSAL, PrefillShape(2, 300), (128, 128), HALVES),
                 (64, CAUSAL, PrefillShape(2, 400), (192, 128), BOTH),
                 (64, CAUSAL, PrefillShape(3, 301, 77), (128, 128), BOTH),
-                (64, {"window": (90, 70)}, PrefillShape(3, 300), (128, 128), HALVES),
+                (
+                    64,
+                    {"window": (90, 70)},
+                    PrefillShape(3, 300),
+                    (128, 128),
+                    {**HALVES, "on_demand": True},
+                ),
                 (256, CAUSAL, PrefillShape(3, 150), (128, 64), {**BOTH, "direct": True}),
                 (72, CAUSAL, PrefillShape(3, 130), (64, 64), ALIGNED),
                 # A mask of two words a row.
@@ -112,6 +123,36 @@ def test_kernels_compute_attention(
         # Products are done late and early by turns.
         run = partial(kernel, order=ORDERS[index * 5 % len(ORDERS)])
         assert error_on_arrays(run, spec, shape, lens, index) <= TOLERANCE["float16"]
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_maxima_on_demand_are_those_that_are_needed(padding: str, tmp_path: Path) -> None:
+    spec = PrefillSpec(2, 1, 64, "float16", padding=padding, window=(None, 0), lse_dtype="float32")
+    shape = PrefillShape(2, 300)
+    kernels = []
+    for name, more in (("always", PRODUCER), ("on_demand", ON_DEMAND)):
+        (tmp_path / name).mkdir()
+        kernels.append(_kernel(spec, shape, (64, 64), more, tmp_path / name))
+    for index, lens in enumerate(regimes(shape.batch, shape.qo_len)):
+        inputs = make_inputs(spec, shape, lens, index, poison_padding=True)
+        query, key, *_ = inputs.arguments
+        query[0] = np.abs(query[0])
+        key[0, 64:128] *= -8  # no number above 0, and all below those before
+        key[0, 130:140] = np.abs(key[0, 130:140]) * 8  # a maximum that moves once more
+        key[0, 200:210] = np.abs(key[0, 200:210]) * 60
+        key[1, :200] = -np.abs(key[1, :200]) * 4  # of both signs from there on
+        query[1, ::3] = np.abs(query[1, ::3])
+        if index % 2:
+            key[1, 250] = np.nan
+        found = []
+        for kernel in kernels:
+            results = poisoned_results(spec, shape)
+            kernel(*inputs.arguments, *results, order=ORDERS[index * 5 % len(ORDERS)])
+            found.append(results)
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one, other)
+        if not index % 2:
+            assert expect(spec, shape, inputs).error(*found[1]) <= TOLERANCE["float16"]
 
 
 @pytest.mark.parametrize(

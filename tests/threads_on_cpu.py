@@ -120,6 +120,12 @@ static uint __ballot_sync(uint mask, bool held) {
   for (int lane = 0; lane < 32; ++lane) lanes |= (uint)__shfl_sync(mask, (int)held, lane) << lane;
   return lanes;
 }
+static int __float_as_int(float value) {
+  int bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+static int __vimax3_s32(int a, int b, int c) { return std::max(std::max(a, b), c); }
 static int __popc(uint bits) { return __builtin_popcount(bits); }
 static float __shfl_down_sync(uint mask, float value, int delta, int width) {
   int lane = current & 31;

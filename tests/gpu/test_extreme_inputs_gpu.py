@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_schedules import WGMMA_PIPELINES, last_proposal, pipelined
+from cuda_schedules import WGMMA_ON_DEMAND, WGMMA_PIPELINES, last_proposal, pipelined
 from extreme_inputs import difference, extreme_inputs
 
 from prefilltune.tuning.backends.cuda import cuda_device
@@ -31,7 +31,7 @@ _ENVIRONMENT = {**tvm_environment(1), "PYTHONPATH": os.pathsep.join(sys.path)}
 
 #: Spaces, what a variant of each holds besides tiles, and dtypes.
 _CASES = [
-    *(("cuda_wgmma", each, "bfloat16") for each in WGMMA_PIPELINES),
+    *(("cuda_wgmma", each, "bfloat16") for each in (*WGMMA_PIPELINES, *WGMMA_ON_DEMAND)),
     ("cuda_wgmma", WGMMA_PIPELINES[0], "float16"),
     ("cuda_mma", {}, "float16"),
     ("cuda_mma", {}, "bfloat16"),

@@ -13,6 +13,7 @@ from cuda_schedules import (
     MMA_PIPELINES,
     WGMMA_DIRECT,
     WGMMA_HALVES,
+    WGMMA_ON_DEMAND,
     WGMMA_PIPELINES,
     WGMMA_TURNS,
     pipelined,
@@ -92,7 +93,10 @@ def test_first_variants_of_every_dtype_and_head_dim(
     ("space", "pipeline"),
     [
         *((space, each) for space in SPACES_HERE for each in _pipelines(space)),
-        *(("cuda_wgmma", each) for each in (*WGMMA_TURNS, *WGMMA_DIRECT, *WGMMA_HALVES)),
+        *(
+            ("cuda_wgmma", each)
+            for each in (*WGMMA_TURNS, *WGMMA_DIRECT, *WGMMA_HALVES, *WGMMA_ON_DEMAND)
+        ),
     ],
     ids=str,
 )
@@ -103,9 +107,9 @@ def test_every_decision_of_a_variant(
     target = resolve_target("cuda")
     if not SPACES[space].variants(spec, shape, target):
         pytest.skip(f"{target.key} lacks the instructions of {space}")
-    if pipeline in WGMMA_HALVES and mask_mode == "padded":
+    if pipeline.get("halves") and mask_mode == "padded":
         pytest.skip("all rows see the same keys")
-    large = pipeline in (*WGMMA_TURNS, *WGMMA_HALVES)
+    large = pipeline in WGMMA_TURNS or pipeline.get("halves", False)
     variant = {"q_tile": 128 if large else 64, "kv_tile": 64, **pipeline}
     found = proposals(space, variant, spec, shape, target)
     for index, proposal in enumerate(found):

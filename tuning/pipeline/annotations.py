@@ -38,6 +38,10 @@ PRODUCER = "prefill.producer"
 #: more than the first half of it computes with that half. The value is how many keys a tile has.
 HALVES = "prefill.halves"
 
+#: Annotation of a loop with :data:`LOADS` whose anchor may lag behind the maximum: maxima of tiles
+#: but the first are computed only where a number lies so far above the anchor that this must move.
+ON_DEMAND = "prefill.on_demand"
+
 #: Annotation of a loop with :data:`OVERLAP` of two warpgroups: they take turns at the tensor cores.
 ALTERNATE = "prefill.alternate"
 
@@ -77,6 +81,7 @@ ALL = (
     PERSISTENT,
     PRODUCER,
     HALVES,
+    ON_DEMAND,
     ALTERNATE,
     PEEL,
     TILES,

@@ -30,6 +30,7 @@ from .clearing import cleared_early
 from .known_once import known_once
 from .leaving import is_bound_to_blocks, left_early
 from .limits import masked_by_limits
+from .on_demand import maxima_on_demand
 from .orders import prefetched, ringed
 from .pairing import paired
 from .peeling import peeled
@@ -58,7 +59,8 @@ def pipeline(module: Any) -> Any:
     started, then come the steps between those products, and the second is waited for before what it
     reads is overwritten.
 
-    Of a loop with :data:`PEEL` the last step is written out behind it, if it does less than others.
+    Of a loop with :data:`ON_DEMAND` maxima are computed where the anchor has to move. Of one with
+    :data:`PEEL` the last step is written out behind it, if it does less than others.
     Loops with :data:`TRIM` end with the columns of the tile that one with :data:`TILES` is at.
     Tiles with :data:`TRANSPOSE` are copied by vectors, and transposed in registers, and rows with
     :data:`PAIR` become pairs there. Threads with :data:`TILE_REGISTERS` ready and release them.
@@ -79,6 +81,7 @@ def pipeline(module: Any) -> Any:
         whole: Any = function
         rings: list[Ring] = []
         body = changed(whole.body, masked_by_limits) if _holds(whole.body, BULK) else whole.body
+        body = changed(body, maxima_on_demand)
         body = changed(body, cleared_early)
         body = changed(body, partial(_pipelined, rings=rings))
         body = changed(body, left_early)

@@ -211,21 +211,27 @@ def at(loop: Any, steps: Sequence[Any], tile: Any, own: Sequence[Any] = ()) -> A
         block = s_tir.SBlock([], read, written, "own", body, None, [*own])
         body = s_tir.SBlockRealize([], True, block)
     single = tirx.For(loop.loop_var, loop.min, one, tirx.ForKind.SERIAL, body)
-    outer = [*dict.fromkeys([*reads, *writes])]
+    nest = renewed(single, [*dict.fromkeys([*reads, *writes])])
+    # A loop of one iteration puts another index in the place of the loop variable.
+    shifted = tirx.For(nest.loop_var, tile, one, tirx.ForKind.SERIAL, nest.body)
+    # In an sblock a buffer has one writer, as a reduction over threads must have.
+    reads, writes = ([*map(whole, dict.fromkeys(each))] for each in (reads, writes))
+    return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", shifted))
+
+
+def renewed(stmt: Any, outer: Sequence[Any]) -> Any:
+    """A copy of a statement with definitions of its own, but for the buffers ``outer``."""
+    from tvm import s_tir, tirx
+
     sizes = variables_of(outer)
-    copy = s_tir.renew_defs(tirx.PrimFunc([*sizes, *outer], single))
+    copy = s_tir.renew_defs(tirx.PrimFunc([*sizes, *outer], stmt))
     # What is defined outside is to stay the same: it was parameters of the copy, and takes the
     # place of the new ones that it was given. Sizes first: of a buffer as long as the sum of two
     # they do not follow.
     new, buffers = copy.params[: len(sizes)], copy.params[len(sizes) :]
     both = tirx.PrimFunc([*new, *buffers, *sizes, *outer], copy.body)
     both = both.specialize(dict(zip(new, sizes, strict=True)))
-    nest = both.specialize(dict(zip(both.params[: len(outer)], outer, strict=True))).body
-    # A loop of one iteration puts another index in the place of the loop variable.
-    shifted = tirx.For(nest.loop_var, tile, one, tirx.ForKind.SERIAL, nest.body)
-    # In an sblock a buffer has one writer, as a reduction over threads must have.
-    reads, writes = ([*map(whole, dict.fromkeys(each))] for each in (reads, writes))
-    return s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, "tile", shifted))
+    return both.specialize(dict(zip(both.params[: len(outer)], outer, strict=True))).body
 
 
 def buffers_of(stmt: Any) -> tuple[list[Any], list[Any]]:

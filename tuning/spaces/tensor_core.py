@@ -43,6 +43,7 @@ from ..pipeline import (
     LOADS,
     LOADS_AFTER,
     MIN_BLOCKS,
+    ON_DEMAND,
     OVERLAP,
     PERSISTENT,
     PRODUCER,
@@ -68,6 +69,10 @@ _LOADS = ("k_rows", "v_rows")
 # product. Where that product runs beside the steps, there is no third place.
 _LOAD_POSITIONS = (1, 5, 10)
 _OVERLAP_POSITIONS = (1, 5)
+
+# The same places where a tile's maximum, on demand, is one step with all that it moves.
+_ON_DEMAND_LOAD_POSITIONS = (1, 3, 7)
+_ON_DEMAND_OVERLAP_POSITIONS = (1, 3)
 
 # Registers that a thread needs besides its fragments, fewer where it loads nothing; and for what it
 # keeps of the rows of another 16.
@@ -102,6 +107,7 @@ class _Pipeline(NamedTuple):
     reload_query: bool = False
     aligned: bool = False
     halves: bool = False
+    on_demand: bool = False
 
 
 _RELOADING = _Pipeline(False, 0, warp_rows=32, reload_query=True)
@@ -112,40 +118,50 @@ _WARP_ROUNDS = (
     (_KV_TILES[2:], (_RELOADING, *_OF_16_ROWS)),
 )
 
-# Which tiles are tried with which pipelines. All query tiles have their turn with one round before
-# the next round begins.
-_ROUNDS: dict[str, Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]] = {
-    "wgmma": (
+_Rounds = Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]
+
+_WARPGROUP_ROUNDS: _Rounds = (
+    (
+        _KV_TILES[:2],
         (
-            _KV_TILES[:2],
-            (
-                _Pipeline(False, 2),
-                _Pipeline(True, 2),
-                *(
-                    _Pipeline(True, 2, persistent=True, producer=True, aligned=a, halves=h)
-                    for a, h in itertools.product((False, True), repeat=2)
-                ),
-            ),
-        ),
-        (
-            _DIRECT_KV_TILES,
-            tuple(
-                _Pipeline(True, 2, persistent=True, producer=True, direct=True, aligned=a, halves=h)
+            _Pipeline(False, 2),
+            _Pipeline(True, 2),
+            *(
+                _Pipeline(True, 2, persistent=True, producer=True, aligned=a, halves=h)
                 for a, h in itertools.product((False, True), repeat=2)
             ),
         ),
-        (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
-        (_KV_TILES[2:], (_Pipeline(False, 2), _Pipeline(True, 2), _Pipeline(True, 3))),
-        (
-            _KV_TILES[:2],
-            (
-                _Pipeline(True, 2, persistent=True),
-                _Pipeline(False, 2, persistent=True),
-                _Pipeline(True, 2, persistent=True, alternate=True),
-                _Pipeline(True, 2, alternate=True),
-            ),
+    ),
+    (
+        _DIRECT_KV_TILES,
+        tuple(
+            _Pipeline(True, 2, persistent=True, producer=True, direct=True, aligned=a, halves=h)
+            for a, h in itertools.product((False, True), repeat=2)
         ),
     ),
+    (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
+    (_KV_TILES[2:], (_Pipeline(False, 2), _Pipeline(True, 2), _Pipeline(True, 3))),
+    (
+        _KV_TILES[:2],
+        (
+            _Pipeline(True, 2, persistent=True),
+            _Pipeline(False, 2, persistent=True),
+            _Pipeline(True, 2, persistent=True, alternate=True),
+            _Pipeline(True, 2, alternate=True),
+        ),
+    ),
+)
+
+# With maxima on demand first: whether they are computed anyway hangs on the numbers of the tiles.
+_ON_DEMAND_ROUNDS: _Rounds = [
+    (tiles, [each._replace(on_demand=True) for each in pipelines])
+    for tiles, pipelines in _WARPGROUP_ROUNDS
+]
+
+# Which tiles are tried with which pipelines. All query tiles have their turn with one round before
+# the next round begins.
+_ROUNDS: dict[str, _Rounds] = {
+    "wgmma": (*_ON_DEMAND_ROUNDS, _WARPGROUP_ROUNDS[0]),
     "mma": _WARP_ROUNDS,
     "mma_k8": _WARP_ROUNDS,
 }
@@ -199,6 +215,9 @@ class TensorCoreStructure:
     halves : bool
         Whether a warpgroup that sees no more than half of the last tile of keys computes with that
         half alone; needs producer.
+    on_demand : bool
+        Whether the maximum of a tile is computed only where the one before does no longer do, which
+        is asked first.
     """
 
     unit: str
@@ -216,6 +235,7 @@ class TensorCoreStructure:
     reload_query: bool = False
     aligned: bool = False
     halves: bool = False
+    on_demand: bool = False
 
     @property
     def takes_halves(self) -> bool:
@@ -260,6 +280,8 @@ class TensorCoreStructure:
             found["aligned"] = True
         if self.halves:
             found["halves"] = True
+        if self.on_demand:
+            found["on_demand"] = True
         return found
 
     @property
@@ -410,7 +432,7 @@ class TensorCoreSpace(DesignSpace):
                         self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, each.overlap,
                         each.ring, multiprocessors if each.persistent else 0, each.alternate,
                         each.producer, each.direct, each.warp_rows, each.reload_query,
-                        each.aligned, each.halves,
+                        each.aligned, each.halves, each.on_demand,
                     )  # fmt: skip
 
     def describe(
@@ -440,6 +462,7 @@ class TensorCoreSpace(DesignSpace):
         tiles = f"{s.q_tile} query rows by {s.kv_tile} keys"
         tiles += ", queries from the first that is no padding on" if s.aligned else ""
         tiles += ", half of the last keys for who sees no more" if s.halves else ""
+        order += ", maxima where the anchor moves" if s.on_demand else ""
         return {
             "tiles": tiles,
             "instruction": f"{s.unit}, {s.dtype} into float32",
@@ -458,14 +481,16 @@ class TensorCoreSpace(DesignSpace):
         q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
         overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
         persistent = int(variant.get("persistent", 0))
-        alternate, producer, direct, reload_query, aligned, halves = (
+        alternate, producer, direct, reload_query, aligned, halves, on_demand = (
             bool(variant.get(each, False))
-            for each in ("alternate", "producer", "direct", "reload_query", "aligned", "halves")
-        )
+            for each in (
+                "alternate", "producer", "direct", "reload_query", "aligned", "halves", "on_demand",
+            )
+        )  # fmt: skip
         return TensorCoreStructure(
             self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring, persistent,
             alternate, producer, direct, int(variant.get("warp_rows", WARP_ROWS)), reload_query,
-            aligned, halves,
+            aligned, halves, on_demand,
         )  # fmt: skip
 
 
@@ -666,6 +691,8 @@ def _pipeline(sch: Any, s: TensorCoreStructure) -> None:
         sch.annotate(loop, BULK, s.warps)
     if s.ring and not s.producer:
         sch.annotate(loop, AHEAD, _choice(sch, (1, s.ring)))
+    if s.on_demand:
+        sch.annotate(loop, ON_DEMAND, 1)
     if s.alternate:
         sch.annotate(loop, ALTERNATE, 1)
     if s.persistent:
@@ -676,9 +703,14 @@ def _pipeline(sch: Any, s: TensorCoreStructure) -> None:
             sch.annotate(loop, HALVES, s.kv_tile)
         sch.annotate(loop, LOADS_AFTER, 1)
     else:
-        positions = _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
-        sch.annotate(loop, LOADS_AFTER, _choice(sch, positions))
+        sch.annotate(loop, LOADS_AFTER, _choice(sch, _load_positions(s)))
     sch.annotate(loop, MIN_BLOCKS, _choice(sch, tuple(range(1, s.most_blocks + 1))))
+
+
+def _load_positions(s: TensorCoreStructure) -> Sequence[int]:
+    if s.on_demand:
+        return _ON_DEMAND_OVERLAP_POSITIONS if s.overlap else _ON_DEMAND_LOAD_POSITIONS
+    return _OVERLAP_POSITIONS if s.overlap else _LOAD_POSITIONS
 
 
 def _choice(sch: Any, candidates: Sequence[int]) -> Any:
