@@ -128,8 +128,11 @@ class Packed:
         call = chosen(named, query, kv_heads, scores)
         if isinstance(call, str):
             return call
-        offsets = (each.to(torch.int32) for each in self.packing[:2])
-        return PackedCall(call, named[call.mask_mode], *offsets)
+        queries, keys = self.packing[:2]
+        begins = queries.to(torch.int32)
+        return PackedCall(
+            call, named[call.mask_mode], begins, begins if keys is queries else keys.to(torch.int32)
+        )
 
     def output(self, found: PackedCall, query: Any, key: Any, value: Any, bias: Any) -> Any:
         """``[batch, length, heads, head_dim]``, by the kernel."""
@@ -149,8 +152,9 @@ class Packed:
         )
         if query.is_cuda and not mask.guarded:  # on a CPU the operator refuses what does not fit
             mask.guarded = True
-            guard = offsets_guard(found.queries, rows[0]) + offsets_guard(found.keys, rows[1])
-            output = output + guard.to(output.dtype)
+            others = () if found.keys is found.queries else (found.keys,)
+            for offsets in (found.queries, *others):
+                output += offsets_guard(offsets, rows[0])
         return output.view(tensors[0].shape)
 
     def elsewhere(

@@ -38,8 +38,11 @@ def _register(number: Any) -> Any:
     return T.Cast("uint8", number)
 
 
-def _bytes(stride: Any, element: int) -> Any:
-    return T.Cast("int64", stride) * T.int64(element)
+def _moved(kind: str, register: Any, address: Any, stride: Any, element: int) -> Any:
+    """Load or store a register, whose rows lie ``stride`` elements of so many bytes apart."""
+    apart = T.Cast("int64", stride) * T.int64(element)
+    name = {"load": "tileloadd64", "store": "tilestored64"}[kind]
+    return _call(name, _register(register), address, apart)
 
 
 def load_config(address: Any) -> Any:
@@ -118,19 +121,15 @@ def product_intrin(depth: int) -> str:
             for k in T.unroll(depth // STEP):
                 for t in T.unroll(2):
                     T.evaluate(
-                        _call(
-                            "tileloadd64",
-                            _register(_LEFT + t),
-                            T.address_of(A[_TILE * t, STEP * k]),
-                            _bytes(of_a, 2),
-                        )
+                        _moved("load", _LEFT + t, T.address_of(A[_TILE * t, STEP * k]), of_a, 2)
                     )
                     T.evaluate(
-                        _call(
-                            "tileloadd64",
-                            _register(_RIGHT + t),
+                        _moved(
+                            "load",
+                            _RIGHT + t,
                             T.address_of(B[STEP // 2 * k, 2 * _TILE * t]),
-                            _bytes(of_b, 2),
+                            of_b,
+                            2,
                         )
                     )
                 for t in T.unroll(2):
@@ -146,12 +145,7 @@ def product_intrin(depth: int) -> str:
             for t in T.unroll(2):
                 for u in T.unroll(2):
                     T.evaluate(
-                        _call(
-                            "tilestored64",
-                            _register(2 * t + u),
-                            T.address_of(C[_TILE * t, _TILE * u]),
-                            _bytes(of_c, 4),
-                        )
+                        _moved("store", 2 * t + u, T.address_of(C[_TILE * t, _TILE * u]), of_c, 4)
                     )
 
     return _registered(f"prefill_amx_product_k{depth}", description, implementation)
