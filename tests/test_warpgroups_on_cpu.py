@@ -127,13 +127,13 @@ def test_kernels_compute_attention(
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_maxima_on_demand_are_those_that_are_needed(padding: str, tmp_path: Path) -> None:
-    spec = PrefillSpec(2, 1, 64, "float16", padding=padding, window=(None, 0), lse_dtype="float32")
+    spec = PrefillSpec(1, 1, 64, "float16", padding=padding, window=(None, 0), lse_dtype="float32")
     shape = PrefillShape(2, 300)
     kernels = []
     for name, more in (("always", PRODUCER), ("on_demand", ON_DEMAND)):
         (tmp_path / name).mkdir()
         kernels.append(_kernel(spec, shape, (64, 64), more, tmp_path / name))
-    for index, lens in enumerate(regimes(shape.batch, shape.qo_len)):
+    for index, lens in [*enumerate(regimes(shape.batch, shape.qo_len))][::3]:
         inputs = make_inputs(spec, shape, lens, index, poison_padding=True)
         query, key, *_ = inputs.arguments
         query[0] = np.abs(query[0])

@@ -12,9 +12,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
 from ..derivation import PipelinedTiles, pipelined_attention
@@ -94,102 +94,12 @@ _KV_TILES = (128, 64, 96, 80, 176, 160, 112, 192, 32, 48, 256, 16)
 _DIRECT_KV_TILES = (64, 80, 96)
 
 
-class _Pipeline(NamedTuple):
-    """How the loop over key and value tiles is pipelined; see :class:`TensorCoreStructure`."""
-
-    overlap: bool
-    ring: int
-    persistent: bool = False
-    alternate: bool = False
-    producer: bool = False
-    direct: bool = False
-    warp_rows: int = WARP_ROWS
-    reload_query: bool = False
-    aligned: bool = False
-    halves: bool = False
-    on_demand: bool = False
-
-
-_RELOADING = _Pipeline(False, 0, warp_rows=32, reload_query=True)
-_OF_16_ROWS = (_Pipeline(False, 0), _Pipeline(False, 0, reload_query=True))
-_WARP_ROUNDS = (
-    (_KV_TILES[:2], (_RELOADING, _Pipeline(False, 0, warp_rows=32))),
-    (_KV_TILES[:2], _OF_16_ROWS),
-    (_KV_TILES[2:], (_RELOADING, *_OF_16_ROWS)),
-)
-
-_Rounds = Sequence[tuple[Sequence[int], Sequence[_Pipeline]]]
-
-_WARPGROUP_ROUNDS: _Rounds = (
-    (
-        _KV_TILES[:2],
-        (
-            _Pipeline(False, 2),
-            _Pipeline(True, 2),
-            *(
-                _Pipeline(True, 2, persistent=True, producer=True, aligned=a, halves=h)
-                for a, h in itertools.product((False, True), repeat=2)
-            ),
-        ),
-    ),
-    (
-        _DIRECT_KV_TILES,
-        tuple(
-            _Pipeline(True, 2, persistent=True, producer=True, direct=True, aligned=a, halves=h)
-            for a, h in itertools.product((False, True), repeat=2)
-        ),
-    ),
-    (_KV_TILES[:2], (_Pipeline(True, 3), _Pipeline(False, 3), _Pipeline(False, 0))),
-    (_KV_TILES[2:], (_Pipeline(False, 2), _Pipeline(True, 2), _Pipeline(True, 3))),
-    (
-        _KV_TILES[:2],
-        (
-            _Pipeline(True, 2, persistent=True),
-            _Pipeline(False, 2, persistent=True),
-            _Pipeline(True, 2, persistent=True, alternate=True),
-            _Pipeline(True, 2, alternate=True),
-        ),
-    ),
-)
-
-# With maxima on demand first: whether they are computed anyway hangs on the numbers of the tiles.
-_ON_DEMAND_ROUNDS: _Rounds = [
-    (tiles, [each._replace(on_demand=True) for each in pipelines])
-    for tiles, pipelines in _WARPGROUP_ROUNDS
-]
-
-# Which tiles are tried with which pipelines. All query tiles have their turn with one round before
-# the next round begins.
-_ROUNDS: dict[str, _Rounds] = {
-    "wgmma": (*_ON_DEMAND_ROUNDS, _WARPGROUP_ROUNDS[0]),
-    "mma": _WARP_ROUNDS,
-    "mma_k8": _WARP_ROUNDS,
-}
-
-# Up to here 16 query rows stay in registers: they are few of a thread's.
-_KEPT_COLUMNS = 128
-
-# Query rows of two warpgroups, which may take turns.
-_TURNS_ROWS = 8 * WARP_ROWS
-
-# Of an H100 and an H200, for a target whose GPU is not here.
-_MULTIPROCESSORS = 132
-
-
 @dataclass(frozen=True)
-class TensorCoreStructure:
-    """What decides the structure of a tensor-core schedule.
+class Pipeline:
+    """How the loop over key and value tiles is pipelined.
 
     Parameters
     ----------
-    unit : str
-        ``wgmma``, ``mma`` or ``mma_k8``.
-    q_tile, kv_tile : int
-        Rows of a query tile, and of a key and value tile.
-    head_dim : int
-        Elements a head in memory.
-    dtype : str
-        ``float16`` or ``bfloat16``.
     overlap : bool
         Whether the value product of a tile runs while the softmax of the next one does; needs
         rings.
@@ -220,11 +130,6 @@ class TensorCoreStructure:
         is asked first.
     """
 
-    unit: str
-    q_tile: int
-    kv_tile: int
-    head_dim: int
-    dtype: str
     overlap: bool = False
     ring: int = 0
     persistent: int = 0
@@ -236,6 +141,107 @@ class TensorCoreStructure:
     aligned: bool = False
     halves: bool = False
     on_demand: bool = False
+
+    @staticmethod
+    def of(variant: Variant) -> Pipeline:
+        """That of a variant, which says what is not as usual."""
+        usual = asdict(Pipeline())
+        return Pipeline(**{n: type(each)(variant.get(n, each)) for n, each in usual.items()})
+
+    @property
+    def chosen(self) -> Variant:
+        """What is not as usual."""
+        usual = asdict(Pipeline())
+        return {name: value for name in usual if (value := getattr(self, name)) != usual[name]}
+
+
+_RELOADING = Pipeline(False, 0, warp_rows=32, reload_query=True)
+_OF_16_ROWS = (Pipeline(False, 0), Pipeline(False, 0, reload_query=True))
+_WARP_ROUNDS = (
+    (_KV_TILES[:2], (_RELOADING, Pipeline(False, 0, warp_rows=32))),
+    (_KV_TILES[:2], _OF_16_ROWS),
+    (_KV_TILES[2:], (_RELOADING, *_OF_16_ROWS)),
+)
+
+_Rounds = Sequence[tuple[Sequence[int], Sequence[Pipeline]]]
+
+_WARPGROUP_ROUNDS: _Rounds = (
+    (
+        _KV_TILES[:2],
+        (
+            Pipeline(False, 2),
+            Pipeline(True, 2),
+            *(
+                Pipeline(True, 2, persistent=1, producer=True, aligned=a, halves=h)
+                for a, h in itertools.product((False, True), repeat=2)
+            ),
+        ),
+    ),
+    (
+        _DIRECT_KV_TILES,
+        tuple(
+            Pipeline(True, 2, persistent=1, producer=True, direct=True, aligned=a, halves=h)
+            for a, h in itertools.product((False, True), repeat=2)
+        ),
+    ),
+    (_KV_TILES[:2], (Pipeline(True, 3), Pipeline(False, 3), Pipeline(False, 0))),
+    (_KV_TILES[2:], (Pipeline(False, 2), Pipeline(True, 2), Pipeline(True, 3))),
+    (
+        _KV_TILES[:2],
+        (
+            Pipeline(True, 2, persistent=1),
+            Pipeline(False, 2, persistent=1),
+            Pipeline(True, 2, persistent=1, alternate=True),
+            Pipeline(True, 2, alternate=True),
+        ),
+    ),
+)
+
+# With maxima on demand first: whether they are computed anyway hangs on the numbers of the tiles.
+_ON_DEMAND_ROUNDS: _Rounds = [
+    (tiles, [replace(each, on_demand=True) for each in pipelines])
+    for tiles, pipelines in _WARPGROUP_ROUNDS
+]
+
+# Which tiles are tried with which pipelines. All query tiles have their turn with one round before
+# the next round begins.
+_ROUNDS: dict[str, _Rounds] = {
+    "wgmma": (*_ON_DEMAND_ROUNDS, _WARPGROUP_ROUNDS[0]),
+    "mma": _WARP_ROUNDS,
+    "mma_k8": _WARP_ROUNDS,
+}
+
+# Up to here 16 query rows stay in registers: they are few of a thread's.
+_KEPT_COLUMNS = 128
+
+# Query rows of two warpgroups, which may take turns.
+_TURNS_ROWS = 8 * WARP_ROWS
+
+# Of an H100 and an H200, for a target whose GPU is not here.
+_MULTIPROCESSORS = 132
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorCoreStructure(Pipeline):
+    """What decides the structure of a tensor-core schedule.
+
+    Parameters
+    ----------
+    unit : str
+        ``wgmma``, ``mma`` or ``mma_k8``.
+    q_tile, kv_tile : int
+        Rows of a query tile, and of a key and value tile.
+    head_dim : int
+        Elements a head in memory.
+    dtype : str
+        ``float16`` or ``bfloat16``.
+    """
+
+    unit: str
+    q_tile: int
+    kv_tile: int
+    head_dim: int
+    dtype: str
 
     @property
     def takes_halves(self) -> bool:
@@ -259,30 +265,7 @@ class TensorCoreStructure:
     @property
     def variant(self) -> Variant:
         """What it is called by."""
-        found: dict[str, Any] = {"q_tile": self.q_tile, "kv_tile": self.kv_tile}
-        if self.overlap:
-            found["overlap"] = True
-        if self.ring:
-            found["ring"] = self.ring
-        if self.persistent:
-            found["persistent"] = self.persistent
-        if self.alternate:
-            found["alternate"] = True
-        if self.producer:
-            found["producer"] = True
-        if self.direct:
-            found["direct"] = True
-        if self.warp_rows != WARP_ROWS:
-            found["warp_rows"] = self.warp_rows
-        if self.reload_query:
-            found["reload_query"] = True
-        if self.aligned:
-            found["aligned"] = True
-        if self.halves:
-            found["halves"] = True
-        if self.on_demand:
-            found["on_demand"] = True
-        return found
+        return {"q_tile": self.q_tile, "kv_tile": self.kv_tile, **self.chosen}
 
     @property
     def warps(self) -> int:
@@ -428,12 +411,11 @@ class TensorCoreSpace(DesignSpace):
                     few = each.warp_rows == WARP_ROWS and spec.head_dim <= _KEPT_COLUMNS
                     if each.reload_query and few:
                         continue
-                    yield TensorCoreStructure(
-                        self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, each.overlap,
-                        each.ring, multiprocessors if each.persistent else 0, each.alternate,
-                        each.producer, each.direct, each.warp_rows, each.reload_query,
-                        each.aligned, each.halves, each.on_demand,
-                    )  # fmt: skip
+                    # What stands there for all multiprocessors is as many as there are.
+                    persistent = multiprocessors if each.persistent else 0
+                    yield self._structure_of(
+                        spec, q_tile, kv_tile, replace(each, persistent=persistent)
+                    )
 
     def describe(
         self,
@@ -478,19 +460,15 @@ class TensorCoreSpace(DesignSpace):
         return _register(self._structure(spec, variant))
 
     def _structure(self, spec: PrefillSpec, variant: Variant) -> TensorCoreStructure:
-        q_tile, kv_tile = int(variant["q_tile"]), int(variant["kv_tile"])
-        overlap, ring = bool(variant.get("overlap", False)), int(variant.get("ring", 0))
-        persistent = int(variant.get("persistent", 0))
-        alternate, producer, direct, reload_query, aligned, halves, on_demand = (
-            bool(variant.get(each, False))
-            for each in (
-                "alternate", "producer", "direct", "reload_query", "aligned", "halves", "on_demand",
-            )
-        )  # fmt: skip
+        tiles = int(variant["q_tile"]), int(variant["kv_tile"])
+        return self._structure_of(spec, *tiles, Pipeline.of(variant))
+
+    def _structure_of(
+        self, spec: PrefillSpec, q_tile: int, kv_tile: int, pipeline: Pipeline
+    ) -> TensorCoreStructure:
         return TensorCoreStructure(
-            self.unit, q_tile, kv_tile, spec.head_dim, spec.dtype, overlap, ring, persistent,
-            alternate, producer, direct, int(variant.get("warp_rows", WARP_ROWS)), reload_query,
-            aligned, halves, on_demand,
+            unit=self.unit, q_tile=q_tile, kv_tile=kv_tile, head_dim=spec.head_dim,
+            dtype=spec.dtype, **asdict(pipeline),
         )  # fmt: skip
 
 
