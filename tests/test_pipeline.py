@@ -21,6 +21,7 @@ from prefilltune.tuning.pipeline import (
     LOADS,
     LOADS_AFTER,
     MIN_BLOCKS,
+    ON_DEMAND,
     OVERLAP,
     PEEL,
     TILES,
@@ -272,3 +273,65 @@ def test_a_load_for_all_tiles_beside_a_loop_without_rings_is_refused() -> None:
     beside = module["main"].with_body(tirx.SeqStmt([load, loop]))
     with pytest.raises(PipelineError, match=f"the loop over i says {BULK_ONCE}"):
         pipeline(tvm.IRModule({"main": beside}))
+
+
+@T.prim_func(s_tir=True)
+def _largest_of_lanes(source: T.Buffer((3, 2, 24), "float32"), result: T.Buffer((2,), "float32")):  # pyright: ignore
+    T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+    with T.sblock("root"):
+        tile = T.sblock_alloc_buffer((2, 24), scope="local")
+        largest = T.sblock_alloc_buffer((2,), scope="local")
+        anchor = T.sblock_alloc_buffer((2,), scope="local")
+        for t in T.serial(3, annotations={"prefill.on_demand": 1}):
+            for i, j in T.grid(2, 24):
+                with T.sblock("tile"):
+                    vt, vi, vj = T.axis.remap("SSS", [t, i, j])
+                    tile[vi, vj] = source[vt, vi, vj]
+            for i in range(2):
+                for lane in T.thread_binding(4, thread="threadIdx.x"):
+                    for j_0, j_1 in T.grid(2, 3):
+                        with T.sblock("largest"):
+                            vi = T.axis.spatial(2, i)
+                            vj = T.axis.reduce(24, j_0 * 12 + lane * 3 + j_1)
+                            with T.init():
+                                largest[vi] = T.float32(-3e38)
+                            largest[vi] = T.max(largest[vi], tile[vi, vj])
+            for i in range(2):
+                with T.sblock("anchor"):
+                    vi = T.axis.spatial(2, i)
+                    anchor[vi] = T.Select(
+                        largest[vi] > anchor[vi] + T.float32(8), largest[vi], anchor[vi]
+                    )
+            for i in range(2):
+                with T.sblock("result"):
+                    vi = T.axis.spatial(2, i)
+                    result[vi] = tile[vi, 0] - anchor[vi]
+
+
+def _without(function: Any, name: str) -> Any:
+    """A function whose loop on demand has no step of a name."""
+
+    def change(part: Any) -> Any:
+        if not (isinstance(part, tirx.For) and ON_DEMAND in part.annotations):
+            return None
+        kept = [each for each in part.body.seq if f'"{name}"' not in each.script()]
+        return tirx.For(
+            part.loop_var, part.min, part.extent, part.kind, tirx.SeqStmt(kept), None,
+            part.annotations,
+        )  # fmt: skip
+
+    return function.with_body(changed(function.body, change))
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        ("largest", "0 steps that reduce lanes by a maximum; it needs one"),
+        ("anchor", "describe it with a slack"),
+        ("nothing", "compares two numbers of a lane at a time, and here 3 lie side by side"),
+    ],
+)
+def test_maxima_on_demand_need_an_anchor_that_lags(absent: str, message: str) -> None:
+    function = _without(_largest_of_lanes, absent)
+    with pytest.raises(PipelineError, match=message):
+        pipeline(tvm.IRModule({"main": function}))

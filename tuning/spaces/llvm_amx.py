@@ -20,7 +20,7 @@ from ..derivation import online_attention
 from ..pipeline import PAIR, TILE_REGISTERS, TRANSPOSE
 from ..target import ResolvedTarget, has_feature
 from .llvm_fused import Vectors, leave_to_llvm, vectorize
-from .space import DesignSpace, Variant, one_schedule, reaches
+from .space import DesignSpace, Variant, one_schedule, reaching
 
 _Q_TILES, _KV_TILES = (128, 64, 256, 32), (64, 128, 32)
 _DTYPE = "bfloat16"
@@ -40,8 +40,8 @@ class LlvmAmx(DesignSpace):
     ) -> Sequence[Variant]:
         if not (self.takes(spec) and has_feature(target.target, "amx-bf16")):
             return []
-        q_tiles = [each for each in _Q_TILES if reaches(each, shape.qo_len, min(_Q_TILES))]
-        kv_tiles = [each for each in _KV_TILES if reaches(each, shape.num_kv, min(_KV_TILES))]
+        q_tiles = reaching(_Q_TILES, shape.qo_len)
+        kv_tiles = reaching(_KV_TILES, shape.num_kv)
         return [
             {"q_tile": q_tile, "kv_tile": kv_tile} for kv_tile, q_tile in product(kv_tiles, q_tiles)
         ]

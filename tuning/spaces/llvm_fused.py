@@ -24,13 +24,12 @@ from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, 
 from ..derivation import online_attention
 from ..pipeline import PEEL, TILES, TRANSPOSE, TRIM
 from ..target import ResolvedTarget, vector_lanes, vector_registers
-from .space import DesignSpace, Variant, one_schedule, reaches
+from .space import DesignSpace, Variant, one_schedule, reaching
 
 #: Neither keys nor values, values, or both.
 Packed = Literal[False, "values", True]
 
 _KV_TILES = (64, 128, 32, 256)
-_MIN_KV_TILE = 32
 # Long sequences take 64, short and causal ones 16: the first ones that a search tries. Of more rows
 # keys and values are copied less often, where rows lie far apart the larger part of what is not
 # multiplied; but more rows lie behind the end of a sequence, or before a mask's.
@@ -116,8 +115,8 @@ class LlvmFused(DesignSpace):
     ) -> Sequence[Variant]:
         lanes, registers = vector_lanes(target.target), vector_registers(target.target)
         sizes = [size for size in _Q_TILES if size % lanes == 0]
-        q_tiles = [size for size in sizes if reaches(size, shape.qo_len, min(sizes))]
-        kv_tiles = [size for size in _KV_TILES if reaches(size, shape.num_kv, _MIN_KV_TILE)]
+        q_tiles = reaching(sizes, shape.qo_len)
+        kv_tiles = reaching(_KV_TILES, shape.num_kv)
         packed = (True,) if _is_converted(spec) else _PACKED[registers]
         return [
             {

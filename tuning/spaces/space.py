@@ -90,6 +90,15 @@ def reaches(tile: int, length: int, smallest: int) -> bool:
     return tile < 2 * length or tile <= smallest
 
 
+def reaching(tiles: Sequence[int], length: int) -> list[int]:
+    """Of tiles those that are not much too long, the smallest at least.
+
+    >>> reaching((128, 32, 64), 50)
+    [32, 64]
+    """
+    return [each for each in tiles if reaches(each, length, min(tiles))]
+
+
 def one_schedule(
     schedule: Callable[[Any], None], mutators: Mapping[Any, float] | None = None
 ) -> Any:
