@@ -58,16 +58,21 @@ WGMMA_ON_DEMAND: tuple[dict[str, Any], ...] = (
     {**WGMMA_HALVES[0], "on_demand": True},
 )
 
+#: And where heads are taken in sections.
+WGMMA_SECTIONS = ({**WGMMA_ON_DEMAND[-1], "sections": 2},)
+
 
 def pipelined(variants: Sequence[Variant], pipeline: dict[str, Any]) -> dict[str, Any] | None:
     """The first of variants that is pipelined so, whatever its sizes; None where none is.
 
     The ``persistent`` of a pipeline is put in the place of the GPU's multiprocessors, and where
-    variants compute with half of a last tile, or maxima on demand, one that does not is as good.
+    variants compute with half of a last tile, maxima on demand, or heads in sections, one that does
+    not is as good.
     """
 
     def whole(variant: Variant) -> dict[str, Any]:
-        return {n: value for n, value in variant.items() if n not in ("halves", "on_demand")}
+        chosen = ("halves", "on_demand", "sections")
+        return {name: value for name, value in variant.items() if name not in chosen}
 
     wanted = pipeline_of(whole(pipeline))
     found = (each for each in map(whole, variants) if pipeline_of(each) == wanted)

@@ -15,6 +15,7 @@ from cuda_schedules import (
     WGMMA_HALVES,
     WGMMA_ON_DEMAND,
     WGMMA_PIPELINES,
+    WGMMA_SECTIONS,
     WGMMA_TURNS,
     first_proposal,
     last_proposal,
@@ -125,6 +126,7 @@ def test_machine_code_of_mma(space: str, arch: str, mask_mode: str, tmp_path: Pa
                 *WGMMA_DIRECT,
                 *WGMMA_HALVES,
                 *WGMMA_ON_DEMAND,
+                *WGMMA_SECTIONS,
             )
         ),
         # What this does, the code of the last one holds too.

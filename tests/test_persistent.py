@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,8 +22,9 @@ from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.errors import PipelineError
 from prefilltune.tuning.intrinsics.registers import left_over
-from prefilltune.tuning.pipeline import ALTERNATE, BULK, PERSISTENT, pipeline
-from prefilltune.tuning.pipeline.persistent import item_of, turns_of
+from prefilltune.tuning.pipeline import ALTERNATE, BULK, PERSISTENT, SECTIONS, pipeline
+from prefilltune.tuning.pipeline.steps import substituted
+from prefilltune.tuning.pipeline.taking import Taken
 from prefilltune.tuning.pipeline.without_keys import without_keys
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
@@ -46,19 +49,47 @@ def _pipelined(**more: Any) -> str:
     ("blocks", "items"), [(5, 1), (5, 5), (5, 13), (5, 23), (1, 4), (132, 900)]
 )
 def test_every_item_is_taken_once(blocks: int, items: int) -> None:
-    def known(value: Any) -> int:
-        simplified: Any = Analyzer().simplify(value)
-        return int(simplified)
-
-    def number(value: int) -> Any:
-        return tirx.const(value, "int32")
-
-    taken = [
-        known(item_of(number(turn), number(block), number(blocks)))
-        for block in range(blocks)
-        for turn in range(known(turns_of(number(block), number(blocks), number(items))))
-    ]
+    taken = [each for block in range(blocks) for each, _ in _taken(block, blocks, items, 1)]
     assert sorted(taken) == list(range(items))
+
+
+@pytest.mark.parametrize("sections", [2, 3, 4])
+@pytest.mark.parametrize(("blocks", "items"), [(5, 1), (5, 13), (1, 4), (4, 0), (132, 528)])
+def test_every_item_of_every_section_is_taken_once(blocks: int, items: int, sections: int) -> None:
+    taken = [_taken(block, blocks, items, sections) for block in range(blocks)]
+    assert all([section for _, section in each] == sorted(s for _, s in each) for each in taken)
+    every = [(item, section) for section in range(sections) for item in range(items)]
+    assert sorted(itertools.chain(*taken)) == sorted(every)
+
+
+def test_turns_of_two_sections_even_out() -> None:
+    taken = [_taken(block, 5, 13, 2) for block in range(5)]
+    assert [len(each) for each in taken] == [5, 5, 6, 5, 5]
+
+
+def _taken(block: int, blocks: int, items: int, sections: int) -> list[tuple[int, int]]:
+    """Items that a block takes, and of which section each is."""
+    taken = Taken(*(tirx.const(each, "int32") for each in (block, blocks, items)), sections)
+    known: dict[Any, Any] = {}
+
+    def value(of: Any) -> Any:
+        return Analyzer().simplify(substituted(of, known))
+
+    def bind(stmts: Sequence[Any]) -> None:
+        memory: dict[int, Any] = {}
+        for each in stmts:
+            if isinstance(each, tirx.BufferStore):
+                memory[int(each.indices[0])] = value(each.value)
+            else:
+                known[each.var] = memory[int(each.value.indices[0])]
+
+    bind(taken.begin)
+    found = []
+    for turn in range(int(value(taken.turns))):
+        item = taken.item(tirx.const(turn, "int32"))
+        bind(item.binds)
+        found.append((int(value(item.number)), int(value(item.section)) if sections > 1 else 0))
+    return found
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -275,3 +306,24 @@ def test_registers_are_moved_by_whole_warpgroups() -> None:
 def test_one_warpgroup_takes_no_turns() -> None:
     with pytest.raises(PipelineError, match="4 warps cannot take turns at the tensor cores"):
         pipeline(_reannotated(ALTERNATE, 1, q_tile=64))
+
+
+def test_sections_need_a_producer_and_divide_the_heads() -> None:
+    for sections, more in ((2, {}), (3, {"producer": True})):
+        with pytest.raises(PipelineError, match=f"4 heads cannot be taken in {sections} sections"):
+            pipeline(_reannotated(SECTIONS, sections, **more))
+    pipeline(_reannotated(SECTIONS, 2, producer=True))
+
+
+def test_sections_are_tried_where_a_cache_would_lose_keys() -> None:
+    space, target = SPACES["cuda_wgmma"], resolve_target("cuda", arch="sm_90a")
+
+    def tried(spec: PrefillSpec, shape: PrefillShape) -> set[int]:
+        return {each.get("sections", 1) for each in space.variants(spec, shape, target)}
+
+    spec = PrefillSpec(32, 8, 128, "bfloat16", "causal_padded_left")
+    assert tried(spec, PrefillShape(4, 2048)) == {1, 2, 4}
+    assert tried(replace(spec, num_qo_heads=28, num_kv_heads=14), PrefillShape(4, 2048)) == {1, 2}
+    assert tried(spec, PrefillShape(1, 2048)) == {1}
+    assert tried(replace(spec, window=(256, 0)), PrefillShape(4, 2048)) == {1}
+    assert tried(replace(spec, window=(None, None)), PrefillShape(4, 2048)) == {1}

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from cuda_schedules import first_proposal
 from kernel_checks import error_on_arrays
+from tvm import tirx
+from tvm.sym.analyzer import Analyzer
+from tvm_ffi import structural_walk
 from warpgroups_on_cpu import ORDERS, kernel_on_cpu
 
 from prefilltune.tuning.backends.cuda_code import device_source
@@ -17,6 +20,7 @@ from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.intrinsics import WARP_ROWS, WARPGROUP
 from prefilltune.tuning.measuring.checking import expect, poisoned_results
+from prefilltune.tuning.pipeline import pipeline
 from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec, make_inputs, regimes
 
 #: Few enough blocks that each takes several tiles, one after another.
@@ -33,6 +37,9 @@ BOTH = {**ALIGNED, "halves": True}
 #: Maxima of tiles are computed where the anchor has to move.
 ON_DEMAND = {**PRODUCER, "on_demand": True}
 ALL = {**BOTH, "on_demand": True}
+
+#: Heads are taken in sections, one after another.
+SECTIONS = {**PRODUCER, "sections": 2}
 
 ALL_CHOICES = {
     "padding": "left",
@@ -60,13 +67,27 @@ def _kernel(
     proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
     source = device_source(generate(proposal.module, target.target))
     warps = tiles[0] // WARP_ROWS + WARPGROUP
-    return kernel_on_cpu(source, BLOCKS, warps, SHARED_BYTES, folder)
+    return kernel_on_cpu(source, _blocks(proposal.module), warps, SHARED_BYTES, folder)
+
+
+def _blocks(module: Any) -> int:
+    """How many are launched."""
+
+    def visit(loop: Any) -> None:
+        if loop.thread_binding is not None and loop.thread_binding.thread_tag == "blockIdx.x":
+            found.append(int(Analyzer().simplify(loop.extent)))  # pyright: ignore[reportArgumentType]
+
+    found: list[int] = []
+    structural_walk(pipeline(module)["main"].body, (tirx.For, visit))
+    (blocks,) = found
+    return blocks
 
 
 @pytest.mark.parametrize(
     ("head_dim", "chosen", "shape", "tiles", "more"),
     [
         (64, ALL_CHOICES, PrefillShape(4, 140), (64, 128), ALL),
+        (64, CAUSAL, PrefillShape(3, 201), (64, 64), {**ALL, "sections": 2}),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -89,6 +110,9 @@ def _kernel(
                 (32, {"window": (90, 70)}, PrefillShape(3, 400), (64, 192), PRODUCER),
                 # More tiles than are ranked: some without keys come before others.
                 (64, CAUSAL, PrefillShape(260, 20), (64, 64), ALIGNED),
+                (64, CAUSAL, PrefillShape(260, 20), (64, 64), {**ALIGNED, "sections": 2}),
+                # Fewer tiles than multiprocessors.
+                (64, {}, PrefillShape(2, 100), (64, 64), {**SECTIONS, "persistent": 16}),
             )
         ),
         # What these have, the ones above have too.
@@ -168,6 +192,8 @@ def test_maxima_on_demand_are_those_that_are_needed(padding: str, tmp_path: Path
                 (72, (None, 0), PrefillShape(3, 200), (128, 64), PRODUCER),
                 # More tiles than are ranked.
                 (64, (None, 0), PrefillShape(340, 8), (64, 64), PRODUCER),
+                (64, (None, 0), PrefillShape(4, 300), (64, 64), SECTIONS),
+                (64, (None, 0), PrefillShape(3, 70), (64, 64), {**SECTIONS, "persistent": 64}),
             )
         ),
     ],

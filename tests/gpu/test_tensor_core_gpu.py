@@ -15,6 +15,7 @@ from cuda_schedules import (
     WGMMA_HALVES,
     WGMMA_ON_DEMAND,
     WGMMA_PIPELINES,
+    WGMMA_SECTIONS,
     WGMMA_TURNS,
     pipelined,
     proposals,
@@ -95,7 +96,13 @@ def test_first_variants_of_every_dtype_and_head_dim(
         *((space, each) for space in SPACES_HERE for each in _pipelines(space)),
         *(
             ("cuda_wgmma", each)
-            for each in (*WGMMA_TURNS, *WGMMA_DIRECT, *WGMMA_HALVES, *WGMMA_ON_DEMAND)
+            for each in (
+                *WGMMA_TURNS,
+                *WGMMA_DIRECT,
+                *WGMMA_HALVES,
+                *WGMMA_ON_DEMAND,
+                *WGMMA_SECTIONS,
+            )
         ),
     ],
     ids=str,

@@ -34,6 +34,10 @@ PERSISTENT = "prefill.persistent"
 #: registers to those that compute.
 PRODUCER = "prefill.producer"
 
+#: Annotation of a loop with :data:`PRODUCER`: how many sections heads are taken in, one after
+#: another, which must be so many or a multiple.
+SECTIONS = "prefill.sections"
+
 #: Annotation of a loop with :data:`PRODUCER`: of the last tile of keys, a warpgroup that sees no
 #: more than the first half of it computes with that half. The value is how many keys a tile has.
 HALVES = "prefill.halves"
@@ -80,6 +84,7 @@ ALL = (
     MIN_BLOCKS,
     PERSISTENT,
     PRODUCER,
+    SECTIONS,
     HALVES,
     ON_DEMAND,
     ALTERNATE,

@@ -17,6 +17,7 @@ from ..intrinsics import ranking
 from ..intrinsics.fragments import UNTRACKED
 from ..intrinsics.uniform import uniform
 from .steps import over_threads
+from .taking import Item
 
 #: Shared memory of the table.
 RANKING_BYTES = 4 * ranking.TABLE_WORDS
@@ -32,10 +33,13 @@ class Order:
         Sequences, heads, and tiles of one sequence; or heads, and tiles of all sequences.
     threads : tuple of int
         Of a block, (x, y, z).
+    sections : int
+        That tiles with keys come in: all of some heads, before those of the next ones.
     """
 
     sizes: tuple[Any, ...]
     threads: tuple[int, int, int]
+    sections: int = 1
 
     @cached_property
     def _table(self) -> Any:
@@ -71,13 +75,17 @@ class Order:
         """Whether the table holds all tiles."""
         return self._tiles <= ranking.TABLE
 
-    def place(self, item: Any) -> tuple[list[Any], list[Any]]:
+    def place(self, item: Item) -> tuple[list[Any], list[Any]]:
         """Statements, and behind them sequence, head and tile of an item."""
         from tvm import tirx
 
         zero: Any = tirx.const(0, "int32")
         *sequences, heads, tiles = self.sizes
-        number, head = item // heads, item % heads
+        if item.section is None:
+            number, head = item.number // heads, item.number % heads
+        else:
+            some = self._heads_of_section
+            number, head = item.number // some, item.section * some + item.number % some
         plain = number
         if sequences:
             plain = number % sequences[0] * tiles + number // sequences[0]
@@ -85,6 +93,7 @@ class Order:
         there = tirx.BufferStore(self._found, ranking.ranked(self._pointer, number), [zero])
         other = tirx.BufferStore(self._found, plain, [zero])
         return [
+            *item.binds,
             self._if_fits(there, other),
             tirx.Bind(pair, self._found[0]),
         ], self._where(pair, head)
@@ -112,15 +121,32 @@ class Order:
 
         return tirx.Evaluate(ranking.use(self._pointer, value))
 
-    def with_keys(self) -> tuple[Any, Any]:
-        """A statement behind what makes the table, and how many items come before all others.
-
-        These others see no keys. Where there is no table, there are none behind.
-        """
+    @property
+    def known(self) -> Any:
+        """A statement behind what makes the table: :attr:`with_keys` needs it."""
         from tvm import tirx
 
-        tiles: Any = tirx.Var("some", "int32")
-        return tirx.Bind(tiles, self._found[1]), tiles * self.sizes[-2]
+        return tirx.Bind(self._some, self._found[1])
+
+    @property
+    def with_keys(self) -> Any:
+        """How many items of a section see keys.
+
+        All others come behind these. Where there is no table, there are none behind.
+        """
+        return self._some * self._heads_of_section
+
+    @cached_property
+    def _some(self) -> Any:
+        """Tiles with keys."""
+        from tvm import tirx
+
+        return tirx.Var("some", "int32")
+
+    @property
+    def _heads_of_section(self) -> Any:
+        heads = self.sizes[-2]
+        return heads if self.sections == 1 else heads // self.sections
 
     def make(self, count: Callable[[Sequence[Any]], tuple[list[Any], Any, Any]]) -> Any:
         """What makes the table.

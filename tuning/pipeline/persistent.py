@@ -32,6 +32,7 @@ from .annotations import (
     MIN_BLOCKS,
     PERSISTENT,
     PRODUCER,
+    SECTIONS,
 )
 from .halves import by_turns
 from .leaving import skipped
@@ -51,6 +52,7 @@ from .steps import (
     substituted,
     synchronized,
 )
+from .taking import Item, Taken
 from .without_keys import without_keys
 
 
@@ -123,6 +125,12 @@ class _Grid:
                 f"{BULK_ONCE}"
             )
         loop: Any = found[0]
+        sections, heads = int(loop.annotations.get(SECTIONS, 1)), loops[-2].extent
+        if sections > 1 and (PRODUCER not in loop.annotations or int(heads) % sections):
+            raise PipelineError(
+                f"{heads} heads cannot be taken in {sections} sections: {SECTIONS} needs "
+                f"{PRODUCER} too, and must divide the number of heads"
+            )
         consumers = int(loop.annotations[BULK]) if PRODUCER in loop.annotations else None
         loads = [*once, *loop.body.seq[: int(loop.annotations[LOADS])]]
         rings, barriers = rings_of(loads, consumers)
@@ -133,7 +141,7 @@ class _Grid:
         """The grid."""
         from tvm import s_tir, tirx
 
-        zero, block = int32(0), tirx.Var("block", "int32")
+        zero, block = int32(0), self._block
         held = tirx.decl_buffer((2,), "int32", name="held", scope="local")
         shared = [ring.buffer for ring in self.rings]
         touching, used, touched = self._touched()
@@ -146,9 +154,9 @@ class _Grid:
             *([] if self._produces else begun_turns(self.loop)),
             *(stmt for _, reading in self._extents for stmt in reading),
             self._order.make(self._count),
-            *([] if self._produces else [self._first_loads(block, zero, zero)]),
+            *([] if self._produces else [self._first_loads(Item(block), zero, zero)]),
             synchronized(),
-            self._turns(block, held, shared),
+            self._turns(held, shared),
         ]
         bounds = int32(int(self.loop.annotations.get(MIN_BLOCKS, 1)))
         scope = tirx.AttrStmt(zero, SCOPE, zero, tirx.SeqStmt(stmts))
@@ -159,6 +167,7 @@ class _Grid:
             held,
             *shared,
             *self._order.buffers,
+            *self._with_keys.buffers,
             *self._stored,
             *counted,
             *touched,
@@ -205,9 +214,29 @@ class _Grid:
         return int32(int(annotations[PERSISTENT]) * int(annotations.get(MIN_BLOCKS, 1)))
 
     @cached_property
+    def _block(self) -> Any:
+        from tvm import tirx
+
+        return tirx.Var("block", "int32")
+
+    @cached_property
     def _order(self) -> Order:
         sizes = tuple(extent for extent, _ in self._extents)
-        return Order(sizes, (4, 8, self._warps + WARPGROUP * self._produces))
+        return Order(sizes, (4, 8, self._warps + WARPGROUP * self._produces), self._sections)
+
+    @cached_property
+    def _with_keys(self) -> Taken:
+        """The items that see keys."""
+        from tvm import tirx
+
+        some, there = self._order.with_keys, tirx.min(self._blocks, self._order.items)
+        blocks = there if self._sections > 1 else self._blocks
+        return Taken(self._block, blocks, some, self._sections)
+
+    @property
+    def _sections(self) -> int:
+        """That heads are taken in."""
+        return int(self.loop.annotations.get(SECTIONS, 1))
 
     @cached_property
     def _extents(self) -> list[tuple[Any, list[Any]]]:
@@ -252,37 +281,36 @@ class _Grid:
         """Whether a warpgroup of its own loads."""
         return PRODUCER in self.loop.annotations
 
-    def _turns(self, block: Any, held: Any, shared: Sequence[Any]) -> Any:
+    def _turns(self, held: Any, shared: Sequence[Any]) -> Any:
         """One tile of queries after another; each thread of the two kinds counts what was held."""
         from tvm import tirx
 
-        def every(step: Callable[[Any], Any], items: Any) -> Any:
-            turn, zero = tirx.Var("turn", "int32"), int32(0)
-            turns = turns_of(block, self._blocks, items)
-            return tirx.For(turn, zero, turns, tirx.ForKind.SERIAL, step(turn))
+        everything = Taken(self._block, self._blocks, self._order.items)
+        some = self._with_keys if self._produces else everything
 
-        def item(turn: Any) -> Any:
-            return item_of(turn, block, self._blocks)
+        def every(step: Callable[[Any], Any], taken: Taken) -> Any:
+            turn = tirx.Var("turn", "int32")
+            return tirx.For(turn, int32(0), taken.turns, tirx.ForKind.SERIAL, step(turn))
 
         def tile(turn: Any) -> Any:
-            stmt = self._tile(item(turn), item(turn + 1), held, shared)
+            stmt = self._tile(some.item(turn), some.item(turn + 1), held, shared)
             return by_turns(stmt, turn, self._warps) if HALVES in self.loop.annotations else stmt
 
-        if not self._produces:
-            return every(tile, self._order.items)
-        # Who computes and who loads has nothing to do where there are no keys.
-        bound, some = self._order.with_keys()
-        computing = every(tile, some)
-        loading = every(lambda turn: self._all_loads(item(turn), held), some)
-        blocks = int(self.loop.annotations.get(MIN_BLOCKS, 1))
+        def load(turn: Any) -> Any:
+            return self._all_loads(some.item(turn), held)
 
         def idle(warp: Any) -> Any:
-            return every(lambda turn: self._if_empty(item(turn), warp), self._order.items)
+            return every(lambda turn: self._if_empty(everything.item(turn), warp), everything)
 
-        computes = [*begun_turns(self.loop), computing]
-        return tirx.SeqStmt([bound, divided(computes, loading, idle, self._warps, blocks)])
+        if not self._produces:
+            return every(tile, everything)
+        # Who computes and who loads has nothing to do where there are no keys.
+        blocks = int(self.loop.annotations.get(MIN_BLOCKS, 1))
+        computes = [*begun_turns(self.loop), every(tile, some)]
+        parts = divided(computes, every(load, some), idle, self._warps, blocks)
+        return tirx.SeqStmt([self._order.known, *some.begin, parts])
 
-    def _if_empty(self, item: Any, warp: Any) -> Any:
+    def _if_empty(self, item: Item, warp: Any) -> Any:
         """Write the outputs of a tile that sees no keys, beside those that compute others."""
         from tvm import tirx
 
@@ -310,7 +338,7 @@ class _Grid:
             )
         )
 
-    def _all_loads(self, item: Any, held: Any) -> Any:
+    def _all_loads(self, item: Item, held: Any) -> Any:
         """All loads of a tile of queries, in the order in which their slots become free."""
         from tvm import tirx
 
@@ -339,7 +367,7 @@ class _Grid:
             [*found, *stmts, tirx.IfThenElse(extent > 0, tirx.SeqStmt(loads), None)]
         )
 
-    def _tile(self, item: Any, following: Any, held: Any, shared: Sequence[Any]) -> Any:
+    def _tile(self, item: Item, following: Item, held: Any, shared: Sequence[Any]) -> Any:
         """One tile of queries; rings held what ``held`` says: tiles of keys, and of queries."""
         from tvm import s_tir, tirx
 
@@ -393,7 +421,7 @@ class _Grid:
             ),
         )  # fmt: skip
 
-    def _around(self, work: Any, following: Any, tiles: Any, queries: Any) -> list[Any]:
+    def _around(self, work: Any, following: Item, tiles: Any, queries: Any) -> list[Any]:
         """The steps of a tile, with what computes in the place of the loop."""
         from tvm import tirx
 
@@ -416,7 +444,7 @@ class _Grid:
         """A step of what computes, and nothing else."""
         return across_lanes(stmt) if self._produces else stmt
 
-    def _first_loads(self, item: Any, tiles: Any, queries: Any, part: slice = slice(None)) -> Any:
+    def _first_loads(self, item: Item, tiles: Any, queries: Any, part: slice = slice(None)) -> Any:
         """Start loads that an item begins with, if there is one and it has keys."""
         from tvm import tirx
 
@@ -427,7 +455,7 @@ class _Grid:
         begin, extent = (substituted(each, known) for each in (self.loop.min, self.loop.extent))
         loads = first_loads(self.loop, there, begin, extent)[part]
         some = tirx.IfThenElse(extent > 0, sequence(loads), None)
-        there_is = item < self._order.items
+        there_is = item.number < self._order.items
         return tirx.IfThenElse(there_is, tirx.SeqStmt([*found, *stmts, some]), None)
 
     def _count(self, where: Sequence[Any]) -> tuple[list[Any], Any, Any]:
@@ -488,21 +516,6 @@ class _Grid:
         variables = (each.var for each in self.realize.block.iter_vars)
         values = (substituted(each, loops) for each in self.realize.iter_values)
         return dict(zip(variables, values, strict=True))
-
-
-def item_of(turn: Any, block: Any, blocks: Any) -> Any:
-    """What a block takes in a turn: of every other one from behind, as items get shorter."""
-    from tvm import tirx
-
-    return turn * blocks + tirx.Select(turn % 2 == 0, block, blocks - 1 - block)
-
-
-def turns_of(block: Any, blocks: Any, items: Any) -> Any:
-    """How many turns a block has."""
-    from tvm import tirx
-
-    whole = items // blocks
-    return whole + tirx.Cast("int32", item_of(whole, block, blocks) < items)
 
 
 def _is_bound(stmt: Any) -> bool:

@@ -48,6 +48,7 @@ from ..pipeline import (
     PERSISTENT,
     PRODUCER,
     RANKING_BYTES,
+    SECTIONS,
 )
 from ..target import ResolvedTarget
 from .row_threads import (
@@ -128,6 +129,8 @@ class Pipeline:
     on_demand : bool
         Whether the maximum of a tile is computed only where the one before does no longer do, which
         is asked first.
+    sections : int
+        That heads are taken in, one after another; more than one needs producer.
     """
 
     overlap: bool = False
@@ -141,6 +144,7 @@ class Pipeline:
     aligned: bool = False
     halves: bool = False
     on_demand: bool = False
+    sections: int = 1
 
     @staticmethod
     def of(variant: Variant) -> Pipeline:
@@ -203,13 +207,33 @@ _ON_DEMAND_ROUNDS: _Rounds = [
     for tiles, pipelines in _WARPGROUP_ROUNDS
 ]
 
+# Of causal attention with more keys and values than the cache keeps.
+_SECTION_ROUND = (
+    _KV_TILES[:2],
+    tuple(
+        Pipeline(
+            True, 2, persistent=1, producer=True, aligned=a, halves=True, on_demand=True, sections=n
+        )
+        for a, n in itertools.product((False, True), (2, 4))
+    ),
+)
+
 # Which tiles are tried with which pipelines. All query tiles have their turn with one round before
 # the next round begins.
 _ROUNDS: dict[str, _Rounds] = {
-    "wgmma": (*_ON_DEMAND_ROUNDS, _WARPGROUP_ROUNDS[0]),
+    "wgmma": (
+        _ON_DEMAND_ROUNDS[0],
+        _SECTION_ROUND,
+        *_ON_DEMAND_ROUNDS[1:],
+        _WARPGROUP_ROUNDS[0],
+    ),
     "mma": _WARP_ROUNDS,
     "mma_k8": _WARP_ROUNDS,
 }
+
+# Keys and values that an H100's L2 cache keeps: half of it, as each half of the multiprocessors has
+# one of its own.
+_KEPT_BYTES = 24 << 20
 
 # Up to here 16 query rows stay in registers: they are few of a thread's.
 _KEPT_COLUMNS = 128
@@ -395,6 +419,7 @@ class TensorCoreSpace(DesignSpace):
             and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
             and (not s.aligned or _gains_by_alignment(spec, shape, s.q_tile))
             and s.halves in _halves_tried(spec, s)
+            and (s.sections == 1 or _gains_by_sections(spec, shape, s.sections))
         ]
 
     def _structures(
@@ -441,6 +466,7 @@ class TensorCoreSpace(DesignSpace):
         order = "the value product runs beside the next tile's softmax" if s.overlap else "in turn"
         grid = f"persistent, {s.persistent} multiprocessors" if s.persistent else "a block a tile"
         grid += ", output from registers" if s.direct else ""
+        grid += f", heads in {s.sections} sections" if s.sections > 1 else ""
         tiles = f"{s.q_tile} query rows by {s.kv_tile} keys"
         tiles += ", queries from the first that is no padding on" if s.aligned else ""
         tiles += ", half of the last keys for who sees no more" if s.halves else ""
@@ -494,6 +520,18 @@ def _halves_tried(spec: PrefillSpec, s: TensorCoreStructure) -> Collection[bool]
     if after is None or not (several and s.takes_halves):
         return (False,)
     return (True,) if before is None else (False, True)
+
+
+def _gains_by_sections(spec: PrefillSpec, shape: PrefillShape, sections: int) -> bool:
+    """Whether heads in sections keep keys and values in a cache that leave it otherwise.
+
+    Where rows see all keys up to their own, the longest tiles of all sequences come first, each of
+    which goes over its keys anew: so do those after them, and find no keys of the first ones.
+    """
+    before, after = spec.window
+    read = 4 * shape.batch * shape.num_kv * spec.num_kv_heads * spec.head_dim
+    long = before is None and after is not None and read > _KEPT_BYTES
+    return long and spec.num_kv_heads % sections == 0
 
 
 def _multiprocessors(target: ResolvedTarget) -> int:
@@ -677,6 +715,8 @@ def _pipeline(sch: Any, s: TensorCoreStructure) -> None:
         sch.annotate(loop, PERSISTENT, s.persistent)
     if s.producer:
         sch.annotate(loop, PRODUCER, 1)
+        if s.sections > 1:
+            sch.annotate(loop, SECTIONS, s.sections)
         if s.halves:
             sch.annotate(loop, HALVES, s.kv_tile)
         sch.annotate(loop, LOADS_AFTER, 1)
