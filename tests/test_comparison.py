@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import time
@@ -492,7 +493,7 @@ def test_the_chart_is_a_png(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_interleaving_alternates_and_spares_the_slow() -> None:
+def test_interleaving_takes_turns_and_spares_the_slow() -> None:
     order: list[str] = []
 
     def timer(name: str, seconds: float):
@@ -504,7 +505,19 @@ def test_interleaving_alternates_and_spares_the_slow() -> None:
 
     times = interleave([timer("fast", 1e-3), timer("slow", 0.5)], rounds=5)
     assert [len(each) for each in times] == [5, 3]
-    assert order == ["fast", "slow"] * 4 + ["fast", "fast"]
+    rounds = [order[first : first + 2] for first in range(0, 8, 2)]
+    assert rounds[0] == ["fast", "slow"]  # before what is timed
+    assert [sorted(each) for each in rounds] == [["fast", "slow"]] * 4
+    assert order[8:] == ["fast", "fast"]
+
+
+def test_nobody_is_always_timed_behind_the_same() -> None:
+    order: list[int] = []
+    timers = [lambda _, number=number: order.append(number) or 1.0 for number in range(3)]
+    interleave(timers, rounds=20, seconds=1.0, pause=0.0)
+    assert {*itertools.pairwise(order)} >= {
+        (one, other) for one in range(3) for other in range(3) if one != other
+    }
 
 
 def test_time_calls_counts_calls() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -65,6 +66,9 @@ def interleave(
 ) -> list[tuple[float, ...]]:
     """Time every subject once a round, so that a disturbance hits them alike.
 
+    Every round has another order: where a GPU is at its limit of power, whoever comes behind one
+    that needs little finds higher clocks, and no subject shall always be that.
+
     Parameters
     ----------
     timers : Sequence[Callable[[float], float]]
@@ -84,8 +88,10 @@ def interleave(
     times: list[list[float]] = [[] for _ in timers]
     for timer in timers:
         timer(0.0)
+    turns, order = [*zip(timers, times, strict=True)], random.Random(0)
     for done in range(rounds):
-        for timer, found in zip(timers, times, strict=True):
+        order.shuffle(turns)
+        for timer, found in turns:
             if done >= _SLOW_ROUNDS and found[0] > _SLOW * seconds:
                 continue
             time.sleep(pause)
