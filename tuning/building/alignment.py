@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..backends import backend_of
+from ..requiring import require
 
 #: May begin anywhere.
 _SCALARS = frozenset({"valid_lens", "cu_seqlens_q", "cu_seqlens_kv"})
@@ -83,15 +84,6 @@ def alignment_checks(buffers: Sequence[Any], kind: str) -> list[Any]:
         )
         for buffer, alignment in zip(checked, alignments, strict=True)
     ]
-
-
-def require(condition: Any, message: str) -> Any:
-    """A statement that raises ValueError unless ``condition`` holds."""
-    from tvm.ir import StringImm
-    from tvm.tirx import AssertStmt
-
-    # TVM 0.27's Python has the first two in the other order than its constructor in C++.
-    return AssertStmt(condition, StringImm("ValueError"), [StringImm(message)])  # pyright: ignore[reportArgumentType]
 
 
 def address_of(buffer: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ...workloads import INDEXABLE, PackedShape, PrefillSpec, SymbolicShape
 from ..backends import backend_of
-from ..building.alignment import alignment_checks, parameter, require
+from ..building.alignment import alignment_checks, parameter
+from ..requiring import require
 from .boundaries import SIZES, Leaf, Tree
 from .lengths import Lengths
 from .views import (

@@ -14,8 +14,9 @@ from itertools import product
 from typing import Any
 
 from ...workloads import INDEXABLE
-from ..building.alignment import address_of, alignment_of, require
+from ..building.alignment import address_of, alignment_of
 from ..pipeline.steps import sequence
+from ..requiring import require
 
 #: May be views.
 _INPUTS = frozenset({"q", "k", "v"})

@@ -6,10 +6,11 @@ They are read by vectors, change places in registers, and are written by vectors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import PipelineError
 from .steps import int32, substituted, whole
 
 
@@ -30,18 +31,37 @@ class Copy:
     realize: Any
 
     @classmethod
-    def of(cls, loop: Any) -> Copy | None:
-        """That which a loop around another one is; None if it is none."""
+    def annotated(
+        cls, stmt: Any, annotation: str, fits: Callable[[Copy], bool], needed: str
+    ) -> Copy | None:
+        """That which a loop with an annotation is; None for any other statement.
+
+        Parameters
+        ----------
+        fits : Callable
+            Whether a copy is of the kind that is meant.
+        needed : str
+            What such a loop is to have.
+
+        Raises
+        ------
+        PipelineError
+            If the loop is no such copy.
+        """
         from tvm import s_tir, tirx
 
-        inner = loop.body
-        if not (
+        if not (isinstance(stmt, tirx.For) and annotation in stmt.annotations):
+            return None
+        inner: Any = stmt.body
+        copies = (
             isinstance(inner, tirx.For)
             and isinstance(inner.body, s_tir.SBlockRealize)
             and isinstance(inner.body.block.body, tirx.BufferStore)
-        ):
-            return None
-        return cls(loop, inner, inner.body)
+        )
+        copy = cls(stmt, inner, inner.body) if copies else None
+        if copy is None or not fits(copy):
+            raise PipelineError(f"the loop over {stmt.loop_var.name} says {annotation}: {needed}")
+        return copy
 
     @property
     def sides(self) -> tuple[int, int]:

@@ -17,7 +17,16 @@ from ..errors import PipelineError
 from ..intrinsics.above import above, any_lane, largest
 from .across_lanes import LaneReduction
 from .annotations import ON_DEMAND
-from .steps import buffers_of, changed, int32, renewed, sequence, substituted, whole
+from .steps import (
+    buffers_of,
+    changed,
+    int32,
+    renewed,
+    sequence,
+    substituted,
+    whole,
+    with_ones,
+)
 
 
 def maxima_on_demand(stmt: Any) -> Any:
@@ -169,13 +178,8 @@ def _if_above(asking: tuple[Any, Any], moving: Sequence[Any], others: Sequence[A
     carried = {each for each in writes if each in reads}
     factors = [each for each in writes if each in read_behind and each not in carried]
 
-    def one(part: Any) -> Any:
-        if isinstance(part, tirx.BufferStore) and part.buffer in factors:
-            return tirx.BufferStore(part.buffer, tirx.const(1.0, "float32"), part.indices)
-        return None
-
     ones = [
-        renewed(changed(each, one), [*dict.fromkeys(itertools.chain(*buffers_of(each)))])
+        renewed(with_ones(each, factors), [*dict.fromkeys(itertools.chain(*buffers_of(each)))])
         for each in moving
         if set(buffers_of(each)[1]) & set(factors)
     ]

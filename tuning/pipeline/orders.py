@@ -15,7 +15,17 @@ from ..intrinsics.turns import begin_turns, pass_turn, take_turn
 from .annotations import AHEAD, ALTERNATE, BULK, HALVES, OVERLAP, PRODUCER
 from .halves import Halves
 from .rings import Ring, begin_rings, rings_of
-from .steps import at, buffers_of, changed, if_any, sequence, serial, synchronized, waiting, without
+from .steps import (
+    at,
+    buffers_of,
+    if_any,
+    sequence,
+    serial,
+    synchronized,
+    waiting,
+    with_ones,
+    without,
+)
 
 #: What starts the first loads of the loop's next run, or some of them.
 Following = Callable[[slice], Sequence[Any]]
@@ -312,17 +322,9 @@ def _of_first_sums(between: Sequence[Any], product: Any) -> list[Any]:
 
     That is nothing before, whatever the factor.
     """
-    from tvm import tirx
-
     reads, writes = buffers_of(product)
     factors = [each for each in reads if each.dtype == "float32" and each not in writes]
-
-    def change(part: Any) -> Any:
-        if isinstance(part, tirx.BufferStore) and part.buffer in factors:
-            return tirx.BufferStore(part.buffer, tirx.const(1.0, "float32"), part.indices)
-        return None
-
-    return [changed(each, change) for each in between]
+    return [with_ones(each, factors) for each in between]
 
 
 def _turns(loop: Any) -> tuple[list[Any], list[Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import PipelineError
 from .annotations import PAIR
 from .copying import Copy, along, vectors_of
 from .steps import int32
@@ -25,14 +24,13 @@ def paired(stmt: Any) -> Any:
     """
     from tvm import tirx
 
-    if not (isinstance(stmt, tirx.For) and PAIR in stmt.annotations):
+    needed = (
+        "let it have in it a loop over two rows, and in that a copy alone that writes the elements "
+        "of both side by side"
+    )
+    copy = Copy.annotated(stmt, PAIR, _pairs, needed)
+    if copy is None:
         return None
-    copy = Copy.of(stmt)
-    if copy is None or not _pairs(copy):
-        raise PipelineError(
-            f"the loop over {stmt.loop_var.name} says {PAIR}: let it have in it a loop over two "
-            "rows, and in that a copy alone that writes the elements of both side by side"
-        )
     lanes, _ = copy.sides
     both: Any = tirx.decl_buffer((2, lanes), copy.to.dtype, "rows")
     order = [int32(lanes * row + lane) for lane in range(lanes) for row in range(2)]

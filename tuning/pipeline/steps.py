@@ -120,6 +120,18 @@ def substituted(expression: Any, values: dict[Any, Any]) -> Any:
     return function.specialize(values).body.value
 
 
+def with_ones(stmt: Any, buffers: Sequence[Any]) -> Any:
+    """A statement that stores 1 wherever it stored a factor to one of ``buffers``."""
+    from tvm import tirx
+
+    def one(part: Any) -> Any:
+        if isinstance(part, tirx.BufferStore) and part.buffer in buffers:
+            return tirx.BufferStore(part.buffer, tirx.const(1.0, "float32"), part.indices)
+        return None
+
+    return changed(stmt, one)
+
+
 def int32(value: int) -> Any:
     """A number as TIR has it."""
     from tvm import tirx

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..intrinsics.amx import CONFIG, load_config, release
+from ..requiring import require
 from .annotations import TILE_REGISTERS
 
 # Linux's system call, what it is to do, and which state is meant (Documentation/arch/x86/xstate).
@@ -121,12 +122,9 @@ def with_tile_registers(stmt: Any) -> Any:
 
 def _permitted() -> Any:
     from tvm import tirx
-    from tvm.ir import StringImm
 
     numbers = [
         tirx.IntImm("int64", each) for each in (_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)
     ]
     answer: Any = tirx.call_extern("int64", "syscall", *numbers)
-    message = StringImm(_REFUSED)
-    # TVM 0.27's Python has the first two in the other order than its constructor in C++.
-    return tirx.AssertStmt(answer == 0, StringImm("RuntimeError"), [message])  # pyright: ignore[reportArgumentType]
+    return require(answer == 0, _REFUSED, "RuntimeError")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import PipelineError
 from .annotations import TRANSPOSE
 from .copying import Copy, along, vectors_of
 from .steps import int32
@@ -26,14 +25,13 @@ def transposed(stmt: Any) -> Any:
     """
     from tvm import tirx
 
-    if not (isinstance(stmt, tirx.For) and TRANSPOSE in stmt.annotations):
+    needed = (
+        "let it have a power of two steps, in it a loop of as many, and in that a copy alone that "
+        "writes rows side by side"
+    )
+    copy = Copy.annotated(stmt, TRANSPOSE, _is_square, needed)
+    if copy is None:
         return None
-    copy = Copy.of(stmt)
-    if copy is None or not _is_square(copy):
-        raise PipelineError(
-            f"the loop over {stmt.loop_var.name} says {TRANSPOSE}: let it have a power of two "
-            "steps, in it a loop of as many, and in that a copy alone that writes rows side by side"
-        )
     tile: Any = tirx.decl_buffer(copy.sides, copy.to.dtype, "tile")
     side, _ = copy.sides
     stores = []
