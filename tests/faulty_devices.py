@@ -73,6 +73,9 @@ def check_and_time(path: str, *_: Any) -> Measurement:
     digest = hashlib.sha256(Path(path).read_bytes()).digest()
     seconds = 1e-3 * (1 + digest[0] / 256 + digest[1] / 256**2)
     fault, _, first = os.environ["DEVICE_FAULT"].partition(":")
+    if fault == "patient":  # which leaves others their turns
+        time.sleep(0.3)
+        return Measurement(0.0, (seconds,) * 3)
     if not fault or next(_calls) < int(first or 1) or _has_happened():
         return Measurement(0.0, (seconds,) * 3)
     if fault == "kill":

@@ -108,7 +108,7 @@ def test_devices_that_go_on_failing_cost_no_candidate(
     faults: Sequence[str],
     counted: str,
 ) -> None:
-    workers = [device(), *map(device, faults)]
+    workers = [device("patient"), *map(device, faults)]
     state, trials = _search(workers, tmp_path / "log", builders)
     assert _times(trials) == sound
     assert not state.failures
