@@ -24,7 +24,7 @@ from prefilltune.tuning.errors import PipelineError
 from prefilltune.tuning.intrinsics.registers import left_over
 from prefilltune.tuning.pipeline import ALTERNATE, BULK, PERSISTENT, SECTIONS, pipeline
 from prefilltune.tuning.pipeline.steps import substituted
-from prefilltune.tuning.pipeline.taking import Taken
+from prefilltune.tuning.pipeline.taking import Taken, TakenInSections
 from prefilltune.tuning.pipeline.without_keys import without_keys
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
@@ -69,7 +69,8 @@ def test_turns_of_two_sections_even_out() -> None:
 
 def _taken(block: int, blocks: int, items: int, sections: int) -> list[tuple[int, int]]:
     """Items that a block takes, and of which section each is."""
-    taken = Taken(*(tirx.const(each, "int32") for each in (block, blocks, items)), sections)
+    of = [tirx.const(each, "int32") for each in (block, blocks, items)]
+    taken = Taken(*of) if sections == 1 else TakenInSections(*of, sections)
     known: dict[Any, Any] = {}
 
     def value(of: Any) -> Any:

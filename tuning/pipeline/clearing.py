@@ -18,6 +18,7 @@ from ...workloads import numpy_dtype
 from ..intrinsics.filling import fill
 from .annotations import LOADS, PRODUCER
 from .leaving import skipped, within_blocks
+from .steps import is_annotated
 from .without_keys import constants
 
 
@@ -40,9 +41,7 @@ def _cleared(block: Any) -> Any:
     from tvm import s_tir, tirx
 
     stmts = list(block.body.seq) if isinstance(block.body, tirx.SeqStmt) else []
-    loops: list[Any] = [
-        each for each in stmts if isinstance(each, tirx.For) and LOADS in each.annotations
-    ]
+    loops: list[Any] = [each for each in stmts if is_annotated(each, LOADS)]
     if len(loops) != 1 or PRODUCER in loops[0].annotations or any(map(skipped, stmts)):
         return block
     known, tile = constants(stmts), block.iter_vars[-1]

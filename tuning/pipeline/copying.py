@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PipelineError
-from .steps import int32, substituted, whole
+from .steps import int32, is_annotated, substituted, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Copy:
         """
         from tvm import s_tir, tirx
 
-        if not (isinstance(stmt, tirx.For) and annotation in stmt.annotations):
+        if not is_annotated(stmt, annotation):
             return None
         inner: Any = stmt.body
         copies = (

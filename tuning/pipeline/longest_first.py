@@ -145,8 +145,7 @@ class Order:
 
     @property
     def _heads_of_section(self) -> Any:
-        heads = self.sizes[-2]
-        return heads if self.sections == 1 else heads // self.sections
+        return self.sizes[-2] // self.sections
 
     def make(self, count: Callable[[Sequence[Any]], tuple[list[Any], Any, Any]]) -> Any:
         """What makes the table.

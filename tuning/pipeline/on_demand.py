@@ -19,10 +19,12 @@ from .across_lanes import LaneReduction
 from .annotations import ON_DEMAND
 from .steps import (
     buffers_of,
-    changed,
     int32,
+    is_annotated,
+    other_annotations,
     renewed,
     sequence,
+    stores_of,
     substituted,
     whole,
     with_ones,
@@ -41,10 +43,10 @@ def maxima_on_demand(stmt: Any) -> Any:
     """
     from tvm import tirx
 
-    if not (isinstance(stmt, tirx.For) and ON_DEMAND in stmt.annotations):
+    if not is_annotated(stmt, ON_DEMAND):
         return None
     loop: Any = stmt
-    kept = {name: value for name, value in loop.annotations.items() if name != ON_DEMAND}
+    kept = other_annotations(loop, ON_DEMAND)
     steps = tirx.SeqStmt(_asked_first(loop, list(loop.body.seq)))
     return tirx.For(
         loop.loop_var, loop.min, loop.extent, loop.kind, steps, loop.thread_binding, kept
@@ -93,7 +95,7 @@ class _Anchor:
         from tvm import tirx
 
         target = maximum.block.body.buffer
-        for store in _stores(moving):
+        for store in stores_of(*moving):
             value: Any = store.value
             if not isinstance(value, tirx.Select):
                 continue
@@ -191,17 +193,3 @@ def _if_above(asking: tuple[Any, Any], moving: Sequence[Any], others: Sequence[A
         tirx.SeqStmt([question, *ones, moved]), alloc_buffers=[answer],
     )  # fmt: skip
     return s_tir.SBlockRealize([], True, block)
-
-
-def _stores(steps: Sequence[Any]) -> list[Any]:
-    from tvm import tirx
-
-    found: list[Any] = []
-
-    def visit(part: Any) -> None:
-        if isinstance(part, tirx.BufferStore):
-            found.append(part)
-
-    for each in steps:
-        changed(each, visit)
-    return found

@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from .annotations import PEEL
-from .steps import at, changed
+from .steps import at, changed, is_annotated, other_annotations
 
 
 def peeled(stmt: Any) -> Any:
     """An annotated loop, its last step behind it where that is partial; None for anything else."""
     from tvm import tirx
 
-    if not (isinstance(stmt, tirx.For) and PEEL in stmt.annotations):
+    if not is_annotated(stmt, PEEL):
         return None
-    kept = {name: value for name, value in stmt.annotations.items() if name != PEEL}
+    kept = other_annotations(stmt, PEEL)
     begin: Any = stmt.min
     extent: Any = stmt.extent
     whole = int(extent) - _is_partial(stmt)

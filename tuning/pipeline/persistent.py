@@ -48,11 +48,13 @@ from .steps import (
     changed,
     in_other_terms,
     int32,
+    is_annotated,
     sequence,
+    stores_of,
     substituted,
     synchronized,
 )
-from .taking import Item, Taken
+from .taking import Item, Taken, TakenInSections
 from .without_keys import without_keys
 
 
@@ -117,8 +119,8 @@ class _Grid:
                 "heads and tiles of queries, around one sblock; or two, over heads and tiles, in "
                 "which the sequence of a tile is searched for"
             )
-        once = [each for each in stmts if _is_for(each, BULK_ONCE)]
-        found = [each for each in stmts if _is_for(each, PERSISTENT)]
+        once = [each for each in stmts if is_annotated(each, BULK_ONCE)]
+        found = [each for each in stmts if is_annotated(each, PERSISTENT)]
         if len(once) != 1 or len(found) != 1 or BULK not in found[0].annotations:
             raise PipelineError(
                 f"a loop with {PERSISTENT} needs {BULK} too, and beside it one load with "
@@ -229,9 +231,11 @@ class _Grid:
         """The items that see keys."""
         from tvm import tirx
 
-        some, there = self._order.with_keys, tirx.min(self._blocks, self._order.items)
-        blocks = there if self._sections > 1 else self._blocks
-        return Taken(self._block, blocks, some, self._sections)
+        block, blocks, some = self._block, self._blocks, self._order.with_keys
+        if self._sections == 1:
+            return Taken(block, blocks, some)
+        there = tirx.min(blocks, self._order.items)
+        return TakenInSections(block, there, some, self._sections)
 
     @property
     def _sections(self) -> int:
@@ -260,16 +264,7 @@ class _Grid:
     @cached_property
     def _stored(self) -> list[Any]:
         """Local memory in which what is bound is found, for one tile after another."""
-        from tvm import tirx
-
-        def visit(part: Any) -> None:
-            if isinstance(part, tirx.BufferStore):
-                found.append(part.buffer)
-
-        found: list[Any] = []
-        for each in self.binds:
-            changed(each, visit)
-        return [*dict.fromkeys(found)]
+        return [*dict.fromkeys(each.buffer for each in stores_of(*self.binds))]
 
     @property
     def _warps(self) -> int:
@@ -599,9 +594,3 @@ def _later(step: Any, rings: Sequence[Any], tiles: Any) -> Any:
         )  # fmt: skip
 
     return changed(step, change)
-
-
-def _is_for(stmt: Any, annotation: str) -> bool:
-    from tvm import tirx
-
-    return isinstance(stmt, tirx.For) and annotation in stmt.annotations

@@ -38,7 +38,7 @@ from .persistent import persistent
 from .rings import Ring
 from .scopes import scoped
 from .searching import searched_by_warps
-from .steps import changed, joined
+from .steps import changed, is_annotated, joined
 from .tile_registers import in_words, with_tile_registers
 from .transposing import transposed
 from .trimming import trimmed
@@ -111,19 +111,19 @@ def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
 
     if _is_persistent(stmt):
         return persistent(stmt, rings)
-    if _is_for(stmt, LOADS):
+    if is_annotated(stmt, LOADS):
         return _pipelined_loop(stmt, (), rings)
-    if not (isinstance(stmt, tirx.SeqStmt) and any(_is_for(each, LOADS) for each in stmt.seq)):
+    if not (isinstance(stmt, tirx.SeqStmt) and any(is_annotated(each, LOADS) for each in stmt.seq)):
         return None
-    bulk = any(_is_for(each, BULK) for each in stmt.seq)
-    once = [each for each in stmt.seq if bulk and _is_for(each, BULK_ONCE)]
+    bulk = any(is_annotated(each, BULK) for each in stmt.seq)
+    once = [each for each in stmt.seq if bulk and is_annotated(each, BULK_ONCE)]
     return tirx.SeqStmt(
         [
             _pipelined_loop(each, once, rings)
-            if _is_for(each, LOADS)
+            if is_annotated(each, LOADS)
             else changed(each, partial(_pipelined, rings=rings))
             for each in stmt.seq
-            if not (bulk and _is_for(each, BULK_ONCE))
+            if not (bulk and is_annotated(each, BULK_ONCE))
         ]
     )
 
@@ -133,7 +133,7 @@ def _waits_for_a_search(body: Any) -> bool:
     found = []
 
     def visit(part: Any) -> None:
-        if _is_for(part, BULK):
+        if is_annotated(part, BULK):
             found.append(int(part.annotations[BULK]))
 
     changed(body, visit)
@@ -150,7 +150,7 @@ def _holds(stmt: Any, annotation: str) -> bool:
     found = []
 
     def visit(part: Any) -> None:
-        if _is_for(part, annotation):
+        if is_annotated(part, annotation):
             found.append(part)
 
     changed(stmt, visit)
@@ -192,15 +192,9 @@ def _pipelined_loop(loop: Any, once: Sequence[Any], rings: list[Ring]) -> Any:
 def _refuse_annotated(stmt: Any) -> None:
     """Refuse a loop whose annotations did not take part in rewriting."""
     for annotation in ALL:
-        if _is_for(stmt, annotation):
+        if is_annotated(stmt, annotation):
             raise PipelineError(
                 f"the loop over {stmt.loop_var.name} says {annotation}, and nothing came of it; "
                 f"annotate a loop with {LOADS} that lies within no other such loop, and with "
                 f"{BULK_ONCE} only a load beside one with {BULK}"
             )
-
-
-def _is_for(stmt: Any, annotation: str) -> bool:
-    from tvm import tirx
-
-    return isinstance(stmt, tirx.For) and annotation in stmt.annotations

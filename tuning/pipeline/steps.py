@@ -120,6 +120,39 @@ def substituted(expression: Any, values: dict[Any, Any]) -> Any:
     return function.specialize(values).body.value
 
 
+def is_annotated(stmt: Any, annotation: str) -> bool:
+    """Whether a statement is a loop with an annotation."""
+    from tvm import tirx
+
+    return isinstance(stmt, tirx.For) and annotation in stmt.annotations
+
+
+def other_annotations(loop: Any, annotation: str) -> dict[str, Any]:
+    """What a loop says besides an annotation."""
+    return {name: value for name, value in loop.annotations.items() if name != annotation}
+
+
+def stores_of(*stmts: Any) -> list[Any]:
+    """All stores within statements.
+
+    Raises
+    ------
+    PipelineError
+        As :func:`changed` does.
+    """
+    from tvm import tirx
+
+    found: list[Any] = []
+
+    def visit(part: Any) -> None:
+        if isinstance(part, tirx.BufferStore):
+            found.append(part)
+
+    for each in stmts:
+        changed(each, visit)
+    return found
+
+
 def with_ones(stmt: Any, buffers: Sequence[Any]) -> Any:
     """A statement that stores 1 wherever it stored a factor to one of ``buffers``."""
     from tvm import tirx

@@ -41,23 +41,51 @@ class Taken:
     Parameters
     ----------
     block, blocks : PrimExpr
-        Which of how many. Where there are sections, all of these blocks must be there.
+        Which of how many.
+    items : PrimExpr
+        That all take.
+    """
+
+    block: Any
+    blocks: Any
+    items: Any
+
+    @property
+    def begin(self) -> list[Any]:
+        """Statements before the first turn."""
+        return []
+
+    @property
+    def buffers(self) -> list[Any]:
+        """To be allocated around all statements."""
+        return []
+
+    @property
+    def turns(self) -> Any:
+        """How many there are, behind ``begin``."""
+        return turns_of(self.block, self.blocks, self.items)
+
+    def item(self, turn: Any) -> Item:
+        """What is taken in a turn."""
+        return Item(item_of(turn, self.block, self.blocks))
+
+
+@dataclass(frozen=True, eq=False)
+class TakenInSections(Taken):
+    """What one block takes of items in sections, all of whose blocks must be there.
+
+    Parameters
+    ----------
     items : PrimExpr
         Of every section.
     sections : int
         Of equally many items.
     """
 
-    block: Any
-    blocks: Any
-    items: Any
-    sections: int = 1
+    sections: int
 
     @property
     def begin(self) -> list[Any]:
-        """Statements before the first turn."""
-        if self.sections == 1:
-            return []
         blocks, *_ = self._bound
         counts = (turns_of(each, blocks, self.items) for each in (self.block, self._mirrored))
         values = zip((self.blocks, *counts), self._bound, strict=True)
@@ -66,23 +94,16 @@ class Taken:
 
     @property
     def buffers(self) -> list[Any]:
-        """To be allocated around all statements."""
-        return [self._memory] if self.sections > 1 else []
+        return [self._memory]
 
     @property
     def turns(self) -> Any:
-        """How many there are, behind ``begin``."""
-        if self.sections == 1:
-            return turns_of(self.block, self.blocks, self.items)
         _, one, other = self._bound
         return -(-self.sections // 2) * one + self.sections // 2 * other
 
     def item(self, turn: Any) -> Item:
-        """What is taken in a turn."""
         from tvm import tirx
 
-        if self.sections == 1:
-            return Item(item_of(turn, self.block, self.blocks))
         blocks, one, other = self._bound
         within = tirx.floormod(turn, one + other)
         mirrored = within >= one

@@ -11,6 +11,7 @@ from typing import Any
 from ..intrinsics.amx import CONFIG, load_config, release
 from ..requiring import require
 from .annotations import TILE_REGISTERS
+from .steps import is_annotated, other_annotations
 
 # Linux's system call, what it is to do, and which state is meant (Documentation/arch/x86/xstate).
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
@@ -31,7 +32,7 @@ def in_words(stmt: Any) -> Any:
     from tvm import s_tir, tirx
     from tvm.ir import TensorLoad, Var
 
-    if not (isinstance(stmt, tirx.For) and TILE_REGISTERS in stmt.annotations):
+    if not is_annotated(stmt, TILE_REGISTERS):
         return None
     operands: list[Any] = []
 
@@ -95,7 +96,7 @@ def with_tile_registers(stmt: Any) -> Any:
     """A loop over threads with :data:`TILE_REGISTERS`, with what these need; else None."""
     from tvm import s_tir, tirx
 
-    if not (isinstance(stmt, tirx.For) and TILE_REGISTERS in stmt.annotations):
+    if not is_annotated(stmt, TILE_REGISTERS):
         return None
     config: Any = tirx.decl_buffer((_WORDS,), "int64", "tile_config")
     words = [int.from_bytes(CONFIG[8 * each : 8 * each + 8], "little") for each in range(_WORDS)]
@@ -108,7 +109,7 @@ def with_tile_registers(stmt: Any) -> Any:
         [*stores, tirx.Evaluate(load_config(address)), stmt.body, tirx.Evaluate(release())]
     )
     block = s_tir.SBlock([], [], [], "tile_registers", body, None, [config])
-    kept = {name: each for name, each in stmt.annotations.items() if name != TILE_REGISTERS}
+    kept = other_annotations(stmt, TILE_REGISTERS)
     loop = tirx.For(
         stmt.loop_var,
         stmt.min,

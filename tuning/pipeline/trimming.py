@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from .annotations import TILES, TRIM
-from .steps import changed
+from .steps import changed, is_annotated, other_annotations
 
 
 def trimmed(stmt: Any) -> Any:
@@ -26,9 +26,8 @@ def trimmed(stmt: Any) -> Any:
     from tvm import tirx
     from tvm.sym import Analyzer
 
-    if not (isinstance(stmt, tirx.For) and TILES in stmt.annotations):
+    if not is_annotated(stmt, TILES):
         return None
-    annotations: Any = stmt.annotations
     tiles: Any = stmt.extent
     if not isinstance(tiles, tirx.FloorDiv):
         raise PipelineError(
@@ -36,11 +35,11 @@ def trimmed(stmt: Any) -> Any:
             "many as (columns + tile - 1) // tile, of which columns can be told"
         )
     width: Any = tiles.b
-    multiple = int(annotations[TILES])
+    multiple = int(stmt.annotations[TILES])
     left: Any = tiles.a - (width - 1) - stmt.loop_var * width
     columns: Any = tirx.min((left + (multiple - 1)) // multiple * multiple, width)
     body = changed(stmt.body, partial(_within, columns=Analyzer().simplify(columns)))
-    kept = {name: value for name, value in annotations.items() if name != TILES}
+    kept = other_annotations(stmt, TILES)
     return tirx.For(stmt.loop_var, stmt.min, tiles, stmt.kind, body, None, kept)
 
 
@@ -48,13 +47,12 @@ def _within(stmt: Any, columns: Any) -> Any:
     """A loop over columns that ends with them, and a single step if there are any for it."""
     from tvm import tirx
 
-    if not (isinstance(stmt, tirx.For) and TRIM in stmt.annotations):
+    if not is_annotated(stmt, TRIM):
         return None
-    annotations: Any = stmt.annotations
     begin: Any = stmt.min
     extent: Any = stmt.extent
-    taken = int(annotations[TRIM])
-    kept = {name: value for name, value in annotations.items() if name != TRIM}
+    taken = int(stmt.annotations[TRIM])
+    kept = other_annotations(stmt, TRIM)
     single = int(extent) == 1
     steps: Any = extent if single else tirx.min((columns + (taken - 1)) // taken, extent)
     loop = tirx.For(stmt.loop_var, begin, steps, stmt.kind, stmt.body, None, kept)

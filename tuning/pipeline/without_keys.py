@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from .rings import sblock_of
-from .steps import changed
+from .steps import changed, stores_of
 
 
 def without_keys(stmts: Sequence[Any]) -> list[Any]:
@@ -45,16 +45,8 @@ def constants(stmts: Sequence[Any]) -> dict[Any, float]:
 
 def _store(stmt: Any) -> Any:
     """What the one sblock of a step stores, if the step is that."""
-    from tvm import tirx
-
-    found: list[Any] = []
-
-    def visit(part: Any) -> None:
-        if isinstance(part, tirx.BufferStore):
-            found.append(part)
-
     try:
-        changed(sblock_of(stmt).body, visit)
+        found = stores_of(sblock_of(stmt).body)
     except PipelineError:
         return None
     return found[0] if len(found) == 1 else None
