@@ -45,6 +45,7 @@ from prefilltune.workloads import (
 )
 from prefilltune.workloads.layouts import Offsets
 from prefilltune.workloads.pairs import valid_positions
+from prefilltune.workloads.shapes import squared
 
 SPEC = PrefillSpec(4, 2, 6, "float32", layout="packed")
 SHAPE, LENS = PrefillShape(5, 11), np.array([7, 0, 1, 11, 4])
@@ -55,8 +56,8 @@ WRONG_OFFSETS = (
 )  # fmt: skip
 
 
-def kernel_of(form: str, spec: PrefillSpec) -> Any:
-    module = DESCRIPTIONS[form](spec, PackedShape.fresh())
+def kernel_of(form: str, spec: PrefillSpec, sizes: PackedShape | None = None) -> Any:
+    module = DESCRIPTIONS[form](spec, sizes or PackedShape.fresh())
     return tvm.compile(module, target=tvm.target.Target("llvm"))["main"]
 
 
@@ -103,6 +104,22 @@ def test_every_batch_total_and_length(form: str) -> None:
 def test_every_kind_of_mask(form: str, window: tuple[int | None, int | None]) -> None:
     spec = replace(SPEC, window=window)
     assert_right(kernel_of(form, spec), spec, SHAPE, LENS)
+
+
+@pytest.mark.parametrize("form", ["plain", "online", "pipelined"])
+def test_offsets_of_queries_are_those_of_keys_where_both_are_rows_of_the_same(form: str) -> None:
+    spec = replace(SPEC, window=(5, 0), bias="relative")
+    kernel = kernel_of(form, spec, squared(PackedShape.fresh()))
+    for shape, lens in ((SHAPE, LENS), (PrefillShape(1, 13), np.array([13]))):
+        assert_right(kernel, spec, shape, lens)
+    arguments = [*tight(make_inputs(spec, SHAPE, LENS, 0))]
+    expected = reference_packed_attention(spec, *arguments)
+    arguments[4] = np.full_like(arguments[4], -3)  # nobody reads these
+    for actual, wanted in zip(run(kernel, spec, *arguments), expected, strict=True):
+        assert max_error(actual, wanted) <= TOLERANCE[spec.dtype]
+    plain = kernel_of(form, SPEC, squared(PackedShape.fresh()))
+    for offsets in WRONG_OFFSETS:
+        assert_within(plain, offsets)
 
 
 def test_packed_is_what_padded_is() -> None:

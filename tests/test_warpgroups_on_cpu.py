@@ -149,7 +149,10 @@ def test_kernels_compute_attention(
         assert error_on_arrays(run, spec, shape, lens, index) <= TOLERANCE["float16"]
 
 
-@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize(
+    "padding",
+    [pytest.param("right", marks=[pytest.mark.slow, pytest.mark.thorough]), "left"],
+)
 def test_maxima_on_demand_are_those_that_are_needed(padding: str, tmp_path: Path) -> None:
     spec = PrefillSpec(1, 1, 64, "float16", padding=padding, window=(None, 0), lse_dtype="float32")
     shape = PrefillShape(2, 300)

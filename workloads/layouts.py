@@ -12,7 +12,7 @@ from typing import Any
 from tvm import tirx
 
 from .expressions import Expr, Mask, SequenceMask, clamp, mask_of
-from .shapes import PackedShape, PrefillShape, SymbolicShape
+from .shapes import PackedShape, PrefillShape, SymbolicShape, is_square
 from .spec import PrefillSpec
 
 Indices = tuple[Expr, ...]
@@ -148,6 +148,7 @@ def layout_of(
     valid_lens, queries, keys = lengths
     mode = mask_of(spec)
     if isinstance(shape, PackedShape):
+        keys = queries if is_square(shape) else keys
         offsets = Offsets(queries, shape.qo_len), Offsets(keys, shape.num_kv)
         return Packed(mode, *offsets, shape.bias_width)
     return Padded(mode, shape, valid_lens)

@@ -83,9 +83,9 @@ def plain_attention(
 
 
 def _variables(shape: PrefillShape | SymbolicShape | PackedShape) -> list[tirx.Var]:
-    """Sizes that are no numbers."""
+    """Sizes that are no numbers, each once."""
     sizes = () if isinstance(shape, PrefillShape) else shape.sizes
-    return [each for each in sizes if isinstance(each, tirx.Var)]
+    return [*dict.fromkeys(each for each in sizes if isinstance(each, tirx.Var))]
 
 
 @lru_cache(maxsize=64)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 from .errors import InvalidShapeError
 
@@ -168,3 +168,22 @@ class PackedShape:
 
         names = ("num_offsets", "total_q", "total_kv", "bias_width")
         return cls(*(Var(name, "int32") for name in names))
+
+
+#: Sizes of a call.
+AtCall = TypeVar("AtCall", bound="SymbolicShape | PackedShape")
+
+
+def squared(sizes: AtCall) -> AtCall:
+    """The same with as many keys as queries, which is known then without being asked.
+
+    Of packed sequences, they are rows of the same ones, with the same offsets.
+    """
+    return replace(sizes, num_kv=sizes.qo_len)
+
+
+def is_square(sizes: SymbolicShape | PackedShape) -> bool:
+    """Whether they are :func:`squared`: one variable is both lengths."""
+    from tvm.tirx import Var
+
+    return isinstance(sizes.qo_len, Var) and sizes.qo_len.same_as(sizes.num_kv)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .errors import InvalidShapeError
-from .shapes import PackedShape, PrefillShape, SymbolicShape
+from .shapes import PackedShape, PrefillShape, SymbolicShape, squared
 from .spec import PrefillSpec
 
 #: Elements that no tensor of a workload reaches: kernels number them with 32 bits.
@@ -18,9 +18,25 @@ def sizes_at_call(spec: PrefillSpec) -> SymbolicShape | PackedShape:
 def measured_sizes(spec: PrefillSpec, shape: PrefillShape) -> PrefillShape | PackedShape:
     """Sizes of the kernels that are timed on a shape: itself.
 
-    Of packed sequences, which have another total in each batch, variables.
+    Of packed sequences, which have another total in each batch, variables, as of the kernel that
+    serves the shape at a call.
     """
-    return PackedShape.fresh() if spec.is_packed else shape
+    if not spec.is_packed:
+        return shape
+    sizes = PackedShape.fresh()
+    as_many = shape.qo_len == shape.num_kv
+    return squared(sizes) if as_many and has_kernels_of_squares(spec) else sizes
+
+
+def has_kernels_of_squares(spec: PrefillSpec) -> bool:
+    """Whether as many keys as queries are worth kernels of their own, besides those for every size.
+
+    They are where a mask goes by the distance of a column from a row: it is asked of each.
+
+    >>> [has_kernels_of_squares(PrefillSpec(12, 12, 64, window=each)) for each in (None, (None, 0))]
+    [False, True]
+    """
+    return spec.window != (None, None)
 
 
 def numbers_all_scores(spec: PrefillSpec, shape: PrefillShape) -> bool:

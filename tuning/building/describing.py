@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
+from ...workloads.shapes import is_square
 from ...workloads.sizes import require_indexable, sizes_at_call
 from ..spaces import SPACES, Variant
 
@@ -22,7 +23,10 @@ def describe(
     shape: PrefillShape | SymbolicShape | PackedShape,
     variant: Variant,
 ) -> Any:
-    """What :meth:`~.spaces.DesignSpace.describe` of a space returns, in less time.
+    """What :meth:`~.spaces.DesignSpace.describe` of a space means, in less time.
+
+    Of numbers it is what that returns for variables, with these in their place: enough to tell what
+    a record is of, and its arguments.
 
     Parameters
     ----------
@@ -37,6 +41,26 @@ def describe(
     if not SPACES[space].any_shape:
         return SPACES[space].describe(spec, shape, variant)
     return _specialized(_for_every_shape(space, spec, tuple(sorted(variant.items()))), spec, shape)
+
+
+def describe_as_tuned(
+    space: str,
+    spec: PrefillSpec,
+    shape: PrefillShape | SymbolicShape | PackedShape,
+    variant: Variant,
+) -> Any:
+    """What a search schedules, where sizes are known from the start.
+
+    It means what :func:`describe` returns, and asks less: a derivation leaves out what its sizes
+    prove, such as whether a row of causal attention sees a key where queries and keys are as many.
+    Of sizes that are all learned at a call, each for itself, the two are the same.
+    """
+    nothing_known = not isinstance(shape, PrefillShape) and not (
+        is_square(shape) or any(isinstance(size, int) for size in shape.sizes)
+    )
+    if nothing_known:
+        return describe(space, spec, shape, variant)
+    return SPACES[space].describe(spec, shape, variant)
 
 
 def describe_for_every_shape(space: str, spec: PrefillSpec, variant: Variant) -> Any | None:

@@ -18,7 +18,7 @@ from ...database import (
 )
 from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
 from ..spaces import SPACES, DesignSpace, Variant
-from .describing import describe, describe_for_every_shape
+from .describing import describe, describe_as_tuned, describe_for_every_shape
 from .finishing import finished
 
 
@@ -123,9 +123,8 @@ def replay_record(
         raise ValueError(f"traces of {space.name} fit the shape alone that they were tuned on")
     description = describe(space.name, tuned, shape, variant)
     symbolic = describe_for_every_shape(space.name, tuned, variant)
-    chosen, onto = space.variant_for(spec, variant), None
-    if sizes is not None or spec != tuned:
-        onto = describe(space.name, spec, shape if sizes is None else sizes, chosen)
+    chosen = space.variant_for(spec, variant)
+    onto = describe_as_tuned(space.name, spec, shape if sizes is None else sizes, chosen)
     if same_loops:
         return finished(schedule(entry, description, onto, symbolic).mod)
     schedule(entry, description, None, symbolic)  # that the record is of what is described today

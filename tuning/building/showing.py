@@ -14,7 +14,7 @@ from ..backends import backend_of
 from ..derivation import online_text
 from ..spaces import Variant
 from .build import generate
-from .describing import describe
+from .describing import describe_as_tuned
 from .replaying import described_as, origin_of, replay_record
 
 _DEVICE_SOURCE = re.compile(r'source_code="(?:[^"\\]|\\.)*"')
@@ -118,7 +118,7 @@ def _tiled(kernel: Kernel, heading: tuple[str, ...]) -> Shown:
     if kernel.entry is not None:
         _, tuned, _, _ = origin_of(kernel.entry)
         spec = described_as(kernel.spec, tuned, kernel.shape)
-    described = describe(kernel.space, spec, kernel.shape, kernel.variant)
+    described = describe_as_tuned(kernel.space, spec, kernel.shape, kernel.variant)
     return Shown((*heading, _origin(kernel)), _script(described))
 
 
