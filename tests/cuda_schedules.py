@@ -14,6 +14,7 @@ from prefilltune.tuning.search.strategies.enumeration import Point, shuffled_poi
 from prefilltune.tuning.spaces import SPACES, Variant
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import PrefillShape, PrefillSpec, SymbolicShape
+from prefilltune.workloads.shapes import squared
 
 #: How the loop over tiles of a wgmma kernel may be pipelined: what variants say besides tiles.
 WGMMA_PIPELINES: tuple[dict[str, Any], ...] = (
@@ -139,7 +140,8 @@ def for_every_shape(
 ) -> Any:
     """A PrimFunc with the first two variants of a space, of which ``kv_len`` decides.
 
-    The first variant has kernels for ``lengths`` too. It takes views.
+    The first variant has kernels for ``lengths`` too, and both have others for as many keys as
+    queries. It takes views.
     """
     tuned, sizes = PrefillShape(2, 256), SymbolicShape.fresh()
     variants = [dict(each) for each in SPACES[space].variants(spec, tuned, target)[:2]]
@@ -149,11 +151,16 @@ def for_every_shape(
         found = replay(SPACES[space], spec, sizes, variant, proposal.trace)
         return finished(found.module)["main"]
 
-    kernels = {str(number): kernel(variant, sizes) for number, variant in enumerate(variants)}
+    def both(sizes: SymbolicShape) -> dict[str, Any]:
+        return {str(number): kernel(variant, sizes) for number, variant in enumerate(variants)}
+
     own = {
         (qo_len, kv_len): kernel(variants[0], SymbolicShape(sizes.batch, qo_len, kv_len))
         for qo_len, kv_len in lengths
     }
     served = {each: (Leaf("0"), {"0": fixed}) for each, fixed in own.items()}
     tree = Split("kv_len", boundary, Leaf("0"), Leaf("1"))
-    return dispatching_kernel(spec, tree, kernels, sizes, target.target, served, views=True)
+    return dispatching_kernel(
+        spec, tree, both(sizes), sizes, target.target, served,
+        squares=both(squared(sizes)), views=True,
+    )  # fmt: skip

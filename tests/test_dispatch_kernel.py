@@ -55,6 +55,7 @@ from prefilltune.workloads import (
     preset,
     reference_attention,
 )
+from prefilltune.workloads.shapes import squared
 
 CHOSEN = PrefillSpec(
     4, 2, 16, "float32", padding="left", window=(9, 0), softcap=1.5, bias="relative"
@@ -146,9 +147,19 @@ def marked() -> Callable[..., Callable[..., None]]:
         for (qo_len, kv_len), names in LENGTHS.items()
     }
 
-    def make(tree: Tree, lengths: Mapping[Lengths, Tree] | None = None) -> Callable[..., None]:
+    def make(
+        tree: Tree,
+        lengths: Mapping[Lengths, Tree] | None = None,
+        squares: Mapping[str, str] | None = None,
+    ) -> Callable[..., None]:
         own = {each: (own_tree, fixed[each]) for each, own_tree in (lengths or {}).items()}
-        return built(dispatching_kernel(SPEC, tree, kernels, sizes, target().target, own))
+        others = {
+            name: scheduled(MARKS[other], SHORT, squared(sizes))
+            for name, other in (squares or {}).items()
+        }
+        return built(
+            dispatching_kernel(SPEC, tree, kernels, sizes, target().target, own, squares=others)
+        )
 
     return make
 
@@ -197,6 +208,17 @@ def test_lengths_with_kernels_of_their_own_take_these_on_every_batch(marked) -> 
         for batch in (1, 3)
         for qo_len, kv_len in ((16, 15), (15, 16), (16, 17), (17, 16), (24, 8), (8, 23), (8, 16))
     ]
+    assert [called(kernel, each) for each in others] == [choose(tree, each) for each in others]
+
+
+@pytest.mark.slow
+def test_kernels_for_as_many_keys_as_queries_take_these(marked) -> None:
+    tree = Split("kv_len", 17, Leaf("s1"), Leaf("s2"))
+    kernel = marked(tree, {(16, 16): Leaf("s4")}, {"s1": "s5", "s2": "s6"})
+    squares = [called(kernel, PrefillShape(batch, n)) for batch in (1, 3) for n in (9, 15, 17, 30)]
+    assert squares == ["s5", "s5", "s6", "s6"] * 2
+    assert called(kernel, PrefillShape(2, 16)) == "s4"
+    others = [PrefillShape(2, *each) for each in ((9, 15), (15, 9), (17, 16), (16, 17), (30, 31))]
     assert [called(kernel, each) for each in others] == [choose(tree, each) for each in others]
 
 
@@ -560,9 +582,8 @@ def test_on_its_lengths_a_kernel_is_that_of_its_shape_but_for_the_batch(spec: Pr
     source, _ = compile_device(module, resolved.target)
     alone, _ = compile_device(replay_record(match.entry), resolved.target)
     (expected,) = device_kernels(alone)
-    every, fixed = sorted(device_kernels(source), key=lambda text: "kv_len" not in text)
-    assert re.search(r"\bkv_len\b", every)
-    assert not re.search(r"\b(qo|kv)_len\b", fixed)
+    (fixed,) = [each for each in device_kernels(source) if not re.search(r"\b(qo|kv)_len\b", each)]
+    assert re.search(r"\bkv_len\b", source)
     assert fixed.replace(", int batch_size", "") == expected
 
 
@@ -576,7 +597,8 @@ def test_kernels_with_barriers_of_tvms_stand_side_by_side(space: str) -> None:
     source, cubin = compile_device(tvm.IRModule({"main": function}), resolved.target)
     kernels = device_kernels(source)
     assert [bool(re.search(r"\b(qo|kv)_len\b", each)) for each in kernels].count(False) == 2
-    assert len(kernels) == 5  # one of them serves views
+    assert [bool(re.search(r"\bkv_len\b", each)) for each in kernels].count(False) == 4
+    assert len(kernels) == 7  # one of them serves views
     assert "__syncthreads" in source
     assert cubin.image[:4] == b"\x7fELF"
 
@@ -592,11 +614,11 @@ def test_rings_of_tiles_take_views_and_a_bias_whose_length_is_learned_at_the_cal
     named = {str(each) for each in tvm.tirx.analysis.undefined_vars(function.body)}
     assert [name for name in named if re.match(r"(batch_size|qo_len|kv_len)_", name)] == []
     maps = [line for line in function.script().splitlines() if "cuTensorMapEncode" in line]
-    assert len(maps) == 6  # the two kernels read views as well
+    assert len(maps) == 12  # all four kernels read views as well
     # Of the one head of keys and values there is no stride to learn.
     for name, learned in {"q": (2, 1, 0), "k": (1, 0), "v": (1, 0)}.items():
         strides = ".*".join(rf"{name}\.strides\[{axis}\]" for axis in learned)
-        assert len([line for line in maps if re.search(strides, line)]) == 2
+        assert len([line for line in maps if re.search(strides, line)]) == 4
 
 
 def test_a_trace_for_one_shape_alone_is_not_put_on_others() -> None:

@@ -15,7 +15,8 @@ from ...workloads import (
     SymbolicShape,
     masked_baseline,
 )
-from ...workloads.sizes import sizes_at_call
+from ...workloads.shapes import squared
+from ...workloads.sizes import has_kernels_of_squares, sizes_at_call
 from ..backends.resolving import resolve_target
 from ..building.replaying import replay_record
 from ..target import ResolvedTarget
@@ -121,7 +122,8 @@ def serving_kernel(serving: Serving, target: ResolvedTarget, *, views: bool = Fa
     """The PrimFunc that serves every shape.
 
     On the lengths that the serving names it has kernels that were scheduled on these, the batch
-    alone symbolic. TVM's hand-written kernel takes dense tensors, whatever ``views`` says.
+    alone symbolic; and others for as many keys as queries, where these have less to do. TVM's
+    hand-written kernel takes dense tensors, whatever ``views`` says.
 
     Raises
     ------
@@ -145,9 +147,13 @@ def serving_kernel(serving: Serving, target: ResolvedTarget, *, views: bool = Fa
         for (qo_len, kv_len), tree in serving.lengths.items()
     }
     every = scheduled(serving.tree, sizes)
+    squares = None
+    if has_kernels_of_squares(serving.spec):
+        squares = scheduled(serving.tree, squared(sizes))
     return dispatching_kernel(
-        serving.spec, serving.tree, every, sizes, target.target, lengths, views=views
-    )
+        serving.spec, serving.tree, every, sizes, target.target, lengths,
+        squares=squares, views=views,
+    )  # fmt: skip
 
 
 def open_databases(database: Path | str | Sequence[Path | str] | None) -> Finder:

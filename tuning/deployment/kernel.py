@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...workloads import INDEXABLE, PackedShape, PrefillSpec, SymbolicShape
 from ..backends import backend_of
-from ..building.alignment import alignment_checks, parameter
+from ..building.alignment import address_of, alignment_checks, parameter
 from ..requiring import require
 from .boundaries import SIZES, Leaf, Tree
 from .lengths import Lengths
@@ -24,6 +25,8 @@ from .views import (
 #: TVM's name for its own kernel.
 SYMBOL = "batch_sequence_prefill_kv_masked"
 
+_OFFSETS = ("cu_seqlens_q", "cu_seqlens_kv")
+
 
 def dispatching_kernel(
     spec: PrefillSpec,
@@ -33,6 +36,7 @@ def dispatching_kernel(
     target: Any,
     lengths: Mapping[Lengths, tuple[Tree, Mapping[str, Any]]] | None = None,
     *,
+    squares: Mapping[str, Any] | None = None,
     views: bool = False,
 ) -> Any:
     """Put scheduled kernels into one function.
@@ -52,6 +56,9 @@ def dispatching_kernel(
     lengths : Mapping[Lengths, tuple[Tree, Mapping[str, tvm.tirx.PrimFunc]]], optional
         By ``(qo_len, kv_len)``, what serves exactly these lengths: kernels scheduled on them and on
         the batch of ``sizes``. ``tree`` and ``kernels`` serve all others.
+    squares : Mapping[str, tvm.tirx.PrimFunc], optional
+        In the place of ``kernels`` where keys are as many as queries, and of packed sequences are
+        rows of the same ones: scheduled on ``squared(sizes)``.
     views : bool
         Whether ``q``, ``k`` and ``v`` may be views, whose last dimension alone is dense. Where
         kernels do not read all of them through tensor maps, views are served by one kernel more, of
@@ -84,10 +91,12 @@ def dispatching_kernel(
     if views:
         buffers = list(map(with_strides, buffers))
     served = _served(tree, kernels, buffers, sizes)
+    if squares:
+        served = _if(_are_square(buffers, sizes), _served(tree, squares, buffers, sizes), served)
     for (qo_len, kv_len), (own_tree, own_kernels) in (lengths or {}).items():
         equal = tirx.all(sizes.qo_len == qo_len, sizes.num_kv == kv_len)
         served = _if(equal, _served(own_tree, own_kernels, buffers, sizes), served)
-    every = [kernels, *(own_kernels for _, own_kernels in (lengths or {}).values())]
+    every = [kernels, squares or {}, *(own_kernels for _, own_kernels in (lengths or {}).values())]
     if views and not all(reads_through_maps(own) for each in every for own in each.values()):
         largest = _copied(kernels[_largest(tree)], sizes)
         on_them = on_views(
@@ -146,6 +155,15 @@ def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape | PackedShape)
     return tirx.Select(asked[tree.size] < tree.below, less, rest)
 
 
+def _are_square(buffers: Sequence[Any], sizes: SymbolicShape | PackedShape) -> Any:
+    """Whether a call is what kernels on ``squared(sizes)`` serve, as an expression."""
+    from tvm import tirx
+
+    offsets = [address_of(each) for each in buffers if each.name in _OFFSETS]
+    same = [tirx.EQ(one, other) for one, other in itertools.pairwise(offsets)]
+    return tirx.all(tirx.EQ(sizes.qo_len, sizes.num_kv), *same)
+
+
 def _largest(tree: Tree) -> str:
     """The kernel that a tree names for sizes without end."""
     while not isinstance(tree, Leaf):
@@ -176,7 +194,7 @@ def _parameters(spec: PrefillSpec, sizes: SymbolicShape | PackedShape, kind: str
     keys = (*batch, sizes.num_kv, spec.num_kv_heads, spec.head_dim)
     bias = (spec.num_qo_heads, sizes.bias_width)
     if spec.is_packed:
-        lengths = dict.fromkeys(("cu_seqlens_q", "cu_seqlens_kv"), (sizes.num_offsets,))
+        lengths = dict.fromkeys(_OFFSETS, (sizes.num_offsets,))
     else:
         lengths = {"valid_lens": (sizes.batch,)}
     parameters: dict[str, tuple[tuple[Any, ...], str]] = {
