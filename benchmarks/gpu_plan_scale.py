@@ -3,7 +3,7 @@
     python benchmarks/gpu_plan_scale.py --devices 0 --devices 1,2 > gpu_plan_scale.json
 
 Plans of eight shapes from nothing, one for each ``--devices``, at the same time: give each GPUs of
-its own, on a host with cores enough for all.
+its own, on a host with cores enough for all. A plan has as many searches at once as GPUs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def run_plan(devices: str, trials: int) -> dict[str, Any]:
     """A plan of :data:`SHAPES` on GPUs of this machine."""
     plan = timed_plan(
         f'models = ["{MODEL}"]\nshapes = {json.dumps(SHAPES)}\nbudget = "1h"\n'
-        f"trials = {trials}\nslice = {trials}\n"
+        f"trials = {trials}\nslice = {trials}\nsearches = {len(devices.split(','))}\n"
         f'[[targets]]\ntarget = "cuda"\ndevices = "{devices}"\n'
     )
     a_minute = round(60 * plan["trials"] / plan["seconds"], 1)
