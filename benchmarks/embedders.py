@@ -25,6 +25,7 @@ import itertools
 import json
 import math
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -91,13 +92,13 @@ def batches(
 ) -> list[dict[str, Any]]:
     """Padded batches, on the device."""
     drawn = parse_lengths(lens).sample(BATCHES * shape.batch, shape.qo_len, 0)
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     made = []
     for its_lens in torch.from_numpy(drawn).split(shape.batch):
         valid = torch.arange(shape.qo_len) < its_lens[:, None]
         if embedder.padding == "left":
             valid = valid.flip(1)
-        ids = torch.randint(5, vocab, valid.shape, generator=random)
+        ids = torch.randint(5, vocab, valid.shape, generator=generator)
         batch = {"input_ids": ids, "attention_mask": valid.long()}
         made.append({name: each.to(device) for name, each in batch.items()})
     return made
@@ -185,8 +186,13 @@ Passes = Mapping[str, Sequence[Callable[[], Any]]]
 
 
 def measured(passes: Passes, seconds: float, sequences: int) -> dict[str, dict[str, Any]]:
-    """Latency of forward passes in turns, each waited for; ``seconds`` for each contestant."""
+    """Latency of forward passes in turns, each waited for; ``seconds`` for each contestant.
+
+    Each turn has another order: at the limit of its power a GPU has higher clocks for who comes
+    behind one that needs little.
+    """
     times: dict[str, list[float]] = {name: [] for name in passes}
+    order = random.Random(0)
 
     def latency(forward: Callable[[], Any]) -> float:
         wait()
@@ -201,7 +207,9 @@ def measured(passes: Passes, seconds: float, sequences: int) -> dict[str, dict[s
     end = time.perf_counter() + seconds * len(passes)
     while not all(times.values()) or time.perf_counter() < end:
         for turn in zip(*passes.values(), strict=True):
-            for name, forward in zip(passes, turn, strict=True):
+            contestants = [*zip(passes, turn, strict=True)]
+            order.shuffle(contestants)
+            for name, forward in contestants:
                 times[name].append(latency(forward))
     return {name: summary(each, sequences) for name, each in times.items()}
 
