@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,15 @@ def test_absent_scale_is_the_usual_one():
     assert spec.scale == 0.125
     assert spec == PrefillSpec(8, 2, 64, sm_scale=0.125)
     assert hash(spec) == hash(PrefillSpec(8, 2, 64, sm_scale=0.125))
+
+
+@pytest.mark.parametrize("head_dim", [40, 72, 96, 128, 256])
+def test_a_scale_that_differs_from_the_usual_one_by_rounding_is_it(head_dim: int):
+    usual = PrefillSpec(8, 2, head_dim)
+    power = head_dim**-0.5
+    for scale in (power, float(np.float32(power)), usual.scale * (1 - 1e-7)):
+        assert PrefillSpec(8, 2, head_dim, sm_scale=scale) == usual
+    assert PrefillSpec(8, 2, head_dim, sm_scale=power * 1.0001) != usual
 
 
 def test_the_lse_is_of_the_dtype_of_the_rest_or_float32():

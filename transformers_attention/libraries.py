@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -128,10 +127,9 @@ def _kept(folder: Path, spec: Spec, kind: str, records: Path, accept: str) -> Pa
 
 def _is_recorded(spec: Spec, kind: str, roots: Sequence[Path]) -> bool:
     """Whether any target of a kind has records of a spec; asked before a process is started."""
-    usual = math.isclose(spec.sm_scale, spec.head_dim**-0.5, rel_tol=1e-6)
     wanted = PrefillSpec(
         spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.dtype, spec.mask_mode,
-        sm_scale=None if usual else spec.sm_scale, lse_dtype=spec.lse_dtype,
+        sm_scale=spec.sm_scale, lse_dtype=spec.lse_dtype,
         softcap=spec.softcap, bias=spec.bias,
     )  # fmt: skip
     databases = Finder(roots)

@@ -36,6 +36,9 @@ DTYPES = ("float16", "bfloat16", "float32")
 #: What an LSE may be besides the dtype of what it is of.
 LSE_DTYPE = "float32"
 
+# A scale this near to the usual one, as a share, is it.
+_ROUNDING = 1e-6
+
 #: What the canonical text of a spec says behind the scale, in this order.
 _BEHIND_SCALE = (*SCORE_CHOICES, *RESULT_CHOICES)
 
@@ -60,7 +63,8 @@ class PrefillSpec:
         absent), ``padded_left`` (left, open), ``causal_padded`` (right, causal) or
         ``causal_padded_left`` (left, causal); a window behind it, as in ``padded_w64-64``.
     sm_scale : float, optional
-        Factor on query times key; ``1 / sqrt(head_dim)`` when absent.
+        Factor on query times key; ``1 / sqrt(head_dim)`` when absent, and where it differs from
+        that by rounding alone, as ``head_dim**-0.5`` does, or what was a float32.
     lse_dtype : str, optional
         Of the LSE: ``dtype``, which is meant when absent (and None is what it becomes), or
         ``float32``. Parts that are merged want the latter: 16 bits are off by 4e-3 (float16) or
@@ -149,7 +153,9 @@ class PrefillSpec:
             )
         if dtype not in DTYPES:
             raise InvalidSpecError(f"dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}")
-        scale = 1.0 / math.sqrt(head_dim) if sm_scale is None else float(sm_scale)
+        usual = 1.0 / math.sqrt(head_dim)
+        scale = usual if sm_scale is None else float(sm_scale)
+        scale = usual if math.isclose(scale, usual, rel_tol=_ROUNDING) else scale
         if not (math.isfinite(scale) and scale > 0):
             raise InvalidSpecError(f"sm_scale is {scale}; it must be finite and above 0")
         if lse_dtype not in (None, dtype, LSE_DTYPE):
