@@ -59,7 +59,9 @@ def run_script(script: str, *arguments: object) -> str:
 # Kills and company
 
 
-@pytest.mark.parametrize("kills", [25, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills", [25, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.thorough])]
+)
 def test_kills_lose_no_acknowledged_record(kills, tmp_path):
     done = subprocess.run(
         [sys.executable, TESTS / "database_kill_driver.py", tmp_path, str(kills), "0"],

@@ -106,7 +106,9 @@ def test_every_kind_of_mask(form: str, window: tuple[int | None, int | None]) ->
     assert_right(kernel_of(form, spec), spec, SHAPE, LENS)
 
 
-@pytest.mark.parametrize("form", ["plain", "online", "pipelined"])
+@pytest.mark.parametrize(
+    "form", ["plain", "online", pytest.param("pipelined", marks=pytest.mark.slow)]
+)
 def test_offsets_of_queries_are_those_of_keys_where_both_are_rows_of_the_same(form: str) -> None:
     spec = replace(SPEC, window=(5, 0), bias="relative")
     kernel = kernel_of(form, spec, squared(PackedShape.fresh()))

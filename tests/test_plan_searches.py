@@ -154,6 +154,7 @@ def test_two_are_searched_side_by_side(both: tuple[list[PlannedCase], Path]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_searches_side_by_side_find_what_they_find_alone(
     both: tuple[list[PlannedCase], Path], tmp_path: Path
 ) -> None:
