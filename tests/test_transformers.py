@@ -29,14 +29,17 @@ from prefilltune.workloads import (
 torch: Any = pytest.importorskip("torch", reason="needs the extra [transformers]")
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra [transformers]")
 
+from transformers import masking_utils  # noqa: E402
+
 import prefilltune.transformers as prefill  # noqa: E402
 from prefilltune.torch import InvalidArgumentError, InvalidLibraryError, Kernel, registry  # noqa: E402
 from prefilltune.torch import Spec as KernelSpec  # noqa: E402
 from prefilltune.transformers import libraries as built_libraries  # noqa: E402
 from prefilltune.transformers import session as sessions  # noqa: E402
+from prefilltune.transformers.guards import spoil  # noqa: E402
 from prefilltune.transformers.imports import when_imported  # noqa: E402
 from prefilltune.transformers.models import packed_specs_of, specs_of  # noqa: E402
-from prefilltune.transformers.packed import offsets_guard  # noqa: E402
+from prefilltune.transformers.packed import are_misplaced  # noqa: E402
 
 COMMON = {
     "vocab_size": 50,
@@ -335,10 +338,48 @@ def test_what_offsets_do_not_say_of_packed_sequences_is_refused() -> None:
         hidden(qwen, packed("qwen3", past_key_values=cache))
 
 
+@pytest.mark.parametrize("name", ["qwen3", "mistral", "gemma3"])
+def test_nobody_waits_to_learn_whether_sequences_are_packed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, report = enabled_packed(name)
+    looked: list[Any] = []
+    look = masking_utils.find_packed_sequence_indices
+
+    def looks(positions: Any) -> Any:
+        looked.append(positions)
+        return look(positions)
+
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", looks)
+    inputs = packed(name, use_cache=False)
+    assert_packed_as_eager(model, inputs)
+    with torch.inference_mode():
+        by_position = model(inputs.pop("input_ids"), **inputs).last_hidden_state
+    assert_packed_as_eager(model, {}, by_position)
+    assert not looked
+    assert len(report.served) > 0
+    model.set_attn_implementation("sdpa")
+    assert_packed_as_eager(model, packed(name, use_cache=False))
+    assert looked
+
+
+@pytest.mark.parametrize("head_dim", [1, 2, 3, 16, 72])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_wrong_becomes_nan_and_the_rest_stays(dtype: Any, head_dim: int) -> None:
+    output = torch.randn(3, 2, 2, head_dim, dtype=dtype)
+    output[0] = torch.inf
+    for wrong in (torch.tensor([True, False, True])[:, None, None, None], torch.tensor(False)):
+        spoiled = output.clone()
+        spoil(spoiled, wrong)
+        torch.testing.assert_close(
+            spoiled, output.masked_fill(wrong, torch.nan), rtol=0, atol=0, equal_nan=True
+        )
+
+
 @pytest.mark.parametrize("offsets", [[0, 3, 3, 5], [0, 4, 3, 5], [1, 3, 5], [0, 3, 6]])
 def test_offsets_that_a_gpu_cannot_refuse_become_nan(offsets: list[int]) -> None:
-    guard = offsets_guard(torch.tensor(offsets), torch.empty(5))
-    assert torch.equal(guard.isnan(), torch.tensor(offsets != [0, 3, 3, 5]))
+    wrong = are_misplaced(torch.tensor(offsets), torch.empty(5))
+    assert wrong.item() == (offsets != [0, 3, 3, 5])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

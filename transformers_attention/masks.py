@@ -23,6 +23,8 @@ from .windows import Window, window_of
 #: Sides that sequences may be filled at. Where all are full, kernels for either side do.
 RIGHT, LEFT, FULL = "right", "left", "full"
 
+_OF_ALL = "_prefilltune_keeps_all"
+
 
 class Padding:
     """Where the sequences of a batch are.
@@ -33,15 +35,15 @@ class Padding:
         The side that is filled up: ``right``, ``left``, or ``full`` where nothing is.
     lens : torch.Tensor
         ``[batch]`` int32: how many positions of each sequence are none of padding.
-    guard : torch.Tensor, optional
-        ``[batch]`` float32: 0, and NaN where a sequence is not filled up on that side alone, so
-        that its lengths say something else than its mask. Absent where that has been ruled out.
+    wrong : torch.Tensor, optional
+        ``[batch]`` bool: whether a sequence is not filled up on that side alone, so that its
+        lengths say something else than its mask. Absent where that has been ruled out.
     """
 
-    def __init__(self, side: str, lens: Any, guard: Any = None) -> None:
+    def __init__(self, side: str, lens: Any, wrong: Any = None) -> None:
         self.side = side
         self.lens = lens
-        self.guard = guard
+        self.wrong = wrong
 
 
 class Mask:
@@ -60,7 +62,7 @@ class Mask:
         self._bias: Any = None
         #: What layers have found, by what they have alike.
         self.calls: dict[Any, Any] = {}
-        #: Whether the guard of the padding has been applied.
+        #: Whether what is wrong has been made NaN.
         self.guarded = False
 
     @property
@@ -91,7 +93,7 @@ class Mask:
         ----------
         look : bool
             Whether to wait for the mask and look at it; else it is taken to be filled up on
-            ``side``, and the guard says where it is not.
+            ``side``, and the device finds where it is not.
         """
         if self._padding is None:
             self._padding = self._looked() if look else self._taken(side)
@@ -134,8 +136,7 @@ class Mask:
             return Padding(FULL, self._full())
         lens, at_left, at_right = _lengths(mask)
         fits = at_left if side == RIGHT else at_right
-        guard = torch.where(fits, 0.0, torch.nan)
-        return Padding(side, lens, guard)
+        return Padding(side, lens, ~fits)
 
     def _full(self) -> Any:
         said = self.said
@@ -144,8 +145,18 @@ class Mask:
         )
 
 
+def mask_of_all(batch: int, length: int, device: Any) -> Any:
+    """A mask ``[batch, length]`` that keeps every position, and by which :func:`make_mask` knows
+    that none is given."""
+    mask = torch.ones((1, 1), dtype=torch.bool, device=device).expand(batch, length)
+    setattr(mask, _OF_ALL, True)
+    return mask
+
+
 def make_mask(**said: Any) -> Any:
     """What transformers calls for the mask of ``attn_implementation="prefilltune"``."""
+    if hasattr(said["attention_mask"], _OF_ALL):
+        said["attention_mask"] = None
     if isinstance(said["q_offset"], torch.Tensor):
         # Of a static cache: `generate` makes the mask ahead, and models take no other than a tensor
         # for one that is made.

@@ -13,6 +13,7 @@ from ..torch.arguments import require_offsets
 from ..torch.masks import packed_mask_name
 from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, readable
 from .errors import NotServedError
+from .guards import spoil
 from .masks import Mask
 from .session import Session
 from .windows import Window, equal_windows
@@ -152,9 +153,10 @@ class Packed:
         )
         if query.is_cuda and not mask.guarded:  # on a CPU the operator refuses what does not fit
             mask.guarded = True
-            others = () if found.keys is found.queries else (found.keys,)
-            for offsets in (found.queries, *others):
-                output += offsets_guard(offsets, rows[0])
+            wrong = are_misplaced(found.queries, rows[0])
+            if found.keys is not found.queries:
+                wrong = wrong | are_misplaced(found.keys, rows[1])
+            spoil(output, wrong)
         return output.view(tensors[0].shape)
 
     def elsewhere(
@@ -175,10 +177,9 @@ class Packed:
         return rows.unflatten(0, (query.shape[0], query.shape[2]))
 
 
-def offsets_guard(offsets: Any, rows: Any) -> Any:
-    """0, and NaN where offsets are not those of so many rows; nothing is waited for."""
-    fits = (offsets[0] == 0) & (offsets[-1] == len(rows)) & (offsets.diff() >= 0).all()
-    return torch.where(fits, 0.0, torch.nan)
+def are_misplaced(offsets: Any, rows: Any) -> Any:
+    """Whether offsets are not those of so many rows, ``[]`` bool; nothing is waited for."""
+    return (offsets[0] != 0) | (offsets[-1] != len(rows)) | (offsets.diff() < 0).any()
 
 
 class _Filling:

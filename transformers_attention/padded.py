@@ -11,6 +11,7 @@ import torch
 from ..torch import sequence_prefill
 from ..torch.masks import mask_name
 from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, readable
+from .guards import spoil
 from .masks import FULL, LEFT, RIGHT, Mask, Padding
 from .session import Session
 from .windows import Window, equal_windows
@@ -21,7 +22,7 @@ class PaddedCall(NamedTuple):
 
     call: Call
     lens: Any
-    guard: Any
+    wrong: Any
 
 
 @dataclass(eq=False)
@@ -67,7 +68,7 @@ class Padded:
         lens = padding.lens
         if padding.side == RIGHT and "padded_left" in call.mask_mode:
             lens = torch.full_like(lens, query.shape[2])
-        return PaddedCall(call, lens, padding.guard)
+        return PaddedCall(call, lens, padding.wrong)
 
     def output(self, found: PaddedCall, query: Any, key: Any, value: Any, bias: Any) -> Any:
         """``[batch, length, heads, head_dim]``, by the kernel."""
@@ -83,10 +84,10 @@ class Padded:
             bias=bias,
             lse_dtype=call.lse_dtype,
         )
-        if found.guard is not None and not mask.guarded:
+        if found.wrong is not None and not mask.guarded:
             # In one layer: what is NaN there is NaN in all that come after.
             mask.guarded = True
-            output = output + found.guard.to(output.dtype)[:, None, None, None]
+            spoil(output, found.wrong[:, None, None, None])
         return output
 
     def elsewhere(
