@@ -17,7 +17,8 @@ from ..torch.registry import has_kernel
 from .attention import NAME
 from .errors import NotBuiltError
 from .libraries import built, default_cache, load_folders, stand_ins_in
-from .models import models_in, packed_specs_of, specs_of, usual_side
+from .models import is_decoder, models_in, packed_specs_of, specs_of, usual_side
+from .passes import let_nothing_wait
 from .reporting import Report
 from .session import Session, attach
 from .unpadding import unpad
@@ -133,6 +134,8 @@ def enable(
             if isinstance(part, PreTrainedModel):
                 part.set_attn_implementation(NAME)
         attach(each, session)
+        if is_decoder(each):
+            let_nothing_wait(each)
         packed = [has_kernel(each.device.type, spec) for spec in packed_specs_of(each)]
         unpad(model, each, is_served=all(packed))
     return report

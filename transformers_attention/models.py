@@ -92,7 +92,12 @@ def _making(model: Any, config: Any, dtype: str | None) -> Callable[[str], Spec]
 
 def usual_side(model: Any) -> str:
     """The side that its sequences are filled up on unless someone says: left in decoders."""
-    return _sides(_is_causal(model, _config(model)))[0]
+    return _sides(is_decoder(model))[0]
+
+
+def is_decoder(model: Any) -> bool:
+    """Whether its attentions are causal; of an encoder-decoder, those of the encoder."""
+    return _is_causal(model, _config(model))
 
 
 def _sides(is_causal: bool) -> tuple[str, str]:
