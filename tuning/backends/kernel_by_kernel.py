@@ -6,7 +6,11 @@ at each access to a buffer: what it takes grows with the square of a function's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from ..target import usable_cores
 
 
 def kernel_by_kernel(lowering: Any) -> Any:
@@ -23,13 +27,21 @@ def kernel_by_kernel(lowering: Any) -> Any:
     from ..pipeline.steps import changed
 
     def whole(function: Any, module: Any, context: Any) -> Any:
-        def alone(stmt: Any) -> Any:
-            if not isinstance(stmt, s_tir.SBlockRealize):
-                return None
-            return lowering(tvm.IRModule({"main": function.with_body(stmt)}))["main"].body
+        def lowered(kernel: Any) -> Any:
+            return lowering(tvm.IRModule({"main": function.with_body(kernel)}))["main"].body
 
+        def replaced(replacement: Callable[[Any], Any]) -> Any:
+            def alone(stmt: Any) -> Any:
+                return replacement(stmt) if isinstance(stmt, s_tir.SBlockRealize) else None
+
+            return changed(function.body.block, alone)
+
+        kernels: list[Any] = []
+        replaced(lambda kernel: kernels.append(kernel) or kernel)
+        with ThreadPoolExecutor(usable_cores()) as threads:  # TVM computes without Python's lock
+            results = threads.map(lowered, kernels)
+            block = replaced(lambda _: next(results))
         root = function.body
-        block = changed(root.block, alone)
         return function.with_body(s_tir.SBlockRealize(root.iter_values, root.predicate, block))
 
     return tirx.transform.prim_func_pass(whole, opt_level=0, name="kernel_by_kernel")
