@@ -37,24 +37,21 @@ def calls_of(problem: Problem, lens: str) -> tuple[Mapping[str, Callable[[], Any
     places = torch.arange(problem.length, device="cuda")
     first = problem.length - valid if problem.causal else torch.zeros_like(valid)
     kept = (places >= first[:, None]) & (places < (first + valid)[:, None])
-    padded = [
-        torch.randn(*sizes, heads, problem.head_dim, device="cuda", dtype=torch.bfloat16)
-        for heads in (problem.heads[0], problem.heads[1], problem.heads[1])
-    ]
+    padded = problem.draw()[0]
     packed = [each[kept].contiguous() for each in padded]
     offsets = torch.nn.functional.pad(valid.cumsum(0), (1, 0)).int()
-    options: dict[str, Any] = {
+    of_padded: dict[str, Any] = {
         "mask_mode": "causal_padded_left" if problem.causal else "padded",
         "padding_output": "untouched",
         "out": results_like(padded[0]),
     }
-    window = (None, 0) if problem.causal else None
-    out = results_like(packed[0])
+    of_packed: dict[str, Any] = {
+        "window": (None, 0) if problem.causal else None,
+        "out": results_like(packed[0]),
+    }
     return {
-        "padded": lambda: tuned.sequence_prefill(*padded, valid, **options)[0],
-        "packed": lambda: tuned.packed_prefill(*packed, offsets, offsets, window=window, out=out)[
-            0
-        ],
+        "padded": lambda: tuned.sequence_prefill(*padded, valid, **of_padded)[0],
+        "packed": lambda: tuned.packed_prefill(*packed, offsets, offsets, **of_packed)[0],
     }, kept
 
 

@@ -6,7 +6,6 @@ at each access to a buffer: what it takes grows with the square of a function's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,18 +29,23 @@ def kernel_by_kernel(lowering: Any) -> Any:
         def lowered(kernel: Any) -> Any:
             return lowering(tvm.IRModule({"main": function.with_body(kernel)}))["main"].body
 
-        def replaced(replacement: Callable[[Any], Any]) -> Any:
-            def alone(stmt: Any) -> Any:
-                return replacement(stmt) if isinstance(stmt, s_tir.SBlockRealize) else None
-
-            return changed(function.body.block, alone)
-
         kernels: list[Any] = []
-        replaced(lambda kernel: kernels.append(kernel) or kernel)
+
+        def kept(stmt: Any) -> Any:
+            if not isinstance(stmt, s_tir.SBlockRealize):
+                return None
+            kernels.append(stmt)
+            return stmt
+
+        root = function.body
+        changed(root.block, kept)
         with ThreadPoolExecutor(usable_cores()) as threads:  # TVM computes without Python's lock
             results = threads.map(lowered, kernels)
-            block = replaced(lambda _: next(results))
-        root = function.body
+
+            def alone(stmt: Any) -> Any:
+                return next(results) if isinstance(stmt, s_tir.SBlockRealize) else None
+
+            block = changed(root.block, alone)
         return function.with_body(s_tir.SBlockRealize(root.iter_values, root.predicate, block))
 
     return tirx.transform.prim_func_pass(whole, opt_level=0, name="kernel_by_kernel")
