@@ -21,7 +21,7 @@ from prefilltune.tuning.deployment import (
     grow,
     ranges,
 )
-from prefilltune.tuning.deployment.boundaries import SIZES, TOLERANCE, size_of
+from prefilltune.tuning.deployment.boundaries import SIZES, TOLERANCE, Sizes
 from prefilltune.workloads import PrefillShape
 
 KERNELS = ("a", "b", "c")
@@ -46,11 +46,11 @@ def at(points: Sequence[Point], shape: PrefillShape) -> list[Point]:
     return [point for point in points if point.shape == shape]
 
 
-def holds(where: Range, shape: PrefillShape) -> bool:
+def holds(where: Range, sizes: Sizes) -> bool:
     def inside(first: int, end: int | None, size: int) -> bool:
         return first <= size and (end is None or size < end)
 
-    return all(inside(*getattr(where, size), size_of(shape, size)) for size in SIZES)
+    return all(inside(*getattr(where, size), getattr(sizes, size)) for size in SIZES)
 
 
 @given(samples())
@@ -72,7 +72,7 @@ def test_with_one_distribution_no_measured_shape_loses_more_than_the_tolerance(
     points: list[Point],
 ) -> None:
     tree = grow(points)
-    assert all(point.loss(choose(tree, point.shape)) <= TOLERANCE for point in points)
+    assert all(point.loss(choose(tree, point.sizes)) <= TOLERANCE for point in points)
 
 
 @given(samples(), st.floats(0, 0.5))
@@ -82,7 +82,7 @@ def test_a_shape_that_loses_more_has_the_kernel_with_the_least_excess_over_its_d
     tree = grow(points, tolerance)
     for shape in {point.shape for point in points}:
         here = at(points, shape)
-        kernel = choose(tree, shape)
+        kernel = choose(tree, Sizes.of(shape))
         if max(point.loss(kernel) for point in here) > tolerance:
             lost = {
                 each: math.fsum(math.log1p(point.excess(each, tolerance)) for point in here)
@@ -107,8 +107,8 @@ def test_ranges_hold_every_shape_once_and_agree_with_choose(
     edges = {bound for part, _ in parts for size in SIZES for bound in getattr(part, size)} - {None}
     at_edges = [PrefillShape(*[max(1, size + step)] * 3) for size in edges for step in (-1, 0, 1)]
     for shape in [*others, *at_edges, *(point.shape for point in points)]:
-        (kernel,) = [kernel for part, kernel in parts if holds(part, shape)]
-        assert kernel == choose(tree, shape)
+        (kernel,) = [kernel for part, kernel in parts if holds(part, Sizes.of(shape))]
+        assert kernel == choose(tree, Sizes.of(shape))
 
 
 @given(samples())
@@ -122,7 +122,7 @@ def test_no_boundary_parts_a_range_in_vain(points: list[Point]) -> None:
     assert all(split.less != split.rest for split in splits(tree))
     assert len(splits(tree)) < len({point.shape for point in points})
     for part, _ in ranges(tree):
-        assert any(holds(part, point.shape) for point in points)
+        assert any(holds(part, point.sizes) for point in points)
 
 
 def square(length: int, **seconds: float) -> Point:
@@ -153,7 +153,7 @@ def test_each_size_can_be_the_boundary() -> None:
 
 def test_a_kernel_that_is_best_in_the_middle_alone() -> None:
     tree = grow([square(16, a=1, b=2), square(64, a=2, b=1), square(256, a=1, b=2)])
-    assert [choose(tree, PrefillShape(3, n)) for n in (1, 31, 32, 127, 128, 9999)] == [*"aabbaa"]
+    assert [choose(tree, Sizes(3, n, n)) for n in (1, 31, 32, 127, 128, 9999)] == [*"aabbaa"]
 
 
 @pytest.mark.parametrize(
@@ -189,3 +189,14 @@ def test_what_may_be_noise_makes_no_boundary() -> None:
     assert grow([replace(point, noise=0.06) for point in quiet]) == Leaf("b")
     loud = [*quiet, Point(PrefillShape(1, 256), "full", {"a": 9.0, "b": 1.0}, noise=0.06)]
     assert grow([replace(point, noise=0.06) for point in loud]) == Leaf("b")
+
+
+def test_packed_sequences_are_told_apart_by_what_a_call_of_them_says() -> None:
+    def packed(mean: int, longest: int, **seconds: float) -> Point:
+        return Point(PrefillShape(8, longest), "any", seconds, packed=Sizes(8, mean, mean, longest))
+
+    tree = grow([packed(512, 512, a=1.0, b=1.2), packed(320, 512, a=1.2, b=1.0)])
+    assert tree == Split("mixed", 1, Leaf("a"), Leaf("b"))
+    assert [str(where) for where, _ in ranges(tree)] == ["lengths alike", "mixed lengths"]
+    assert choose(tree, Sizes(8, 100, 100, 110)) == "a"
+    assert choose(tree, Sizes(8, 100, 100)) == "b"

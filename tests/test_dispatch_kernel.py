@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from prefilltune.tuning.deployment import (
     Leaf,
     Lengths,
     Serving,
+    Sizes,
     Split,
     Tree,
     candidates,
@@ -46,12 +47,14 @@ from prefilltune.tuning.deployment import (
 from prefilltune.tuning.pipeline.steps import changed
 from prefilltune.workloads import (
     TOLERANCE,
+    PackedShape,
     PrefillShape,
     PrefillSpec,
     SymbolicShape,
     empty_lse,
     make_inputs,
     max_error,
+    plain_attention,
     preset,
     reference_attention,
 )
@@ -192,7 +195,42 @@ def test_the_kernel_that_the_tree_names_is_called(marked) -> None:
         for qo_len in (19, 20)
         for kv_len in (8, 9, 23, 24)
     ]
-    assert [called(kernel, each) for each in shapes] == [choose(tree, each) for each in shapes]
+    assert [called(kernel, each) for each in shapes] == [
+        choose(tree, Sizes.of(each)) for each in shapes
+    ]
+
+
+def test_of_packed_sequences_means_and_the_longest_choose() -> None:
+    """Of these there are no lengths of all; who says how long the longest is, has the kernel for
+    sequences alike or for mixed ones, and who does not, the latter."""
+    packed, sizes = replace(SPEC, layout="packed"), PackedShape.fresh()
+
+    def marking(mark: int) -> Any:
+        """A kernel that computes nothing and leaves a number."""
+        params = plain_attention(packed, sizes)["main"].params
+        (lse,) = [each for each in params if each.name == "lse"]
+        store = tvm.tirx.BufferStore(lse, tvm.tirx.const(mark, lse.dtype), [0, 0])
+        return tvm.tirx.PrimFunc(params, store)
+
+    tree = Split("kv_len", 9, Leaf("s1"), Split("mixed", 1, Leaf("s2"), Leaf("s3")))
+    kernels = {f"s{mark}": marking(mark) for mark in (1, 2, 3)}
+    kernel = built(dispatching_kernel(packed, tree, kernels, sizes, target().target, longest=True))
+
+    def called(lengths: Sequence[int], longest: int) -> str:
+        shape = PrefillShape(len(lengths), max(lengths))
+        arrays = make_inputs(packed, shape, np.array(lengths), seed=0).arguments
+        output = tensor(np.zeros(arrays[0].shape, "float32"))
+        lse = tensor(np.zeros(arrays[0].shape[:2], "float32"))
+        kernel(*map(tensor, arrays), longest, output, lse)
+        return f"s{lse.numpy()[0, 0]:.0f}"
+
+    for lengths in ([16, 16, 16], [16, 1, 10], [20, 8, 8], [18, 15, 15], [30, 0, 0]):
+        mean = sum(lengths) // len(lengths)
+        for said in (max(lengths), None):
+            expected = choose(tree, Sizes(len(lengths), mean, mean, said))
+            assert called(lengths, said or 0) == expected, (lengths, said)
+    wrong = (-1, 1, 2**62)
+    assert [called([16, 16], each) for each in wrong] == ["s3", "s2", "s3"]
 
 
 @pytest.mark.slow
@@ -208,7 +246,9 @@ def test_lengths_with_kernels_of_their_own_take_these_on_every_batch(marked) -> 
         for batch in (1, 3)
         for qo_len, kv_len in ((16, 15), (15, 16), (16, 17), (17, 16), (24, 8), (8, 23), (8, 16))
     ]
-    assert [called(kernel, each) for each in others] == [choose(tree, each) for each in others]
+    assert [called(kernel, each) for each in others] == [
+        choose(tree, Sizes.of(each)) for each in others
+    ]
 
 
 @pytest.mark.slow
@@ -219,7 +259,9 @@ def test_kernels_for_as_many_keys_as_queries_take_these(marked) -> None:
     assert squares == ["s5", "s5", "s6", "s6"] * 2
     assert called(kernel, PrefillShape(2, 16)) == "s4"
     others = [PrefillShape(2, *each) for each in ((9, 15), (15, 9), (17, 16), (16, 17), (30, 31))]
-    assert [called(kernel, each) for each in others] == [choose(tree, each) for each in others]
+    assert [called(kernel, each) for each in others] == [
+        choose(tree, Sizes.of(each)) for each in others
+    ]
 
 
 @pytest.mark.slow

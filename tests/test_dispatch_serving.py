@@ -26,6 +26,7 @@ from prefilltune.tuning.deployment import (
     Leaf,
     Point,
     Serving,
+    Sizes,
     Split,
     Sweep,
     candidates,
@@ -77,7 +78,7 @@ def test_a_single_record_serves_everything_without_a_sweep(tmp_path: Path) -> No
     filled(tmp_path, [SHORT])
     found = serving(tmp_path)
     assert (found.tree, found.sweep, found.notes) == (Leaf(SHORT.record_id), None, ())
-    match = found.choose(PrefillShape(9, 999, 7))
+    match = found.choose(Sizes(9, 999, 7))
     assert match is not None
     assert (match.entry, match.tier) == (SHORT, Tier.EXACT)
     described = {
@@ -109,9 +110,9 @@ def test_several_records_serve_what_was_measured(tmp_path: Path) -> None:
     found = serving(tmp_path)
     assert (found.tree, found.notes) == (TREE, ())
     for shape in (PrefillShape(1, 8), PrefillShape(99, 31), PrefillShape(1, 1, 32)):
-        match = found.choose(shape)
+        match = found.choose(Sizes.of(shape))
         assert match is not None
-        assert match.entry.record_id == choose(TREE, shape)
+        assert match.entry.record_id == choose(TREE, Sizes.of(shape))
     data = found.as_data()
     assert [(each["serves"], each["tuned_at"]) for each in data["kernels"]] == [
         ("qo_len = kv_len = 16", "b1_q16_kv16"),
@@ -125,7 +126,7 @@ def test_several_records_serve_what_was_measured(tmp_path: Path) -> None:
 
 
 def chosen(found: Serving, shape: PrefillShape) -> str:
-    match = found.choose(shape)
+    match = found.choose(Sizes.of(shape))
     assert match is not None
     return match.entry.record_id
 
@@ -273,14 +274,14 @@ def test_each_tuned_shape_is_served_by_its_own_record(
     shapes = {str(number): shape for number, shape in enumerate(sorted(tuned, key=str))}
     tree = grow(nearness(shapes))
     for record, shape in shapes.items():
-        assert shapes[choose(tree, shape)] == shape, record
+        assert shapes[choose(tree, Sizes.of(shape))] == shape, record
     # And of two that differ in one size, the nearer one serves what lies between them.
     one = data.draw(st.sampled_from(sorted(tuned, key=str)))
     two = PrefillShape(one.batch, one.qo_len, one.num_kv * 8)
     between = grow(nearness({"one": one, "two": two}))
     for factor, nearer in ((2, "one"), (4, "two"), (16, "two")):
         shape = PrefillShape(one.batch, one.qo_len, one.num_kv * factor)
-        assert choose(between, shape) == nearer
+        assert choose(between, Sizes.of(shape)) == nearer
 
 
 def test_without_a_sweep_the_nearest_batch_serves_lengths_of_several(tmp_path: Path) -> None:
@@ -605,7 +606,7 @@ def test_an_architecture_without_its_suffix(tmp_path: Path) -> None:
 
 def test_the_baseline_serves_on_a_gpu_where_it_is_asked_for(tmp_path: Path) -> None:
     found = serving(tmp_path, gpu(H100), on_missing="baseline")
-    assert (found.tree, found.choose(PrefillShape(1, 1))) == (None, None)
+    assert (found.tree, found.choose(Sizes(1, 1, 1))) == (None, None)
     (note,) = found.notes
     assert "TVM's hand-written kernel" in note
     assert "prefilltune tune" in note

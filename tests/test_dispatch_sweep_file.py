@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefilltune.tuning.deployment import SWEEP_FILE, Point, Sweep, read_sweeps, write_sweep
+from prefilltune.tuning.deployment import SWEEP_FILE, Point, Sizes, Sweep, read_sweeps, write_sweep
 from prefilltune.tuning.errors import InvalidSweepError
 from prefilltune.workloads import PrefillShape, PrefillSpec
 
@@ -23,6 +23,7 @@ SWEEP = Sweep(
     points=(
         Point(PrefillShape(1, 16), "full", {"0123": 1e-6, "4567": 2.5e-6}),
         Point(PrefillShape(2, 16, 99), "uniform", {"0123": 3.25e-3, "4567": 4e-3}),
+        Point(PrefillShape(2, 9), "full", {"0123": 1.0, "4567": 2.0}, 0.5, Sizes(2, 7, 8, 9)),
     ),
 )
 OTHER = replace(SWEEP, spec=str(PrefillSpec(2, 1, 16, "float32", "causal_padded_left")), seed=4)
@@ -95,6 +96,8 @@ def test_what_is_no_json(content: bytes, tmp_path: Path) -> None:
         (["sweeps", 0, "points"], [], "$.sweeps[0].points"),
         (["sweeps", 0, "points", 1, "seconds"], [0, 1.0], "$.sweeps[0].points[1].seconds[0]"),
         (["sweeps", 0, "points", 1, "lens"], None, "$.sweeps[0].points[1].lens"),
+        (["sweeps", 0, "points", 2, "packed"], [7, 8], "$.sweeps[0].points[2].packed"),
+        (["sweeps", 0, "points", 2, "packed"], [7, 0, 9], "$.sweeps[0].points[2].packed[1]"),
         (["sweeps", 0, "points", 1, "seconds"], [1.0], "2 records, and another number of times at "
                                                        "b2_q16_kv99"),
         (["sweeps", 0, "points", 1, "shape"], "wide", "'wide' does not match"),

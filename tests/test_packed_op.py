@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from prefilltune.workloads import (
 torch: Any = pytest.importorskip("torch", reason="needs the extra [torch]")
 
 import prefilltune.torch as prefill  # noqa: E402
+from prefilltune.torch import library, packed, registry  # noqa: E402
 
 CAUSAL = PrefillSpec(2, 1, 16, "float32", layout="packed", window=(None, 0))
 #: With everything that there is.
@@ -133,6 +135,62 @@ def test_what_does_not_fit_is_refused() -> None:
         prefill.packed_prefill(query, key, value, queries, keys, window=(3, 0))
     with pytest.raises(prefill.NotDifferentiableError):
         prefill.packed_prefill(query.requires_grad_(), key, value, queries, keys)
+
+
+def test_the_kernel_is_told_how_long_the_longest_sequence_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query, key, value, queries, keys = tensors(CAUSAL)
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(packed, "find", lambda *_: lambda *arguments: told.append(arguments))
+    for said in ({}, {"max_seqlen_q": 0}, {"max_seqlen_q": 40}):
+        prefill.packed_prefill(query, key, value, queries, keys, **said)
+    prefill.varlen_attn(query, key, value, queries, keys, 39, 30, enable_gqa=True)
+    assert [arguments[5] for arguments in told] == [0, 0, 40, 39]
+    assert {len(arguments) for arguments in told} == {8}
+    for wrong in (-1, 4.0, True, torch.tensor(40)):
+        with pytest.raises(prefill.InvalidArgumentError, match="max_seqlen_q is .* whole number"):
+            prefill.packed_prefill(query, key, value, queries, keys, max_seqlen_q=wrong)
+
+
+def test_one_number_or_another_is_no_reason_to_compile_anew() -> None:
+    *inputs, bias = tensors(CHOSEN)
+    expected = prefill.packed_prefill(*inputs, bias=bias, **OPTIONS)
+    seen = []
+
+    def backend(module: Any, _: Any) -> Any:
+        seen.append(module)
+        return module
+
+    compiled = torch.compile(prefill.packed_prefill, backend=backend, fullgraph=True, dynamic=True)
+    for longest in (40, 41, 77):
+        found = compiled(*inputs, bias=bias, max_seqlen_q=longest, **OPTIONS)
+        assert all(map(torch.equal, found, expected))
+    assert len(seen) == 1
+
+
+def test_a_library_of_an_earlier_version_is_called_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels were not told how long the longest sequence is."""
+    small = PrefillSpec(2, 1, 16, "float32", layout="packed")
+    script = str(Path(__file__).with_name("small_libraries.py"))
+    subprocess.run([sys.executable, script, tmp_path, str(small)], check=True)
+    manifest = tmp_path / str(small) / "manifest.json"
+    data = json.loads(manifest.read_text())
+    (kernel,) = data["kernels"]
+    assert kernel.pop("max_seqlen_q") is True
+    manifest.write_text(json.dumps(data))
+    told: list[tuple[Any, ...]] = []
+    functions = {kernel["symbol"]: lambda *arguments: told.append(arguments)}
+    monkeypatch.setattr(library, "_loaded", lambda _: functions)
+    arguments = tensors(small)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_served", {})
+        prefill.load(manifest.parent)
+        prefill.packed_prefill(*arguments, max_seqlen_q=40)
+    ((*inputs, _, _),) = told
+    assert all(one is other for one, other in zip(inputs, arguments, strict=True))
 
 
 def test_it_stands_in_for_pytorchs() -> None:

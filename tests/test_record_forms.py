@@ -28,7 +28,7 @@ from prefilltune.tuning.building.describing import describe, describe_for_every_
 from prefilltune.tuning.building.rebuilding import records_of_today
 from prefilltune.tuning.building.replaying import record_of_today, replay_record
 from prefilltune.tuning.comparing.comparison import write_comparisons
-from prefilltune.tuning.deployment import choose_serving, read_sweeps
+from prefilltune.tuning.deployment import Sizes, choose_serving, read_sweeps
 from prefilltune.workloads import PrefillShape, SymbolicShape
 
 KEY = target().key
@@ -195,7 +195,11 @@ def test_it_migrates_without_a_measurement(old: Path, tmp_path: Path) -> None:
     served = [choose_serving(SPEC, target(), Finder([root])) for root in (old, new)]
     shapes = [PrefillShape(batch, length) for batch in (1, 3) for length in (16, 40, 64)]
     tuned_at = [
-        [match.entry.provenance.shape for shape in shapes if (match := each.choose(shape))]
+        [
+            match.entry.provenance.shape
+            for shape in shapes
+            if (match := each.choose(Sizes.of(shape)))
+        ]
         for each in served
     ]
     assert tuned_at[0] == tuned_at[1]

@@ -35,6 +35,7 @@ import prefilltune.transformers as prefill  # noqa: E402
 from prefilltune.torch import InvalidArgumentError, InvalidLibraryError, Kernel, registry  # noqa: E402
 from prefilltune.torch import Spec as KernelSpec  # noqa: E402
 from prefilltune.transformers import libraries as built_libraries  # noqa: E402
+from prefilltune.transformers import packed as attention_of_packed  # noqa: E402
 from prefilltune.transformers import session as sessions  # noqa: E402
 from prefilltune.transformers.guards import spoil  # noqa: E402
 from prefilltune.transformers.imports import when_imported  # noqa: E402
@@ -123,8 +124,8 @@ MODELS: dict[str, Callable[..., Any]] = {
 
 
 def reference_kernel(spec: PrefillSpec) -> Callable[..., None]:
-    def kernel(*tensors: Any) -> None:
-        *inputs, output, lse = tensors
+    def kernel(*arguments: Any) -> None:
+        *inputs, output, lse = (each for each in arguments if isinstance(each, torch.Tensor))
         arrays = (
             each.float().numpy() if each.is_floating_point() else each.numpy() for each in inputs
         )
@@ -315,6 +316,22 @@ def test_packed_sequences_are_compiled(name: str) -> None:
     inputs = packed(name)
     assert_packed_as_eager(model, inputs, hidden(compiled, inputs))
     assert report.served.total() == 2
+
+
+def test_the_longest_sequence_is_told_where_it_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By it the kernel is chosen; for a tensor's, nothing waits."""
+    model, _ = enabled_packed("bert")
+    told: list[Any] = []
+    compute = attention_of_packed.packed_prefill
+
+    def computes(*arguments: Any, max_seqlen_q: Any, **options: Any) -> Any:
+        told.append(max_seqlen_q)
+        return compute(*arguments, max_seqlen_q=max_seqlen_q, **options)
+
+    monkeypatch.setattr(attention_of_packed, "packed_prefill", computes)
+    for said in (max(LENS), torch.tensor(max(LENS)), None):
+        assert_packed_as_eager(model, packed("bert", max_length_q=said))
+    assert told == [max(LENS)] * 2 + [None] * 4
 
 
 def test_what_offsets_do_not_say_of_packed_sequences_is_refused() -> None:

@@ -93,6 +93,22 @@ def require_offsets(name: str, offsets: Any, total: int) -> None:
         )
 
 
+def require_longest(name: str, longest: Any) -> None:
+    """Refuse what does not say how long the longest of packed sequences is.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Unless it is a whole number of 0 or more, in memory of the host.
+    """
+    if isinstance(longest, (int, torch.SymInt)) and not isinstance(longest, bool) and longest >= 0:
+        return
+    raise InvalidArgumentError(
+        f"{name} is {longest!r}; expected a whole number, how many queries the longest sequence "
+        "has: pass it where it is known without looking at the device, or leave it out"
+    )
+
+
 def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> None:
     """Refuse one tensor.
 

@@ -118,6 +118,8 @@ class Kernel:
         Its name in the library.
     views : bool
         Whether query, key and value may be views, whose last dimension alone is dense.
+    takes_longest : bool
+        Whether a call of packed sequences says how long the longest is: ``max_seqlen_q``.
     """
 
     device: str
@@ -125,6 +127,7 @@ class Kernel:
     shape: tuple[int, int, int] | None
     symbol: str
     views: bool = False
+    takes_longest: bool = False
 
     def __str__(self) -> str:
         where = "every shape" if self.shape is None else "batch {} x {} x {}".format(*self.shape)

@@ -15,6 +15,7 @@ import tvm_ffi
 from .errors import ChecksumError, InvalidLibraryError, WrongMachineError
 from .kernels import Kernel, Spec, parse_shape
 from .machine import lacking, this_machine
+from .masks import is_packed
 from .registry import register
 from .runtime import llvm_features, load_runtime
 from .threads import Threads, refusing_in_children, set_up_threads, threads_of
@@ -101,8 +102,19 @@ def load(folder: str | os.PathLike[str]) -> Library:
     guarded = kind == "llvm" and not set_up_threads(path, int(data["target"].get("num-cores", 1)))
     for kernel in kernels:
         function = module[kernel.symbol]
+        if is_packed(kernel.spec.mask_mode) and not kernel.takes_longest:
+            function = _without_longest(function)
         register(kernel, refusing_in_children(function) if guarded else function)
     return Library(path, data["target"], kernels)
+
+
+def _without_longest(function: Any) -> Any:
+    """A kernel of an earlier version as those of this one are called."""
+
+    def call(query: Any, key: Any, value: Any, begins: Any, key_begins: Any, _: int, *rest: Any):
+        function(query, key, value, begins, key_begins, *rest)
+
+    return call
 
 
 def is_loaded(path: Path) -> bool:
@@ -128,8 +140,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _kernel(data: dict[str, Any], device: str) -> Kernel:
     shape = None if data["shape"] is None else parse_shape(data["shape"])
-    views = bool(data.get("views", False))  # of which earlier versions had none
-    return Kernel(device, Spec.parse(data["spec"]), shape, data["symbol"], views)
+    # Earlier versions had neither.
+    takes = (bool(data.get(name, False)) for name in ("views", "max_seqlen_q"))
+    return Kernel(device, Spec.parse(data["spec"]), shape, data["symbol"], *takes)
 
 
 def _derived(data: dict[str, Any]) -> dict[str, Any]:

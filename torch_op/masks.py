@@ -63,6 +63,15 @@ def packed_mask_name(window: Any) -> str:
     return _with_window("packed", window)
 
 
+def is_packed(name: str) -> bool:
+    """Whether a mask's name is of packed sequences.
+
+    >>> is_packed("causal_packed"), is_packed("causal_padded")
+    (True, False)
+    """
+    return name.removeprefix("causal_").startswith("packed")
+
+
 def is_mask_name(name: str) -> bool:
     """Whether a kernel could go by a name.
 

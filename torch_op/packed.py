@@ -15,6 +15,7 @@ from .arguments import (
     require_aligned,
     require_apart,
     require_heads,
+    require_longest,
     require_lse_dtype,
     require_offsets,
     require_one_device,
@@ -32,6 +33,7 @@ _OPTIONS: dict[str, tuple[str, Any]] = {
     "sm_scale": OPTIONS["sm_scale"],
     "mask_mode": ("str", "packed"),
     **{name: OPTIONS[name] for name in ("lse_dtype", "softcap", "bias")},
+    "max_seqlen_q": ("SymInt?", None),
 }
 _SCHEMA = schema_of(_OPTIONS)
 #: PyTorch leaves out what ends a call as the schema would.
@@ -51,6 +53,7 @@ def packed_prefill(
     window: Sequence[int | None] | None = None,
     softcap: float | None = None,
     bias: Any = None,
+    max_seqlen_q: int | None = None,
     lse_dtype: Any = None,
     out: tuple[Any, Any] | None = None,
 ) -> tuple[Any, Any]:
@@ -84,6 +87,9 @@ def packed_prefill(
         ``distance + width // 2`` is added, where a column is at distance 0 from the row whose own
         it is. A width of twice the longest sequence less 1 holds all; beyond its ends, the entry
         at the end is added.
+    max_seqlen_q : int, optional
+        How many queries the longest sequence has, where that is known. The kernel is chosen by it:
+        which is the fastest differs where all are about as long. No result depends on it.
     lse_dtype : torch.dtype, optional
         Of the LSE: ``torch.float32`` where parts are merged; the query's, or that of ``out``, when
         absent.
@@ -113,7 +119,9 @@ def packed_prefill(
         require_lse_dtype(query, lse_dtype)
     if softcap is not None or bias is not None:
         require_score_options(softcap, bias)
-    options = sm_scale, packed_mask_name(window), lse_dtype, softcap, bias
+    if max_seqlen_q is not None:
+        require_longest("max_seqlen_q", max_seqlen_q)
+    options = sm_scale, packed_mask_name(window), lse_dtype, softcap, bias, max_seqlen_q
     tensors = query, key, value, cu_seqlens_q, cu_seqlens_kv
     if out is None:
         return _functional(*tensors, *options)
@@ -145,7 +153,7 @@ def varlen_attn(
     query, key, value, cu_seq_q, cu_seq_k
         As there, and as :func:`packed_prefill` takes them.
     max_q, max_k : int
-        Not needed: one kernel serves every length.
+        How many queries and keys the longest sequence has: the kernel is chosen by the first.
     return_aux : AuxRequest, optional
         Its ``lse`` asks for the LSE too, from a kernel whose LSE is float32.
     scale : float, optional
@@ -189,7 +197,8 @@ def varlen_attn(
     wants_lse = return_aux is not None and return_aux.lse
     output, lse = packed_prefill(
         query, key, value, cu_seq_q, cu_seq_k,
-        sm_scale=scale, window=window, lse_dtype=torch.float32 if wants_lse else None,
+        sm_scale=scale, window=window, max_seqlen_q=max_q,
+        lse_dtype=torch.float32 if wants_lse else None,
     )  # fmt: skip
     if not wants_lse:
         return output
@@ -226,7 +235,8 @@ def _compute_into(
         require_aligned("", query=query, key=key, value=value, bias=bias, output=output, lse=lse)
         require_apart(output, lse, query=query, key=key, value=value)
 
-    arguments = (query, key, value, *offsets, *(() if bias is None else (bias,)), output, lse)
+    lengths = (*offsets, given.max_seqlen_q or 0)
+    arguments = (query, key, value, *lengths, *(() if bias is None else (bias,)), output, lse)
     try:
         if not query.is_cuda:
             for name, each, total in zip(_LENGTHS, offsets, (len(query), len(key)), strict=True):

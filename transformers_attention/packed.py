@@ -37,6 +37,11 @@ class Packing(NamedTuple):
     longest_query: Any
     longest_key: Any
 
+    @property
+    def longest_known(self) -> Any:
+        """Queries of the longest, where that is a number: nothing waits for a device to say it."""
+        return self.longest_query if isinstance(self.longest_query, (int, torch.SymInt)) else None
+
 
 class PackedCall(NamedTuple):
     """A call of a kernel, but for the query, the key, the value and the bias."""
@@ -149,6 +154,7 @@ class Packed:
             window=found.window,
             softcap=call.softcap,
             bias=bias,
+            max_seqlen_q=self.packing.longest_known,
             lse_dtype=call.lse_dtype,
         )
         if query.is_cuda and not mask.guarded:  # on a CPU the operator refuses what does not fit

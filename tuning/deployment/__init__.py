@@ -1,6 +1,6 @@
 """From records to one kernel for every size: boundaries, dispatch on the host, the drop-in."""
 
-from .boundaries import Leaf, Point, Range, Split, Tree, choose, grow, leaves, ranges
+from .boundaries import Leaf, Point, Range, Sizes, Split, Tree, choose, grow, leaves, ranges
 from .candidates import candidates
 from .factory import sequence_prefill_with_mask, serving_kernel
 from .kernel import dispatching_kernel
@@ -18,6 +18,7 @@ __all__ = [
     "Point",
     "Range",
     "Serving",
+    "Sizes",
     "Split",
     "Swap",
     "Sweep",

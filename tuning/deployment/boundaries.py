@@ -12,11 +12,45 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ...workloads import PrefillShape
 
-#: Sizes that boundaries may ask for, by what they are called.
-SIZES = ("batch", "qo_len", "kv_len")
+
+class Sizes(NamedTuple):
+    """What is known of a call.
+
+    Parameters
+    ----------
+    batch, qo_len, kv_len : int
+        Of packed sequences, which have one length each, ``qo_len`` and ``kv_len`` are means.
+    longest : int, optional
+        Queries of the longest of packed sequences, where somebody says it.
+    """
+
+    batch: int
+    qo_len: int
+    kv_len: int
+    longest: int | None = None
+
+    @classmethod
+    def of(cls, shape: PrefillShape) -> Sizes:
+        """Those of a shape, as of sequences all of its lengths."""
+        return cls(shape.batch, shape.qo_len, shape.num_kv)
+
+    @property
+    def mixed(self) -> int:
+        """0 where sequences are known to be nearly of one length: ``longest`` is no more than an
+        eighth above the mean. Else 1, for packed sequences are of many lengths as a rule.
+
+        >>> [Sizes(4, 128, 128, longest).mixed for longest in (128, 144, 145, 512, None)]
+        [0, 0, 1, 1, 1]
+        """
+        return int(self.longest is None or 8 * self.longest > 9 * self.qo_len)
+
+
+#: What boundaries may ask of :class:`Sizes`.
+SIZES = ("batch", "qo_len", "kv_len", "mixed")
 
 #: A kernel this much slower than the best, as a share, is as good.
 TOLERANCE = 0.02
@@ -36,12 +70,20 @@ class Point:
         A call, by the kernel's name; the same names for every point of a sample.
     noise : float
         How far timings of one kernel lay apart there, as a share: interquartile range over median.
+    packed : Sizes, optional
+        Of the packed sequences that were drawn, if they were such.
     """
 
     shape: PrefillShape
     lens: str
     seconds: Mapping[str, float]
     noise: float = 0.0
+    packed: Sizes | None = None
+
+    @property
+    def sizes(self) -> Sizes:
+        """What a call of it has."""
+        return self.packed or Sizes.of(self.shape)
 
     def among(self, kernels: Sequence[str]) -> Point:
         """The same with fewer kernels."""
@@ -91,9 +133,11 @@ class Range:
     batch: tuple[int, int | None] = (1, None)
     qo_len: tuple[int, int | None] = (1, None)
     kv_len: tuple[int, int | None] = (1, None)
+    mixed: tuple[int, int | None] = (0, None)
 
     def __str__(self) -> str:
-        parts = (_interval(size, *getattr(self, size)) for size in SIZES)
+        parts = [_interval(size, *getattr(self, size)) for size in SIZES[:-1]]
+        parts.append({(0, 1): "lengths alike", (1, None): "mixed lengths"}.get(self.mixed, ""))
         return ", ".join(filter(None, parts)) or "every shape"
 
 
@@ -124,10 +168,10 @@ def grow(points: Sequence[Point], tolerance: float = TOLERANCE) -> Tree:
     return _joined(Split(size, below, grow(less, tolerance), grow(rest, tolerance)))
 
 
-def choose(tree: Tree, shape: PrefillShape) -> str:
-    """The kernel that serves ``shape``."""
+def choose(tree: Tree, sizes: Sizes) -> str:
+    """The kernel that serves a call."""
     while isinstance(tree, Split):
-        tree = tree.less if size_of(shape, tree.size) < tree.below else tree.rest
+        tree = tree.less if getattr(sizes, tree.size) < tree.below else tree.rest
     return tree.kernel
 
 
@@ -145,11 +189,6 @@ def ranges(tree: Tree, within: Range | None = None) -> Iterator[tuple[Range, str
 def leaves(tree: Tree) -> list[str]:
     """Every kernel of a tree, once."""
     return list(dict.fromkeys(kernel for _, kernel in ranges(tree)))
-
-
-def size_of(shape: PrefillShape, size: str) -> int:
-    """A size by its name."""
-    return {"batch": shape.batch, "qo_len": shape.qo_len, "kv_len": shape.num_kv}[size]
 
 
 def _joined(split: Split) -> Tree:
@@ -191,14 +230,14 @@ def _lost(parts: Sequence[Sequence[Point]], tolerance: float) -> tuple[float, fl
 def _candidates(points: Sequence[Point]) -> Iterator[tuple[str, int]]:
     """Boundaries between neighbouring sizes: halfway, as lengths are: by their ratio."""
     for size in SIZES[::-1]:
-        found = sorted({size_of(point.shape, size) for point in points})
+        found = sorted({getattr(point.sizes, size) for point in points})
         for one, other in itertools.pairwise(found):
             yield size, max(one + 1, round(math.sqrt(one * other)))
 
 
 def _part(points: Sequence[Point], size: str, below: int) -> tuple[list[Point], list[Point]]:
-    less = [point for point in points if size_of(point.shape, size) < below]
-    rest = [point for point in points if size_of(point.shape, size) >= below]
+    less = [point for point in points if getattr(point.sizes, size) < below]
+    rest = [point for point in points if getattr(point.sizes, size) >= below]
     return less, rest
 
 

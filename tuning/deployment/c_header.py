@@ -33,15 +33,19 @@ _HEADER = """\
  * Rows of padding become 0, and their LSE the lowest finite number, as of a row without keys; where
  * padding_output is "untouched", nothing is written there.
  *
- * Where layout is "packed", sequences lie one behind another, without padding, and valid_lens is
- * two tensors: query, key, value, cu_seqlens_q, cu_seqlens_kv, output, lse, the bias before output:
+ * Where layout is "packed", sequences lie one behind another, without padding, and in the place of
+ * valid_lens are two tensors and a number: query, key, value, cu_seqlens_q, cu_seqlens_kv,
+ * max_seqlen_q, output, lse, the bias before output:
  *   query, output                [total_q, num_qo_heads, head_dim]    dtype
  *   key, value                   [total_kv, num_kv_heads, head_dim]   dtype
  *   cu_seqlens_q, cu_seqlens_kv  [batch + 1]                          int32
+ *   max_seqlen_q                 a number, int64
  *   bias                         [num_qo_heads, width]                float32
  *   lse                          [total_q, num_qo_heads]              lse_dtype, base 2
- * Offsets begin with 0, never decrease and end with the total; others are clamped to it. The entry
- * of a bias is distance + width / 2, a column being at distance 0 from the row whose own it is.
+ * Offsets begin with 0, never decrease and end with the total; others are clamped to it.
+ * max_seqlen_q is how many queries the longest sequence has, or 0 where nobody knows: by it the
+ * kernel is chosen, and another number changes no result. The entry of a bias is distance + width
+ * / 2, a column being at distance 0 from the row whose own it is.
  */
 #ifndef PREFILL_H_
 #define PREFILL_H_

@@ -118,12 +118,15 @@ def sequence_prefill_with_mask(
     return serving_kernel(serving, resolved, views=views)
 
 
-def serving_kernel(serving: Serving, target: ResolvedTarget, *, views: bool = False) -> Any:
+def serving_kernel(
+    serving: Serving, target: ResolvedTarget, *, views: bool = False, longest: bool = False
+) -> Any:
     """The PrimFunc that serves every shape.
 
     On the lengths that the serving names it has kernels that were scheduled on these, the batch
     alone symbolic; and others for as many keys as queries, where these have less to do. TVM's
-    hand-written kernel takes dense tensors, whatever ``views`` says.
+    hand-written kernel takes dense tensors, whatever ``views`` says; this and ``longest`` are as
+    :func:`dispatching_kernel` takes them.
 
     Raises
     ------
@@ -152,7 +155,7 @@ def serving_kernel(serving: Serving, target: ResolvedTarget, *, views: bool = Fa
         squares = scheduled(serving.tree, squared(sizes))
     return dispatching_kernel(
         serving.spec, serving.tree, every, sizes, target.target, lengths,
-        squares=squares, views=views,
+        squares=squares, views=views, longest=longest,
     )  # fmt: skip
 
 

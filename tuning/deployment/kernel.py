@@ -25,6 +25,9 @@ from .views import (
 #: TVM's name for its own kernel.
 SYMBOL = "batch_sequence_prefill_kv_masked"
 
+#: What a function is told of the longest of packed sequences.
+LONGEST = "max_seqlen_q"
+
 _OFFSETS = ("cu_seqlens_q", "cu_seqlens_kv")
 
 
@@ -38,6 +41,7 @@ def dispatching_kernel(
     *,
     squares: Mapping[str, Any] | None = None,
     views: bool = False,
+    longest: bool = False,
 ) -> Any:
     """Put scheduled kernels into one function.
 
@@ -63,6 +67,10 @@ def dispatching_kernel(
         Whether ``q``, ``k`` and ``v`` may be views, whose last dimension alone is dense. Where
         kernels do not read all of them through tensor maps, views are served by one kernel more, of
         the schedule that ``tree`` names for the largest sizes.
+    longest : bool
+        Whether a call of packed sequences says, behind the offsets, how many queries the longest
+        has: ``max_seqlen_q``, int64, 0 where that is not known. A kernel is chosen by it, and all
+        compute the same.
 
     Returns
     -------
@@ -76,8 +84,8 @@ def dispatching_kernel(
         - ``bias``: ``[num_qo_heads, qo_len + kv_len - 1]``, float32
         - ``lse``: ``[batch_size, qo_len, num_qo_heads]``, the spec's ``lse_dtype``
 
-        Of a packed spec what :func:`~prefilltune.workloads.plain_attention` says; lengths that
-        ``tree`` asks for are means there.
+        Of a packed spec what :func:`~prefilltune.workloads.plain_attention` says, and
+        ``max_seqlen_q`` behind ``cu_seqlens_kv``; lengths that trees ask for are means there.
 
         A call refuses tensors too large for 32-bit indices and those that begin in the middle of a
         vector. One that takes views refuses those, too, whose rows begin there, that are broadcast
@@ -90,12 +98,15 @@ def dispatching_kernel(
     buffers = _parameters(spec, sizes, target.kind.name)
     if views:
         buffers = list(map(with_strides, buffers))
-    served = _served(tree, kernels, buffers, sizes)
+    told = tirx.Var(LONGEST, "int64") if longest else None
+    asked = _asked(sizes, told)
+    served = _served(tree, kernels, buffers, sizes, asked)
     if squares:
-        served = _if(_are_square(buffers, sizes), _served(tree, squares, buffers, sizes), served)
+        squared = _served(tree, squares, buffers, sizes, asked)
+        served = _if(_are_square(buffers, sizes), squared, served)
     for (qo_len, kv_len), (own_tree, own_kernels) in (lengths or {}).items():
         equal = tirx.all(sizes.qo_len == qo_len, sizes.num_kv == kv_len)
-        served = _if(equal, _served(own_tree, own_kernels, buffers, sizes), served)
+        served = _if(equal, _served(own_tree, own_kernels, buffers, sizes, asked), served)
     every = [kernels, squares or {}, *(own_kernels for _, own_kernels in (lengths or {}).values())]
     if views and not all(reads_through_maps(own) for each in every for own in each.values()):
         largest = _copied(kernels[_largest(tree)], sizes)
@@ -117,7 +128,11 @@ def dispatching_kernel(
         "tirx.is_scheduled": True,
         "s_tir": True,
     }
-    function = tirx.PrimFunc(buffers, s_tir.SBlockRealize([], True, root)).with_attr(attributes)
+    parameters = list(buffers)
+    if told is not None:
+        after = next(at for at, each in enumerate(buffers) if each.name == _OFFSETS[-1])
+        parameters.insert(after + 1, told)
+    function = tirx.PrimFunc(parameters, s_tir.SBlockRealize([], True, root)).with_attr(attributes)
     return backend.lowered(function, target)
 
 
@@ -126,8 +141,9 @@ def _served(
     kernels: Mapping[str, Any],
     buffers: Sequence[Any],
     sizes: SymbolicShape | PackedShape,
+    asked: Mapping[str, Any],
 ) -> Any:
-    """Run the kernel that a tree names."""
+    """Run the kernel that a tree names; ``asked`` is what it may ask for."""
     from tvm import tirx
 
     names = list(kernels)
@@ -138,21 +154,33 @@ def _served(
     for index, name in reversed(list(enumerate(names[:-1]))):
         kernel = _with_parameters(kernels[name], buffers, sizes)
         served = _if(tirx.EQ(choice, tirx.const(index, "int32")), kernel, served)
-    return tirx.SeqStmt([tirx.Bind(choice, _index(tree, names, sizes)), served])
+    return tirx.SeqStmt([tirx.Bind(choice, _index(tree, names, asked)), served])
 
 
-def _index(tree: Tree, names: Sequence[str], sizes: SymbolicShape | PackedShape) -> Any:
-    """Which of ``names`` serves ``sizes``, as an expression."""
+def _index(tree: Tree, names: Sequence[str], asked: Mapping[str, Any]) -> Any:
+    """Which of ``names`` a tree names, as an expression of the sizes that it asks for."""
     from tvm import tirx
 
     if isinstance(tree, Leaf):
         return tirx.const(names.index(tree.kernel), "int32")
+    less, rest = (_index(each, names, asked) for each in (tree.less, tree.rest))
+    return tirx.Select(asked[tree.size] < tree.below, less, rest)
+
+
+def _asked(sizes: SymbolicShape | PackedShape, longest: Any) -> dict[str, Any]:
+    """What boundaries ask of :class:`~.boundaries.Sizes`, as expressions by name."""
+    from tvm import tirx
+
     lengths = sizes.qo_len, sizes.num_kv
     if isinstance(sizes, PackedShape):
         lengths = tuple(total // tirx.max(sizes.batch, 1) for total in lengths)
-    asked: dict[str, Any] = dict(zip(SIZES, (sizes.batch, *lengths), strict=True))
-    less, rest = (_index(each, names, sizes) for each in (tree.less, tree.rest))
-    return tirx.Select(asked[tree.size] < tree.below, less, rest)
+    mixed = tirx.const(1, "int32")
+    if longest is not None:
+        eighths: Any = tirx.Cast("int64", lengths[0]) * 9
+        # Whatever is said, no sequence has more rows than there are: numbers stay in range.
+        alike = tirx.min(longest, tirx.Cast("int64", sizes.qo_len)) * 8 <= eighths
+        mixed = tirx.Select(tirx.all(longest > 0, alike), tirx.const(0, "int32"), mixed)
+    return dict(zip(SIZES, (sizes.batch, *lengths, mixed), strict=True))
 
 
 def _are_square(buffers: Sequence[Any], sizes: SymbolicShape | PackedShape) -> Any:

@@ -21,6 +21,7 @@ from ..building.replaying import replay_record
 from ..target import ResolvedTarget
 from .c_header import c_header
 from .factory import serving_kernel
+from .kernel import LONGEST
 from .metadata import metadata_source
 from .serving import Serving, described
 from .threads import threads_source
@@ -41,8 +42,8 @@ class Built:
         The files.
     symbols : tuple[str, ...]
         Of the kernels, each ``symbol(query, key, value, valid_lens, output, lse)``, with the bias
-        of a spec that has one behind ``valid_lens``: those for one shape in the order of their
-        records, then those for any shape in theirs.
+        of a spec that has one behind ``valid_lens``, and of packed sequences as the header says:
+        those for one shape in the order of their records, then those for any shape in theirs.
     """
 
     library: Path
@@ -99,9 +100,11 @@ def build_kernels(
         )
     for serving in servings:
         symbol = symbol_of(str(serving.spec))
-        functions[symbol] = serving_kernel(serving, target, views=True)
+        packed = serving.spec.is_packed
+        functions[symbol] = serving_kernel(serving, target, views=True, longest=packed)
         views = serving.tree is not None  # TVM's hand-written kernel takes none
-        kernels.append({"symbol": symbol, "shape": None, "views": views, **serving.as_data()})
+        takes = {"views": views, **({LONGEST: True} if packed else {})}
+        kernels.append({"symbol": symbol, "shape": None, **takes, **serving.as_data()})
     data = {
         "schema": _MANIFEST_SCHEMA,
         "target": json.loads(str(target.target)),

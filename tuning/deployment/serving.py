@@ -17,10 +17,10 @@ from ..building.finding import find_record, fits
 from ..errors import InvalidOptionError
 from ..spaces import SPACES
 from ..target import ResolvedTarget
-from .boundaries import Point, Range, Tree, choose, grow, leaves, ranges
+from .boundaries import Point, Range, Sizes, Tree, choose, grow, leaves, ranges
 from .candidates import candidates, candidates_of_shape, fits_any_shape, seen_from, shape_of
 from .distributions import Choice, choose_distribution, nearest_distribution, points_of_records
-from .lengths import Lengths, in_words, lengths_of, own_trees
+from .lengths import Lengths, in_words, own_trees
 from .nearness import nearness
 from .sweep_file import Sweep, read_sweeps
 
@@ -66,10 +66,10 @@ class Serving:
     choices: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def choose(self, shape: PrefillShape) -> Match | None:
-        """The record that serves a shape; None for TVM's hand-written kernel."""
-        tree = self.lengths.get(lengths_of(shape), self.tree)
-        return None if tree is None else self.matches[choose(tree, shape)]
+    def choose(self, sizes: Sizes) -> Match | None:
+        """The record that serves a call; None for TVM's hand-written kernel."""
+        tree = self.lengths.get((sizes.qo_len, sizes.kv_len), self.tree)
+        return None if tree is None else self.matches[choose(tree, sizes)]
 
     def as_data(self) -> dict[str, Any]:
         """All of it as JSON's types."""

@@ -18,7 +18,7 @@ from ...database.writing import rescued
 from ...workloads import PrefillShape
 from ..errors import InvalidSweepError
 from ..swept import SWEEP_FILE
-from .boundaries import Point
+from .boundaries import Point, Sizes
 
 _SCHEMA_VERSION = 1
 
@@ -131,6 +131,7 @@ def _text(sweep: Sweep) -> str:
             {
                 "shape": str(point.shape),
                 "lens": point.lens,
+                **({} if point.packed is None else {"packed": point.packed[1:]}),
                 "noise": float(f"{point.noise:.2g}"),
                 "seconds": [float(f"{point.seconds[each]:.5g}") for each in sweep.records],
             }
@@ -156,16 +157,20 @@ def _sweep(fields: Mapping[str, Any], path: Path) -> Sweep:
             f"{path}: {fields['spec']} has {len(records)} records, and another number of times at "
             f"{', '.join(wrong)}; {_mend(path)}"
         )
-    points = tuple(
-        Point(
-            PrefillShape.parse(each["shape"]),
-            each["lens"],
-            dict(zip(records, each["seconds"], strict=True)),
-            each["noise"],
-        )
-        for each in fields["points"]
-    )
+    points = tuple(_point(each, records) for each in fields["points"])
     return Sweep(**{**fields, "records": records, "points": points})
+
+
+def _point(fields: Mapping[str, Any], records: tuple[str, ...]) -> Point:
+    shape = PrefillShape.parse(fields["shape"])
+    return Point(
+        shape,
+        fields["lens"],
+        dict(zip(records, fields["seconds"], strict=True)),
+        fields["noise"],
+        # Sweeps of earlier versions do not say it: what they have of the shape serves on.
+        Sizes(shape.batch, *fields["packed"]) if "packed" in fields else None,
+    )
 
 
 def _validate(data: Any, path: Path) -> None:

@@ -7,10 +7,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ...database import Match
 from ...database.dates import date_now
 from ...database.scratch import ScratchFolder
 from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
+from ...workloads.arrays import lengths_of
 from ..backends import backend_of
 from ..building.build import build_library
 from ..comparing.bench import refuse_wrong
@@ -20,7 +23,7 @@ from ..measuring.timing import interquartile_range
 from ..measuring.worker import Worker
 from ..measuring.workers import call_all
 from ..target import ResolvedTarget
-from .boundaries import Leaf, Point
+from .boundaries import Leaf, Point, Sizes
 from .distributions import schedule_of
 from .factory import serving_kernel
 from .serving import Serving
@@ -157,4 +160,23 @@ def _measure(case: Case, kind: str, paths: Mapping[str, str], worker: Worker) ->
         for each, median in zip(times, medians.values(), strict=True)
     ]
     seconds = {record: medians[path] for record, path in paths.items()}
-    return Point(case.shape, case.lens.text, seconds, statistics.median(spreads))
+    packed = sizes_of_packed(case) if case.spec.is_packed else None
+    return Point(case.shape, case.lens.text, seconds, statistics.median(spreads), packed)
+
+
+def sizes_of_packed(case: Case) -> Sizes:
+    """What calls on the batches of a case have, in the mean over these.
+
+    Examples
+    --------
+    >>> spec, shape = PrefillSpec(4, 2, 64, mask_mode="packed"), PrefillShape(2, 512)
+    >>> sizes_of_packed(Case(spec, shape, parse_lengths("fixed:100,300")))
+    Sizes(batch=2, qo_len=200, kv_len=200, longest=300)
+    """
+    offsets = [lengths_of(case.spec, case.shape, np.array(each)) for each in case.batches()]
+    queries, keys = (
+        max(1, round(statistics.fmean(each[-1] for each in ends) / case.shape.batch))
+        for ends in zip(*offsets, strict=True)
+    )
+    longest = round(statistics.fmean(np.diff(ends).max() for ends, _ in offsets))
+    return Sizes(case.shape.batch, queries, keys, max(1, longest))

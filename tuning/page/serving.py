@@ -54,7 +54,7 @@ def _points(serving: Serving, names: dict[str, str]) -> list[dict[str, Any]]:
     """The measured shapes: who serves each, and how much slower than the fastest there it is."""
     found = []
     for point in () if serving.sweep is None else serving.sweep.points:
-        match = serving.choose(point.shape)
+        match = serving.choose(point.sizes)
         if match is None or match.entry.record_id not in point.seconds:
             continue
         record = match.entry.record_id
