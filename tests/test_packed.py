@@ -285,6 +285,29 @@ def test_wgmma_kernels_compile(pipeline: dict[str, Any]) -> None:
     assert re.search(r"\b0 bytes spill stores", cubin.log)
 
 
+def test_the_output_lies_where_keys_were_as_in_padded_kernels() -> None:
+    """Shared memory decides how many blocks run at once."""
+    target = resolve_target("cuda", arch="sm_90a")
+    padded = PrefillSpec(2, 1, 64, padding_output="untouched")
+    shape = PrefillShape(4, 256)
+    variant = pipelined(SPACES["cuda_wgmma"].variants(padded, shape, target), {"ring": 2})
+    assert variant is not None
+
+    def places(spec: PrefillSpec) -> set[str]:
+        """Where a kernel has tiles in shared memory, in elements."""
+        proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
+        source = device_source(generate(proposal.module, target.target))
+        tiles = re.findall(r"\(half\*\)buf_dyn_shmem_ptr\)\[(\d+)\]", source)
+        (staged,) = re.findall(r"\(half\*\)buf_dyn_shmem_ptr\) \+ .* (\d+)\)\) = __", source)
+        assert staged in tiles
+        return set(tiles)
+
+    found, expected = (
+        max(map(int, places(spec))) for spec in (PrefillSpec(2, 1, 64, layout="packed"), padded)
+    )
+    assert found == expected
+
+
 @pytest.mark.parametrize("form", ["online", "pipelined"])
 def test_what_is_not_finite_stays_within_its_sequence(form: str) -> None:
     arguments = tight(make_inputs(SPEC, SHAPE, LENS, 0))
