@@ -1,7 +1,8 @@
 """Packed kernels beside padded ones on a GPU, both for every size, as a server calls built ones.
 
     prefilltune build --target cuda --arch sm_90a --heads 12x64 --dtype bfloat16 \\
-        --layout packed --output dist/packed-12x64     (and --padding-output untouched, padded)
+        --layout packed --output dist/packed-12x64
+    (and padded: --padding-output untouched --shape 1x128, of which no case is)
     python benchmarks/packed_libraries.py --libraries dist --output packed.json
 
 Of the same sequences, through the PyTorch operators, graphs of calls in turns in short bursts;
