@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from .migration import OtherVersion, read_other_version
     from .provenance import Provenance, record_id
     from .renaming import renamed
-    from .replay import apply_trace, entry_from, redescribed, schedule, trace_to_json
+    from .replay import (
+        apply_trace,
+        entry_from,
+        redescribed,
+        schedule,
+        trace_to_json,
+        without_end,
+    )
     from .store import RecordStore
     from .target_key import TargetKey
     from .transfer import export, rescued_records, unpack
@@ -82,6 +89,7 @@ __all__ = [
     "trace_to_json",
     "union",
     "unpack",
+    "without_end",
     "work_root",
 ]
 
@@ -100,7 +108,14 @@ if not TYPE_CHECKING:
             "migration": ("OtherVersion", "read_other_version"),
             "provenance": ("Provenance", "record_id"),
             "renaming": ("renamed",),
-            "replay": ("apply_trace", "entry_from", "redescribed", "schedule", "trace_to_json"),
+            "replay": (
+                "apply_trace",
+                "entry_from",
+                "redescribed",
+                "schedule",
+                "trace_to_json",
+                "without_end",
+            ),
             "store": ("RecordStore",),
             "target_key": ("TargetKey",),
             "transfer": ("export", "rescued_records", "unpack"),

@@ -212,3 +212,21 @@ def _plain(value: Any) -> Any:
 
         return save_json(value)
     raise TypeError(f"MetaSchedule's record format has no {type(value).__name__}: {value}")
+
+
+def without_end(trace: Any) -> Any:
+    """A trace in MetaSchedule's JSON without the mark behind which postprocessors would stand.
+
+    A search that enumerates a space leaves it where there are none, and a trace that was applied
+    again has lost it: the schedule is the same.
+
+    Examples
+    --------
+    >>> without_end([[["GetSBlock", [], ["o", "main"], ["b0"]], ["EnterPostproc", [], [], []]], []])
+    [[['GetSBlock', [], ['o', 'main'], ['b0']]], []]
+    """
+    if trace is None:  # of a variant without a schedule
+        return None
+    instructions, decisions = trace
+    end = -1 if instructions and instructions[-1][0] == "EnterPostproc" else None
+    return [instructions[:end], decisions]

@@ -12,7 +12,7 @@ from cuda_schedules import first_proposal
 from database_fixtures import KEY, filled, small_entry
 from small_libraries import small_record
 
-from prefilltune.database import Entry, Finder, TargetKey, Tier, record_id
+from prefilltune.database import Entry, Finder, TargetKey, Tier, record_id, without_end
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.search.arms import Arm
 from prefilltune.tuning.search.builders import BuilderProcess
@@ -167,3 +167,20 @@ def test_a_trace_of_another_dtype_replays(
     assert replayed is not None
     expected = first_proposal("cuda_wgmma", variant, wanted, shape, cuda)
     assert tvm_ffi.structural_equal(replayed.module, expected.module)
+
+
+def test_what_is_replayed_is_the_trial_of_what_was_proposed() -> None:
+    """A search that begins with a record of its own case measures that schedule once, though the
+    record has lost the mark that ends what is proposed."""
+    spec, shape = PrefillSpec(2, 1, 64), PrefillShape(2, 128)
+    target = resolve_target("cuda", arch="sm_90a")
+    variant = SPACES["cuda_wgmma"].variants(spec, shape, target)[0]
+    proposed = first_proposal("cuda_wgmma", dict(variant), spec, shape, target).trace
+    case = Case(spec, shape, parse_lengths("full"))
+    arm = Arm(case, target, SPACES["cuda_wgmma"], variant, None, 1, 1)
+    again = arm.replay(Trial("cuda_wgmma", variant, without_end(proposed)))
+    assert again is not None
+    assert again.trace != proposed
+    one, other = (Trial("cuda_wgmma", variant, each) for each in (proposed, again.trace))
+    assert one.identity == other.identity
+    assert one.identity != replace(one, trace=[proposed[0], []]).identity

@@ -136,7 +136,23 @@ class Range:
     mixed: tuple[int, int | None] = (0, None)
 
     def __str__(self) -> str:
-        parts = [_interval(size, *getattr(self, size)) for size in SIZES[:-1]]
+        return self.in_words()
+
+    def in_words(self, length: str = "") -> str:
+        """As a person writes it.
+
+        Parameters
+        ----------
+        length : str
+            What a length is, such as ``mean``.
+
+        Examples
+        --------
+        >>> Range(kv_len=(64, 128), mixed=(0, 1)).in_words("mean")
+        '64 <= mean kv_len < 128, lengths alike'
+        """
+        names = {"batch": "batch", **{n: f"{length} {n}".strip() for n in ("qo_len", "kv_len")}}
+        parts = [_interval(name, *getattr(self, size)) for size, name in names.items()]
         parts.append({(0, 1): "lengths alike", (1, None): "mixed lengths"}.get(self.mixed, ""))
         return ", ".join(filter(None, parts)) or "every shape"
 

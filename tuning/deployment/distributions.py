@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...database import Match, nearly_fastest
+from ...database import Match, nearly_fastest, without_end
 from ...database.provenance import FULL
 from ...workloads import PrefillShape, parse_lengths
 from ...workloads.lengths import UniformLengths
@@ -166,7 +166,8 @@ def points_of_records(matches: Sequence[Match], found: Mapping[str, Match]) -> l
 def schedule_of(match: Match) -> str:
     """Equal for two records exactly if they are one kernel where sizes are learned at the call."""
     of = match.entry.provenance
-    return json.dumps([of.space, dict(of.variant), match.entry.trace], sort_keys=True)
+    trace = without_end(match.entry.trace)
+    return json.dumps([of.space, dict(of.variant), trace], sort_keys=True)
 
 
 def _losses(found: Mapping[str, Match], points: Sequence[Point]) -> dict[str, float]:

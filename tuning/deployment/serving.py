@@ -99,7 +99,8 @@ class Serving:
         for lengths, tree in self.lengths.items():
             yield from _in_words(tree, in_words(lengths))
         if self.tree is not None:
-            yield from _in_words(self.tree, "other lengths" if self.lengths else "")
+            length = "mean" if self.spec.is_packed else ""
+            yield from _in_words(self.tree, "other lengths" if self.lengths else "", length)
 
 
 def choose_serving(
@@ -219,8 +220,11 @@ def _serving(
         measured = [record for record in sweep.records if record in known]
         points = _points_for(lens, sweep)
         tree = grow([point.among(measured) for point in points])
-    # Packed sequences have no lengths that a kernel could know.
+    # Packed sequences have no lengths that a kernel could know, and where they were timed, times
+    # say which record serves which of them.
     own = {} if spec.is_packed else own_trees(tuned, points)
+    if spec.is_packed and sweep is not None:
+        choices = ()
     lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
     used = {record: known[record] for each in (*lengths.values(), tree) for record in leaves(each)}
     sweeping = _sweeping(spec, target, key, found, databases)
@@ -323,10 +327,10 @@ def _notes(
         )
 
 
-def _in_words(tree: Tree, lengths: str) -> Iterator[tuple[str, str]]:
+def _in_words(tree: Tree, lengths: str, length: str = "") -> Iterator[tuple[str, str]]:
     """What the leaves of a tree serve, and their records."""
     for where, record in ranges(tree):
-        boundaries = "" if lengths and where == Range() else str(where)
+        boundaries = "" if lengths and where == Range() else where.in_words(length)
         yield ", ".join(filter(None, (lengths, boundaries))), record
 
 

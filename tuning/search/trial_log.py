@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...database import without_end
 from ...database.writing import make_folder, writing
 
 _KEPT = "what it holds is kept: run the same command again to go on from there"
@@ -62,7 +63,8 @@ class Trial:
     @property
     def identity(self) -> str:
         """Equal for two trials exactly if they measured the same schedule."""
-        return json.dumps([self.space, dict(self.variant), self.trace], sort_keys=True)
+        trace = without_end(self.trace)
+        return json.dumps([self.space, dict(self.variant), trace], sort_keys=True)
 
 
 @dataclass
