@@ -146,11 +146,14 @@ def test_the_kernel_is_told_how_long_the_longest_sequence_is(
     for said in ({}, {"max_seqlen_q": 0}, {"max_seqlen_q": 40}):
         prefill.packed_prefill(query, key, value, queries, keys, **said)
     prefill.varlen_attn(query, key, value, queries, keys, 39, 30, enable_gqa=True)
-    assert [arguments[5] for arguments in told] == [0, 0, 40, 39]
+    prefill.packed_prefill(query, key, value, queries, keys, max_seqlen_q=np.int64(38))
+    assert [arguments[5] for arguments in told] == [0, 0, 40, 39, 38]
     assert {len(arguments) for arguments in told} == {8}
     for wrong in (-1, 4.0, True, torch.tensor(40)):
         with pytest.raises(prefill.InvalidArgumentError, match="expected a whole number"):
             prefill.packed_prefill(query, key, value, queries, keys, max_seqlen_q=wrong)
+        with pytest.raises(prefill.InvalidArgumentError, match=r"^max_q is .*; expected"):
+            prefill.varlen_attn(query, key, value, queries, keys, wrong, 30, enable_gqa=True)
 
 
 def test_one_number_or_another_is_no_reason_to_compile_anew() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]  (extra [torch])
@@ -93,6 +94,12 @@ def require_offsets(name: str, offsets: Any, total: int) -> None:
         )
 
 
+def is_number(longest: Any) -> bool:
+    """Whether it is a whole number in memory of the host, NumPy's among them: no tensor."""
+    numbers = (int, torch.SymInt, Integral)
+    return isinstance(longest, numbers) and not isinstance(longest, bool)
+
+
 def require_longest(name: str, longest: Any) -> None:
     """Refuse what does not say how long the longest of packed sequences is.
 
@@ -101,12 +108,11 @@ def require_longest(name: str, longest: Any) -> None:
     InvalidArgumentError
         Unless it is a whole number of 0 or more, in memory of the host.
     """
-    if isinstance(longest, (int, torch.SymInt)) and not isinstance(longest, bool) and longest >= 0:
-        return
-    raise InvalidArgumentError(
-        f"{name} is {longest!r}; expected a whole number, how many queries the longest sequence "
-        "has: pass it where it is known without looking at the device, or leave it out"
-    )
+    if not is_number(longest) or longest < 0:
+        raise InvalidArgumentError(
+            f"{name} is {longest!r}; expected a whole number of 0 or more, how many queries the "
+            "longest sequence has: pass it where it is known without looking at the device, or 0"
+        )
 
 
 def require(name: str, tensor: Any, shape: tuple[int, ...], dtype: Any, device: Any) -> None:

@@ -187,6 +187,8 @@ def varlen_attn(
                 f"{name} is given, and no kernel here reads keys through it: pack the keys, and "
                 "leave it out, or call torch.nn.attention.varlen.varlen_attn"
             )
+    if max_q is not None:
+        require_longest("max_q", max_q)
     if cu_seq_k is None:
         raise InvalidArgumentError("cu_seq_k is None; expected where the keys of sequences begin")
     if not enable_gqa and query.shape[-2] != key.shape[-2]:

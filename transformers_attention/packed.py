@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..torch import packed_prefill
-from ..torch.arguments import require_offsets
+from ..torch.arguments import is_number, require_offsets
 from ..torch.masks import packed_mask_name
 from .calls import CACHED, Call, Scores, addends, cannot_look, chosen, count, readable
 from .errors import NotServedError
@@ -40,7 +40,7 @@ class Packing(NamedTuple):
     @property
     def longest_known(self) -> Any:
         """Queries of the longest, where that is a number: nothing waits for a device to say it."""
-        return self.longest_query if isinstance(self.longest_query, (int, torch.SymInt)) else None
+        return self.longest_query if is_number(self.longest_query) else None
 
 
 class PackedCall(NamedTuple):

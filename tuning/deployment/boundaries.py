@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...workloads import PrefillShape
 
@@ -40,13 +40,20 @@ class Sizes(NamedTuple):
 
     @property
     def mixed(self) -> int:
-        """0 where sequences are known to be nearly of one length: ``longest`` is no more than an
-        eighth above the mean. Else 1, for packed sequences are of many lengths as a rule.
+        """0 where sequences are known to be :func:`alike`. Else 1, for packed sequences are of many
+        lengths as a rule.
 
         >>> [Sizes(4, 128, 128, longest).mixed for longest in (128, 144, 145, 512, None)]
         [0, 0, 1, 1, 1]
         """
-        return int(self.longest is None or 8 * self.longest > 9 * self.qo_len)
+        return int(self.longest is None or not alike(self.longest, self.qo_len))
+
+
+def alike(longest: Any, mean: Any) -> Any:
+    """Whether sequences are nearly of one length: the longest is no more than an eighth above the
+    mean. Of numbers, or of TVM's expressions, which give one.
+    """
+    return longest * 8 <= mean * 9
 
 
 #: What boundaries may ask of :class:`Sizes`.

@@ -10,7 +10,7 @@ from ...workloads import INDEXABLE, PackedShape, PrefillSpec, SymbolicShape
 from ..backends import backend_of
 from ..building.alignment import address_of, alignment_checks, parameter
 from ..requiring import require
-from .boundaries import SIZES, Leaf, Tree
+from .boundaries import SIZES, Leaf, Tree, alike
 from .lengths import Lengths
 from .views import (
     are_dense,
@@ -176,10 +176,10 @@ def _asked(sizes: SymbolicShape | PackedShape, longest: Any) -> dict[str, Any]:
         lengths = tuple(total // tirx.max(sizes.batch, 1) for total in lengths)
     mixed = tirx.const(1, "int32")
     if longest is not None:
-        eighths: Any = tirx.Cast("int64", lengths[0]) * 9
+        total, mean = (tirx.Cast("int64", each) for each in (sizes.qo_len, lengths[0]))
         # Whatever is said, no sequence has more rows than there are: numbers stay in range.
-        alike = tirx.min(longest, tirx.Cast("int64", sizes.qo_len)) * 8 <= eighths
-        mixed = tirx.Select(tirx.all(longest > 0, alike), tirx.const(0, "int32"), mixed)
+        known = tirx.all(longest > 0, alike(tirx.min(longest, total), mean))
+        mixed = tirx.Select(known, tirx.const(0, "int32"), mixed)
     return dict(zip(SIZES, (sizes.batch, *lengths, mixed), strict=True))
 
 
