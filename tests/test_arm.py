@@ -86,7 +86,7 @@ def test_records_of_tiles_that_a_cpu_is_not_offered_are_replayed() -> None:
     case = Case(PrefillSpec(2, 1, 64, "float32"), shape, CASE.lens)
     offered = SPACES["llvm_fused"].variants(case.spec, case.shape, target)
     before = {"q_tile": 32, "kv_tile": 64, "packed": False}
-    warm = [Trial("llvm_fused", dict(offered[2]), [1]), Trial("llvm_fused", before, [2])]
+    warm = [Trial("llvm_fused", dict(each), [1]) for each in (offered[2], before, offered[0])]
     arms = arms_of(case, target, [SPACES["llvm_fused"]], 8, 1, warm)
-    assert [arm.variant for arm in arms[:2]] == [before, offered[2]]
+    assert [arm.variant for arm in arms[:3]] == [before, offered[2], offered[0]]
     assert [arm.exhausted for arm in arms] == [True] + len(offered) * [False]

@@ -77,7 +77,10 @@ def test_a_case_begins_with_its_own_record_though_others_are_faster(tmp_path: Pa
 
 
 def test_records_of_other_targets_are_taken_too(tmp_path: Path) -> None:
-    """The first candidate on a machine that nobody tuned for is that of its level."""
+    """The first candidate on a machine that nobody tuned for is that of its level.
+
+    And on one that was tuned for, before what it has for a workload that is far away.
+    """
     case = Case(PrefillSpec(12, 12, 64), PrefillShape(4, 128), parse_lengths("full"))
 
     def entry(number: int, shape: str) -> Entry:
@@ -91,7 +94,7 @@ def test_records_of_other_targets_are_taken_too(tmp_path: Path) -> None:
     filled(tmp_path, [entry(3, "b4_q128_kv128")], TargetKey("llvm", "apple_m1", "8c"))
     own, *others = Finder([tmp_path]).stores(asked, Tier.OTHER_TARGET)
     found = nearest_trials(own, case, [SPACE], others)
-    assert [trial.variant["n"] for trial in found] == [0, 1, 2, 3]
+    assert [trial.variant["n"] for trial in found] == [0, 2, 3, 1]
 
 
 def test_what_padded_records_decided_begins_a_packed_search(
@@ -114,6 +117,24 @@ def test_what_padded_records_decided_begins_a_packed_search(
     assert first.variant == entry.provenance.variant
     mine, theirs = ([value for _, value in sorted(each[1])] for each in (first.trace, entry.trace))
     assert mine == theirs
+
+
+def test_few_trials_leave_out_nothing_that_was_fast_nearby(
+    tmp_path: Path, target: ResolvedTarget, builders: Sequence[BuilderProcess]
+) -> None:
+    """Of more variants than so few trials refine, the last ones of the space among them."""
+    case = Case(PrefillSpec(4, 2, 16, "float32"), PrefillShape(2, 40), parse_lengths("full"))
+    warm = []
+    for variant in SPACES[SPACE].variants(case.spec, case.shape, target)[-1:-4:-1]:
+        proposal, *_ = Arm(case, target, SPACES[SPACE], dict(variant), None, 1, 1).propose(1)
+        warm.append(Trial(SPACE, dict(variant), proposal.trace))
+    log = TrialLog(tmp_path / "log", {})
+    with Search(
+        case, target, [SPACES[SPACE]], log, lambda _: None, builders=builders, warm=warm
+    ) as search:
+        search.run(Limit(trials=3))
+    tried = {each.identity for each in search.trials}
+    assert tried == {each.identity for each in warm}
 
 
 def test_packed_sequences_learn_from_padding_on_either_side(tmp_path: Path) -> None:

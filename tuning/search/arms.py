@@ -171,7 +171,7 @@ def arms_of(
     threads: int,
     warm: Sequence[Trial] = (),
 ) -> list[Arm]:
-    """Every variant an arm, the spaces taking turns; those of ``warm`` before others.
+    """Every variant an arm, the spaces taking turns; those of ``warm`` before others, in its order.
 
     Variants of ``warm`` that a space offers no more, or on other targets, are arms whose trials are
     replayed and that propose nothing, where the space's kernels run anywhere.
@@ -199,11 +199,13 @@ def arms_of(
     ]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*per_space))
     offered = [each for each in turns if each is not None]
-    keys, first = {each.key for each in offered}, {trial.arm for trial in warm}
+    keys = {each.key for each in offered}
     anywhere = {space.name: space for space in spaces if space.any_target}
     replayed: dict[ArmKey, Arm] = {}
     for trial in warm:
         if trial.arm not in keys | replayed.keys() and trial.space in anywhere:
             replayed[trial.arm] = arm(anywhere[trial.space], trial.variant)
             replayed[trial.arm].exhausted = True
-    return [*replayed.values(), *sorted(offered, key=lambda each: each.key not in first)]
+    places = {key: place for place, key in enumerate(dict.fromkeys(each.arm for each in warm))}
+    offered.sort(key=lambda each: places.get(each.key, len(places)))
+    return [*replayed.values(), *offered]

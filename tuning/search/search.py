@@ -189,7 +189,8 @@ class Search:
     def _arms(self) -> list[Arm]:
         """An arm for every variant; fewer if the trials reach no further.
 
-        Arms that propose nothing, but replay what is known of other workloads, come besides.
+        Arms that propose nothing, but replay what is known of other workloads, come besides: also
+        those that the trials do not reach.
         """
         bounds, trials = self._batching, self.state.limit.trials
         each = (bounds.generation, bounds.sampling_threads)
@@ -198,7 +199,11 @@ class Search:
             return arms
         proposing = [each for each in arms if not each.exhausted]
         replaying = [each for each in arms if each.exhausted]
-        return [*replaying, *proposing[: bounds.most_arms(trials)]]
+        most, known = bounds.most_arms(trials), {trial.arm for trial in self._warm}
+        for arm in proposing[most:]:
+            arm.exhausted = True
+        left = [arm for arm in proposing[most:] if arm.key in known]
+        return [*replaying, *left, *proposing[:most]]
 
     def _say(self, activity: str) -> None:
         self.state.activity = activity

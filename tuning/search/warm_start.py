@@ -8,18 +8,20 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from ...database import Entry, RecordStore, shape_distance
+from ...database import Entry, RecordStore, TargetKey, shape_distance
 from ...workloads import Case, PrefillShape, PrefillSpec
 from .trial_log import Trial
 
-# Of one target no more than leave some to the next: a level's may be better than those of a shape
-# that is far away.
+# Of one target no more than leave some to the next.
 _MOST, _MOST_OF_ONE = 6, 4
 
 # Beside the logarithm of a ratio of sizes: a dtype of the same width; a window with an end where
 # the other is open, so that of a trace the decisions alone fit; other lengths of the same shape,
-# which may be less work and so faster; another layout, or padding that is left otherwise.
+# which may be less work and so faster; another layout, or padding that is left otherwise; and each
+# target that is nearer: what another GPU of the architecture, or a CPU's level, has for a workload
+# is better than what the target has for one that is far away.
 _OTHER_DTYPE, _OTHER_ENDS, _OTHER_LENGTHS, _OTHER_LAYOUT = 0.5, 1.0, 0.1, 0.05
+_OTHER_TARGET = 0.5
 
 
 def nearest_trials(
@@ -28,7 +30,7 @@ def nearest_trials(
     """The fastest records of the workloads nearest to a case, as trials without times.
 
     Nearest are those of the case itself, which no log may have; near are other shapes, lengths,
-    numbers of heads, windows, layouts, and dtypes of the same width.
+    numbers of heads, windows, layouts, dtypes of the same width, and targets.
 
     Parameters
     ----------
@@ -42,31 +44,39 @@ def nearest_trials(
     Returns
     -------
     list[Trial]
-        Those of the nearest target first; of one target, the nearest workload first; of one
-        workload, the fastest first. Each once.
+        The nearest first; of one workload and target, the fastest first. Each once.
     """
-    found: dict[str, Trial] = {}
+    found: list[tuple[float, Trial]] = []
+    targets: list[TargetKey] = []
     for each in (store, *others):
+        if each.key not in targets:
+            targets.append(each.key)
+        farther = _OTHER_TARGET * targets.index(each.key)
         near = [
             (distance, entry.speed, entry)
             for entry in each.entries
             if entry.provenance.space in spaces and (distance := _distance(entry, case)) is not None
         ]
         near.sort(key=lambda each: each[:2])
-        found |= _distinct((entry for _, _, entry in near), case.spec)
-    return [*found.values()][:_MOST]
+        trials = ((farther + distance, _as_trial(entry, case.spec)) for distance, _, entry in near)
+        found += _distinct(trials, _MOST_OF_ONE)
+    found.sort(key=lambda each: each[0])
+    return [trial for _, trial in _distinct(found, _MOST)]
 
 
-def _distinct(entries: Iterable[Entry], spec: PrefillSpec) -> dict[str, Trial]:
-    """The first records that differ, as trials by their identity."""
-    found: dict[str, Trial] = {}
-    for entry in entries:
-        of, trace = entry.provenance, _trace_for(entry, spec)
-        trial = Trial(of.space, dict(of.variant), trace)
-        found.setdefault(trial.identity, trial)
-        if len(found) == _MOST_OF_ONE:
+def _distinct(near: Iterable[tuple[float, Trial]], most: int) -> list[tuple[float, Trial]]:
+    """The first trials that differ, with how far away they are."""
+    found: dict[str, tuple[float, Trial]] = {}
+    for distance, trial in near:
+        found.setdefault(trial.identity, (distance, trial))
+        if len(found) == most:
             break
-    return found
+    return [*found.values()]
+
+
+def _as_trial(entry: Entry, spec: PrefillSpec) -> Trial:
+    of = entry.provenance
+    return Trial(of.space, dict(of.variant), _trace_for(entry, spec))
 
 
 def _trace_for(entry: Entry, spec: PrefillSpec) -> Any:
