@@ -30,7 +30,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from prefilltune.database import RecordStore
+from prefilltune.database import Finder, RecordStore, Tier, committed_root
 from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.devices.opening import local_pool
@@ -65,7 +65,8 @@ BATCHES = {
 }
 LENS = ("full", "uniform:0.125-1")
 DTYPES = ("float16", "bfloat16")
-# Enough to refine what near workloads found, and for the first of an attention to look around.
+# Enough to refine what near workloads or devices found, and for the first of an attention to look
+# around.
 _TRIALS, _FIRST_TRIALS = 8, 48
 
 
@@ -122,6 +123,8 @@ def main() -> None:
         parser.error(lacking)
     store = RecordStore.open(options.database, target.key, create=True)
     known = {entry.group for entry in store.entries}
+    near = Finder([options.database, committed_root()]).stores(target.key, Tier.FAMILY)
+    seen = {attention(PrefillSpec.parse(each.provenance.spec)) for s in near for each in s.entries}
     with ExitStack() as stack:
         pool = stack.enter_context(local_pool(target))
         builders = stack.enter_context(local_builders())
@@ -136,8 +139,8 @@ def main() -> None:
                     flush=True,
                 )
                 return
-            seen = {attention(PrefillSpec.parse(spec)) for spec, *_ in known}
             is_first = attention(case.spec) not in seen
+            seen.add(attention(case.spec))
             limit = Limit(trials=_FIRST_TRIALS if is_first else _TRIALS)
             kept = tune_case(
                 case, target, spaces, limit, options.database, 1, lambda _: None, pool, builders
