@@ -62,7 +62,17 @@ def test_each_is_seen_without_the_others(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("others", [{}, {"other": two_kernels}], ids=["alone", "beside another"])
-def test_builds_leave_out_what_was_done_for_all_functions(others: dict[str, Any]) -> None:
-    lowered = CUDA.lowered(two_kernels, resolve_target("cuda", arch="sm_80").target)
-    left_out = CUDA.disabled_passes(tvm.IRModule({"main": lowered, **others}))
-    assert left_out == ([] if others else [CompactBufferAllocation().info.name])
+def test_builds_do_for_all_functions_what_was_done_for_one(others: dict[str, Any]) -> None:
+    """So that the pass, which goes over all of them, can be left out."""
+    target = resolve_target("cuda", arch="sm_80").target
+    lowered = CUDA.lowered(two_kernels, target)
+    module, left_out = CUDA.lowered_alike(tvm.IRModule({"main": lowered, **others}), target)
+    assert left_out == [CompactBufferAllocation().info.name]
+    tvm.ir.assert_structural_equal(CompactBufferAllocation()(module), module)  # nothing is left
+    assert module["main"].same_as(lowered)
+
+
+def test_builds_of_functions_that_nothing_was_done_for_stay_as_they_are() -> None:
+    target = resolve_target("cuda", arch="sm_80").target
+    module, left_out = CUDA.lowered_alike(MODULE, target)
+    assert (module, left_out) == (MODULE, [])

@@ -233,9 +233,18 @@ class Backend(ABC):
         """The whole PrimFunc, lowered to where builds of others need no :meth:`generating`."""
         return function
 
-    def disabled_passes(self, module: Any) -> list[str]:
-        """TVM's names of passes for which :meth:`lowered` left nothing to do in a module."""
-        return []
+    def lowered_alike(self, module: Any, target: Any) -> tuple[Any, list[str]]:
+        """A module as TVM is to build it, and its names of passes that are to be left out.
+
+        Where :meth:`lowered` did for one function what takes a pass too long, it is done for the
+        others too: passes go over all of a module.
+
+        Parameters
+        ----------
+        module : tvm.IRModule
+            Of PrimFuncs, some of which are :meth:`lowered`.
+        """
+        return module, []
 
     # Tuning.
 

@@ -167,43 +167,31 @@ class Cuda(Backend):
 
         What comes before in TVM's pipeline has to come first; it finds nothing to do a second time.
         """
+        from tvm.s_tir.transform import CompactBufferAllocation
+
+        compacted = kernel_by_kernel(CompactBufferAllocation())
+        # Once more at the end, for fragments, of which there are registers by then.
+        return _lowered(function, target, compacted, compacted)
+
+    def lowered_alike(self, module: Any, target: Any) -> tuple[Any, list[str]]:
+        """Without a pass that takes minutes for many kernels at once, where it is done for each."""
         import tvm
-        from tvm.s_tir import transform
-
-        from ..intrinsics import fragment_layout
-
-        compacted = kernel_by_kernel(transform.CompactBufferAllocation())
-        passes = [
-            transform.CanonicalizeLoop(),
-            transform.LowerCrossThreadReduction(),
-            transform.LowerInitBlock(),
-            transform.PlanAndUpdateBufferAllocationLocation(),
-            transform.ConvertBlocksToOpaque(),
-            transform.LiftThreadBinding(),
-            transform.ManifestSharedMemoryLocalStage(),
-            compacted,
-            transform.LowerAutoCopy(),
-            transform.UnifyThreadBinding(),
-            transform.LowerMatchBuffer(),
-            transform.StmtSimplify(),
-            transform.InjectPermutedLayout(),
-            transform.AnnotateIrregularLoop(),
-            transform.InjectSoftwarePipeline(),
-            transform.TransformMmaBufferLayout(),
-            compacted,  # fragments, of which there are registers by now
-        ]
-        with fragment_layout(), target:
-            lowered = tvm.transform.Sequential(passes)(tvm.IRModule({"main": function}))
-        return lowered["main"].with_attr(_COMPACTED, True)
-
-    def disabled_passes(self, module: Any) -> list[str]:
-        """What takes minutes for many kernels at once, where :meth:`lowered` did it for each."""
+        from tvm.s_tir.transform import CompactBufferAllocation
         from tvm.tirx import PrimFunc
 
-        functions = [each for each in module.functions.values() if isinstance(each, PrimFunc)]
-        if all((each.attrs or {}).get(_COMPACTED) for each in functions):
-            return ["s_tir.CompactBufferAllocation"]
-        return []
+        compact = CompactBufferAllocation()
+        done = {
+            name: bool((each.attrs or {}).get(_COMPACTED))
+            for name, each in module.functions.items()
+            if isinstance(each, PrimFunc)
+        }
+        if not any(done.values()):
+            return module, []
+        functions = {
+            name: each if done.get(name, True) else _lowered(each, target, compact)
+            for name, each in module.functions.items()
+        }
+        return tvm.IRModule(functions, attrs=module.attrs), [compact.info.name]
 
     def default_spaces(
         self, spec: PrefillSpec, shapes: Sequence[PrefillShape], target: ResolvedTarget
@@ -219,6 +207,45 @@ class Cuda(Backend):
             if all(SPACES[name].variants(spec, shape, target) for shape in shapes):
                 return [name]
         return []
+
+
+def _lowered(function: Any, target: Any, compaction: Any, *more: Any) -> Any:
+    """A PrimFunc, lowered to where matrix fragments are plain registers.
+
+    Parameters
+    ----------
+    compaction : tvm.transform.Pass
+        That which shrinks buffers to what is used of them.
+    more : tvm.transform.Pass
+        That come last.
+    """
+    import tvm
+    from tvm.s_tir import transform
+
+    from ..intrinsics import fragment_layout
+
+    passes = [
+        transform.CanonicalizeLoop(),
+        transform.LowerCrossThreadReduction(),
+        transform.LowerInitBlock(),
+        transform.PlanAndUpdateBufferAllocationLocation(),
+        transform.ConvertBlocksToOpaque(),
+        transform.LiftThreadBinding(),
+        transform.ManifestSharedMemoryLocalStage(),
+        compaction,
+        transform.LowerAutoCopy(),
+        transform.UnifyThreadBinding(),
+        transform.LowerMatchBuffer(),
+        transform.StmtSimplify(),
+        transform.InjectPermutedLayout(),
+        transform.AnnotateIrregularLoop(),
+        transform.InjectSoftwarePipeline(),
+        transform.TransformMmaBufferLayout(),
+        *more,
+    ]
+    with fragment_layout(), target:
+        lowered = tvm.transform.Sequential(passes)(tvm.IRModule({"main": function}))
+    return lowered["main"].with_attr(_COMPACTED, True)
 
 
 CUDA = Cuda(

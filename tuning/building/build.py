@@ -133,7 +133,8 @@ def generate(module: Any, target: Any) -> Any:
     backend = backend_of(target.kind.name)
     module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(finished(module))
     module = _legalized(module, backend, target)
-    config, disabled = dict(backend.pass_config), backend.disabled_passes(module)
+    config = dict(backend.pass_config)
+    module, disabled = backend.lowered_alike(module, target)
     with PassContext(config=config, disabled_pass=disabled), backend.generating():
         return build(module, target=target)
 
