@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from machine_code import compile_device
 from tvm.s_tir.meta_schedule.cost_model import RandomModel
@@ -19,10 +21,10 @@ pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
 def test_some_candidates_compile() -> None:
     target = resolve_target("cuda", arch="sm_80")
     case = Case(PrefillSpec(1, 1, 64, "float16"), PrefillShape(1, 128), parse_lengths("full"))
-    found = Arm(case, target, SPACES["cuda_stock"], {}, RandomModel(), 8, 2).propose(8)
-    assert found
+    arm = Arm(case, target, SPACES["cuda_stock"], {}, RandomModel(), 8, 2)
     compiled = []
-    for proposal in found:
+    # Drawn at random, and about half of them compile: of eight now and then none.
+    for proposal in itertools.chain.from_iterable(arm.propose(8) for _ in range(4)):
         try:
             compiled.append(compile_device(proposal.module, target.target)[0])
         # TVM vectorises what it has no CUDA for, and waits for copies in loops of unknown length.
