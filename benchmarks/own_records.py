@@ -30,6 +30,7 @@ from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.kernels import KEPT_SEED, check, fresh_inputs, time_in_turns
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.measuring.workers import call_all
+from prefilltune.tuning.search.trial_log import Trial
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
 from prefilltune.workloads.sizes import measured_sizes
@@ -51,13 +52,10 @@ def best(root: Path, key: TargetKey) -> dict[Key, Entry]:
 
 def is_one_schedule(entries: Sequence[Entry]) -> bool:
     """Whether the records of a case differ in nothing but their times."""
-    one, *others = (
-        json.dumps(
-            [each.provenance.space, dict(each.provenance.variant), each.trace], sort_keys=True
-        )
-        for each in entries
+    trials = (
+        Trial(each.provenance.space, dict(each.provenance.variant), each.trace) for each in entries
     )
-    return all(other == one for other in others)
+    return len({each.identity for each in trials}) == 1
 
 
 def built(entries: Sequence[Entry], case: Case, target: ResolvedTarget, folder: Path) -> list[str]:
