@@ -127,9 +127,13 @@ static int __float_as_int(float value) {
 }
 static int __vimax3_s32(int a, int b, int c) { return std::max(std::max(a, b), c); }
 static int __popc(uint bits) { return __builtin_popcount(bits); }
-static float __shfl_down_sync(uint mask, float value, int delta, int width) {
+template <typename T> static T __shfl_down_sync(uint mask, T value, int delta, int width = 32) {
   int lane = current & 31;
   return __shfl_sync(mask, value, lane + delta < 32 ? lane + delta : lane, width);
+}
+static uint __dp4a(uint a, uint b, uint sum) {
+  for (int i = 0; i < 32; i += 8) sum += (a >> i & 255) * (b >> i & 255);
+  return sum;
 }
 static bool run_block(int warps, int order);
 static bool run_blocks(Index grid, int warps, int shared_bytes, int order) {

@@ -9,55 +9,75 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-#: Things that a table holds, and groups that they may be of; as many as eight at a time are read.
-TABLE = 336
+#: Things that a table holds, and groups that they may be of.
+TABLE = 384
 
-#: 32-bit words of a table: how much each thing is, and their ranking, of 16 bits each.
+# Things are told apart by their level: 1 more than how much a thing is, as few are so much that
+# levels stand for eight numbers each.
+_EXACT, _STEP, _MOST = 96, 8, 126
+
+# A table holds the level of each thing in a byte, of which one bit more is set; the group and, at a
+# place of the ranking, the thing in 16 bits.
+_GROUPS, _RANKED = TABLE, 3 * TABLE
+_BIT = 0x80
+
+#: 32-bit words of a table.
 TABLE_WORDS = 512
 
-# A thing's key is how much it is, its group, and its number from behind, each of so many bits but
-# the first: keys are compared, and no two are equal.
-_BITS = 9
-_MASK = (1 << _BITS) - 1
-_MOST = (1 << 31 - 2 * _BITS) - 1
+_THREAD = "(threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x"
 
 _COUNT = f"""
 __device__ __forceinline__ void prefill_rank_count(void* table, int thing, int count, int group) {{
-  ((int*)table)[thing] = min(count, {_MOST}) << {2 * _BITS} | group << {_BITS} | ({_MASK} - thing);
+  int more = min({_EXACT} + (count - {_EXACT + 1 - _STEP}) / {_STEP}, {_MOST - 1});
+  ((unsigned char*)table)[thing] = (count > {_EXACT} ? more : count) + 1 | {_BIT};
+  ((unsigned short*)((char*)table + {_GROUPS}))[thing] = group;
 }}
 """
 
 _USE = f"""
 __device__ __forceinline__ void prefill_rank_use(void* table, int value) {{
-  int thread = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
-  ((int*)table)[{TABLE} + thread % {TABLE_WORDS - TABLE}] = value;
+  int thread = {_THREAD};
+  ((int*)((char*)table + {_RANKED}))[thread % {TABLE // 2}] = value;
 }}
 """
 
+# Of four levels at once: the bit more stays set in a byte that is as much as the level that is
+# subtracted, or more.
 # Of a number of things that it knows, the compiler unrolls all comparisons, and ptxas (CUDA 13.0)
 # then gives up on registers of warps in the whole kernel: a tenth to a sixth more instructions for
 # each tile of keys. So it must not know.
 _RANK = f"""
 __device__ __forceinline__ int prefill_rank(void* table, int things) {{
-  int* keys = (int*)table;
-  unsigned short* ranked = (unsigned short*)(keys + {TABLE});
-  int threads = blockDim.x * blockDim.y * blockDim.z, some = 0;
-  int thing = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
+  unsigned char* levels = (unsigned char*)table;
+  unsigned short* ranked = (unsigned short*)(levels + {_RANKED});
+  int threads = blockDim.x * blockDim.y * blockDim.z, thing = {_THREAD}, some = 0;
   asm("" : "+r"(things));
-  int whole = (things + 7) / 8 * 8;
-  if (thing < whole - things) keys[things + thing] = -1;
+  int whole = (things + 15) / 16;
+  if (thing < whole * 16 - things) levels[things + thing] = {_BIT};
   __syncthreads();
   for (int before = 0; before < things; before += threads, thing += threads) {{
-    int mine = thing < things ? keys[thing] : 0;
+    unsigned level = thing < things ? levels[thing] - {_BIT} : 1;
     if (thing < things) {{
-      int rank = 0;
-      for (int first = 0; first < whole; first += 8) {{
-        #pragma unroll
-        for (int other = 0; other < 8; ++other) rank += (uint)(mine - keys[first + other]) >> 31;
+      unsigned own = level * 0x01010101u, more = own + 0x01010101u, bits = 0;
+      for (int part = 0; part < whole; ++part) {{
+        uint4 four = ((const uint4*)levels)[part];
+        unsigned least = part < thing / 16 ? own : more;
+        bits = __dp4a(four.x - least & 0x80808080u, 0x01010101u, bits);
+        bits = __dp4a(four.y - least & 0x80808080u, 0x01010101u, bits);
+        bits = __dp4a(four.z - least & 0x80808080u, 0x01010101u, bits);
+        bits = __dp4a(four.w - least & 0x80808080u, 0x01010101u, bits);
       }}
-      ranked[rank] = thing;
+      uint4 four = ((const uint4*)levels)[thing / 16];
+      unsigned words[] = {{four.x, four.y, four.z, four.w}};
+      #pragma unroll
+      for (int word = 0; word < 4; ++word) {{
+        unsigned earlier = (1ull << 8 * min(max(thing % 16 - 4 * word, 0), 4)) - 1;
+        unsigned equal = words[word] - own & ~(words[word] - more);
+        bits = __dp4a(equal & earlier & 0x80808080u, 0x01010101u, bits);
+      }}
+      ranked[bits / {_BIT}] = thing;
     }}
-    some += __syncthreads_count(mine >= {1 << 2 * _BITS});
+    some += __syncthreads_count(level > 1);
   }}
   return some;
 }}
@@ -65,13 +85,13 @@ __device__ __forceinline__ int prefill_rank(void* table, int things) {{
 
 _AT = f"""
 __device__ __forceinline__ int prefill_ranked(const void* table, int rank) {{
-  return ((const unsigned short*)((const int*)table + {TABLE}))[rank];
+  return ((const unsigned short*)((const char*)table + {_RANKED}))[rank];
 }}
 """
 
 _GROUP = f"""
 __device__ __forceinline__ int prefill_rank_group(const void* table, int thing) {{
-  return ((const int*)table)[thing] >> {_BITS} & {_MASK};
+  return ((const unsigned short*)((const char*)table + {_GROUPS}))[thing];
 }}
 """
 
@@ -79,7 +99,7 @@ __device__ __forceinline__ int prefill_rank_group(const void* table, int thing) 
 def count_thing(table: Any, thing: Any, count: Any, group: Any) -> Any:
     """A call by which one thread says how much a thing is, and of which group, or 0.
 
-    Among things that are as much, those of the last group are the most; of one group, the first.
+    Among things that are as much, the first is the most.
     """
     return T.cuda.func_call("prefill_rank_count", table, thing, count, group, source_code=_COUNT)
 
