@@ -62,17 +62,20 @@ WGMMA_ON_DEMAND: tuple[dict[str, Any], ...] = (
 #: And where heads are taken in sections.
 WGMMA_SECTIONS = ({**WGMMA_ON_DEMAND[-1], "sections": 2},)
 
+#: And where heads of a group share query tiles.
+WGMMA_HEADS = ({**WGMMA_ON_DEMAND[-1], "heads": 4},)
+
 
 def pipelined(variants: Sequence[Variant], pipeline: dict[str, Any]) -> dict[str, Any] | None:
     """The first of variants that is pipelined so, whatever its sizes; None where none is.
 
     The ``persistent`` of a pipeline is put in the place of the GPU's multiprocessors, and where
-    variants compute with half of a last tile, maxima on demand, or heads in sections, one that does
-    not is as good.
+    variants compute with half of a last tile, maxima on demand, heads in sections, or tiles that
+    heads share, one that does not is as good.
     """
 
     def whole(variant: Variant) -> dict[str, Any]:
-        chosen = ("halves", "on_demand", "sections")
+        chosen = ("halves", "on_demand", "sections", "heads")
         return {name: value for name, value in variant.items() if name not in chosen}
 
     wanted = pipeline_of(whole(pipeline))

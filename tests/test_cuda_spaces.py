@@ -13,6 +13,7 @@ from cuda_schedules import (
     MMA_PIPELINES,
     WGMMA_DIRECT,
     WGMMA_HALVES,
+    WGMMA_HEADS,
     WGMMA_ON_DEMAND,
     WGMMA_PIPELINES,
     WGMMA_SECTIONS,
@@ -127,6 +128,7 @@ def test_machine_code_of_mma(space: str, arch: str, mask_mode: str, tmp_path: Pa
                 *WGMMA_HALVES,
                 *WGMMA_ON_DEMAND,
                 *WGMMA_SECTIONS,
+                *WGMMA_HEADS,
             )
         ),
         # What this does, the code of the last one holds too.
@@ -163,8 +165,8 @@ def test_machine_code_of_wgmma(pipeline: dict[str, Any], mask_mode: str, tmp_pat
 @pytest.mark.parametrize(
     ("head_dim", "pipelines"),
     [
-        (72, (*WGMMA_PIPELINES, *WGMMA_TURNS)),
-        (40, (*WGMMA_PIPELINES, *WGMMA_TURNS)),
+        (72, (*WGMMA_PIPELINES, *WGMMA_TURNS, {**WGMMA_PIPELINES[-1], "heads": 2})),
+        (40, (*WGMMA_PIPELINES, *WGMMA_TURNS, {**WGMMA_PIPELINES[-1], "heads": 2})),
         (46, ({},)),
     ],
 )

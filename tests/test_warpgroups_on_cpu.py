@@ -41,6 +41,9 @@ ALL = {**BOTH, "on_demand": True}
 #: Heads are taken in sections, one after another.
 SECTIONS = {**PRODUCER, "sections": 2}
 
+#: Heads of a group share query tiles.
+HEADS = {**PRODUCER, "heads": 2}
+
 ALL_CHOICES = {
     "padding": "left",
     "window": (70, 0),
@@ -67,7 +70,8 @@ def _kernel(
     proposal = first_proposal("cuda_wgmma", variant, spec, shape, target)
     source = device_source(generate(proposal.module, target.target))
     warps = tiles[0] // WARP_ROWS + WARPGROUP
-    return kernel_on_cpu(source, _blocks(proposal.module), warps, SHARED_BYTES, folder)
+    blocks, heads = _blocks(proposal.module), more.get("heads", 1)
+    return kernel_on_cpu(source, blocks, warps, SHARED_BYTES, folder, heads)
 
 
 def _blocks(module: Any) -> int:
@@ -88,6 +92,7 @@ def _blocks(module: Any) -> int:
     [
         (64, ALL_CHOICES, PrefillShape(4, 140), (64, 128), ALL),
         (64, CAUSAL, PrefillShape(3, 201), (64, 64), {**ALL, "sections": 2}),
+        (64, CAUSAL, PrefillShape(3, 201), (64, 64), {**ALL, "heads": 2}),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -105,6 +110,16 @@ def _blocks(module: Any) -> int:
                     {**HALVES, "on_demand": True},
                 ),
                 (256, CAUSAL, PrefillShape(3, 150), (128, 64), {**BOTH, "direct": True}),
+                (64, ALL_CHOICES, PrefillShape(4, 140), (64, 128), {**ALL, "heads": 2}),
+                (64, CAUSAL, PrefillShape(2, 300), (128, 128), {**BOTH, "heads": 2}),
+                (64, CAUSAL, PrefillShape(3, 77, 201), (128, 64), HEADS),
+                (
+                    256,
+                    CAUSAL,
+                    PrefillShape(3, 150),
+                    (128, 64),
+                    {**BOTH, "direct": True, "heads": 2},
+                ),
                 (72, CAUSAL, PrefillShape(3, 130), (64, 64), ALIGNED),
                 # A mask of two words a row.
                 (32, {"window": (90, 70)}, PrefillShape(3, 400), (64, 192), PRODUCER),
@@ -186,10 +201,12 @@ def test_maxima_on_demand_are_those_that_are_needed(padding: str, tmp_path: Path
     ("head_dim", "window", "shape", "tiles", "more"),
     [
         (64, (None, 0), PrefillShape(5, 150), (64, 64), PRODUCER),
+        (64, (None, 0), PrefillShape(5, 150), (64, 64), {**ON_DEMAND, "heads": 2}),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
                 (64, (20, 9), PrefillShape(40, 30), (128, 64), PRODUCER),
+                (64, (20, 9), PrefillShape(40, 30), (128, 64), HEADS),
                 (64, (None, 0), PrefillShape(4, 300), (128, 128), HALVES),
                 # Threads that do not divide the pieces of a tile's rows.
                 (72, (None, 0), PrefillShape(3, 200), (128, 64), PRODUCER),

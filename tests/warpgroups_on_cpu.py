@@ -26,7 +26,7 @@ ORDERS = range(8)
 _REPLACED = r"""
 #include <deque>
 #include <functional>
-struct CUtensorMap { void* data; int columns, heads, length, batch; };
+struct CUtensorMap { void* data; int columns, heads, length, batch, shared; };
 static const int THREADS = 1024;
 static int computing;
 static long events;
@@ -74,8 +74,9 @@ static void load(
     fail("a permuted tile begins at no multiple of eight of its rows: slot", slot);
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) {
-      bool there = row + r >= 0 && row + r < map.length && c < map.columns;
-      long place = ((long)(batch * map.length + row + r) * map.heads + head) * map.columns + c;
+      int own = row + r / map.shared, of = head + r % map.shared;
+      bool there = own >= 0 && own < map.length && c < map.columns;
+      long place = ((long)(batch * map.length + own) * map.heads + of) * map.columns + c;
       tile[(c / width * rows + r) * width + c % width] = there ? ((half*)map.data)[place] : (half)0;
     }
   ++filled[slot], ++events;
@@ -195,7 +196,7 @@ _FUNCTION = re.compile(
 
 
 class Tensor(ctypes.Structure):
-    """A tensor ``[batch, length, heads, columns]`` that tiles are copied from."""
+    """What tiles of ``shared`` heads are copied from: ``[batch, length, heads, columns]``."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -203,13 +204,19 @@ class Tensor(ctypes.Structure):
         ("heads", ctypes.c_int),
         ("length", ctypes.c_int),
         ("batch", ctypes.c_int),
+        ("shared", ctypes.c_int),
     )
 
 
 def kernel_on_cpu(
-    source: str, blocks: int, warps: int, shared_bytes: int, folder: Path
+    source: str, blocks: int, warps: int, shared_bytes: int, folder: Path, heads: int = 1
 ) -> Callable[..., None]:
     """Compile the source of a persistent kernel with a producer, of float16.
+
+    Parameters
+    ----------
+    heads : int
+        That share a tile of queries.
 
     Returns
     -------
@@ -232,7 +239,11 @@ def kernel_on_cpu(
 
     def kernel(*arguments: np.ndarray, order: int) -> None:
         pointers = (ctypes.c_void_p * len(arguments))(*(each.ctypes.data for each in arguments))
-        maps = (Tensor * len(copied))(*(_tensor(arguments[places[tensor_of(n)]]) for n in copied))
+        tensors = (
+            _tensor(arguments[places[tensor_of(name)]], heads if tensor_of(name) == "q" else 1)
+            for name in copied
+        )
+        maps = (Tensor * len(copied))(*tensors)
         good = run(pointers, maps, blocks, warps, shared_bytes, order)
         assert good, "all threads of a block wait"
 
@@ -253,6 +264,6 @@ def _replaced(function: re.Match[str]) -> str:
     return "" if known else function[0]
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def _tensor(array: np.ndarray, shared: int) -> Tensor:
     batch, length, heads, columns = array.shape
-    return Tensor(array.ctypes.data, columns, heads, length, batch)
+    return Tensor(array.ctypes.data, columns, heads, length, batch, shared)

@@ -72,11 +72,15 @@ class PipelinedTiles(Tiles):
         Whether the output is a tile first, which is then copied.
     aligned : bool
         Whether query tiles begin with the first row that is no padding, where padding comes first.
+    heads : int
+        Query heads that share a query tile, ``q_tile // heads`` positions of each; these share keys
+        and values too.
     """
 
     ring: int = 2
     staged_output: bool = False
     aligned: bool = False
+    heads: int = 1
 
 
 def online_attention(
@@ -137,7 +141,7 @@ def pipelined_attention(
         :data:`MAX_SCORE` are NaN.
     """
     plain = plain_attention(spec, shape, BUILT_IN)["main"]
-    tiling = replace(_tiling(tiles), aligned=tiles.aligned)
+    tiling = replace(_tiling(tiles), aligned=tiles.aligned, shared=tiles.heads)
     pipelining = Pipelining(tiles.ring, tiles.staged_output, Slack(SLACK, MAX_SCORE))
     calls = _calls(elementary)
     return tvm.IRModule({"main": derive_pipelined(plain, tiling, pipelining, calls, _NAMES)})

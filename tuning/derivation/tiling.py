@@ -21,6 +21,7 @@ from .expressions import (
     Buffer,
     Expr,
     Load,
+    depends,
     dtype_of,
     element,
     found,
@@ -37,6 +38,7 @@ from .naming import Names
 from .nest import Half, Kept, Nest, Search, Step
 from .one_pass import OnePass
 from .packing import Packing
+from .sharing import Sharing, find_sharing
 from .stages import Axis, Stage
 
 
@@ -62,6 +64,8 @@ class Tiling:
         Whether a tile of rows begins with the first row that may see a column, where padding comes
         before it. Where a row sees the columns up to its own, a tile of rows then masks as many
         tiles of columns as without padding; for it there is a tile more that may hold nothing.
+    shared : int
+        Neighbouring points of the last axis outside that share a tile of rows: see :mod:`.sharing`.
     """
 
     rows: int
@@ -71,6 +75,7 @@ class Tiling:
     order: tuple[int, ...] = ()
     multiple: int = 1
     aligned: bool = False
+    shared: int = 1
 
 
 def tiles_of(axis: Axis, size: int, begun_before: int = 0) -> Axis:
@@ -132,13 +137,17 @@ def place_of(
 ) -> Place:
     """How the stages of ``passes`` read in a tile."""
     aligned = tiling.aligned and intervals.rows_begin_later
-    row_tiles = tiles_of(roles.row, tiling.rows, begun_before=tiling.rows - 1 if aligned else 0)
+    sharing = find_sharing(passes.stages, roles, intervals, tiling.shared, tiling.rows)
+    length = tiling.rows // tiling.shared
+    row_tiles = tiles_of(roles.row, length, begun_before=length - 1 if aligned else 0)
     outside = [roles.outer[i] for i in tiling.order or range(len(roles.outer))]
+    if sharing is not None:
+        outside = [sharing.groups if axis is sharing.axis else axis for axis in outside]
     if packing is None:
         outer = (*outside, row_tiles)
     else:
         others = (axis for axis in outside if axis is not packing.sequence)
-        outer = (*others, packing.tiles(tiling.rows))
+        outer = (*others, packing.tiles(length))
     row, column = Axis(Var("wi", "int32"), tiling.rows), Axis(Var("wj", "int32"), tiling.columns)
     inside = {roles.row: row, roles.column: column}
     return Place(
@@ -152,9 +161,10 @@ def place_of(
         row_tiles.var,
         packing,
         Interval(Var("begin", "int32"), Var("end", "int32")),
-        _known_once(passes, roles, packed=packing is not None),
+        _known_once(passes, roles, sharing, packed=packing is not None),
         {s.buffer: _tile_buffer(s, roles, inside) for s in passes.stages if not s.is_output},
         Var("row_begin", "int32") if aligned else None,
+        sharing=sharing,
     )
 
 
@@ -187,6 +197,8 @@ class Place:
         a number of tiles before it: rows of the first tile may lie before all that there are.
     guard : (Expr, Expr), optional
         Of the outputs, and what is asked in its place.
+    sharing : Sharing, optional
+        Of tiles that hold rows of several points of an axis outside.
     """
 
     passes: OnePass
@@ -203,11 +215,24 @@ class Place:
     buffers: Mapping[Buffer, Buffer]
     aligned_begin: Any = None
     guard: tuple[Expr, Expr] | None = None
+    sharing: Sharing | None = None
+
+    @property
+    def length(self) -> int:
+        """Rows of the description that the tile covers, of each point that shares it."""
+        rows: Any = self.row.extent
+        return rows if self.sharing is None else rows // self.sharing.count
 
     @property
     def row_begin(self) -> Any:
         """Of the tile."""
-        return self.number * self.row.extent if self.aligned_begin is None else self.aligned_begin
+        return self.number * self.length if self.aligned_begin is None else self.aligned_begin
+
+    @property
+    def at_row(self) -> Any:
+        """The row of the description that a row of the tile is."""
+        row: Any = self.row.var
+        return self.row_begin + (row if self.sharing is None else row // self.sharing.count)
 
     @property
     def is_loaded(self) -> bool:
@@ -216,7 +241,7 @@ class Place:
 
     def bound(self, intervals: Intervals) -> tuple[tuple[Var, Expr], ...]:
         """What a tile of rows computes once: what is read of parameters, and its columns."""
-        visited = intervals.columns_of(self.row_begin, self.row.extent)
+        visited = intervals.columns_of(self.row_begin, self.length)
         begin: Any = self.columns.begin
         end: Any = self.columns.end
         return (
@@ -232,13 +257,13 @@ class Place:
         """For the sequence that a tile of rows is of."""
         if self.packing is None:
             return None
-        return self.packing.search(self.outer[-1].var, self.row.extent)
+        return self.packing.search(self.outer[-1].var, self.length)
 
     def _number(self) -> tuple[tuple[Var, Expr], ...]:
         """That of a tile of all, among those of its sequence."""
         if self.packing is None:
             return ()
-        first = self.packing.number(self.packing.sequence.var, self.row.extent)
+        first = self.packing.number(self.packing.sequence.var, self.length)
         tile: Any = self.outer[-1].var
         # A sequence that does not begin where the one before ends may have no tile before this.
         return ((self.number, tirx.max(tile - self.once(first), 0)),)
@@ -248,13 +273,13 @@ class Place:
         if self.aligned_begin is None:
             return ()
         first: Any = self.once(intervals.rows.begin)
-        size = self.row.extent
+        size = self.length
         origin = first - (first + (size - 1)) // size * size
         return ((self.aligned_begin, self.number * size + origin),)
 
     def some_written(self, intervals: Intervals) -> Expr | None:
         """Whether a tile of rows stores anything; None if each one does."""
-        some = intervals.some_written(self.row_begin, self.row.extent)
+        some = intervals.some_written(self.row_begin, self.length)
         return None if some is None else self.once(some)
 
     def once(self, expr: Expr) -> Expr:
@@ -267,12 +292,14 @@ class Place:
 
     def step(self, stage: Stage, kept: Kept) -> Step:
         """``stage`` in the tile, its buffer kept as said if it has one of its own."""
-        value, only_where = self.expr(stage.value), None
+        of_rows = self.roles.row in stage.axes
+        value, only_where = self.expr(stage.value, of_rows=of_rows), None
         if stage.within is not None:
             zero = tirx.const(0, dtype_of(value))
-            value = tirx.if_then_else(self.expr(stage.within), value, zero)
+            within = self.expr(stage.within, of_rows=of_rows)
+            value = tirx.if_then_else(within, value, zero)
         if stage.is_output:
-            buffer, where = stage.buffer, self.row_begin + self.row.var < self.roles.row.extent
+            buffer, where = stage.buffer, self.at_row < self.roles.row.extent
             if stage.place is not None:
                 where = self.expr(stage.where)
             else:
@@ -303,7 +330,7 @@ class Place:
         """Which rows of a tile an output is stored for, of those before the end of all rows."""
         asked = [] if stage.where is None else [self.expr(stage.where)]
         if self.aligned_begin is not None:
-            asked.insert(0, self.row_begin + self.row.var >= 0)
+            asked.insert(0, self.at_row >= 0)
         return tirx.all(*asked) if asked else None
 
     @property
@@ -312,15 +339,17 @@ class Place:
         tile: Any = self.passes.tile.var
         return self.columns.begin + tile * self.width
 
-    def expr(self, expr: Expr, inside: bool = False) -> Expr:
+    def expr(self, expr: Expr, inside: bool = False, of_rows: bool = True) -> Expr:
         """``expr`` within the tile.
 
         Parameters
         ----------
         inside : bool
             Whether all columns of the tile are known to be some that there are.
+        of_rows : bool
+            Whether it is something of each row; else it is the same for all of the tile.
         """
-        roles, row = self.roles, self.row_begin + self.row.var
+        roles, row = self.roles, self.at_row
         column: Any = sum(self.parts, self.tile_begin)
         not_before = row if self.aligned_begin is None else tirx.max(row, 0)
         there_is = {
@@ -332,12 +361,24 @@ class Place:
             buffer = self.buffers.get(load.source)
             if buffer is not None:
                 return element(buffer, self._local(load.indices))
-            return element(load.source, [substituted(i, there_is) for i in load.indices])
+            there = (self._of_points(index, of_rows=of_rows) for index in load.indices)
+            return element(load.source, [substituted(index, there_is) for index in there])
 
         if self.guard is not None:
             expr = with_equal(expr, *self.guard)
-        tiled = with_loads(self.once(expr), changed)
+        tiled = self._of_points(with_loads(self.once(expr), changed), of_rows=of_rows)
         return substituted(tiled, {roles.row.var: row, roles.column.var: column})
+
+    def _of_points(self, expr: Expr, *, of_rows: bool) -> Expr:
+        """``expr`` of the points that share the tile, in the place of their axis."""
+        sharing = self.sharing
+        if sharing is None or not depends(expr, sharing.axis.var):
+            return expr
+        if of_rows:
+            return substituted(expr, {sharing.axis.var: sharing.point(self.row.var)})
+        the_same = sharing.for_all(expr)
+        assert the_same is not None  # as was asked when it was found that they share
+        return the_same
 
     def _local(self, indices: Sequence[Any]) -> tuple[Any, ...]:
         """Indices within the tile."""
@@ -376,13 +417,16 @@ def _tile_buffer(stage: Stage, roles: Roles, inside: Mapping[Axis, Axis]) -> Buf
     return new_buffer(shape, dtype_of(stage.buffer), stage.name)
 
 
-def _known_once(passes: OnePass, roles: Roles, *, packed: bool) -> tuple[tuple[Var, Expr], ...]:
+def _known_once(
+    passes: OnePass, roles: Roles, sharing: Sharing | None, *, packed: bool
+) -> tuple[tuple[Var, Expr], ...]:
     """Integers of parameters that are the same for a tile of rows, with variables for them.
 
     Where sequences are packed, their beginnings and lengths, clamped, are known once too.
     """
     made = {stage.buffer for stage in passes.stages}
-    inner = {axis.var for stage in passes.stages for axis in stage.axes if axis not in roles.outer}
+    outside = [axis for axis in roles.outer if sharing is None or axis is not sharing.axis]
+    inner = {axis.var for stage in passes.stages for axis in stage.axes if axis not in outside}
     exprs = [expr for stage in passes.stages for expr in stage.exprs]
     bindings: list[tuple[Var, Expr]] = []
 

@@ -32,7 +32,7 @@ class SeenByAll:
 
     def bound(self, place: Place) -> tuple[tuple[Any, Expr], ...]:
         """The variables with their values."""
-        rows = self.intervals.seen_by_all(place.row_begin, place.row.extent)
+        rows = self.intervals.seen_by_all(place.row_begin, place.length)
         begin = ((self.variables.begin, place.once(rows.begin)),)
         return (
             *(begin if self.intervals.begin_moves else ()),

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import PipelineError
 from ..intrinsics.fragments import FRAGMENT, SHARED, UNTRACKED, WARP_ROWS
 from ..intrinsics.rows import write_fragments, write_rows
-from .rings import sblock_of
+from .rings import heads_of, sblock_of
 from .steps import changed, over_threads, substituted
 
 _ALIGNED = "buffer_dim_align"
@@ -88,12 +88,12 @@ def _written(stmt: Any, block: Any, load: Any, store: Any, stride: int) -> Any:
     where = tirx.address_of(store.buffer[tuple(first)])
     warp: Any = tirx.Var("warp", "int32")
     place = where, begin, end, tirx.Cast("int64", heads * columns * 2), warp
-    tile = load.source
+    tile, sharing = load.source, heads_of(store.indices[-2])
     if tile.scope() == SHARED:
-        call = write_rows(tile.access_ptr(UNTRACKED), *place, int(columns), stride)
+        call = write_rows(tile.access_ptr(UNTRACKED), *place, int(columns), stride, sharing)
     else:
         own = tirx.address_of(tile[warp * WARP_ROWS, 0])
-        call = write_fragments(own, *place, int(tile.shape[-1]), int(columns))
+        call = write_fragments(own, *place, int(tile.shape[-1]), int(columns), sharing)
     return over_threads(warp, int(tile.shape[0]) // WARP_ROWS, "threadIdx.z", tirx.Evaluate(call))
 
 

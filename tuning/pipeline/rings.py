@@ -6,7 +6,7 @@ A load is a step that copies rows of ``[batch, length, heads, columns]``, or of 
 more; or into the only one, ``[panels, rows, width]``. Panels may hold more columns, which are 0.
 Here one thread has the copy engine do it (:mod:`~prefilltune.tuning.intrinsics.ring`), which copies
 whatever rows there are, and zeros for columns that there are not; rows past the last are cleared
-where they might be multiplied by zero.
+where they might be multiplied by zero. A tile may hold the rows of several heads side by side.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Ring:
         How many tiles it has held before the first of the loop; none if absent.
     consumers : int, optional
         Warps that compute, where a thread of none of them loads; all do if absent.
+    heads : int
+        Neighbouring ones that share a tile: its rows are the first ones of all, then the second.
     """
 
     buffer: Any
@@ -63,6 +65,7 @@ class Ring:
     map: Any
     before: Any = None
     consumers: int | None = None
+    heads: int = 1
 
     def elsewhere(self, values: dict[Any, Any], before: Any) -> Ring:
         """The ring in another run of the loop, which has other values of variables."""
@@ -125,7 +128,7 @@ class Ring:
         arguments = [
             self.map, str(self.source.dtype), 4, self.source.data,
             columns, heads, length, batch, *strides,
-            width, 1, self._rows, 1, 1, 1, 1, 1,
+            width, self.heads, self._rows // self.heads, 1, 1, 1, 1, 1,
             0, calls.SWIZZLES[width], _L2_PROMOTION, 0,
         ]  # fmt: skip
         return [
@@ -222,8 +225,22 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
     name = f"{source.name}_map"
     return Ring(
         store.buffer, source, indices, steps[0] if steps else None, barriers, first_slot,
-        tirx.Var(name, PointerType(tirx.TensorMapType())),
+        tirx.Var(name, PointerType(tirx.TensorMapType())), heads=heads_of(head),
     )  # fmt: skip
+
+
+def heads_of(head: Any) -> int:
+    """How many heads share a tile of rows: a row's is one of so many, numbered by the rest."""
+    import tvm_ffi
+    from tvm import tirx
+
+    found: list[int] = []
+
+    def visit(rest: Any) -> None:
+        found.append(int(rest.b))
+
+    tvm_ffi.structural_walk(head, (tirx.FloorMod, visit))
+    return found[0] if found else 1
 
 
 def _rows_of(index: Any) -> tuple[Any, Any] | None:

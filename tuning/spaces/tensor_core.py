@@ -131,6 +131,8 @@ class Pipeline:
         is asked first.
     sections : int
         That heads are taken in, one after another; more than one needs producer.
+    heads : int
+        Of a group, which share a query tile.
     """
 
     overlap: bool = False
@@ -145,6 +147,7 @@ class Pipeline:
     halves: bool = False
     on_demand: bool = False
     sections: int = 1
+    heads: int = 1
 
     @staticmethod
     def of(variant: Variant) -> Pipeline:
@@ -218,11 +221,23 @@ _SECTION_ROUND = (
     ),
 )
 
+# Of groups of heads, which share keys and values: a query tile of few positions of each of them has
+# fewer rows that there are not, and sees no more keys than these positions do. As many heads as a
+# group has stand there for some.
+_HEADS_ROUND = (
+    _KV_TILES[:2],
+    tuple(
+        Pipeline(True, 2, persistent=1, producer=True, aligned=a, halves=h, on_demand=True, heads=2)
+        for a, h in itertools.product((False, True), repeat=2)
+    ),
+)
+
 # Which tiles are tried with which pipelines. All query tiles have their turn with one round before
 # the next round begins.
 _ROUNDS: dict[str, _Rounds] = {
     "wgmma": (
         _ON_DEMAND_ROUNDS[0],
+        _HEADS_ROUND,
         _SECTION_ROUND,
         *_ON_DEMAND_ROUNDS[1:],
         _WARPGROUP_ROUNDS[0],
@@ -316,6 +331,7 @@ class TensorCoreStructure(Pipeline):
             self.ring or 2,
             staged_output=True,
             aligned=self.aligned,
+            heads=self.heads,
             head_multiple=_MULTIPLE,
         )
 
@@ -415,9 +431,9 @@ class TensorCoreSpace(DesignSpace):
             if s.fits(limit)
             and s.most_blocks
             and s.whole_copies
-            and reaches(s.q_tile, shape.qo_len, _SMALLEST_TILE)
+            and reaches(s.q_tile, s.heads * shape.qo_len, _SMALLEST_TILE)
             and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
-            and (not s.aligned or _gains_by_alignment(spec, shape, s.q_tile))
+            and (not s.aligned or _gains_by_alignment(spec, shape, s.q_tile // s.heads))
             and s.halves in _halves_tried(spec, s)
             and (s.sections == 1 or _gains_by_sections(spec, shape, s.sections))
         ]
@@ -438,8 +454,11 @@ class TensorCoreSpace(DesignSpace):
                         continue
                     # What stands there for all multiprocessors is as many as there are.
                     persistent = multiprocessors if each.persistent else 0
+                    heads = _sharing_heads(spec, q_tile) if each.heads > 1 else 1
+                    if each.heads > 1 and heads == 1:
+                        continue
                     yield self._structure_of(
-                        spec, q_tile, kv_tile, replace(each, persistent=persistent)
+                        spec, q_tile, kv_tile, replace(each, persistent=persistent, heads=heads)
                     )
 
     def describe(
@@ -467,7 +486,9 @@ class TensorCoreSpace(DesignSpace):
         grid = f"persistent, {s.persistent} multiprocessors" if s.persistent else "a block a tile"
         grid += ", output from registers" if s.direct else ""
         grid += f", heads in {s.sections} sections" if s.sections > 1 else ""
-        tiles = f"{s.q_tile} query rows by {s.kv_tile} keys"
+        rows = f"{s.q_tile // s.heads} query rows"
+        rows += f" of {s.heads} heads each" if s.heads > 1 else ""
+        tiles = f"{rows} by {s.kv_tile} keys"
         tiles += ", queries from the first that is no padding on" if s.aligned else ""
         tiles += ", half of the last keys for who sees no more" if s.halves else ""
         order += ", maxima where the anchor moves" if s.on_demand else ""
@@ -505,6 +526,11 @@ def _gains_by_alignment(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> 
     the padded rows cost nothing.
     """
     return spec.padding == "left" and spec.window[1] == 0 and shape.qo_len > q_tile
+
+
+def _sharing_heads(spec: PrefillSpec, q_tile: int) -> int:
+    """How many heads of a group share a query tile: all, or as many as divide group and tile."""
+    return math.gcd(spec.num_qo_heads // spec.num_kv_heads, q_tile)
 
 
 def _halves_tried(spec: PrefillSpec, s: TensorCoreStructure) -> Collection[bool]:
