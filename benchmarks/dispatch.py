@@ -94,7 +94,7 @@ def main() -> None:
     spec: PrefillSpec = preset(options.model).spec(options.dtype or usual)
     roots = [*(options.database or ()), committed_root()]
     finder = Finder(roots)
-    found = candidates(finder, target.key, spec)
+    found = candidates(finder, [target.key], spec)
     serving = choose_serving(spec, target, finder)
     lens = parse_lengths(options.lens)
 

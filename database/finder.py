@@ -32,6 +32,9 @@ class Tier(IntEnum):
     keep the same pairs of a shape (:meth:`~prefilltune.workloads.PrefillSpec.within`), and for
     another dtype, where a target has no record in the one that is asked for
     (:meth:`~prefilltune.database.TargetKey.dtypes_like`).
+
+    Within a family, which is the first three, the nearer shape comes first, and of one shape the
+    target's own record (:attr:`Match.rank`): a few own records add to those of other devices.
     """
 
     EXACT = 0
@@ -101,6 +104,11 @@ class Match:
     distance: float
     key: TargetKey
     root: Path
+
+    @property
+    def rank(self) -> tuple[Tier, float, Tier]:
+        """The nearest first: of a family the nearest shape, and of one shape the target's own."""
+        return _step(self.tier), _rounded(self.distance), self.tier
 
 
 def shape_distance(one: PrefillShape, other: PrefillShape) -> float:
@@ -204,12 +212,12 @@ class Finder:
         Returns
         -------
         Match
-            The nearest tier first, of portable records those of the best level, then the smallest
-            :func:`shape_distance` (to nine digits, the same on every machine), then what was timed
-            for the spec itself, then ``lens``, then ``full``, since times of different lengths do
-            not compare, then the first of :func:`nearly_fastest`; of one record in several
-            databases, the faster, then that of the
-            earlier root.
+            The nearest tier first, the target's own and its family's being one, of portable records
+            those of the best level, then the smallest :func:`shape_distance` (to nine digits, the
+            same on every machine), then the target's own, then what was timed for the spec itself,
+            then ``lens``, then ``full``, since times of different lengths do not compare, then the
+            first of :func:`nearly_fastest`; of one record in several databases, the faster, then
+            that of the earlier root.
 
         Raises
         ------
@@ -224,7 +232,7 @@ class Finder:
         query = _Query(key, spec, shape, spaces)
         found = list(query.pools(self._own_stores(key, notes)))
         match = _nearest(found, accept, lens, same_shape)
-        if match is None or match.tier > Tier.NEAREST_SHAPE:
+        if match is None or (match.tier is not Tier.EXACT and accept >= Tier.FAMILY):
             found += query.pools(self._other_stores(key, notes))
             match = _nearest(found, accept, lens, same_shape)
         if match is not None:
@@ -339,6 +347,38 @@ class Finder:
         taken = [each for each, tier in nearness.items() if tier <= accept]
         return sorted(taken, key=lambda each: (nearness[each], _level(key, each), str(each)))
 
+    def families(self, key: TargetKey, accept: Tier) -> list[list[TargetKey]]:
+        """As :meth:`targets`, with the devices of the target's family in one list.
+
+        Their records serve side by side; those of farther targets, where a nearer one has none.
+        """
+        keys = self.targets(key, accept)
+        family = [each for each in keys if tier_for(key, each) <= Tier.FAMILY]
+        farther = [[each] for each in keys if each not in family]
+        return [family, *farther] if family else farther
+
+    def readable(
+        self, asked: TargetKey, keys: Sequence[TargetKey]
+    ) -> tuple[list[TargetKey], list[PrefilltuneError]]:
+        """The targets whose records can be read, and why those of others cannot.
+
+        Raises
+        ------
+        VersionMismatchError, MalformedProvenanceError
+            If those of the target that was asked for cannot.
+        """
+        found, errors = [], []
+        for key in keys:
+            try:
+                self.workloads(key)
+            except PrefilltuneError as error:
+                if key == asked:
+                    raise
+                errors.append(error)
+            else:
+                found.append(key)
+        return found, errors
+
     def stores(self, key: TargetKey, accept: Tier) -> Iterator[RecordStore]:
         """What holds the records of :meth:`targets`; what cannot be read is left out."""
         for each in self.targets(key, accept):
@@ -424,9 +464,10 @@ class _Pool:
     stands_in: bool
 
     @property
-    def rank(self) -> tuple[Tier, int, float, bool]:
-        """The nearest first; digits that depend on a machine's ``log2`` left out."""
-        return self.tier, self.level, round(self.distance, 9), self.stands_in
+    def rank(self) -> tuple[Tier, int, float, Tier, bool]:
+        """The nearest first, as :attr:`Match.rank`, and the best level before nearer shapes."""
+        distance = _rounded(self.distance)
+        return _step(self.tier), self.level, distance, self.tier, self.stands_in
 
 
 @dataclass(frozen=True)
@@ -506,6 +547,19 @@ def _of_dtype(
                     found = own if same and alike else others
                     found.setdefault(text, []).extend(heads)
     return own, others
+
+
+def _step(tier: Tier) -> Tier:
+    """The tiers among which shapes decide first: those of a family are one.
+
+    Devices of one arch run the same code about as fast, and schedules are made for a shape.
+    """
+    return max(tier, Tier.FAMILY)
+
+
+def _rounded(distance: float) -> float:
+    """Without the digits that depend on a machine's ``log2``."""
+    return round(distance, 9)
 
 
 def _level(asked: TargetKey, found: TargetKey) -> int:

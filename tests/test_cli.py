@@ -23,7 +23,7 @@ from database_fixtures import KEY, filled, small_entry
 from dispatch_fixtures import LONG, SHORT, SPEC
 from typer.testing import CliRunner
 
-from prefilltune.database import Finder, committed_root, store
+from prefilltune.database import Finder, TargetKey, committed_root, store
 from prefilltune.database.reading import read_folder
 from prefilltune.tuning.cli import app, main
 from prefilltune.tuning.cli.records import tuned_shapes, tuned_workloads
@@ -431,7 +431,8 @@ def test_a_build_reads_each_folder_of_records_once(
     assert done.exit_code == 0, done.output
     kernels = json.loads((tmp_path / "dist" / "manifest.json").read_text())["kernels"]
     assert [kernel["shape"] for kernel in kernels] == [str(SHORT), str(LONG), None]
-    assert folders == [root / str(key)]
+    assert [each for each in folders if each.parent == root] == [root / str(key)]
+    assert len(folders) == len({*folders})  # committed ones of this processor are in its family
 
 
 @pytest.mark.slow
@@ -442,6 +443,29 @@ def test_a_sweep_without_a_model_is_of_what_is_not_swept(tmp_path: Path) -> None
     done = run("sweep", *options, "--shape", "1x9", "--lens", "full")
     assert done.returncode == 0, done.stderr
     assert [*read_sweeps(root / str(fixtures.target().key))] == [str(SPEC)]
+
+
+@pytest.mark.slow
+def test_a_sweep_times_the_records_of_the_family_too(tmp_path: Path) -> None:
+    """And writes it for the device at hand, which has one record and so nothing to sweep alone."""
+    root, key = tmp_path / "database", fixtures.target().key
+    own, theirs = fixtures.record(SPEC, SHORT), fixtures.record(SPEC, LONG, packed=True)
+    fixtures.database(root, own)
+    other = TargetKey(key.kind, key.arch, "31c")
+    filled(root, [theirs], other)
+    options = ("--database", str(root), "--threads", "1")
+    done = run("sweep", *options, "--shape", "1x9", "--lens", "full")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = read_sweeps(root / str(key)).values()
+    assert {*sweep.records} == {own.record_id, theirs.record_id}
+    assert read_sweeps(root / str(other)) == {}
+    done = said("sweep", *options)
+    assert "nothing to do" in done.stdout
+    (data,) = explained("--heads", "2/1x16", *options)
+    tiers = {each["record"]: (each["tier"], each["tuned_for"]) for each in data["kernels"]}
+    assert tiers[own.record_id] == ("exact", str(key))
+    assert tiers[theirs.record_id] == ("family", str(other))
+    assert data["boundaries"]["points"] == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from prefilltune.database import (
     Finder,
+    Match,
     NoRecordError,
     TargetKey,
     Tier,
@@ -44,11 +45,12 @@ def test_each_tier_is_found_only_when_accepted(tmp_path):
     asked = replace(KEY, levels=LEVELS)
     v4, v3 = asked.portable
     wider = small_entry(5, shape="b2_q32_kv32")
+    theirs = small_entry(3, shape="b8_q32_kv32")
     tiers = [
         (Tier.OTHER_TARGET, COUSIN, [small_entry(4)], small_entry(4), 0),
         (Tier.PORTABLE, v3, [small_entry(6)], small_entry(6), 0),
         (Tier.PORTABLE, v4, [wider], wider, 1),
-        (Tier.FAMILY, SIBLING, [small_entry(3)], small_entry(3), 0),
+        (Tier.FAMILY, SIBLING, [theirs], theirs, 3),
         (Tier.NEAREST_SHAPE, KEY, [far, near], near, 2),
         (Tier.EXACT, KEY, [small_entry(0)], small_entry(0), 0),
     ]
@@ -64,6 +66,50 @@ def test_each_tier_is_found_only_when_accepted(tmp_path):
     nearest = [KEY, SIBLING, v4, v3, COUSIN]
     assert Finder([tmp_path]).targets(asked, Tier.OTHER_TARGET) == nearest
     assert Finder([tmp_path]).targets(asked, Tier.FAMILY) == nearest[:2]
+    together = [[KEY, SIBLING], [v4], [v3], [COUSIN]]
+    assert Finder([tmp_path]).families(asked, Tier.OTHER_TARGET) == together
+    assert Finder([tmp_path]).families(asked, Tier.EXACT) == [[KEY]]
+
+
+def test_within_a_family_the_nearer_shape_comes_first_and_then_the_own_record(tmp_path):
+    own, theirs = small_entry(1, shape="b2_q32_kv32"), small_entry(2, secs=1e-3)
+    filled(tmp_path, [own], KEY)
+    filled(tmp_path, [theirs, small_entry(3, shape="b2_q32_kv32", secs=1e-6)], SIBLING)
+
+    def found(batch, **options):
+        match = lookup([tmp_path], KEY, SPEC, PrefillShape(batch, 32), **options)
+        return match.entry, match.tier, match.key
+
+    near = (own, Tier.NEAREST_SHAPE, KEY)
+    for accept in (Tier.FAMILY, Tier.PORTABLE, Tier.OTHER_TARGET):
+        assert found(1, accept=accept) == (theirs, Tier.FAMILY, SIBLING)
+        assert found(2, accept=accept) == (own, Tier.EXACT, KEY)
+        assert found(4, accept=accept) == near  # both have a record of the nearest shape
+    assert found(1, accept=Tier.NEAREST_SHAPE) == near
+
+
+def test_an_own_record_of_another_shape_comes_before_what_is_portable(tmp_path):
+    own, portable = small_entry(1, shape="b2_q32_kv32"), small_entry(2)
+    asked = replace(KEY, levels=LEVELS)
+    filled(tmp_path, [own], KEY)
+    filled(tmp_path, [portable], asked.portable[0])
+    match = lookup([tmp_path], asked, SPEC, SHAPE, accept=Tier.OTHER_TARGET)
+    assert (match.entry, match.tier) == (own, Tier.NEAREST_SHAPE)
+
+
+def test_matches_rank_as_look_ups_prefer_them(tmp_path):
+    def match(tier, key, distance):
+        return Match(small_entry(0), tier, distance, key, tmp_path)
+
+    farthest_first = [
+        match(Tier.OTHER_TARGET, COUSIN, 0.0),
+        match(Tier.NEAREST_SHAPE, KEY, 2.0),
+        match(Tier.FAMILY, SIBLING, 1.0),
+        match(Tier.NEAREST_SHAPE, KEY, 1.0),
+        match(Tier.FAMILY, SIBLING, 0.0),
+        match(Tier.EXACT, KEY, 0.0),
+    ]
+    assert sorted(farthest_first, key=lambda each: each.rank) == farthest_first[::-1]
 
 
 def test_devices_of_an_architecture_come_before_what_is_portable_to_it(tmp_path):

@@ -511,7 +511,7 @@ def hopper(pytestconfig: pytest.Config) -> tuple[Any, Any, dict[str, Any]]:
     resolved = resolve_target("cuda", arch="sm_90a")
     spec = preset("bge-base").spec("float16")
     key = TargetKey.parse("cuda-sm_90a-h100")
-    everything = candidates(Finder([committed_root()]), key, spec)
+    everything = candidates(Finder([committed_root()]), [key], spec)
     variants = {str(each.entry.provenance.variant): name for name, each in everything.items()}
     most = None if pytestconfig.getoption("--slow") else 2
     found = {name: everything[name] for name in [*variants.values()][:most]}
@@ -610,7 +610,7 @@ def test_on_its_lengths_a_kernel_is_that_of_its_shape_but_for_the_batch(spec: Pr
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
     resolved = resolve_target("cuda", arch="sm_90a")
     key = TargetKey.parse("cuda-sm_90a-h100")
-    found = candidates(Finder([committed_root()]), key, spec)
+    found = candidates(Finder([committed_root()]), [key], spec)
     name, match = next(
         (name, match)
         for name, match in found.items()

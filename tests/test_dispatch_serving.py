@@ -491,7 +491,7 @@ def test_a_sweep_of_other_records_gives_way_to_a_later_databases(tmp_path: Path)
 def test_the_fastest_record_of_each_shape_and_distribution_is_a_candidate(tmp_path: Path) -> None:
     slower, other_lens = entry(5, "b1_q16_kv16", secs=4e-3), entry(6, "b1_q16_kv16", lens="uniform")
     filled(tmp_path, [SHORT, slower, STOCK, other_lens, LONG])
-    found = candidates(Finder([tmp_path]), KEY, SPEC)
+    found = candidates(Finder([tmp_path]), [KEY], SPEC)
     assert set(found) == {SHORT.record_id, other_lens.record_id, LONG.record_id}
     assert all(record == match.entry.record_id for record, match in found.items())
 
@@ -543,12 +543,158 @@ def test_records_of_another_device_serve_where_they_are_asked_for(tmp_path: Path
         assert (described["tier"], described["tuned_for"]) == ("family", "cuda-sm_90a-h100")
 
 
-def test_own_records_come_before_those_of_another_device(tmp_path: Path) -> None:
+def test_own_records_and_those_of_another_device_serve_side_by_side(tmp_path: Path) -> None:
     filled(tmp_path, [WGMMA], H100)
+    own = entry(8, "b1_q256_kv256", "cuda_wgmma")
+    filled(tmp_path, [own], H200)
+    found = serving(tmp_path, gpu(H200), on_missing="nearest")
+    assert found.lengths == {(128, 128): Leaf(WGMMA.record_id), (256, 256): Leaf(own.record_id)}
+    origins = {record: (match.tier, match.key) for record, match in found.matches.items()}
+    assert origins == {
+        WGMMA.record_id: (Tier.FAMILY, H100), own.record_id: (Tier.EXACT, H200),
+    }  # fmt: skip
+    described = {each["record"]: each["tuned_for"] for each in found.as_data()["kernels"]}
+    assert described == {WGMMA.record_id: str(H100), own.record_id: str(H200)}
+    nearest, elsewhere = found.notes
+    assert "of 2 records is best where" in nearest
+    assert "run: prefilltune sweep --target cuda" in nearest  # here, where both are at hand
+    assert f"family: records of {H100}, timed on test; for records of its own run" in elsewhere
+    assert "8x128" in elsewhere
+    assert "1x256" not in elsewhere
+    alone = serving(tmp_path, gpu(H200))
+    assert (alone.tree, set(alone.matches)) == (Leaf(own.record_id), {own.record_id})
+
+
+FAR = entry(9, "b1_q512_kv512", "cuda_wgmma")
+SWEPT = {
+    "8x128": {WGMMA.record_id: 1.0, FAR.record_id: 2.0},
+    "1x512": {WGMMA.record_id: 2.0, FAR.record_id: 1.0},
+}
+
+
+def test_an_own_record_beside_another_devices_sweep_serves_its_lengths_alone(
+    tmp_path: Path,
+) -> None:
+    """What other lengths are served by stays as it was without it."""
+    filled(tmp_path, [WGMMA, FAR], H100)
+    swept(tmp_path, SPEC, SWEPT, H100)
+    before = serving(tmp_path, gpu(H200), on_missing="nearest")
+    assert before.tree == Split("kv_len", 256, Leaf(WGMMA.record_id), Leaf(FAR.record_id))
+    same, other = entry(20, "b8_q128_kv128", "cuda_wgmma"), entry(21, "b4_q64_kv64", "cuda_wgmma")
+    filled(tmp_path, [same, other], H200)
+    found = serving(tmp_path, gpu(H200), on_missing="nearest")
+    assert (found.tree, found.sweep) == (before.tree, before.sweep)
+    assert found.lengths == {
+        (64, 64): Leaf(other.record_id),
+        (128, 128): Leaf(same.record_id),
+        (512, 512): Leaf(FAR.record_id),
+    }
+    untimed, elsewhere = found.notes
+    names = ", ".join(sorted([same.record_id, other.record_id]))
+    assert untimed.startswith(
+        f"{names} of {H200} were not timed by the sweep of 2026-11-23 on {H100} and serve no "
+        "lengths but those that were tuned; run: prefilltune sweep --target cuda"
+    )
+    assert "1x512" in elsewhere
+    assert "8x128" not in elsewhere  # of which there is a record of its own
+    assert {each["tuned_for"] for each in found.as_data()["kernels"]} == {str(H100), str(H200)}
+
+
+def test_an_own_record_takes_the_place_of_another_devices_among_several_batches(
+    tmp_path: Path,
+) -> None:
+    """Its batch is not left to the record of another one, which alone was timed."""
+    one, many = entry(30, "b1_q128_kv128", "cuda_wgmma"), entry(31, "b32_q128_kv128", "cuda_wgmma")
+    filled(tmp_path, [one, many], H100)
+    times = {
+        "1x128": {one.record_id: 1.0, many.record_id: 2.0},
+        "32x128": {one.record_id: 2.0, many.record_id: 1.0},
+    }
+    swept(tmp_path, SPEC, times, H100)
+    own = entry(32, "b1_q128_kv128", "cuda_wgmma")
+    filled(tmp_path, [own], H200)
+    found = serving(tmp_path, gpu(H200), on_missing="nearest")
+    batches = Split("batch", 6, Leaf(own.record_id), Leaf(many.record_id))
+    assert found.lengths == {(128, 128): batches}
+    assert found.tree == Split("batch", 6, Leaf(one.record_id), Leaf(many.record_id))
+
+
+def test_an_own_sweep_of_own_records_and_another_devices_wins(tmp_path: Path) -> None:
+    filled(tmp_path, [WGMMA, FAR], H100)
+    swept(tmp_path, SPEC, SWEPT, H100)
+    own, idle = entry(20, "b4_q64_kv64", "cuda_wgmma"), entry(21, "b2_q32_kv32", "cuda_wgmma")
+    filled(tmp_path, [own, idle], H200)
+    names = [each.record_id for each in (WGMMA, FAR, own, idle)]
+    assert set(candidates(Finder([tmp_path]), [H200, H100], SPEC)) == set(names)
+    times = {
+        "4x64": dict(zip(names, (2.0, 3.0, 1.0, 4.0), strict=True)),
+        "1x512": dict(zip(names, (2.0, 1.0, 3.0, 4.0), strict=True)),
+    }
+    swept(tmp_path, SPEC, times, H200)
+    found = serving(tmp_path, gpu(H200), on_missing="nearest")
+    assert found.sweep is not None
+    assert set(found.sweep.records) == set(names)
+    assert found.tree == Split("kv_len", 181, Leaf(own.record_id), Leaf(FAR.record_id))
+    (elsewhere,) = found.notes
+    assert f"family: records of {H100}" in elsewhere
+    # And who accepts no other device is told that the sweep gave some shapes to one.
+    alone = serving(tmp_path, gpu(H200))
+    assert set(alone.matches) == {own.record_id, idle.record_id}
+    (note,) = alone.notes
+    assert note.startswith(f"{WGMMA.record_id}, {FAR.record_id} of the sweep of 2026-11-23 are")
+    assert "of a device whose records are not accepted" in note
+
+
+def test_of_one_shape_and_distribution_the_own_record_is_the_candidate(tmp_path: Path) -> None:
+    """However fast the other device's is there: times of two devices do not compare."""
+    theirs = [
+        entry(number, "b8_q128_kv128", "cuda_wgmma", secs=1e-6, lens=lens)
+        for number, lens in ((40, "full"), (41, "uniform"))
+    ]
+    own = entry(42, "b8_q128_kv128", "cuda_wgmma")
+    filled(tmp_path, theirs, H100)
+    filled(tmp_path, [own], H200)
+    finder, shape = Finder([tmp_path]), PrefillShape(8, 128)
+    both = {own.record_id, theirs[1].record_id}
+    assert set(candidates(finder, [H200, H100], SPEC)) == both
+    for lens, record, key in (("full", own, H200), ("uniform", theirs[1], H100)):
+        match, choice = choose_kernel(SPEC, shape, gpu(H200), finder, accept=Tier.FAMILY, lens=lens)
+        assert (match.entry, match.key, choice.record) == (record, key, record.record_id)
+    match, _ = choose_kernel(SPEC, shape, gpu(H200), finder, lens="uniform")
+    assert (match.entry, match.tier) == (own, Tier.EXACT)
+
+
+def test_a_kernel_for_one_shape_is_made_of_the_familys_record_of_a_nearer_shape(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path, [WGMMA], H100)
+    own = entry(8, "b1_q1024_kv1024", "cuda_wgmma")
+    filled(tmp_path, [own], H200)
+    finder = Finder([tmp_path])
+    for shape, record in ((PrefillShape(8, 128), WGMMA), (PrefillShape(8, 160), WGMMA),
+                          (PrefillShape(1, 900), own)):  # fmt: skip
+        match, _ = choose_kernel(SPEC, shape, gpu(H200), finder, accept=Tier.PORTABLE)
+        assert match.entry == record, shape
+
+
+def test_another_devices_records_that_cannot_be_read_are_named_beside_own_ones(
+    tmp_path: Path,
+) -> None:
+    edit_provenance(filled(tmp_path, [WGMMA], H100), tvm="0.26.0")
     own = entry(8, "b1_q128_kv128", "cuda_wgmma")
     filled(tmp_path, [own], H200)
-    (match,) = serving(tmp_path, gpu(H200), on_missing="nearest").matches.values()
-    assert (match.entry, match.tier) == (own, Tier.EXACT)
+    found = serving(tmp_path, gpu(H200), on_missing="nearest")
+    assert found.tree == Leaf(own.record_id)
+    (note,) = found.notes
+    assert note.startswith("skipped: ")
+    assert "0.26.0" in note
+
+
+def test_what_the_sweep_of_another_device_timed_is_not_pruned(tmp_path: Path) -> None:
+    faster = entry(10, "b8_q128_kv128", "cuda_wgmma", secs=1e-6)
+    folder = filled(tmp_path, [WGMMA, FAR, faster], H100).folder
+    swept(tmp_path, SPEC, SWEPT, H200)
+    assert swept_records(folder) == {WGMMA.record_id, FAR.record_id}
 
 
 def test_an_architecture_takes_the_records_and_the_sweep_of_a_device(tmp_path: Path) -> None:

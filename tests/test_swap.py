@@ -146,7 +146,7 @@ def test_a_relax_model_for_a_gpu_compiles_with_tuned_kernels(
     spec = PrefillSpec(32, 8, 128, "float16")
     target = resolve_target("cuda", arch="sm_90a")
     key = TargetKey.parse("cuda-sm_90a-h100")
-    found = candidates(Finder([committed_root()]), key, spec)
+    found = candidates(Finder([committed_root()]), [key], spec)
     if len(found) > 1 and not (committed_root() / str(key) / "dispatch.json").exists():
         points = [
             Point(PrefillShape(1, 64 << index), "full",

@@ -69,17 +69,19 @@ def warn_of_bad_lines(
     accept, nearest
         As :func:`tuned_shapes` takes them.
     """
-    for key in _keys(databases, target, accept):
-        try:
-            bad = databases.bad_lines(key)
-            served = databases.workloads(key)
-        except PrefilltuneError as error:
-            if key == target.key:
-                raise
-            print(f"prefilltune: skipped: {error}", file=sys.stderr)
-            continue
-        for path, line in bad:
-            print(f"prefilltune: {path}:{line.line}: skipped: {line.reason}", file=sys.stderr)
+    for keys in _families(databases, target, accept):
+        served = False
+        for key in keys:
+            try:
+                bad = databases.bad_lines(key)
+                served |= bool(databases.workloads(key))
+            except PrefilltuneError as error:
+                if key == target.key:
+                    raise
+                print(f"prefilltune: skipped: {error}", file=sys.stderr)
+                continue
+            for path, line in bad:
+                print(f"prefilltune: {path}:{line.line}: skipped: {line.reason}", file=sys.stderr)
         if served and nearest:
             return
 
@@ -102,16 +104,18 @@ def tuned_shapes(
     accept : Tier
         The furthest target whose records do.
     nearest : bool
-        Whether a target's records are left out where a nearer one has some of ``spec``.
+        Whether a target's records are left out where a nearer one has some of ``spec``; the devices
+        of one family count as one.
 
     Raises
     ------
     NoRecordError
         If there are none of either.
     """
+    families = _families(databases, target, accept)
     of_spec = (
         [shape for each, shape in workloads if each.within(shape) == spec.within(shape)]
-        for workloads in _recorded(databases, target, accept, spec.dtype)
+        for workloads in _recorded(databases, target, families, spec.dtype)
     )
     shapes = _in_order(of_spec, nearest=nearest)
     if not shapes and not usual:
@@ -132,12 +136,16 @@ def tuned_workloads(
 
     Parameters
     ----------
-    accept, nearest
-        As :func:`tuned_shapes` takes them.
+    accept : Tier
+        As :func:`tuned_shapes` takes it.
+    nearest : bool
+        Whether a target's records are left out where a nearer one has some that the options leave:
+        who names no workload means those that were tuned on the device at hand, if any were.
     """
+    alone = [[key] for family in _families(databases, target, accept) for key in family]
     left = (
         [(spec, shape) for spec, shape in workloads if not shapes or shape in shapes]
-        for workloads in _recorded(databases, target, accept, dtype)
+        for workloads in _recorded(databases, target, alone, dtype)
     )
     found = _in_order(left, nearest=nearest)
     if not found:
@@ -200,24 +208,26 @@ def _has(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
 
 
 def _recorded(
-    databases: Finder, target: ResolvedTarget, accept: Tier, dtype: str
+    databases: Finder, target: ResolvedTarget, groups: Iterable[Sequence[TargetKey]], dtype: str
 ) -> Iterator[list[_Workload]]:
-    """What the records of each target that serves a target are of, the nearest target first.
+    """What the records that serve a target are of, a list for each group of targets.
 
     Parameters
     ----------
+    groups : Iterable[Sequence[TargetKey]]
+        The nearest targets first.
     dtype : str
         That is asked for; empty for the records' own.
     """
-    for key in _keys(databases, target, accept):
-        try:
-            texts = databases.workloads(key)
-        except PrefilltuneError:
-            if key == target.key:
-                raise
-        else:
-            found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
-            yield _in_dtype(found, (dtype, *key.dtypes_like(dtype))) if dtype else found
+    for group in groups:
+        keys, _ = databases.readable(target.key, group)
+        yield [each for key in keys for each in _of_target(databases, key, dtype)]
+
+
+def _of_target(databases: Finder, key: TargetKey, dtype: str) -> list[_Workload]:
+    texts = databases.workloads(key)
+    found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
+    return _in_dtype(found, (dtype, *key.dtypes_like(dtype))) if dtype else found
 
 
 def _in_dtype(found: Iterable[_Workload], dtypes: Sequence[str]) -> list[_Workload]:
@@ -245,6 +255,6 @@ def _order(each: PrefillShape | tuple[PrefillSpec, PrefillShape]) -> tuple[str, 
     return str(spec), shape.batch, shape.qo_len, shape.num_kv
 
 
-def _keys(databases: Finder, target: ResolvedTarget, accept: Tier) -> list[TargetKey]:
+def _families(databases: Finder, target: ResolvedTarget, accept: Tier) -> list[list[TargetKey]]:
     """Whose records serve a target: up to a tier, and its family's for a GPU that is elsewhere."""
-    return databases.targets(target.key, accept if target.is_here else max(accept, Tier.FAMILY))
+    return databases.families(target.key, accept if target.is_here else max(accept, Tier.FAMILY))

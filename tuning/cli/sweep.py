@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...database import Finder
+from ...database import Finder, TargetKey, Tier
 from ...database.writing import require_replaceable
 from ...workloads import PrefillShape, PrefillSpec
 from .console import console, print_table, under_way
@@ -46,10 +46,13 @@ def sweep(
     drop-in for TVM's kernel ask for it where a model has several. Without a sweep
     the one that was tuned on the nearest shape serves.
 
+    Records of other devices of this one's family are timed with its own, for they
+    serve beside them.
+
     Measured without --shape: shapes around those that were tuned.
 
-    Without --model and --heads: all workloads with records that have not been
-    swept.
+    Without --model and --heads: all workloads with records of this device that
+    have not been swept.
     """
     wanted = workload.parse_if_given(shape)
     shapes = parse_shapes(shape)
@@ -57,7 +60,7 @@ def sweep(
     resolved = prepare(target, runs=True)
     root = database or work_root()
     databases = open_databases(root)
-    warn_of_bad_lines(databases, resolved)
+    warn_of_bad_lines(databases, resolved, _reach(resolved))
     if wanted is None:
         specs = _unswept(databases, resolved, workload.dtype)
     else:
@@ -76,10 +79,11 @@ def _unswept(databases: Finder, target: ResolvedTarget, dtype: str) -> list[Pref
     """The specs that several records could serve, not all of which a sweep knows."""
     from ..deployment import candidates, read_sweeps
 
+    keys = _served_by(databases, target)
     sweeps = [read_sweeps(root / str(target.key)) for root in databases.roots]
 
     def is_swept(spec: PrefillSpec) -> bool:
-        found = candidates(databases, target.key, spec).keys()
+        found = candidates(databases, keys, spec).keys()
         known = [each[str(spec)].records for each in sweeps if str(spec) in each]
         return len(found) < 2 or any(found <= set(records) for records in known)
 
@@ -98,7 +102,7 @@ def _sweep(
     from ..deployment import candidates, choose_serving, measure_sweep, sample, write_sweep
     from ..deployment.explanation import explanation_tables
 
-    found = candidates(databases, target.key, spec)
+    found = candidates(databases, _served_by(databases, target), spec)
     if not found:
         raise nothing_tuned(databases, target, spec)
     tuned = [PrefillShape.parse(match.entry.provenance.shape) for match in found.values()]
@@ -112,6 +116,18 @@ def _sweep(
             listener=lambda case: status.update(f"measuring {len(found)} kernels on {case.shape}"),
         )
     path = write_sweep(root / str(target.key), measured)
-    for table in explanation_tables([choose_serving(spec, target, databases).as_data()]):
+    serving = choose_serving(spec, target, databases, accept=_reach(target))
+    for table in explanation_tables([serving.as_data()]):
         print_table(table)
     console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _reach(target: ResolvedTarget) -> Tier:
+    """Whose records are timed: those of a level are for every device, and so are its sweeps."""
+    return Tier.FAMILY if target.key.device else Tier.EXACT
+
+
+def _served_by(databases: Finder, target: ResolvedTarget) -> list[TargetKey]:
+    """The devices whose records serve a target side by side, itself first."""
+    family, *_ = databases.families(target.key, _reach(target))
+    return databases.readable(target.key, family)[0]

@@ -118,7 +118,7 @@ class Comparer:
             spec = replace(case.spec.padded, padding=side)
             with suppress(NoRecordError):
                 found.append(Own(spec, self.find(replace(case, spec=spec))))
-        return min(found, key=lambda each: (each.match.tier, each.match.distance), default=None)
+        return min(found, key=lambda each: each.match.rank, default=None)
 
     def _stock(self, case: Case) -> Match | None:
         if case.spec.is_packed:  # for which these rules have no kernels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ...database import Finder, Match, TargetKey, shape_distance
@@ -11,21 +11,24 @@ from ...workloads import PrefillShape, PrefillSpec
 from ..spaces import SPACES
 
 
-def candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> dict[str, Match]:
-    """The best record of every shape and length distribution whose trace fits any shape, by id."""
+def candidates(databases: Finder, keys: Sequence[TargetKey], spec: PrefillSpec) -> dict[str, Match]:
+    """The best record of every shape and length distribution whose trace fits any shape, by id.
+
+    Parameters
+    ----------
+    keys : Sequence[TargetKey]
+        The targets whose records serve side by side, the nearest first: what one has of a shape and
+        a distribution, none behind it serves.
+    """
     found: dict[tuple[PrefillShape, str], Match] = {}
-    for shape, lens, space in databases.groups(key, spec):
-        if space in SPACES and SPACES[space].any_shape:
-            match = databases.find(key, spec, shape, lens=lens, space=space)
-            known = found.get((shape, lens))
-            if known is None or match.entry.speed < known.entry.speed:
-                found[shape, lens] = match
-    return {match.entry.record_id: match for match in found.values()}
+    for key in keys:
+        found = {**_of_target(databases, key, spec), **found}
+    return _by_id(found[each] for each in sorted(found, key=str))
 
 
 def candidates_of_shape(
     databases: Finder,
-    key: TargetKey,
+    keys: Sequence[TargetKey],
     spec: PrefillSpec,
     shape: PrefillShape,
     fits: Callable[[str], bool],
@@ -33,13 +36,30 @@ def candidates_of_shape(
     """The best record of every length distribution of one shape, in spaces that fit, by id.
 
     Also those whose traces fit this shape alone.
+
+    Parameters
+    ----------
+    keys
+        As :func:`candidates` takes them.
     """
-    groups = databases.groups(key, spec)
-    of_shape = {(lens, space) for each, lens, space in groups if each == shape and fits(space)}
-    spaces = {space for _, space in of_shape}
-    every = sorted({lens for lens, _ in of_shape})
-    found = (databases.find(key, spec, shape, lens=lens, space=spaces) for lens in every)
-    return {match.entry.record_id: match for match in found}
+    found: dict[str, Match] = {}
+    for key in keys:
+        groups = databases.groups(key, spec)
+        of_shape = {(lens, space) for each, lens, space in groups if each == shape and fits(space)}
+        spaces = {space for _, space in of_shape}
+        for lens in sorted({lens for lens, _ in of_shape} - found.keys()):
+            found[lens] = databases.find(key, spec, shape, lens=lens, space=spaces)
+    return _by_id(found.values())
+
+
+def records_by_id(
+    databases: Finder, keys: Sequence[TargetKey], records: Sequence[str]
+) -> dict[str, Match]:
+    """The records of these ids that any of some targets has, by id; the nearest target's first."""
+    found: dict[str, Match] = {}
+    for key in keys:
+        found = {**databases.by_id(key, records), **found}
+    return found
 
 
 def shape_of(match: Match) -> PrefillShape:
@@ -69,3 +89,21 @@ def seen_from(
         return replace(match, tier=tier_for(asked, match.key, distance), distance=distance)
 
     return {record: seen(match) for record, match in found.items()}
+
+
+def _of_target(
+    databases: Finder, key: TargetKey, spec: PrefillSpec
+) -> dict[tuple[PrefillShape, str], Match]:
+    """The best record of every shape and length distribution of one target."""
+    found: dict[tuple[PrefillShape, str], Match] = {}
+    for shape, lens, space in databases.groups(key, spec):
+        if space in SPACES and SPACES[space].any_shape:
+            match = databases.find(key, spec, shape, lens=lens, space=space)
+            known = found.get((shape, lens))
+            if known is None or match.entry.speed < known.entry.speed:
+                found[shape, lens] = match
+    return found
+
+
+def _by_id(matches: Iterable[Match]) -> dict[str, Match]:
+    return {match.entry.record_id: match for match in matches}

@@ -18,7 +18,14 @@ from ..errors import InvalidOptionError
 from ..spaces import SPACES
 from ..target import ResolvedTarget
 from .boundaries import Point, Range, Sizes, Tree, choose, grow, leaves, ranges
-from .candidates import candidates, candidates_of_shape, fits_any_shape, seen_from, shape_of
+from .candidates import (
+    candidates,
+    candidates_of_shape,
+    fits_any_shape,
+    records_by_id,
+    seen_from,
+    shape_of,
+)
 from .distributions import Choice, choose_distribution, nearest_distribution, points_of_records
 from .lengths import Lengths, in_words, own_trees
 from .nearness import nearness
@@ -114,8 +121,10 @@ def choose_serving(
 ) -> Serving:
     """Choose the records that serve a spec, and the boundaries between them.
 
-    Where a sweep was measured it says which record serves what; else that of the nearest tuned
-    shape does (:mod:`~.nearness`).
+    Those of the target and of its family's other devices serve side by side: of a shape and a
+    length distribution the target's own, where it has one. Where a sweep was measured, on the
+    target or else on another of these, it says which record serves what; else that of the nearest
+    tuned shape does (:mod:`~.nearness`).
 
     Parameters
     ----------
@@ -145,13 +154,17 @@ def choose_serving(
     elif not target.is_here:
         accept = max(accept, Tier.FAMILY)
     lens = _canonical(lens)
-    for key in databases.targets(target.key, accept):
-        found = candidates(databases, key, spec)
+    for family in databases.families(target.key, accept):
+        keys, unread = databases.readable(target.key, family)
+        found = candidates(databases, keys, spec)
         if found:
-            serving = _serving(spec, target, key, found, databases, lens)
-            unknown = _unknown_spaces(databases, key, spec)
+            serving = _serving(spec, target, keys, found, databases, lens)
+            unknown = _unknown_spaces(databases, keys, spec)
             known = _not_measured_here(serving, target, databases)
-            return replace(serving, notes=(*serving.notes, *unknown, *known))
+            skipped = [f"skipped: {error}" for error in unread]
+            return replace(serving, notes=(*serving.notes, *unknown, *known, *skipped))
+        if unread:
+            raise unread[0]
     tune = advice("tune", target, spec, _SOME_SHAPE, database=databases.roots[0])
     if on_missing == "baseline" and _has_baseline(spec, target):
         note = f"no record serves {spec} on {target.key}: TVM's hand-written kernel does; {tune}"
@@ -186,49 +199,58 @@ def choose_kernel(
     of_record = PrefillSpec.parse(match.entry.provenance.spec)
     tuned = replace(spec, window=of_record.window)
     fitting = partial(fits, tuned=of_record, spec=spec)
-    found = candidates_of_shape(databases, match.key, tuned, shape_of(match), fitting)
-    if match.distance:
-        found = {name: each for name, each in found.items() if fits_any_shape(each)}
-    sweep = _sweep_of(databases, match.key, tuned)
-    choice = _choose_distribution(found, sweep, match.key, databases, _canonical(lens))
+    families = databases.families(target.key, accept)
+    family = next(each for each in families if match.key in each)
+    keys, _ = databases.readable(target.key, family)
+    found = candidates_of_shape(databases, keys, tuned, shape_of(match), fitting)
+    # Of another device a record may be in another dtype than of this one.
+    any_shape = match.distance > 0
+    found = {
+        record: each
+        for record, each in found.items()
+        if fits_any_shape(each) or not (any_shape or _is_in_other_dtype(each, spec))
+    }
+    _, sweep = _sweep_of(databases, keys, tuned)
+    choice = _choose_distribution(found, sweep, keys, databases, _canonical(lens))
     return seen_from(target.key, found, shape)[choice.record], choice
 
 
 def _serving(
     spec: PrefillSpec,
     target: ResolvedTarget,
-    key: TargetKey,
+    keys: Sequence[TargetKey],
     found: Mapping[str, Match],
     databases: Finder,
     lens: str,
 ) -> Serving:
-    sweep = _sweep_of(databases, key, spec) if len(found) > 1 else None
+    swept_on, sweep = _sweep_of(databases, keys, spec) if len(found) > 1 else (None, None)
     of_shape: dict[PrefillShape, dict[str, Match]] = {}
     for record, match in found.items():
         of_shape.setdefault(shape_of(match), {})[record] = match
     choices = tuple(
-        _choose_distribution(each, sweep, key, databases, lens) for each in of_shape.values()
+        _choose_distribution(each, sweep, keys, databases, lens) for each in of_shape.values()
     )
     tuned = {choice.record: choice.shape for choice in choices}
     if sweep is None:
         known = dict(found)
-        points = nearness(tuned)
+        points = at_tuned = nearness(tuned)
         tree = grow(points)
     else:
         # What was measured goes on serving when a faster record comes, of which nothing is known.
-        known = {**databases.by_id(key, sweep.records), **found}
+        known = {**records_by_id(databases, keys, sweep.records), **found}
         measured = [record for record in sweep.records if record in known]
         points = _points_for(lens, sweep)
         tree = grow([point.among(measured) for point in points])
+        at_tuned = _with_late(points, _places(known, sweep))
     # Packed sequences have no lengths that a kernel could know, and where they were timed, times
     # say which record serves which of them.
-    own = {} if spec.is_packed else own_trees(tuned, points)
+    own = {} if spec.is_packed else own_trees(tuned, at_tuned)
     if spec.is_packed and sweep is not None:
         choices = ()
     lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
     used = {record: known[record] for each in (*lengths.values(), tree) for record in leaves(each)}
-    sweeping = _sweeping(spec, target, key, found, databases)
-    lacking = "; ".join(_notes(sweep, known, used, own))
+    sweeping = _sweeping(spec, target, keys, found, databases)
+    lacking = "; ".join(_notes(sweep, swept_on, known, used, own))
     notes = (f"{lacking}; {sweeping}",) if lacking else ()
     seen = seen_from(target.key, used)
     return Serving(spec, target.key, seen, tree, lengths, sweep, choices, notes)
@@ -236,7 +258,9 @@ def _serving(
 
 def _not_measured_here(serving: Serving, target: ResolvedTarget, databases: Finder) -> list[str]:
     """A note where the records are of another target or dtype than was asked for."""
-    found = {shape_of(match): match for match in serving.matches.values()}
+    # Of a shape that has an own record too, nothing lacks but a sweep, which other notes name.
+    nearest_last = sorted(serving.matches.values(), key=lambda match: match.tier, reverse=True)
+    found = {shape_of(match): match for match in nearest_last}
     return stand_ins(found, target, serving.spec, databases.roots[0])
 
 
@@ -244,13 +268,51 @@ def _canonical(lens: str) -> str:
     return parse_lengths(lens).text if lens else ""
 
 
-def _sweep_of(databases: Finder, key: TargetKey, spec: PrefillSpec) -> Sweep | None:
-    """The sweep of the first database that has one of records that there are."""
-    read = [read_sweeps(root / str(key)) for root in databases.roots]
+def _sweep_of(
+    databases: Finder, keys: Sequence[TargetKey], spec: PrefillSpec
+) -> tuple[TargetKey, Sweep] | tuple[None, None]:
+    """The sweep of the nearest target that has one, and that target.
+
+    Of the first database that has one of records that there are.
+    """
     # Padded tensors of a length hold sequences of other lengths than packed ones of that mean.
     texts = [str(each) for each in spec.same_kernels if each.layout == spec.layout]
-    sweeps = [each[text] for each in read for text in texts if text in each]
-    return next((each for each in sweeps if databases.by_id(key, each.records)), None)
+    for key in keys:
+        read = [read_sweeps(root / str(key)) for root in databases.roots]
+        for sweep in [each[text] for each in read for text in texts if text in each]:
+            if records_by_id(databases, keys, sweep.records):
+                return key, sweep
+    return None, None
+
+
+def _places(known: Mapping[str, Match], sweep: Sweep) -> dict[str, str]:
+    """The record that a sweep timed in the place of one that it did not.
+
+    It is of the same shape and length distribution.
+    """
+    workloads = {
+        record: (match.entry.provenance.shape, match.entry.provenance.lens)
+        for record, match in known.items()
+    }
+    timed = {workloads[record]: record for record in sweep.records if record in known}
+    return {
+        record: timed[workload]
+        for record, workload in workloads.items()
+        if record not in sweep.records and workload in timed
+    }
+
+
+def _with_late(points: Sequence[Point], places: Mapping[str, str]) -> list[Point]:
+    """Points where records that were not timed are as fast as those whose places they take.
+
+    For the lengths that were tuned on several batches: without a time a record would leave its own
+    batch to those of others.
+    """
+
+    def seconds(point: Point) -> dict[str, float]:
+        return {**point.seconds, **{late: point.seconds[of] for late, of in places.items()}}
+
+    return [replace(point, seconds=seconds(point)) for point in points]
 
 
 def _points_for(lens: str, sweep: Sweep) -> list[Point]:
@@ -262,7 +324,7 @@ def _points_for(lens: str, sweep: Sweep) -> list[Point]:
 def _choose_distribution(
     found: Mapping[str, Match],
     sweep: Sweep | None,
-    key: TargetKey,
+    keys: Sequence[TargetKey],
     databases: Finder,
     lens: str,
 ) -> Choice:
@@ -273,7 +335,9 @@ def _choose_distribution(
             yield sweep.points
         match = next(iter(found.values()))
         spec = PrefillSpec.parse(match.entry.provenance.spec)
-        yield points_of_records(databases.all_of(key, spec, shape_of(match)), found)
+        for key in keys:  # times of different devices do not compare
+            if matches := databases.all_of(key, spec, shape_of(match)):
+                yield points_of_records(matches, found)
 
     return choose_distribution(found, measured(), lens)
 
@@ -281,12 +345,15 @@ def _choose_distribution(
 def _sweeping(
     spec: PrefillSpec,
     target: ResolvedTarget,
-    key: TargetKey,
+    keys: Sequence[TargetKey],
     found: Mapping[str, Match],
     databases: Finder,
 ) -> str:
     """How to measure which record is best where, so that it is known here."""
     first, *_ = databases.roots
+    origins = {match.key for match in found.values()}
+    is_family = target.is_here and target.key in keys
+    key = target.key if is_family else next(each for each in keys if each in origins)
     elsewhere = [each.root for each in found.values() if each.root not in (first, committed_root())]
     machine = target if key == target.key else ResolvedTarget(None, key, target.threads)
     database = next(iter(elsewhere), first)
@@ -295,6 +362,7 @@ def _sweeping(
 
 def _notes(
     sweep: Sweep | None,
+    swept_on: TargetKey | None,
     known: Mapping[str, Match],
     used: Mapping[str, Match],
     own: Mapping[Lengths, Tree | None],
@@ -307,19 +375,27 @@ def _notes(
                 "shape is served by the one that was tuned nearest, and a sweep would choose better"
             )
         return
-    late = known.keys() - set(sweep.records)
+    untimed = known.keys() - set(sweep.records)
     for what, records in (
-        ("no lengths but those that were tuned", late & used.keys()),
-        ("nothing", late - used.keys()),
+        ("no lengths but those that were tuned", untimed & used.keys()),
+        ("nothing", untimed - used.keys()),
     ):
-        if records:
-            names = ", ".join(sorted(records))
-            serve = "serves" if len(records) == 1 else "serve"
-            yield f"{names} came after the sweep of {sweep.date} and {serve} {what}"
+        for key in sorted({known[record].key for record in records}, key=str):
+            names = sorted(record for record in records if known[record].key == key)
+            serve, were = ("serves", "was") if len(names) == 1 else ("serve", "were")
+            late = (
+                f"came after the sweep of {sweep.date}"
+                if key == swept_on
+                else f"of {key} {were} not timed by the sweep of {sweep.date} on {swept_on}"
+            )
+            yield f"{', '.join(names)} {late} and {serve} {what}"
     if gone := [record for record in sweep.records if record not in known]:
         names = ", ".join(gone)
         are = "is" if len(gone) == 1 else "are"
-        yield f"{names} of the sweep of {sweep.date} {are} gone; the others serve everything"
+        yield (
+            f"{names} of the sweep of {sweep.date} {are} gone, or of a device whose records are "
+            "not accepted; the others serve everything"
+        )
     if unmeasured := [in_words(lengths) for lengths, tree in own.items() if tree is None]:
         yield (
             f"{'; '.join(unmeasured)}: tuned on several batches, and the sweep of {sweep.date} "
@@ -349,9 +425,10 @@ def described(match: Match) -> dict[str, Any]:
     }
 
 
-def _unknown_spaces(databases: Finder, key: TargetKey, spec: PrefillSpec) -> list[str]:
+def _unknown_spaces(databases: Finder, keys: Sequence[TargetKey], spec: PrefillSpec) -> list[str]:
     """A note on records that this version cannot replay."""
-    unknown = sorted({space for _, _, space in databases.groups(key, spec) if space not in SPACES})
+    spaces = {space for key in keys for _, _, space in databases.groups(key, spec)}
+    unknown = sorted(spaces - SPACES.keys())
     return [
         f"records of {space} serve nothing: this version has no design space of that name; use the "
         "version that made them, or tune again"
@@ -367,7 +444,7 @@ def _miss(
     on_missing: str,
     tune: str,
 ) -> str:
-    hints = _unknown_spaces(databases, target.key, spec)
+    hints = _unknown_spaces(databases, [target.key], spec)
     if farther := _farther(spec, target, databases, accept):
         hints.append(farther)
     elif near := specs_in_words(databases.specs_near(target.key, spec)):
@@ -401,6 +478,10 @@ def _farther(
     return None
 
 
+def _is_in_other_dtype(match: Match, spec: PrefillSpec) -> bool:
+    return PrefillSpec.parse(match.entry.provenance.spec).dtype != spec.dtype
+
+
 def _has_baseline(spec: PrefillSpec, target: ResolvedTarget) -> bool:
     """Whether TVM's hand-written kernel computes it; its LSE is of the query's dtype."""
     known = nearest_with_baseline(spec) == spec
@@ -410,6 +491,6 @@ def _has_baseline(spec: PrefillSpec, target: ResolvedTarget) -> bool:
 def _has_candidates(databases: Finder, key: TargetKey, spec: PrefillSpec) -> bool:
     """Whether another device's records would do; not those that cannot be read."""
     try:
-        return bool(candidates(databases, key, spec))
+        return bool(candidates(databases, [key], spec))
     except PrefilltuneError:
         return False

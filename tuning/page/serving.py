@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...database import Finder, NoRecordError, TargetKey
+from ...database import Finder, NoRecordError, TargetKey, Tier
 from ...workloads import PrefillSpec
 from ..backends.commands import on_device
 from ..comparing.report import attention_title
@@ -19,7 +19,9 @@ def served(key: TargetKey, databases: Finder) -> list[dict[str, Any]]:
     for text in sorted({spec for spec, _ in databases.workloads(key)}):
         spec = PrefillSpec.parse(text)
         try:
-            found.append(_described(spec, choose_serving(spec, target, databases)))
+            found.append(
+                _described(spec, choose_serving(spec, target, databases, accept=Tier.FAMILY))
+            )
         except NoRecordError:  # of another TVM, or of a space that is gone
             continue
     return found
