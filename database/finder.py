@@ -33,8 +33,9 @@ class Tier(IntEnum):
     another dtype, where a target has no record in the one that is asked for
     (:meth:`~prefilltune.database.TargetKey.dtypes_like`).
 
-    Within a family, which is the first three, the nearer shape comes first, and of one shape the
-    target's own record (:attr:`Match.rank`): a few own records add to those of other devices.
+    Within a family, which is the first three, the nearer shape comes first, then what was timed for
+    the spec and the lengths that are asked for, and of those the target's own record: a few own
+    records add to those of other devices.
     """
 
     EXACT = 0
@@ -97,6 +98,8 @@ class Match:
         The target that it was measured on.
     root : Path
         The database that it is from.
+    stands_in : bool
+        Whether it was timed for another spec, and serves where there is none of this one.
     """
 
     entry: Entry
@@ -104,6 +107,7 @@ class Match:
     distance: float
     key: TargetKey
     root: Path
+    stands_in: bool = False
 
     @property
     def rank(self) -> tuple[Tier, float, Tier]:
@@ -214,10 +218,10 @@ class Finder:
         Match
             The nearest tier first, the target's own and its family's being one, of portable records
             those of the best level, then the smallest :func:`shape_distance` (to nine digits, the
-            same on every machine), then the target's own, then what was timed for the spec itself,
-            then ``lens``, then ``full``, since times of different lengths do not compare, then the
-            first of :func:`nearly_fastest`; of one record in several databases, the faster, then
-            that of the earlier root.
+            same on every machine), then what was timed for the spec itself, then ``lens``, then
+            ``full``, since times of different lengths do not compare, then the target's own, then
+            the first of :func:`nearly_fastest`; of one record in several databases, the faster,
+            then that of the earlier root.
 
         Raises
         ------
@@ -232,7 +236,7 @@ class Finder:
         query = _Query(key, spec, shape, spaces)
         found = list(query.pools(self._own_stores(key, notes)))
         match = _nearest(found, accept, lens, same_shape)
-        if match is None or (match.tier is not Tier.EXACT and accept >= Tier.FAMILY):
+        if match is None or accept >= Tier.FAMILY:
             found += query.pools(self._other_stores(key, notes))
             match = _nearest(found, accept, lens, same_shape)
         if match is not None:
@@ -464,10 +468,13 @@ class _Pool:
     stands_in: bool
 
     @property
-    def rank(self) -> tuple[Tier, int, float, Tier, bool]:
-        """The nearest first, as :attr:`Match.rank`, and the best level before nearer shapes."""
-        distance = _rounded(self.distance)
-        return _step(self.tier), self.level, distance, self.tier, self.stands_in
+    def rank(self) -> tuple[Tier, int, float, bool]:
+        """The nearest first, and the best level before nearer shapes; of a family all are equal."""
+        return _step(self.tier), self.level, _rounded(self.distance), self.stands_in
+
+    def match(self, entry: Entry) -> Match:
+        """One of its records."""
+        return Match(entry, self.tier, self.distance, self.store.key, self.root, self.stands_in)
 
 
 @dataclass(frozen=True)
@@ -582,18 +589,19 @@ def _nearest(pools: list[_Pool], accept: Tier, lens: str | None, same_shape: boo
 def _best(pools: Sequence[_Pool], lens: str | None) -> Match | None:
     """The best record of pools of one rank whose line is intact."""
     preferred = dict.fromkeys((lens or FULL, FULL))
-    for wanted in (*preferred, None):
+    tiers = sorted({pool.tier for pool in pools})  # of several devices times do not compare
+    for wanted, tier in itertools.product((*preferred, None), tiers):
         left = [
             (head, pool)
             for pool in pools
             for head in pool.heads
-            if (head.lens == wanted if wanted else head.lens not in preferred)
+            if pool.tier is tier and (head.lens == wanted if wanted else head.lens not in preferred)
         ]
         while left:
             head = nearly_fastest(head for head, _ in left)[0]
             position, pool = next((i, pool) for i, (each, pool) in enumerate(left) if each == head)
             if entry := pool.store.entry(head.record_id):
-                return Match(entry, pool.tier, pool.distance, pool.store.key, pool.root)
+                return pool.match(entry)
             del left[position]  # a bad line, which the store reports from now on
     return None
 

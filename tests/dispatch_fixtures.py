@@ -75,9 +75,15 @@ def swept(
     key: TargetKey | None = None,
     date: str = "2026-11-23",
 ) -> Path:
-    """Add a sweep of ``spec``: the times of each record, by shape; returns the file."""
+    """Add a sweep of ``spec``: the times of each record, by shape; returns the file.
+
+    Lengths are full, or what stands behind the shape.
+    """
     points = tuple(
-        Point(PrefillShape.parse(shape), "full", times) for shape, times in seconds.items()
+        Point(PrefillShape.parse(shape), lens or "full", times)
+        for (shape, _, lens), times in zip(
+            (each.partition(" ") for each in seconds), seconds.values(), strict=True
+        )
     )
     records = tuple(points[0].seconds)
     sweep = Sweep(str(spec), 0, {"name": "test"}, date, {}, records, points)

@@ -88,6 +88,25 @@ def test_within_a_family_the_nearer_shape_comes_first_and_then_the_own_record(tm
     assert found(1, accept=Tier.NEAREST_SHAPE) == near
 
 
+def test_within_a_family_lengths_and_the_spec_itself_come_before_the_device(tmp_path):
+    """Times of other lengths and specs differ by more than those of two devices of a family."""
+    mixed, full = small_entry(1, lens="uniform"), small_entry(2)
+    filled(tmp_path, [mixed], KEY)
+    filled(tmp_path, [full, small_entry(3, lens="uniform")], SIBLING)
+
+    def found(spec=SPEC, **options):
+        match = lookup([tmp_path], KEY, spec, SHAPE, accept=Tier.FAMILY, **options)
+        return match.entry, match.key, match.stands_in
+
+    assert found(lens="uniform") == (mixed, KEY, False)
+    assert found(lens="full") == found() == (full, SIBLING, False)
+    untouched = replace(SPEC, padding_output="untouched")
+    assert found(untouched, lens="uniform") == (mixed, KEY, True)
+    theirs = small_entry(4, spec=str(untouched))
+    filled(tmp_path, [full, theirs], SIBLING)
+    assert found(untouched, lens="uniform") == (theirs, SIBLING, False)
+
+
 def test_an_own_record_of_another_shape_comes_before_what_is_portable(tmp_path):
     own, portable = small_entry(1, shape="b2_q32_kv32"), small_entry(2)
     asked = replace(KEY, levels=LEVELS)

@@ -619,6 +619,28 @@ def test_an_own_record_takes_the_place_of_another_devices_among_several_batches(
     assert found.tree == Split("batch", 6, Leaf(one.record_id), Leaf(many.record_id))
 
 
+def test_an_own_record_takes_the_place_of_another_devices_among_distributions(
+    tmp_path: Path,
+) -> None:
+    """That of full lengths does not serve because the own one was not timed beside it."""
+    full, mixed, own = (
+        entry(number, "b8_q128_kv128", "cuda_wgmma", lens=lens)
+        for number, lens in ((33, "full"), (34, "uniform"), (35, "uniform"))
+    )
+    filled(tmp_path, [full, mixed], H100)
+    times = {full.record_id: 1.0, mixed.record_id: 1.1}
+    worse = {full.record_id: 2.0, mixed.record_id: 1.0}
+    swept(tmp_path, SPEC, {"8x128": times, "8x128 uniform": worse}, H100)
+    for record in (mixed, own):
+        if record is own:
+            filled(tmp_path, [own], H200)
+        found = serving(tmp_path, gpu(H200), on_missing="nearest")
+        assert found.lengths == {(128, 128): Leaf(record.record_id)}
+        shape, finder = PrefillShape(8, 128), Finder([tmp_path])
+        match, _ = choose_kernel(SPEC, shape, gpu(H200), finder, accept=Tier.FAMILY)
+        assert match.entry == record
+
+
 def test_an_own_sweep_of_own_records_and_another_devices_wins(tmp_path: Path) -> None:
     filled(tmp_path, [WGMMA, FAR], H100)
     swept(tmp_path, SPEC, SWEPT, H100)
@@ -662,6 +684,20 @@ def test_of_one_shape_and_distribution_the_own_record_is_the_candidate(tmp_path:
         assert (match.entry, match.key, choice.record) == (record, key, record.record_id)
     match, _ = choose_kernel(SPEC, shape, gpu(H200), finder, lens="uniform")
     assert (match.entry, match.tier) == (own, Tier.EXACT)
+
+
+def test_an_own_record_of_another_spec_stands_behind_another_devices(tmp_path: Path) -> None:
+    untouched = replace(SPEC, padding_output="untouched")
+    own = entry(50, "b8_q128_kv128", "cuda_wgmma")
+    filled(tmp_path, [own], H200)
+    assert set(candidates(Finder([tmp_path]), [H200, H100], untouched)) == {own.record_id}
+    theirs = entry(51, "b8_q128_kv128", "cuda_wgmma", spec=str(untouched))
+    filled(tmp_path, [theirs], H100)
+    finder = Finder([tmp_path])
+    assert set(candidates(finder, [H200, H100], untouched)) == {theirs.record_id}
+    shape, accept = PrefillShape(8, 128), Tier.FAMILY
+    match, _ = choose_kernel(untouched, shape, gpu(H200), finder, accept=accept)
+    assert (match.entry, match.key) == (theirs, H100)
 
 
 def test_a_kernel_for_one_shape_is_made_of_the_familys_record_of_a_nearer_shape(

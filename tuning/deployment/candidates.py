@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from ...database import Finder, Match, TargetKey, shape_distance
 from ...database.finder import tier_for
 from ...workloads import PrefillShape, PrefillSpec
 from ..spaces import SPACES
+
+_Key = TypeVar("_Key")
 
 
 def candidates(databases: Finder, keys: Sequence[TargetKey], spec: PrefillSpec) -> dict[str, Match]:
@@ -18,11 +21,11 @@ def candidates(databases: Finder, keys: Sequence[TargetKey], spec: PrefillSpec) 
     ----------
     keys : Sequence[TargetKey]
         The targets whose records serve side by side, the nearest first: what one has of a shape and
-        a distribution, none behind it serves.
+        a distribution, none behind it serves, unless it was timed for another spec.
     """
     found: dict[tuple[PrefillShape, str], Match] = {}
     for key in keys:
-        found = {**_of_target(databases, key, spec), **found}
+        found = _nearer(found, _of_target(databases, key, spec))
     return _by_id(found[each] for each in sorted(found, key=str))
 
 
@@ -47,8 +50,9 @@ def candidates_of_shape(
         groups = databases.groups(key, spec)
         of_shape = {(lens, space) for each, lens, space in groups if each == shape and fits(space)}
         spaces = {space for _, space in of_shape}
-        for lens in sorted({lens for lens, _ in of_shape} - found.keys()):
-            found[lens] = databases.find(key, spec, shape, lens=lens, space=spaces)
+        every = sorted({lens for lens, _ in of_shape})
+        here = {lens: databases.find(key, spec, shape, lens=lens, space=spaces) for lens in every}
+        found = _nearer(found, here)
     return _by_id(found.values())
 
 
@@ -103,6 +107,15 @@ def _of_target(
             if known is None or match.entry.speed < known.entry.speed:
                 found[shape, lens] = match
     return found
+
+
+def _nearer(found: Mapping[_Key, Match], farther: Mapping[_Key, Match]) -> dict[_Key, Match]:
+    """What was found with what a farther target has, where that is nearer to the spec."""
+
+    def serves(key: _Key, match: Match) -> bool:
+        return key not in found or (found[key].stands_in and not match.stands_in)
+
+    return {**found, **{key: each for key, each in farther.items() if serves(key, each)}}
 
 
 def _by_id(matches: Iterable[Match]) -> dict[str, Match]:

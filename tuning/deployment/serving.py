@@ -211,7 +211,8 @@ def choose_kernel(
         if fits_any_shape(each) or not (any_shape or _is_in_other_dtype(each, spec))
     }
     _, sweep = _sweep_of(databases, keys, tuned)
-    choice = _choose_distribution(found, sweep, keys, databases, _canonical(lens))
+    _, timed = _timed(databases, keys, found, sweep)
+    choice = _choose_distribution(found, timed, keys, databases, _canonical(lens))
     return seen_from(target.key, found, shape)[choice.record], choice
 
 
@@ -224,27 +225,25 @@ def _serving(
     lens: str,
 ) -> Serving:
     swept_on, sweep = _sweep_of(databases, keys, spec) if len(found) > 1 else (None, None)
+    known, timed = _timed(databases, keys, found, sweep)
     of_shape: dict[PrefillShape, dict[str, Match]] = {}
     for record, match in found.items():
         of_shape.setdefault(shape_of(match), {})[record] = match
     choices = tuple(
-        _choose_distribution(each, sweep, keys, databases, lens) for each in of_shape.values()
+        _choose_distribution(each, timed, keys, databases, lens) for each in of_shape.values()
     )
     tuned = {choice.record: choice.shape for choice in choices}
     if sweep is None:
-        known = dict(found)
-        points = at_tuned = nearness(tuned)
+        points = nearness(tuned)
         tree = grow(points)
     else:
         # What was measured goes on serving when a faster record comes, of which nothing is known.
-        known = {**records_by_id(databases, keys, sweep.records), **found}
         measured = [record for record in sweep.records if record in known]
-        points = _points_for(lens, sweep)
+        points = _points_for(lens, timed)
         tree = grow([point.among(measured) for point in points])
-        at_tuned = _with_late(points, _places(known, sweep))
     # Packed sequences have no lengths that a kernel could know, and where they were timed, times
     # say which record serves which of them.
-    own = {} if spec.is_packed else own_trees(tuned, at_tuned)
+    own = {} if spec.is_packed else own_trees(tuned, points)
     if spec.is_packed and sweep is not None:
         choices = ()
     lengths = {each: its_tree for each, its_tree in own.items() if its_tree is not None}
@@ -285,6 +284,19 @@ def _sweep_of(
     return None, None
 
 
+def _timed(
+    databases: Finder,
+    keys: Sequence[TargetKey],
+    found: Mapping[str, Match],
+    sweep: Sweep | None,
+) -> tuple[dict[str, Match], list[Point]]:
+    """The records that there are, those of a sweep too, and its points, late records among them."""
+    if sweep is None:
+        return dict(found), []
+    known = {**records_by_id(databases, keys, sweep.records), **found}
+    return known, _with_late(sweep.points, _places(known, sweep))
+
+
 def _places(known: Mapping[str, Match], sweep: Sweep) -> dict[str, str]:
     """The record that a sweep timed in the place of one that it did not.
 
@@ -305,8 +317,8 @@ def _places(known: Mapping[str, Match], sweep: Sweep) -> dict[str, str]:
 def _with_late(points: Sequence[Point], places: Mapping[str, str]) -> list[Point]:
     """Points where records that were not timed are as fast as those whose places they take.
 
-    For the lengths that were tuned on several batches: without a time a record would leave its own
-    batch to those of others.
+    For the lengths that were tuned: without a time a record would leave these to those of other
+    batches or distributions.
     """
 
     def seconds(point: Point) -> dict[str, float]:
@@ -315,15 +327,15 @@ def _with_late(points: Sequence[Point], places: Mapping[str, str]) -> list[Point
     return [replace(point, seconds=seconds(point)) for point in points]
 
 
-def _points_for(lens: str, sweep: Sweep) -> list[Point]:
+def _points_for(lens: str, points: Sequence[Point]) -> list[Point]:
     """The points of the distribution that is asked for, if there are any; else all."""
-    asked = nearest_distribution(lens, {point.lens for point in sweep.points}) if lens else None
-    return [point for point in sweep.points if asked in (None, point.lens)]
+    asked = nearest_distribution(lens, {point.lens for point in points}) if lens else None
+    return [point for point in points if asked in (None, point.lens)]
 
 
 def _choose_distribution(
     found: Mapping[str, Match],
-    sweep: Sweep | None,
+    timed: Sequence[Point],
     keys: Sequence[TargetKey],
     databases: Finder,
     lens: str,
@@ -331,8 +343,7 @@ def _choose_distribution(
     """The record of one shape, by times that were taken side by side or else by the records'."""
 
     def measured() -> Iterator[Sequence[Point]]:
-        if sweep is not None:
-            yield sweep.points
+        yield timed
         match = next(iter(found.values()))
         spec = PrefillSpec.parse(match.entry.provenance.spec)
         for key in keys:  # times of different devices do not compare
