@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         entry_from,
         redescribed,
         schedule,
+        schedule_name,
         trace_to_json,
         without_end,
     )
@@ -84,6 +85,7 @@ __all__ = [
     "renamed",
     "rescued_records",
     "schedule",
+    "schedule_name",
     "shape_distance",
     "target_keys",
     "trace_to_json",
@@ -113,6 +115,7 @@ if not TYPE_CHECKING:
                 "entry_from",
                 "redescribed",
                 "schedule",
+                "schedule_name",
                 "trace_to_json",
                 "without_end",
             ),

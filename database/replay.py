@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -230,3 +231,14 @@ def without_end(trace: Any) -> Any:
     instructions, decisions = trace
     end = -1 if instructions and instructions[-1][0] == "EnterPostproc" else None
     return [instructions[:end], decisions]
+
+
+def schedule_name(space: str, variant: Mapping[str, Any], trace: Any) -> str:
+    """Text that is equal for two records, or candidates, exactly if they are one schedule.
+
+    Parameters
+    ----------
+    trace
+        As :func:`without_end` takes it.
+    """
+    return json.dumps([space, dict(variant), without_end(trace)], sort_keys=True)

@@ -9,13 +9,12 @@ were tuned on: what is without padding and what is mixed tells enough.)
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...database import Match, nearly_fastest, without_end
+from ...database import Match, nearly_fastest, schedule_name
 from ...database.provenance import FULL
 from ...workloads import PrefillShape, parse_lengths
 from ...workloads.lengths import UniformLengths
@@ -166,8 +165,7 @@ def points_of_records(matches: Sequence[Match], found: Mapping[str, Match]) -> l
 def schedule_of(match: Match) -> str:
     """Equal for two records exactly if they are one kernel where sizes are learned at the call."""
     of = match.entry.provenance
-    trace = without_end(match.entry.trace)
-    return json.dumps([of.space, dict(of.variant), trace], sort_keys=True)
+    return schedule_name(of.space, of.variant, match.entry.trace)
 
 
 def _losses(found: Mapping[str, Match], points: Sequence[Point]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...database import without_end
+from ...database import schedule_name
 from ...database.writing import make_folder, writing
 
 _KEPT = "what it holds is kept: run the same command again to go on from there"
@@ -63,8 +63,7 @@ class Trial:
     @property
     def identity(self) -> str:
         """Equal for two trials exactly if they measured the same schedule."""
-        trace = without_end(self.trace)
-        return json.dumps([self.space, dict(self.variant), trace], sort_keys=True)
+        return schedule_name(self.space, self.variant, self.trace)
 
 
 @dataclass
