@@ -13,6 +13,7 @@ from cuda_schedules import (
     MMA_PIPELINES,
     WGMMA_DIRECT,
     WGMMA_HALVES,
+    WGMMA_HEADS,
     WGMMA_ON_DEMAND,
     WGMMA_PIPELINES,
     WGMMA_SECTIONS,
@@ -102,6 +103,7 @@ def test_first_variants_of_every_dtype_and_head_dim(
                 *WGMMA_HALVES,
                 *WGMMA_ON_DEMAND,
                 *WGMMA_SECTIONS,
+                *WGMMA_HEADS,
             )
         ),
     ],
@@ -110,7 +112,7 @@ def test_first_variants_of_every_dtype_and_head_dim(
 def test_every_decision_of_a_variant(
     space: str, pipeline: dict[str, Any], mask_mode: str, runner: Worker, tmp_path: Path
 ) -> None:
-    spec, shape = PrefillSpec(4, 4, 64, "float16", mask_mode), SHAPES[0]
+    spec, shape = PrefillSpec(4, 1, 64, "float16", mask_mode), SHAPES[0]
     target = resolve_target("cuda")
     if not SPACES[space].variants(spec, shape, target):
         pytest.skip(f"{target.key} lacks the instructions of {space}")
