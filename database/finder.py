@@ -589,7 +589,7 @@ def _nearest(pools: list[_Pool], accept: Tier, lens: str | None, same_shape: boo
 def _best(pools: Sequence[_Pool], lens: str | None) -> Match | None:
     """The best record of pools of one rank whose line is intact."""
     preferred = dict.fromkeys((lens or FULL, FULL))
-    tiers = sorted({pool.tier for pool in pools})  # of several devices times do not compare
+    tiers = sorted({pool.tier for pool in pools})  # of a family the own target first
     for wanted, tier in itertools.product((*preferred, None), tiers):
         left = [
             (head, pool)
