@@ -132,6 +132,19 @@ def test_tiles_of_heads_are_offered_where_heads_share_keys(
         assert {each["q_tile"] for each in found} == {64}
 
 
+def test_a_cpu_tries_tiles_of_heads_beside_those_of_one() -> None:
+    cpu = resolve_target('{"kind": "llvm", "mcpu": "x86-64-v4"}')
+    space, shape = SPACES["llvm_fused"], PrefillShape(1, 20)
+    for heads, shared in (((32, 8), 4), ((28, 4), 1), ((12, 12), 1)):
+        spec = PrefillSpec(*heads, 64, "float32", **CAUSAL)
+        found = space.variants(spec, shape, cpu)
+        assert {each.get("heads", 1) for each in found} == {1, shared}
+        for each in found:  # nearly as many positions as there are, of each head that shares
+            assert each["q_tile"] // each.get("heads", 1) <= 32
+            said = f"rows of {shared} heads side by side" in space.facts(spec, each)["tiles"]
+            assert said == ("heads" in each)
+
+
 def test_what_is_tuned_with_heads_serves_every_shape() -> None:
     spec, shape = PrefillSpec(4, 2, 64, "float16", **CAUSAL), PrefillShape(2, 140)
     variant = {"q_tile": 64, "kv_tile": 64, "overlap": True, "ring": 2, "persistent": 3}

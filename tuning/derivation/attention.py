@@ -72,15 +72,11 @@ class PipelinedTiles(Tiles):
         Whether the output is a tile first, which is then copied.
     aligned : bool
         Whether query tiles begin with the first row that is no padding, where padding comes first.
-    heads : int
-        Query heads that share a query tile, ``q_tile // heads`` positions of each; these share keys
-        and values too.
     """
 
     ring: int = 2
     staged_output: bool = False
     aligned: bool = False
-    heads: int = 1
 
 
 def online_attention(
@@ -141,7 +137,7 @@ def pipelined_attention(
         :data:`MAX_SCORE` are NaN.
     """
     plain = plain_attention(spec, shape, BUILT_IN)["main"]
-    tiling = replace(_tiling(tiles), aligned=tiles.aligned, shared=tiles.heads)
+    tiling = replace(_tiling(tiles), aligned=tiles.aligned)
     pipelining = Pipelining(tiles.ring, tiles.staged_output, Slack(SLACK, MAX_SCORE))
     calls = _calls(elementary)
     return tvm.IRModule({"main": derive_pipelined(plain, tiling, pipelining, calls, _NAMES)})
@@ -149,7 +145,13 @@ def pipelined_attention(
 
 def _tiling(tiles: Tiles, order: tuple[int, ...] = ()) -> Tiling:
     return Tiling(
-        tiles.q_tile, tiles.kv_tile, tiles.operand_dtype, MAX_INIT, order, tiles.head_multiple
+        tiles.q_tile,
+        tiles.kv_tile,
+        tiles.operand_dtype,
+        MAX_INIT,
+        order,
+        tiles.head_multiple,
+        shared=tiles.heads,
     )
 
 

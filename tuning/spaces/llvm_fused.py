@@ -24,7 +24,7 @@ from ...workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape, 
 from ..derivation import online_attention
 from ..pipeline import PEEL, TILES, TRANSPOSE, TRIM
 from ..target import ResolvedTarget, vector_lanes, vector_registers
-from .space import DesignSpace, Variant, one_schedule, reaching
+from .space import DesignSpace, Variant, heads_of_a_tile, one_schedule, reaches, reaching
 
 #: Neither keys nor values, values, or both.
 Packed = Literal[False, "values", True]
@@ -32,7 +32,8 @@ Packed = Literal[False, "values", True]
 _KV_TILES = (64, 128, 32, 256)
 # Long sequences take 64, short and causal ones 16: the first ones that a search tries. Of more rows
 # keys and values are copied less often, where rows lie far apart the larger part of what is not
-# multiplied; but more rows lie behind the end of a sequence, or before a mask's.
+# multiplied; but more rows lie behind the end of a sequence, or before a mask's. Rows of a group's
+# heads side by side have both, few positions and many rows.
 _Q_TILES = (64, 16, 32, 128, 256, 8, 48)
 # Register tiles, by registers: how many vectors wide, the best first, and how many broadcast
 # elements high in the first and in the second GEMM, the best first. With as many accumulators as
@@ -115,9 +116,14 @@ class LlvmFused(DesignSpace):
     ) -> Sequence[Variant]:
         lanes, registers = vector_lanes(target.target), vector_registers(target.target)
         sizes = [size for size in _Q_TILES if size % lanes == 0]
-        q_tiles = reaching(sizes, shape.qo_len)
         kv_tiles = reaching(_KV_TILES, shape.num_kv)
         packed = (True,) if _is_converted(spec) else _PACKED[registers]
+        q_tiles = [
+            (size, heads)
+            for size in sizes
+            for heads in dict.fromkeys((heads_of_a_tile(spec, size), 1))
+            if reaches(size, heads * shape.qo_len, min(sizes))
+        ]
         return [
             {
                 "q_tile": q_tile,
@@ -125,8 +131,9 @@ class LlvmFused(DesignSpace):
                 "packed": pack,
                 "registers": registers,
                 "lanes": lanes,
+                **({"heads": heads} if heads > 1 else {}),
             }
-            for kv_tile, q_tile, pack in product(kv_tiles, q_tiles, packed)
+            for kv_tile, (q_tile, heads), pack in product(kv_tiles, q_tiles, packed)
         ]
 
     def describe(
@@ -135,7 +142,8 @@ class LlvmFused(DesignSpace):
         shape: PrefillShape | SymbolicShape | PackedShape,
         variant: Variant,
     ) -> Any:
-        tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]))
+        heads = int(variant.get("heads", 1))
+        tiles = Tiles(int(variant["q_tile"]), int(variant["kv_tile"]), heads=heads)
         return online_attention(spec, shape, tiles)
 
     def variant_for(self, spec: PrefillSpec, variant: Variant) -> Variant:
@@ -148,8 +156,11 @@ class LlvmFused(DesignSpace):
             copied = f"{only}copied into rows that lie together"
             if _is_converted(spec):
                 copied += f", from {spec.dtype} to float32"
+        tiles = f"{variant['q_tile']} query rows by {variant['kv_tile']} keys"
+        if "heads" in variant:
+            tiles += f", rows of {variant['heads']} heads side by side"
         return {
-            "tiles": f"{variant['q_tile']} query rows by {variant['kv_tile']} keys",
+            "tiles": tiles,
             "instruction": "the CPU's vectors, float32",
             "keys and values": copied,
         }

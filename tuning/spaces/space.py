@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -114,3 +115,14 @@ def one_schedule(
     from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 
     return ScheduleFn(schedule, sch_rules=[], postprocs=[], mutator_probs=dict(mutators or {}))
+
+
+def heads_of_a_tile(spec: PrefillSpec, q_tile: int) -> int:
+    """How many heads of a group may share a query tile: all, or as many as divide both.
+
+    Examples
+    --------
+    >>> [heads_of_a_tile(PrefillSpec(*heads, 64, "float16"), 64) for heads in ((32, 8), (28, 4))]
+    [4, 1]
+    """
+    return math.gcd(spec.group_size, q_tile)

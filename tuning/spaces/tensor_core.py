@@ -61,7 +61,7 @@ from .row_threads import (
     decompose_carried,
     unroll,
 )
-from .space import DesignSpace, Variant, one_schedule, reaches
+from .space import DesignSpace, Variant, heads_of_a_tile, one_schedule, reaches
 
 _LOADS = ("k_rows", "v_rows")
 
@@ -454,7 +454,7 @@ class TensorCoreSpace(DesignSpace):
                         continue
                     # What stands there for all multiprocessors is as many as there are.
                     persistent = multiprocessors if each.persistent else 0
-                    heads = _sharing_heads(spec, q_tile) if each.heads > 1 else 1
+                    heads = heads_of_a_tile(spec, q_tile) if each.heads > 1 else 1
                     if each.heads > 1 and heads == 1:
                         continue
                     yield self._structure_of(
@@ -525,11 +525,6 @@ def _gains_by_alignment(spec: PrefillSpec, shape: PrefillShape, q_tile: int) -> 
     the padded rows cost nothing.
     """
     return spec.padding == "left" and spec.window[1] == 0 and shape.qo_len > q_tile
-
-
-def _sharing_heads(spec: PrefillSpec, q_tile: int) -> int:
-    """How many heads of a group share a query tile: all, or as many as divide group and tile."""
-    return math.gcd(spec.num_qo_heads // spec.num_kv_heads, q_tile)
 
 
 def _halves_tried(spec: PrefillSpec, s: TensorCoreStructure) -> Collection[bool]:
