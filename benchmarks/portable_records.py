@@ -44,6 +44,7 @@ from prefilltune.tuning.measuring.tvm_import import import_tvm_without_torch
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.measuring.workers import call_all
 from prefilltune.tuning.spaces import SPACES
+from prefilltune.tuning.spaces.space import heads_of_a_tile
 from prefilltune.tuning.target import ResolvedTarget, vector_lanes, vector_registers
 from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
 from prefilltune.workloads.presets import load_presets
@@ -83,11 +84,18 @@ class Found:
         return replay(SPACE, spec, shape, variant, self.trace, decisions_alone=alone)
 
 
-def specs(head_dim: int | None) -> list[PrefillSpec]:
-    """The attentions of the presets in float32, each once; of one head_dim or all."""
+def specs(head_dim: int | None, *, grouped: bool) -> list[PrefillSpec]:
+    """The attentions of the presets in float32, each once; of one head_dim or all.
+
+    Parameters
+    ----------
+    grouped : bool
+        Whether only those of grouped queries.
+    """
     presets = load_presets().values()
     found = dict.fromkeys(each for preset in presets for each in preset.specs("float32"))
-    return [each for each in found if head_dim in (None, each.head_dim)]
+    of_head_dim = [each for each in found if head_dim in (None, each.head_dim)]
+    return [each for each in of_head_dim if each.group_size > 1 or not grouped]
 
 
 def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> list[Found]:
@@ -113,7 +121,8 @@ def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> 
 def first_of(target: ResolvedTarget, spec: PrefillSpec, text: str) -> Found:
     """The first schedule of the variant ``QxKV``, ``QxKV,values`` or ``QxKV,packed`` of the space.
 
-    With ``,last``, that which has the last choice of each that is sampled.
+    With ``,last``, that which has the last choice of each that is sampled; with ``,heads``, that
+    whose query tiles heads share, where some share keys.
     """
     tiles, *options = text.split(",")
     q_tile, kv_tile = map(int, tiles.split("x"))
@@ -124,6 +133,8 @@ def first_of(target: ResolvedTarget, spec: PrefillSpec, text: str) -> Found:
         "registers": vector_registers(target.target),
         "lanes": vector_lanes(target.target),
     }
+    if "heads" in options and (heads := heads_of_a_tile(spec, q_tile)) > 1:
+        variant["heads"] = heads
     description = SPACE.describe(spec, PrefillShape(1, kv_tile), variant)
     (schedule,) = SPACE.generator(spec, variant).generate_design_space(description)
     instructions, sampled = trace_to_json(schedule.trace)
@@ -262,7 +273,13 @@ def main() -> None:
     parser.add_argument("--shape", action="append", help="1x128 and 1x512 when absent")
     parser.add_argument("--most", type=int, default=1, help="schedules of records to try for each")
     parser.add_argument(
-        "--variant", action="append", default=[], help="QxKV, QxKV,values, QxKV,packed, with ,last"
+        "--variant",
+        action="append",
+        default=[],
+        help="QxKV, QxKV,values, QxKV,packed, with ,last and ,heads",
+    )
+    parser.add_argument(
+        "--grouped", action="store_true", help="attentions of grouped queries alone"
     )
     parser.add_argument("--head-dim", type=int, help="all that presets have when absent")
     options = parser.parse_args()
@@ -271,7 +288,7 @@ def main() -> None:
     target = replace(target, threads=options.threads or target.threads)
     shapes = [PrefillShape.parse(text) for text in options.shape or ("1x128", "1x512")]
     store = RecordStore.open(options.output, target.key, create=True)
-    asked = specs(options.head_dim)
+    asked = specs(options.head_dim, grouped=options.grouped)
     for entry in records(options.found, target, asked, shapes, options.most, options.variant):
         if entry.record_id not in {each.record_id for each in store.entries}:
             spec = entry.provenance.spec
