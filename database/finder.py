@@ -237,7 +237,10 @@ class Finder:
         found = list(query.pools(self._own_stores(key, notes)))
         match = _nearest(found, accept, lens, same_shape)
         if match is None or accept >= Tier.FAMILY:
-            found += query.pools(self._other_stores(key, notes))
+            found += query.pools(self._other_stores(key, notes, of_family=True))
+            match = _nearest(found, accept, lens, same_shape)
+        if match is None or match.tier > Tier.FAMILY:
+            found += query.pools(self._other_stores(key, notes, of_family=False))
             match = _nearest(found, accept, lens, same_shape)
         if match is not None:
             return match
@@ -401,12 +404,16 @@ class Finder:
                 if not root.is_dir():
                     notes.append(f"{root} does not exist")
 
-    def _other_stores(self, key: TargetKey, notes: list[str]) -> Iterator[tuple[Path, RecordStore]]:
+    def _other_stores(
+        self, key: TargetKey, notes: list[str], *, of_family: bool
+    ) -> Iterator[tuple[Path, RecordStore]]:
+        """Those of the other devices of the target's family, or of farther targets."""
         for root in self.roots:
             for folder in sorted(root.iterdir()) if root.is_dir() else ():
                 try:
                     other = TargetKey.parse(folder.name)
-                    if other.kind == key.kind and other != key:
+                    is_of_family = tier_for(key, other) is Tier.FAMILY
+                    if other.kind == key.kind and other != key and is_of_family == of_family:
                         yield root, self._store(root, other)
                 except InvalidTargetKeyError:
                     continue  # not a folder of records

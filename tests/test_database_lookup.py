@@ -18,7 +18,9 @@ from prefilltune.database import (
     lookup,
     nearly_fastest,
     shape_distance,
+    store,
 )
+from prefilltune.database.reading import read_folder
 from prefilltune.workloads import PrefillShape, PrefillSpec
 
 SPEC = PrefillSpec.parse(SPEC_TEXT)
@@ -105,6 +107,22 @@ def test_within_a_family_lengths_and_the_spec_itself_come_before_the_device(tmp_
     theirs = small_entry(4, spec=str(untouched))
     filled(tmp_path, [full, theirs], SIBLING)
     assert found(untouched, lens="uniform") == (theirs, SIBLING, False)
+
+
+def test_farther_targets_are_not_read_where_the_family_has_a_record(tmp_path, monkeypatch):
+    read = []
+
+    def noted(folder, *arguments, **options):
+        read.append(folder.name)
+        return read_folder(folder, *arguments, **options)
+
+    for key in (KEY, SIBLING, COUSIN):
+        filled(tmp_path, [small_entry(1)], key)
+    monkeypatch.setattr(store, "read_folder", noted)
+    lookup([tmp_path], KEY, SPEC, SHAPE)
+    assert read == [str(KEY)]
+    lookup([tmp_path], KEY, SPEC, SHAPE, accept=Tier.OTHER_TARGET)
+    assert read == [str(KEY), str(KEY), str(SIBLING)]
 
 
 def test_an_own_record_of_another_shape_comes_before_what_is_portable(tmp_path):
