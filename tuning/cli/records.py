@@ -69,20 +69,14 @@ def warn_of_bad_lines(
     accept, nearest
         As :func:`tuned_shapes` takes them.
     """
-    for keys in _families(databases, target, accept):
-        served = False
+    for family in _families(databases, target, accept):
+        keys, unread = databases.readable(target.key, family)
+        for error in unread:
+            print(f"prefilltune: skipped: {error}", file=sys.stderr)
         for key in keys:
-            try:
-                bad = databases.bad_lines(key)
-                served |= bool(databases.workloads(key))
-            except PrefilltuneError as error:
-                if key == target.key:
-                    raise
-                print(f"prefilltune: skipped: {error}", file=sys.stderr)
-                continue
-            for path, line in bad:
+            for path, line in databases.bad_lines(key):
                 print(f"prefilltune: {path}:{line.line}: skipped: {line.reason}", file=sys.stderr)
-        if served and nearest:
+        if nearest and any(databases.workloads(key) for key in keys):
             return
 
 
