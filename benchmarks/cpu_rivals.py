@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from portable_records import SPACE, Found, first_of
 
-from prefilltune.database import Finder, committed_root
+from prefilltune.database import Finder, committed_root, schedule_name
 from prefilltune.database.scratch import ScratchFolder
 from prefilltune.tuning.backends import backend_of
 from prefilltune.tuning.backends.resolving import resolve_target
@@ -82,7 +82,7 @@ def schedules(target: ResolvedTarget, head_dim: int) -> list[Found]:
             of = entry.provenance
             if of.space == SPACE.name and PrefillSpec.parse(of.spec).head_dim == head_dim:
                 each = Found.of(entry)
-                found.setdefault(json.dumps([each.variant, each.trace], sort_keys=True), each)
+                found.setdefault(schedule_name(of.space, each.variant, each.trace), each)
     return [*found.values()]
 
 

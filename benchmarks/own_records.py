@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefilltune.database import Entry, RecordStore, TargetKey, committed_root
+from prefilltune.database import Entry, RecordStore, TargetKey, committed_root, schedule_name
 from prefilltune.database.dates import date_now
 from prefilltune.database.scratch import ScratchFolder
 from prefilltune.tuning.backends import backend_of
@@ -30,7 +30,6 @@ from prefilltune.tuning.measuring.cpu import tvm_environment
 from prefilltune.tuning.measuring.kernels import KEPT_SEED, check, fresh_inputs, time_in_turns
 from prefilltune.tuning.measuring.worker import Worker
 from prefilltune.tuning.measuring.workers import call_all
-from prefilltune.tuning.search.trial_log import Trial
 from prefilltune.tuning.target import ResolvedTarget
 from prefilltune.workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
 from prefilltune.workloads.sizes import measured_sizes
@@ -52,10 +51,8 @@ def best(root: Path, key: TargetKey) -> dict[Key, Entry]:
 
 def is_one_schedule(entries: Sequence[Entry]) -> bool:
     """Whether the records of a case differ in nothing but their times."""
-    trials = (
-        Trial(each.provenance.space, dict(each.provenance.variant), each.trace) for each in entries
-    )
-    return len({each.identity for each in trials}) == 1
+    made = ((each.provenance, each.trace) for each in entries)
+    return len({schedule_name(of.space, of.variant, trace) for of, trace in made}) == 1
 
 
 def built(entries: Sequence[Entry], case: Case, target: ResolvedTarget, folder: Path) -> list[str]:

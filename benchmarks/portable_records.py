@@ -15,7 +15,6 @@ own from before stays where nothing is faster::
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from prefilltune.database import (
     Provenance,
     RecordStore,
     committed_root,
+    schedule_name,
     trace_to_json,
 )
 from prefilltune.database.dates import date_now
@@ -112,9 +112,8 @@ def known(found: Path, target: ResolvedTarget, spec: PrefillSpec, most: int) -> 
         ]
         for entry in sorted(fits, key=lambda each: (each.provenance.spec != own, each.speed)):
             schedule = Found.of(entry)
-            distinct.setdefault(
-                json.dumps([schedule.variant, schedule.trace], sort_keys=True), schedule
-            )
+            name = schedule_name(SPACE.name, schedule.variant, schedule.trace)
+            distinct.setdefault(name, schedule)
     return [*distinct.values()][:most]
 
 
