@@ -127,7 +127,7 @@ static int __float_as_int(float value) {
 }
 static int __vimax3_s32(int a, int b, int c) { return std::max(std::max(a, b), c); }
 static int __popc(uint bits) { return __builtin_popcount(bits); }
-template <typename T> static T __shfl_down_sync(uint mask, T value, int delta, int width = 32) {
+static float __shfl_down_sync(uint mask, float value, int delta, int width) {
   int lane = current & 31;
   return __shfl_sync(mask, value, lane + delta < 32 ? lane + delta : lane, width);
 }
