@@ -80,11 +80,14 @@ def find_sharing(
     for what, extent in (("rows", tirx.const(rows, "int32")), (name, points)):
         if not Analyzer().can_prove_equal(extent % count, _ZERO):
             raise DerivationError(
-                f"{count} neighbours cannot share a tile: {extent} {what} are no multiple of it"
+                f"{count} neighbours cannot share a tile: {extent} {what} are no multiple of it; "
+                f"choose a number that divides both the rows of a tile and {name}"
             )
     seen = (intervals.columns.begin, intervals.columns.end, intervals.guard)
     if any(depends(each, axis.var) for each in seen):
-        raise DerivationError(f"neighbours of {name} see other columns: none may share a tile")
+        raise DerivationError(
+            f"neighbours of {name} see other columns: none may share a tile; let each have its own"
+        )
     groups = Analyzer().simplify(points // count)
     sharing = Sharing(axis, Axis(Var(f"{name}g", "int32"), groups), count)
     for stage in stages:
