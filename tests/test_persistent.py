@@ -25,6 +25,7 @@ from prefilltune.tuning.intrinsics.registers import left_over
 from prefilltune.tuning.pipeline import ALTERNATE, BULK, PERSISTENT, SECTIONS, pipeline
 from prefilltune.tuning.pipeline.steps import substituted
 from prefilltune.tuning.pipeline.taking import Taken, TakenInSections
+from prefilltune.tuning.pipeline.telling import Told
 from prefilltune.tuning.pipeline.without_keys import without_keys
 from prefilltune.tuning.spaces import SPACES
 from prefilltune.workloads import PackedShape, PrefillShape, PrefillSpec, SymbolicShape
@@ -120,7 +121,7 @@ def test_tiles_of_padding_are_skipped_where_it_stays_untouched(grid: dict[str, A
     assert "continue_loop" not in text
     assert "prefill_fill" not in text
     if "persistent" not in grid:  # the first rows of a tile, up to the valid length
-        (end,) = re.findall(r'"prefill_write_rows\w+", .*?, 0, (T.min\(.*?\)), T.Cast', text)
+        (end,) = re.findall(r'"prefill_write_\w+", .*?, 0, (T.min\(.*?\)), T.Cast', text)
         assert "valid_lens" in end
 
 
@@ -135,14 +136,16 @@ def test_rings_go_on_from_tile_to_tile() -> None:
 
 def test_a_producer_loads_and_the_others_compute() -> None:
     text = _pipelined(producer=True)
-    before, compute, others = re.split(r"if warp < 8:|\n +else:\n(?= +T.cuda.func_call)", text)
+    before, compute, others = re.split(
+        r"if warp < 8:|(?=T.cuda.func_call..prefill_reg\w+_dec)", text
+    )
     assert '"prefill_ring_load' not in before + compute
     assert "prefill_wait_product" not in others
     assert '"prefill_registers_inc_240"' in compute
     # The query's slot is free behind the last scores, and not only behind their softmax.
     for text in compute.split("for step in"):
         free = re.search(
-            r'if .* == tiles - 1:\n +T.cuda.func_call\("prefill_ring_done".*, 0, ', text
+            r'if .* == tiles - 1:\n +T.cuda.func_call\("prefill_ring_done".*, turn % 2, ', text
         )
         assert free is not None
         assert text.index("prefill_wait_product") < free.start() < text.index("prefill_exp2")
@@ -152,19 +155,44 @@ def test_a_producer_loads_and_the_others_compute() -> None:
     assert before.count('"prefill_rank"') == 1
     ends = [
         each.split("for turn in range(")[1].split("):")[0]
-        for each in (compute, *others.split("else:"))
+        for each in (compute, *others.split("else:")[:2])
     ]
     assert ["some" in each for each in ends] == [True, False, True]
     # All rows of a thread at once, and none asks which threads are there.
     assert '"prefill_quad_max"' in compute
     assert "T.axis.reduce(4, lane)" not in compute
     # One warp loads: a tile's first keys, its query, keys and values. Others write what is empty.
-    write, load = others.split("else:")
+    write, load, nothing = others.split("else:")
+    assert '"prefill_ring_load' not in nothing
     assert load.count('"prefill_ring_load') == 4
     assert re.findall(r"(?:output|lse)\[.*?\] = (.*)", write) == [
         "T.bfloat16(0.0)",
         "T.bfloat16(-338953138925153547590470800371487866880.0)",
     ]
+
+
+def test_those_that_compute_look_nothing_up() -> None:
+    for layout in ("padded", "packed"):
+        spec, target = replace(SPEC, layout=layout), resolve_target("cuda", arch="sm_90a")
+        proposal = first_proposal("cuda_wgmma", {**VARIANT, "producer": True}, spec, SHAPE, target)
+        text = pipeline(proposal.module).script()
+        compute = re.split(r"if warp < 8:|(?=T.cuda.func_call..prefill_reg\w+_dec)", text)[1]
+        assert "prefill_rank" not in compute
+        assert not re.search(r"(valid_lens|cu_seqlens_\w+)\[", compute)
+        # Who loads tells them, before they are let go on.
+        told = text.rindex('"prefill_tell"')
+        assert text.rindex('"prefill_ring_free"') < told < text.rindex('"prefill_ring_filled"')
+        # What is the same for all tiles is known anyway.
+        assert re.search(r"begin\w*: T.let\[T.int32\] = 0\n", compute)
+
+
+def test_what_is_told_of_a_tile_is_few_whole_numbers() -> None:
+    barriers = tirx.decl_buffer((128,), "uint64", scope="shared.dyn")
+    many = tuple(tirx.Var(f"v{i}", "int32") for i in range(65))
+    Told(many[:64], 2, barriers)
+    for variables, told in ((many, "v64 (int32)"), ((tirx.Var("w", "float32"),), "w (float32)")):
+        with pytest.raises(PipelineError, match=re.escape(told)):
+            Told(variables, 2, barriers)
 
 
 def test_tiles_of_packed_sequences_are_found_once_and_come_longest_first() -> None:
@@ -175,12 +203,11 @@ def test_tiles_of_packed_sequences_are_found_once_and_come_longest_first() -> No
     # How many keys a tile sees, and of which sequence it is: then it is searched no more.
     assert re.search(r'"prefill_rank_count", .*, next_vb, ', made)
     assert (made.count("while "), tiles.count("while ")) == (1, 0)
-    computing, loading, writing = re.findall(r"vb_ends\[0\] = (.*)", tiles)
-    assert "prefill_uniform" in computing
+    loading, writing = re.findall(r"vb_ends\[0\] = (.*)", tiles)
     assert "prefill_rank_group" in loading
     assert "prefill_rank_group" in writing
     # Behind the last row of a sequence lies the next one.
-    (end,) = re.findall(r'"prefill_write_rows\w+", .*?, 0, (.*?), T.Cast', tiles)
+    (end,) = re.findall(r'"prefill_write_\w+", .*?, 0, (.*?), T.Cast', tiles)
     assert "clamped" in end
 
 
@@ -268,9 +295,13 @@ def test_the_output_has_shared_memory_of_its_own_or_none() -> None:
     assert all(each.get("direct") for each in wide)
 
 
-def test_the_output_leaves_registers_at_once_where_it_has_no_place() -> None:
-    text = _pipelined(producer=True, direct=True)
+@pytest.mark.parametrize("more", [{}, {"direct": True}], ids=str)
+def test_the_output_leaves_registers_at_once_where_others_load(more: dict[str, Any]) -> None:
+    text = _pipelined(producer=True, **more)
     assert '"prefill_write_rows' not in text
+    # Then there is room for the next query, unless there never was any for the output.
+    slot, *_ = re.findall(r'"prefill_ring_arrived", .*?, 128, 0\), (.*?), ', text)
+    assert slot == ("0" if more else "turn % 2")
     (write,) = re.findall(r'"prefill_write_fragments_64_64", T.address_of\((\w+)\[', text)
     assert re.search(rf'{write} = .*scope="m16n8k8.matrixC"', text)
 

@@ -49,6 +49,7 @@ static void ptx_named(int barrier, int count) {
   stop(AT_NAMED);
 }
 static void __syncwarp() { __shfl_sync(0, 0, 0); }
+static int __clz(int value) { return value ? __builtin_clz(value) : 32; }
 static uint __pack_half2(half x, half y) {
   half both[] = {x, y};
   uint word;
@@ -62,6 +63,10 @@ static void prefill_ring_arrived(void*, int slot, int turn) {
   while (filled[slot] <= turn) stop(SPINNING);
   if (filled[slot] != turn + 1) fail("filled again before it was read: slot", slot);
 }
+static void prefill_ring_free(void*, int slot, int turn) {
+  while (freed[slot] < turn * computing) stop(SPINNING);
+}
+static void prefill_ring_filled(void*, int slot) { ++filled[slot], ++events; }
 static void prefill_ring_done(void*, int slot) {
   if (threadIdx.x + threadIdx.y == 0) ++freed[slot], ++events;
 }

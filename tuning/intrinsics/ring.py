@@ -80,6 +80,21 @@ __device__ __forceinline__ void prefill_ring_arrived(void* barriers, int slot, i
 {_WAIT.format(barrier="arrived", parity="turn & 1")}}}
 """
 
+_FREE = f"""
+__device__ __forceinline__ void prefill_ring_free(void* barriers, int slot, int turn) {{
+  if (turn > 0) {{
+    unsigned freed = {_ADDRESS}(barriers) + {SLOT_BYTES} * slot + 8;
+{_WAIT.format(barrier="freed", parity="(turn - 1) & 1")}  }}
+}}
+"""
+
+_FILLED = f"""
+__device__ __forceinline__ void prefill_ring_filled(void* barriers, int slot) {{
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];"
+               :: "r"({_ADDRESS}(barriers) + {SLOT_BYTES} * slot) : "memory");
+}}
+"""
+
 _DONE = f"""
 __device__ __forceinline__ void prefill_ring_done(void* barriers, int slot) {{
   if (threadIdx.x + threadIdx.y == 0)
@@ -161,6 +176,16 @@ def load_tile(
 def arrived(barriers: Any, slot: Any, turn: Any) -> Any:
     """A call that waits until the slot's tile is there."""
     return T.cuda.func_call("prefill_ring_arrived", barriers, slot, turn, source_code=_ARRIVED)
+
+
+def free(barriers: Any, slot: Any, turn: Any) -> Any:
+    """A call that waits until every warp has done with what the slot held."""
+    return T.cuda.func_call("prefill_ring_free", barriers, slot, turn, source_code=_FREE)
+
+
+def filled(barriers: Any, slot: Any) -> Any:
+    """A call by which one thread lets others go on as if a slot's tile were there."""
+    return T.cuda.func_call("prefill_ring_filled", barriers, slot, source_code=_FILLED)
 
 
 def done(barriers: Any, slot: Any) -> Any:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import PipelineError
 from ..intrinsics.fragments import FRAGMENT, SHARED, UNTRACKED, WARP_ROWS
 from ..intrinsics.rows import write_fragments, write_rows
 from .rings import heads_of, sblock_of
-from .steps import changed, over_threads, substituted
+from .steps import changed, over_threads, stores_of, substituted
 
 _ALIGNED = "buffer_dim_align"
 
 
 def written_by_warps(stmts: list[Any]) -> list[Any]:
     """The steps of a tile with the copy of staged rows as a call: no warp waits for another.
+
+    It is the last one: what registers a store is from can't be written until it has read them, and
+    what is behind stores of whole rows would wait for that.
 
     Raises
     ------
@@ -24,10 +28,38 @@ def written_by_warps(stmts: list[Any]) -> list[Any]:
     found = [_copy(each) for each in stmts]
     if sum(each is not None for each in found) != 1:
         raise PipelineError("a persistent grid needs one step that copies the output's rows")
-    return [
-        stmt if copy is None else _written(stmt, *copy, _stride(stmts, copy[1].source))
-        for stmt, copy in zip(stmts, found, strict=True)
-    ]
+    ((stmt, copy),) = [(s, copy) for s, copy in zip(stmts, found, strict=True) if copy is not None]
+    others = [each for each in stmts if each is not stmt]
+    return [*others, _written(stmt, *copy, _stride(stmts, copy[1].source))]
+
+
+def from_registers(
+    stmts: Sequence[Any], buffers: Sequence[Any]
+) -> tuple[list[Any], list[Any]] | None:
+    """The steps of a tile and their buffers, with an output that went through shared memory.
+
+    It goes to global memory from registers. None if it does anyway.
+    """
+    import tvm_ffi
+    from tvm import tirx
+
+    copies = [(each, copy[1].source) for each in stmts if (copy := _copy(each)) is not None]
+    staged = [each for each in copies if each[1].scope() == SHARED]
+    if not staged:
+        return None
+    ((copies_out, old),) = staged
+    new = tirx.decl_buffer(old.shape, old.dtype, old.name, scope=FRAGMENT)
+
+    def moved(buffer: Any) -> Any:
+        return new if buffer.same_as(old) else buffer
+
+    def change(stmt: Any) -> Any:
+        stored = any(each.buffer.same_as(old) for each in stores_of(stmt))
+        if not stored and stmt is not copies_out:
+            return stmt
+        return tvm_ffi.structural_map(stmt, (tirx.Buffer, moved), order="pre")
+
+    return [*map(change, stmts)], [*map(moved, buffers)]
 
 
 def _copy(stmt: Any) -> tuple[Any, Any, Any] | None:

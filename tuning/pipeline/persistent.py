@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,10 +37,10 @@ from .annotations import (
 from .halves import by_turns
 from .leaving import skipped
 from .longest_first import Order
-from .orders import begun_turns, computed, first_loads
-from .outputs import written_by_warps
+from .orders import Following, begun_turns, computed, first_loads
+from .outputs import from_registers, written_by_warps
 from .producer import divided, spread
-from .rings import Ring, begin_rings, rings_of
+from .rings import Ring, begin_rings, rings_of, sblock_of
 from .scopes import SCOPE
 from .steps import (
     at,
@@ -55,6 +55,7 @@ from .steps import (
     synchronized,
 )
 from .taking import Item, Taken, TakenInSections
+from .telling import Told, variables_in
 from .without_keys import without_keys
 
 
@@ -91,6 +92,10 @@ class _Grid:
         Of the query, keys and values.
     barriers : tirx.Buffer
         Of the rings.
+    query : tirx.Buffer
+        The query's tile as the steps know it, of whose ring it is one slot.
+    memory : list of tirx.Buffer
+        Of a tile, with that of the query and of rings.
     """
 
     loops: tuple[Any, ...]
@@ -100,6 +105,8 @@ class _Grid:
     loop: Any
     rings: list[Ring]
     barriers: Any
+    query: Any
+    memory: list[Any]
 
     @classmethod
     def of(cls, nest: Any) -> _Grid:
@@ -135,9 +142,14 @@ class _Grid:
             )
         consumers = int(loop.annotations[BULK]) if PRODUCER in loop.annotations else None
         loads = [*once, *loop.body.seq[: int(loop.annotations[LOADS])]]
-        rings, barriers = rings_of(loads, consumers)
         others = [each for each in stmts[len(binds) :] if each is not once[0]]
-        return cls(tuple(loops), inner, binds, others, loop, rings, barriers)
+        tile: Any = inner
+        own = list(tile.block.alloc_buffers)
+        freed = None if consumers is None else from_registers(others, own)
+        others, own = freed or (others, own)
+        rings, barriers = rings_of(loads, consumers, queries=2 if freed else 1)
+        query = sblock_of(once[0]).body.buffer
+        return cls(tuple(loops), inner, binds, others, loop, rings, barriers, query, own)
 
     def rewritten(self) -> Any:
         """The grid."""
@@ -173,6 +185,7 @@ class _Grid:
             *self._stored,
             *counted,
             *touched,
+            *(self._told.buffers if self._produces else []),
         ]
         items = math.prod(loop.extent for loop in self.loops)  # whoever launches reads no memory
         count: Any = tirx.min(self._blocks, items)
@@ -288,11 +301,13 @@ class _Grid:
             return tirx.For(turn, int32(0), taken.turns, tirx.ForKind.SERIAL, step(turn))
 
         def tile(turn: Any) -> Any:
-            stmt = self._tile(some.item(turn), some.item(turn + 1), held, shared)
+            if not self._produces:
+                return self._tile_found(some.item(turn), some.item(turn + 1), held, shared)
+            stmt = self._tile_told(turn, held, shared)
             return by_turns(stmt, turn, self._warps) if HALVES in self.loop.annotations else stmt
 
         def load(turn: Any) -> Any:
-            return self._all_loads(some.item(turn), held)
+            return self._all_loads(some.item(turn), turn, held)
 
         def idle(warp: Any) -> Any:
             return every(lambda turn: self._if_empty(everything.item(turn), warp), everything)
@@ -333,40 +348,94 @@ class _Grid:
             )
         )
 
-    def _all_loads(self, item: Item, held: Any) -> Any:
+    def _all_loads(self, item: Item, turn: Any, held: Any) -> Any:
         """All loads of a tile of queries, in the order in which their slots become free."""
         from tvm import tirx
 
         found, where = self._order.place(item)
         stmts, known = self._bound(where)
-        tiles, queries = tirx.Var("tiles_before", "int32"), tirx.Var("queries_before", "int32")
+        tiles = tirx.Var("tiles_before", "int32")
         begin, extent = (substituted(each, known) for each in (self.loop.min, self.loop.extent))
         query, keys, values = self.rings
-        query = query.elsewhere(known, queries)
+        query = query.elsewhere(known, turn)
         keys, values = (ring.elsewhere(known, tiles) for ring in (keys, values))
         step: Any = tirx.Var("step", "int32")
         more = tirx.IfThenElse(step + 1 < extent, keys.load(begin + step + 1), None)
+        told = [query.free(int32(0)), *self._told.say(known, turn)]
+        query_first = [*told, query.load(int32(0)), keys.load(begin)]
+        # The only slot of queries becomes free later than one of keys.
+        keys_first = [keys.load(begin), *told, query.load(int32(0))]
         loads = [
             tirx.Bind(tiles, held[0]),
-            tirx.Bind(queries, held[1]),
-            keys.load(begin),
-            query.load(int32(0)),
+            *(query_first if query.slots > 1 else keys_first),
             tirx.For(
                 step, int32(0), extent, tirx.ForKind.SERIAL,
                 tirx.SeqStmt([more, values.load(begin + step)]),
             ),
             _store(held, tiles + extent, 0),
-            _store(held, queries + 1, 1),
         ]  # fmt: skip
+        nothing = tirx.SeqStmt([*told, query.filled(int32(0))])
         return tirx.SeqStmt(
-            [*found, *stmts, tirx.IfThenElse(extent > 0, tirx.SeqStmt(loads), None)]
+            [*found, *stmts, tirx.IfThenElse(extent > 0, tirx.SeqStmt(loads), nothing)]
         )
 
-    def _tile(self, item: Item, following: Item, held: Any, shared: Sequence[Any]) -> Any:
-        """One tile of queries; rings held what ``held`` says: tiles of keys, and of queries."""
-        from tvm import s_tir, tirx
+    @cached_property
+    def _told(self) -> Told:
+        """What those that compute are told of a tile of queries."""
+        from tvm import tirx
 
-        loop, block = self.loop, self.realize.block
+        bound = [each.var for each in self.binds if isinstance(each, tirx.Bind)]
+        place = (each.var for each in self.realize.block.iter_vars)
+        used = variables_in(bound, [self.loop, *self.others])
+        told = (each for each in used if each not in self._constants)
+        return Told((*place, *told), self.rings[0].slots, self.barriers)
+
+    @cached_property
+    def _constants(self) -> dict[Any, Any]:
+        """Of what is bound, what is the same for all tiles, such as where keys begin."""
+        from tvm import tirx
+        from tvm.ir import TensorLoad
+        from tvm.sym.analyzer import Analyzer
+
+        stored: dict[Any, Any] = {}
+        found: dict[Any, Any] = {}
+        for each in self.binds[len(_searched(self.binds)) :]:
+            if isinstance(each, tirx.BufferStore):
+                stored[each.buffer] = each.value  # what is bound next
+            elif isinstance(each, tirx.Bind):
+                load: Any = each.value
+                value = stored.get(load.source) if isinstance(load, TensorLoad) else load
+                value = Analyzer().simplify(substituted(load if value is None else value, found))
+                if isinstance(value, tirx.IntImm):
+                    found[each.var] = value
+        return found
+
+    def _tile_told(self, turn: Any, held: Any, shared: Sequence[Any]) -> Any:
+        """One tile of queries, of which the thread that loads tells; ``held`` tiles of keys."""
+        from tvm import tirx
+
+        tiles = tirx.Var("tiles_before", "int32")
+        work, query = self._work(tiles, turn, shared, lambda _: [])
+        body = [
+            query.arrived(int32(0)),
+            *self._told.hear(turn),
+            *(tirx.Bind(*each) for each in self._constants.items()),
+            *_read_once(tiles, held[0], held, 0),
+        ]
+        done = sequence([*work, _store(held, tiles + self.loop.extent, 0)])
+        # A tile without keys is another warp's, and so it is no matter which of those are skipped.
+        others = [each for each in self.others if not skipped(each)]
+        stmts = sequence(self._steps(done, others))
+        some = self.loop.extent > 0
+        nothing = query.done(int32(0))
+        tile = tirx.IfThenElse(self._there({}), tirx.IfThenElse(some, stmts, nothing), None)
+        return self._allocated([*body, tile], [], shared)
+
+    def _tile_found(self, item: Item, following: Item, held: Any, shared: Sequence[Any]) -> Any:
+        """One tile of queries; rings held what ``held`` says: tiles of keys, and of queries."""
+        from tvm import tirx
+
+        block = self.realize.block
         place = tirx.decl_buffer((len(block.iter_vars),), "int32", name="place", scope="local")
         tiles, queries = tirx.Var("tiles_before", "int32"), tirx.Var("queries_before", "int32")
         found, where = self._order.place(item)
@@ -383,57 +452,64 @@ class _Grid:
             *_read_once(tiles, held[0], held, 0),
             *_read_once(queries, held[1], held, 1),
         ]
-        first, after = int(loop.annotations[LOADS]), int(loop.annotations[LOADS_AFTER])
-        steps = [_later(self._shuffled(each), shared[1:], tiles) for each in loop.body.seq[first:]]
-        query, *others = self.rings
-        here = [query.elsewhere({}, queries), *(ring.elsewhere({}, tiles) for ring in others)]
-        after_this = tiles + loop.extent, queries + 1
+        after_this = tiles + self.loop.extent, queries + 1
 
         def next_loads(part: slice) -> list[Any]:
-            return [] if self._produces else [self._first_loads(following, *after_this, part)]
+            return [self._first_loads(following, *after_this, part)]
 
-        work = [
-            here[0].arrived(int32(0)),
-            *computed(loop, here, steps, after, next_loads),
-            *(_store(held, value, index) for index, value in enumerate(after_this)),
-        ]
+        work, query = self._work(tiles, queries, shared, next_loads)
+        counted = (_store(held, value, index) for index, value in enumerate(after_this))
+        done = tirx.SeqStmt([query.arrived(int32(0)), *work, *counted])
         binds = [in_other_terms(each, self._at_loops(where)) for each in self._binds(uniform)]
-        memory = [place]
-        if HALVES in loop.annotations:
-            memory.append(tirx.decl_buffer((len(binds),), "int32", name="kept", scope="local"))
-            binds = _stored_once(binds, memory[-1])
-        rest = [*binds, *self._around(tirx.SeqStmt(work), following, tiles, queries)]
-        outside = [*shared, *self._stored]
-        own = [each for each in block.alloc_buffers if not any(map(each.same_as, outside))]
-        there = self._there({})
-        stmts = tirx.IfThenElse(there, tirx.SeqStmt(rest), None)
+        other = self._first_loads(following, tiles, queries)
+        # What is done for a tile that is skipped is what is to be done for one without keys.
+        cleared = any(skip[1] for each in self.others if (skip := skipped(each)))
+        inner = done if cleared else tirx.IfThenElse(self.loop.extent > 0, done, other)
+        rest = [*binds, *_either(self._steps(inner, self.others), other)]
+        stmts = tirx.IfThenElse(self._there({}), tirx.SeqStmt(rest), None)
+        return self._allocated([*body, stmts], [place], shared)
+
+    def _work(
+        self, tiles: Any, queries: Any, shared: Sequence[Any], following: Following
+    ) -> tuple[list[Any], Ring]:
+        """What computes with a tile of queries, and the ring that this is in.
+
+        Parameters
+        ----------
+        tiles, queries : Var
+            How many of each the rings held before.
+        following : Callable
+            From a part of the loads that the next tile begins with to these.
+        """
+        loop = self.loop
+        first, after = int(loop.annotations[LOADS]), int(loop.annotations[LOADS_AFTER])
+        query, *others = shared
+        there = {self.query: (query, queries), **{each: (each, tiles) for each in others}}
+        steps = [_later(self._shuffled(each), there) for each in loop.body.seq[first:]]
+        of_queries, *rings = self.rings
+        here = [of_queries.elsewhere({}, queries), *(ring.elsewhere({}, tiles) for ring in rings)]
+        return computed(loop, here, steps, after, following), here[0]
+
+    def _allocated(self, stmts: Sequence[Any], memory: Sequence[Any], shared: Sequence[Any]) -> Any:
+        """The statements of a tile in an sblock with memory of its own."""
+        from tvm import s_tir, tirx
+
+        outside = [*shared, self.query, *self._stored]
+        own = [each for each in self.memory if not any(map(each.same_as, outside))]
         return s_tir.SBlockRealize(
             [], True,
             s_tir.SBlock(
-                [], [], [], block.name_hint,
-                tirx.SeqStmt([*body, stmts]),
+                [], [], [], self.realize.block.name_hint,
+                tirx.SeqStmt(list(stmts)),
                 alloc_buffers=[*memory, *own],
             ),
         )  # fmt: skip
 
-    def _around(self, work: Any, following: Item, tiles: Any, queries: Any) -> list[Any]:
-        """The steps of a tile, with what computes in the place of the loop."""
-        from tvm import tirx
-
-        def steps(inner: Any, others: Sequence[Any]) -> list[Any]:
-            whole = [inner if each is self.loop else self._shuffled(each) for each in others]
-            return written_by_warps(whole)
-
-        some = self.loop.extent > 0
-        if not self._produces:
-            other = self._first_loads(following, tiles, queries)
-            # What is done for a tile that is skipped is what is to be done for one without keys.
-            cleared = any(skip[1] for each in self.others if (skip := skipped(each)))
-            inner = work if cleared else tirx.IfThenElse(some, work, other)
-            return _either(steps(inner, self.others), other)
-        # A tile without keys is another warp's, and so it is no matter which of those are skipped.
-        others = [each for each in self.others if not skipped(each)]
-        return [tirx.IfThenElse(some, tirx.SeqStmt(steps(work, others)), None)]
+    def _steps(self, inner: Any, others: Sequence[Any]) -> list[Any]:
+        """The steps of a tile, with ``inner`` in the place of the loop."""
+        return written_by_warps(
+            [inner if each is self.loop else self._shuffled(each) for each in others]
+        )
 
     def _shuffled(self, stmt: Any) -> Any:
         """A step of what computes, and nothing else."""
@@ -533,22 +609,6 @@ def _read_once(var: Any, value: Any, buffer: Any, index: int) -> list[Any]:
     return bound_through(buffer, uniform(value), var, index)
 
 
-def _stored_once(binds: Sequence[Any], memory: Any) -> list[Any]:
-    """What is bound, by way of memory, but what is a load already.
-
-    Where a tile's steps are there several times, TVM takes several times as long to simplify what
-    is bound in each of them.
-    """
-    from tvm import tirx
-    from tvm.ir import TensorLoad
-
-    stmts = []
-    for index, each in enumerate(binds):
-        direct = not isinstance(each, tirx.Bind) or isinstance(each.value, TensorLoad)
-        stmts += [each] if direct else bound_through(memory, each.value, each.var, index)
-    return stmts
-
-
 def _store(buffer: Any, value: Any, index: int) -> Any:
     from tvm import tirx
 
@@ -567,24 +627,34 @@ def _either(stmts: Sequence[Any], skipping: Any) -> list[Any]:
     return [*stmts[:index], tirx.IfThenElse(where, sequence([skipping, *done]), others)]
 
 
-def _later(step: Any, rings: Sequence[Any], tiles: Any) -> Any:
-    """A step that reads rings which have held a number of tiles before the loop's first."""
+def _later(step: Any, rings: Mapping[Any, tuple[Any, Any]]) -> Any:
+    """A step that reads rings which have held a number of tiles before the loop's first.
+
+    Parameters
+    ----------
+    rings : Mapping
+        From a buffer that the step reads to the ring that it is, or one slot of it, and that
+        number.
+    """
     from tvm import s_tir
     from tvm.ir import Range
     from tvm.s_tir.stmt import MatchBufferRegion
     from tvm.tirx.stmt import BufferRegion
 
     def region(old: Any) -> Any:
-        if not any(map(old.source.same_as, rings)):
+        if old.source not in rings:
             return old
-        slot, *others = old.region
-        there = Range.from_min_extent((slot.min + tiles) % old.source.shape[0], int32(1))
-        return BufferRegion(old.source, [there, *others])
+        ring, before = rings[old.source]
+        slots, *others = old.region
+        if len(ring.shape) > len(old.region):
+            slots, others = Range.from_min_extent(int32(0), int32(1)), old.region
+        elif len(ring.shape) == 3:
+            return old
+        there = Range.from_min_extent((slots.min + before) % ring.shape[0], int32(1))
+        return BufferRegion(ring, [there, *others])
 
     def change(part: Any) -> Any:
-        reads = isinstance(part, s_tir.SBlock) and any(
-            old.source.same_as(each) for old in part.reads for each in rings
-        )
+        reads = isinstance(part, s_tir.SBlock) and any(old.source in rings for old in part.reads)
         if not reads:
             return None
         views = [MatchBufferRegion(each.buffer, region(each.source)) for each in part.match_buffers]

@@ -21,8 +21,8 @@ from ..intrinsics import ring as calls
 from ..intrinsics.fragments import UNTRACKED
 from .steps import substituted
 
-#: Shared memory that is set aside for barriers, more than they need: a permuted tile must begin at
-#: a multiple of 1024 bytes, also where TVM places it behind them.
+#: Shared memory that is set aside for barriers, less than half of which they need: a permuted tile
+#: must begin at a multiple of 1024 bytes, also where TVM places it behind them.
 BARRIER_BYTES = 1024
 
 _L2_PROMOTION = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
@@ -101,6 +101,18 @@ class Ring:
 
         return tirx.Evaluate(calls.arrived(self._barriers, self._slot(tile), self._turn(tile)))
 
+    def free(self, tile: Any) -> Any:
+        """Wait until the slot that a tile goes to is free."""
+        from tvm import tirx
+
+        return tirx.Evaluate(calls.free(self._barriers, self._slot(tile), self._turn(tile)))
+
+    def filled(self, tile: Any) -> Any:
+        """Let others go on as if the tile had arrived, which is none."""
+        from tvm import tirx
+
+        return tirx.Evaluate(calls.filled(self._barriers, self._slot(tile)))
+
     def done(self, tile: Any) -> Any:
         """Give a tile's slot free."""
         from tvm import tirx
@@ -167,13 +179,17 @@ class Ring:
         return [substituted(each, values) for each in self.indices]
 
 
-def rings_of(loads: Sequence[Any], consumers: int | None = None) -> tuple[list[Ring], Any]:
+def rings_of(
+    loads: Sequence[Any], consumers: int | None = None, queries: int = 1
+) -> tuple[list[Ring], Any]:
     """What load steps of a loop are as rings, and the buffer of their barriers.
 
     Parameters
     ----------
     consumers : int, optional
         Warps that compute, where a thread of none of them loads; all do if absent.
+    queries : int
+        Slots of the first one's ring, whatever the step has.
 
     Raises
     ------
@@ -187,6 +203,11 @@ def rings_of(loads: Sequence[Any], consumers: int | None = None) -> tuple[list[R
     rings, slot = [], 0
     for load in loads:
         ring = replace(_ring(load, barriers, slot), consumers=consumers)
+        if not rings and queries > 1:
+            tile = ring.buffer
+            shape = (queries, *tile.shape)
+            several = tirx.decl_buffer(shape, tile.dtype, tile.name, scope=tile.scope())
+            ring = replace(ring, buffer=several)
         rings.append(ring)
         slot += ring.slots
     return rings, barriers

@@ -114,8 +114,8 @@ class Pipeline:
     producer : bool
         Whether a warpgroup of its own starts all loads; needs overlap and a persistent grid.
     direct : bool
-        Whether the output is written from registers, and has no place in shared memory; needs a
-        persistent grid.
+        Whether the output is written from registers, and nothing in shared memory is for the next
+        tile alone: neither a place of its query, nor one of the output; needs a persistent grid.
     warp_rows : int
         That a warp computes; more than 16 with ``mma`` alone.
     reload_query : bool
@@ -343,18 +343,20 @@ class TensorCoreStructure(Pipeline):
         tiles = (rows + self.shared_query * self.q_tile) * self.columns * 2 + barriers
         if not self.persistent:
             return tiles
-        # The output has a place of its own, as the next tile is loaded while it is written.
-        return tiles + RANKING_BYTES + (0 if self.direct else self._output_bytes)
+        return tiles + RANKING_BYTES + (0 if self.direct else self._ahead_bytes)
 
     @property
-    def _output_bytes(self) -> int:
-        """Of a tile of the output, its rows set apart."""
-        return self.q_tile * (self.columns + CHUNK) * 2
+    def _ahead_bytes(self) -> int:
+        """What lets the next tile be loaded while one is not written yet.
+
+        A place for its query, where others load it, or else one for the output, its rows set apart.
+        """
+        return self.q_tile * (self.columns + (0 if self.producer else CHUNK)) * 2
 
     def fits(self, limit: int) -> bool:
-        """Whether a block has shared memory enough, and none left for an output without a place."""
+        """Whether a block has shared memory enough, and where it does with less has none left."""
         unused = limit - self.shared_bytes
-        return unused >= 0 and not (self.direct and unused >= self._output_bytes)
+        return unused >= 0 and not (self.direct and unused >= self._ahead_bytes)
 
     @property
     def registers(self) -> int:
@@ -484,7 +486,8 @@ class TensorCoreSpace(DesignSpace):
         warps = s.warps + WARPGROUP * s.producer
         order = "the value product runs beside the next tile's softmax" if s.overlap else "in turn"
         grid = f"persistent, {s.persistent} multiprocessors" if s.persistent else "a block a tile"
-        grid += ", output from registers" if s.direct else ""
+        grid += ", output from registers" if s.direct or s.producer else ""
+        grid += ", the next query beside this one" if s.producer and not s.direct else ""
         grid += f", heads in {s.sections} sections" if s.sections > 1 else ""
         tiles = f"{s.q_tile} query rows by {s.kv_tile} keys"
         tiles += f", rows of {s.heads} heads side by side" if s.heads > 1 else ""

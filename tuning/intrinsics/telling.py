@@ -1,0 +1,29 @@
+"""Numbers that one thread of a block writes to shared memory, and others read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+_TELL = """
+__device__ __forceinline__ void prefill_tell(void* numbers, int place, int number) {
+  ((int*)numbers)[place] = number;
+}
+"""
+
+_TOLD = """
+__device__ __forceinline__ int prefill_told(const void* numbers, int place) {
+  return __shfl_sync(0xffffffffu, ((const int*)numbers)[place], 0);
+}
+"""
+
+
+def tell(numbers: Any, place: Any, number: Any) -> Any:
+    """A call that writes a number."""
+    return T.cuda.func_call("prefill_tell", numbers, place, number, source_code=_TELL)
+
+
+def told(numbers: Any, place: Any) -> Any:
+    """A call that gives a number to all threads of a warp, as its first one reads it, int32."""
+    return T.cuda.func_call("prefill_told", numbers, place, source_code=_TOLD, return_type="int32")
