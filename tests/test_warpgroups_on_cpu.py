@@ -236,3 +236,31 @@ def test_packed_kernels_compute_attention(
         offsets, order = inputs.arguments[3:], ORDERS[index * 5 % len(ORDERS)]
         kernel(*tensors, *offsets, *results, order=order)
         assert expect(spec, shape, inputs).error(*results) <= TOLERANCE["float16"]
+
+
+@pytest.mark.parametrize("more", [PRODUCER, pytest.param(HEADS, marks=pytest.mark.slow)], ids=str)
+def test_packed_kernels_end_and_write_within_bounds_whatever_offsets_are(
+    more: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = PrefillSpec(2, 1, 64, "float16", layout="packed", window=(None, 0))
+    shape, total = PrefillShape(5, 60), 300
+    kernel = _kernel(spec, shape, (64, 64), more, tmp_path)
+    inputs = make_inputs(spec, shape, [60] * 5, 0)
+    tensors = [each[None] for each in inputs.arguments[:3]]
+    rng = np.random.default_rng(0)
+    offered = [
+        [0, 200, 100, 250, 30, 300],
+        [300, 240, 180, 120, 60, 0],
+        [-7, 50, 1 << 30, 20, -(1 << 31), 300],
+        [0, 0, 0, 0, 0, 0],
+        *rng.integers(-50, 400, (4, 6)).tolist(),
+    ]
+    for index, offsets in enumerate(offered):
+        given = np.array(offsets, np.int32)
+        made = poisoned_results(spec, shape)
+        around = [np.full((total + 128, *each.shape[1:]), 7, each.dtype) for each in made]
+        results = [each[64:-64] for each in around]
+        kernel(*tensors, given, given, *results, order=ORDERS[index % len(ORDERS)])
+        for each in around:
+            assert (each[:64] == 7).all()
+            assert (each[-64:] == 7).all()

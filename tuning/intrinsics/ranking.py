@@ -96,6 +96,25 @@ __device__ __forceinline__ int prefill_rank_group(const void* table, int thing) 
 """
 
 
+# As many threads as the power of two that groups are no more than, or as the block has, begin with
+# a group each; where there are more threads, they share its things.
+_SPREAD = """
+__device__ __forceinline__ int prefill_rank_spread(int groups) {
+  int threads = blockDim.x * blockDim.y * blockDim.z;
+  int bits = groups > 1 ? 32 - __clz(groups - 1) : 0;
+  return min(bits, 31 - __clz(threads));
+}
+"""
+
+
+def spread(groups: Any) -> Any:
+    """A call that gives the bits of a thread's number which tell its group, int32.
+
+    The others tell which of the threads of that group it is.
+    """
+    return T.cuda.func_call("prefill_rank_spread", groups, source_code=_SPREAD, return_type="int32")
+
+
 def count_thing(table: Any, thing: Any, count: Any, group: Any) -> Any:
     """A call by which one thread says how much a thing is, and of which group, or 0.
 

@@ -16,11 +16,30 @@ from typing import Any
 from ..intrinsics import ranking
 from ..intrinsics.fragments import UNTRACKED
 from ..intrinsics.uniform import uniform
-from .steps import over_threads
+from .steps import bound_through, int32, over_threads, synchronized
 from .taking import Item
 
 #: Shared memory of the table.
 RANKING_BYTES = 4 * ranking.TABLE_WORDS
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Sequences whose tiles are numbered one behind another.
+
+    Parameters
+    ----------
+    count : PrimExpr
+        Of them.
+    first : Callable
+        From a sequence to the number of its first tile; also of the one behind the last.
+    pair : Callable
+        From the number of a tile to its place in the order of the description.
+    """
+
+    count: Any
+    first: Callable[[Any], Any]
+    pair: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +73,18 @@ class Order:
 
         return tirx.decl_buffer((2,), "int32", name="ranked", scope="local")
 
+    @cached_property
+    def _counting(self) -> Any:
+        """Where a thread that counts the tiles of sequences is."""
+        from tvm import tirx
+
+        return tirx.decl_buffer((4,), "int32", name="counting", scope="local")
+
     @property
     def buffers(self) -> list[Any]:
         """To be allocated around all statements."""
-        return [self._table, self._found]
+        packed = len(self.sizes) == 2
+        return [self._table, self._found, *([self._counting] if packed else [])]
 
     @property
     def items(self) -> Any:
@@ -147,27 +174,100 @@ class Order:
     def _heads_of_section(self) -> Any:
         return self.sizes[-2] // self.sections
 
-    def make(self, count: Callable[[Sequence[Any]], tuple[list[Any], Any, Any]]) -> Any:
+    def make(self, count: Callable[[Sequence[Any]], tuple[list[Any], Any]]) -> Any:
         """What makes the table.
 
         Parameters
         ----------
         count : Callable
-            From sequence, head and tile, or head and tile, to statements, and behind them the key
-            tiles that it sees; and the sequence, where a tile is to learn it, or 0.
+            From sequence, head and tile to statements, and behind them the key tiles that it sees.
         """
         from tvm import tirx
 
         def counted(pair: Any) -> Any:
-            stmts, number, group = count(self._where(pair, tirx.const(0, "int32")))
-            call = ranking.count_thing(self._pointer, pair, number, group)
-            return tirx.SeqStmt([*stmts, tirx.Evaluate(call)])
+            stmts, number = count(self._where(pair, int32(0)))
+            return tirx.SeqStmt([*stmts, self._counted(pair, number, int32(0))])
+
+        return self._made([self._by_threads(counted)])
+
+    def make_of(
+        self, sequences: Sequences, count: Callable[[Sequence[Any], Any], tuple[list[Any], Any]]
+    ) -> Any:
+        """What makes the table of tiles of packed sequences, each by some of the threads.
+
+        They look up where the sequence begins and ends. A search for the sequence of each tile
+        would load one number after another.
+
+        Parameters
+        ----------
+        count : Callable
+            From head and tile, and the sequence, to statements, and behind them the key tiles that
+            it sees.
+        """
+        from tvm import tirx
+
+        bits, sequence, tile, end = (
+            tirx.Var(name, "int32") for name in ("bits", "sequence", "tile", "end")
+        )
+        memory = self._counting
+
+        def of_thread(thread: Any) -> Any:
+            number: Any = self._number(*thread)
+            own = number >> bits
+            stmts, tiles = count(self._where(sequences.pair(tile), int32(0)), sequence)
+            one = [
+                tirx.Bind(tile, memory[0]),
+                *stmts,
+                self._counted(sequences.pair(tile), tiles, sequence),
+                tirx.BufferStore(memory, tile + (math.prod(self.threads) >> bits), [int32(0)]),
+            ]
+            every = [
+                *bound_through(memory, part_of(number), sequence, 2),
+                tirx.BufferStore(memory, sequences.first(sequence) + own, [int32(0)]),
+                *bound_through(memory, sequences.first(sequence + 1), end, 3),
+                tirx.While(memory[0] < end, tirx.SeqStmt(one)),
+            ]
+            some = part_of(number) < sequences.count
+            return tirx.IfThenElse(some, tirx.SeqStmt(every), None)
+
+        part: Any = tirx.Var("part", "int32")
+
+        def part_of(number: Any) -> Any:
+            return (part << bits) + (number & ((int32(1) << bits) - 1))
+
+        parts = (sequences.count + (int32(1) << bits) - 1) >> bits
+        whole = tirx.For(part, int32(0), parts, tirx.ForKind.SERIAL, self._each(of_thread))
+        stmts = [
+            *bound_through(memory, ranking.spread(sequences.count), bits, 1),
+            whole,
+        ]
+        return self._made(stmts)
+
+    def clear(self) -> list[Any]:
+        """Statements before :meth:`make_of`, beside which what this waits for may be loaded.
+
+        Of offsets that decrease, some tiles are of no sequence.
+        """
+        from tvm import tirx
+
+        none = self._by_threads(lambda pair: self._counted(pair, int32(0), int32(0)))
+        nothing = tirx.Evaluate(int32(0))
+        return [self._if_fits(none, nothing), synchronized()]
+
+    def _made(self, stmts: Sequence[Any]) -> Any:
+        """What makes the table, if it holds all tiles: what counts them, and the ranking."""
+        from tvm import tirx
 
         def some(number: Any) -> Any:
-            return tirx.BufferStore(self._found, number, [tirx.const(1, "int32")])
+            return tirx.BufferStore(self._found, number, [int32(1)])
 
         rank = some(uniform(ranking.rank(self._pointer, self._tiles)))
-        return self._if_fits(tirx.SeqStmt([self._by_threads(counted), rank]), some(self._tiles))
+        return self._if_fits(tirx.SeqStmt([*stmts, rank]), some(self._tiles))
+
+    def _counted(self, pair: Any, number: Any, group: Any) -> Any:
+        from tvm import tirx
+
+        return tirx.Evaluate(ranking.count_thing(self._pointer, pair, number, group))
 
     @property
     def _pointer(self) -> Any:
@@ -185,15 +285,27 @@ class Order:
         """A step for every tile, each done by one thread."""
         from tvm import tirx
 
-        x, y, z = self.threads
-        names = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
-        variables: list[Any] = [tirx.Var(name[-1], "int32") for name in names]
         part: Any = tirx.Var("part", "int32")
-        pair = part * (x * y * z) + (variables[2] * y + variables[1]) * x + variables[0]
-        zero = tirx.const(0, "int32")
-        parts = tirx.const(-(-ranking.TABLE // (x * y * z)), "int32")
-        stmt: Any = tirx.IfThenElse(pair < self._tiles, step(pair), None)
-        stmt = tirx.For(part, zero, parts, tirx.ForKind.SERIAL, stmt)
+        threads = math.prod(self.threads)
+
+        def of_thread(thread: Any) -> Any:
+            pair = part * threads + self._number(*thread)
+            return tirx.IfThenElse(pair < self._tiles, step(pair), None)
+
+        parts = int32(-(-ranking.TABLE // threads))
+        return tirx.For(part, int32(0), parts, tirx.ForKind.SERIAL, self._each(of_thread))
+
+    def _number(self, x: Any, y: Any, z: Any) -> Any:
+        """Of a thread."""
+        return (z * self.threads[1] + y) * self.threads[0] + x
+
+    def _each(self, step: Callable[[Any], Any]) -> Any:
+        """A step of every thread of a block, from its (x, y, z)."""
+        from tvm import tirx
+
+        names = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
+        variables = [tirx.Var(name[-1], "int32") for name in names]
+        stmt = step(variables)
         for variable, name, extent in zip(variables, names, self.threads, strict=True):
             stmt = over_threads(variable, extent, name, stmt)
         return stmt

@@ -36,7 +36,7 @@ from .annotations import (
 )
 from .halves import by_turns
 from .leaving import skipped
-from .longest_first import Order
+from .longest_first import Order, Sequences
 from .orders import Following, begun_turns, computed, first_loads
 from .outputs import from_registers, written_by_warps
 from .producer import divided, spread
@@ -53,6 +53,7 @@ from .steps import (
     stores_of,
     substituted,
     synchronized,
+    with_equal,
 )
 from .taking import Item, Taken, TakenInSections
 from .telling import Told, variables_in
@@ -164,10 +165,10 @@ class _Grid:
             _store(held, zero, 1),
             *touching,
             begin_rings(self.rings, self._warps),
-            *used,
             *([] if self._produces else begun_turns(self.loop)),
             *(stmt for _, reading in self._extents for stmt in reading),
-            self._order.make(self._count),
+            *used,
+            self._ordered(),
             *([] if self._produces else [self._first_loads(Item(block), zero, zero)]),
             synchronized(),
             self._turns(held, shared),
@@ -220,7 +221,7 @@ class _Grid:
             for index, each in enumerate(offsets)
         ]
         every = functools.reduce(operator.xor, (memory[index] for index in range(len(offsets))))
-        return touching, [self._order.use(every)], [memory]
+        return touching, [*self._order.clear(), self._order.use(every)], [memory]
 
     @cached_property
     def _blocks(self) -> Any:
@@ -529,17 +530,50 @@ class _Grid:
         there_is = item.number < self._order.items
         return tirx.IfThenElse(there_is, tirx.SeqStmt([*found, *stmts, some]), None)
 
-    def _count(self, where: Sequence[Any]) -> tuple[list[Any], Any, Any]:
-        """Statements, and behind them how many key tiles a tile sees, and of which sequence.
+    def _ordered(self) -> Any:
+        """What finds the order of the tiles.
 
-        The sequence is 0 where it need not be searched for.
+        Raises
+        ------
+        PipelineError
+            If the search for a tile's sequence does not say where the tiles of one begin.
         """
         from tvm import tirx
 
-        stmts, known = self._bound(where, self.binds)
-        count = tirx.max(substituted(self.loop.extent, known), 0)
         search = _searched(self.binds)
-        return stmts, count, known[search[-1].var] if search else int32(0)
+        if not search:
+            return self._order.make(lambda where: self._count(where, self.binds))
+        _, last, loop, bind = search
+        asked, middle = loop.body.condition, loop.body.then_case.value
+        if not isinstance(asked, tirx.LE):
+            raise PipelineError(
+                f"the sequence of a tile is searched by {asked}; a persistent grid needs to ask "
+                "that the number of a sequence's first tile is at most that of the tile"
+            )
+        tile = asked.b
+        variables = [each.var for each in self.realize.block.iter_vars]
+        place = self.realize.iter_values[variables.index(tile)]
+
+        def first(sequence: Any) -> Any:
+            return with_equal(asked.a, middle, sequence)
+
+        def pair(number: Any) -> Any:
+            # Tiles come in their order or in the opposite one, which lead back to themselves.
+            return substituted(place, {self.loops[-1].loop_var: number})
+
+        def count(where: Sequence[Any], sequence: Any) -> tuple[list[Any], Any]:
+            return self._count(where, self.binds[len(search) :], {bind.var: sequence})
+
+        return self._order.make_of(Sequences(last.value, first, pair), count)
+
+    def _count(
+        self, where: Sequence[Any], binds: Sequence[Any], more: Mapping[Any, Any] | None = None
+    ) -> tuple[list[Any], Any]:
+        """Statements, and behind them how many key tiles a tile sees."""
+        from tvm import tirx
+
+        stmts, known = self._bound(where, binds, more)
+        return stmts, tirx.max(substituted(self.loop.extent, known), 0)
 
     def _binds(self, once: Callable[[Any], Any] = lambda value: value) -> list[Any]:
         """What is bound for a tile, with the sequence from the table that is made by then.
@@ -561,13 +595,16 @@ class _Grid:
         return [found, *self.binds[len(steps) :]]
 
     def _bound(
-        self, where: Sequence[Any], binds: Sequence[Any] | None = None
+        self,
+        where: Sequence[Any],
+        binds: Sequence[Any] | None = None,
+        more: Mapping[Any, Any] | None = None,
     ) -> tuple[list[Any], dict[Any, Any]]:
         """What is bound for a place of the grid, and all that variables are there."""
         from tvm import tirx
 
         stmts: list[Any] = []
-        known = {**self._known(where), **self._at_loops(where)}
+        known = {**self._known(where), **self._at_loops(where), **(more or {})}
         for each in self._binds() if binds is None else binds:
             if not isinstance(each, tirx.Bind):
                 stmts.append(in_other_terms(each, known))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..intrinsics.warps import LANES, from_lane, held_by, lane
-from .steps import bound_through, int32, substituted
+from .steps import bound_through, int32, substituted, with_equal
 
 # Places in a search's memory.
 _LANE, _HELD, _STEP, _PROBE = range(4)
@@ -66,7 +66,7 @@ def _by_warps(search: Sequence[Any], others: Sequence[Any]) -> tuple[list[Any], 
     beside = tirx.decl_buffer((max(1, len(loads)),), "int32", f"{place.name}_beside", scope="local")
     own: Any = begin + memory[_LANE] * memory[_STEP]
     probe: Any = memory[_PROBE]
-    held = _with_equal(asked, middle, probe)
+    held = with_equal(asked, middle, probe)
     finder: Any = memory[_HELD] - 1
 
     def store(value: Any, index: int, buffer: Any = memory) -> Any:
@@ -116,13 +116,3 @@ def _is_load_at(place: Any) -> Any:
         )
 
     return asked
-
-
-def _with_equal(value: Any, old: Any, new: Any) -> Any:
-    """A value with ``new`` wherever it holds an expression equal to ``old``."""
-    import tvm_ffi
-
-    def replaced(each: Any) -> Any:
-        return new if tvm_ffi.structural_equal(each, old) else each
-
-    return tvm_ffi.structural_map(value, (type(old), replaced))

@@ -120,6 +120,16 @@ def substituted(expression: Any, values: dict[Any, Any]) -> Any:
     return function.specialize(values).body.value
 
 
+def with_equal(value: Any, old: Any, new: Any) -> Any:
+    """A value with ``new`` wherever it holds an expression equal to ``old``."""
+    import tvm_ffi
+
+    def replaced(each: Any) -> Any:
+        return new if tvm_ffi.structural_equal(each, old) else each
+
+    return tvm_ffi.structural_map(value, (type(old), replaced))
+
+
 def is_annotated(stmt: Any, annotation: str) -> bool:
     """Whether a statement is a loop with an annotation."""
     from tvm import tirx
