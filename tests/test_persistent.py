@@ -331,6 +331,12 @@ def test_a_producer_needs_a_persistent_grid() -> None:
         pipeline(_reannotated(PERSISTENT, None, producer=True))
 
 
+def test_rings_have_no_more_slots_than_barriers() -> None:
+    pipeline(_proposal(producer=True, ring=15).module)
+    with pytest.raises(PipelineError, match="rings of 34 slots in all .* use at most 32 slots"):
+        pipeline(_proposal(producer=True, ring=16).module)
+
+
 def test_registers_are_moved_by_whole_warpgroups() -> None:
     with pytest.raises(PipelineError, match="6 warps that compute cannot be given the registers"):
         pipeline(_reannotated(BULK, 6, producer=True))

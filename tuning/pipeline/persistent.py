@@ -8,10 +8,8 @@ meet nowhere between tiles. A tile without keys touches no ring.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +17,6 @@ from typing import Any
 
 from ..errors import PipelineError
 from ..intrinsics import WARPGROUP
-from ..intrinsics.touching import touch
 from ..intrinsics.uniform import uniform
 from .across_lanes import across_lanes
 from .annotations import (
@@ -36,9 +33,10 @@ from .annotations import (
 )
 from .halves import by_turns
 from .leaving import skipped
-from .longest_first import Order, Sequences
+from .longest_first import Order
 from .orders import Following, begun_turns, computed, first_loads
 from .outputs import from_registers, written_by_warps
+from .placing import Places, is_bound, searched
 from .producer import divided, spread
 from .rings import Ring, begin_rings, rings_of, sblock_of
 from .scopes import SCOPE
@@ -50,10 +48,10 @@ from .steps import (
     int32,
     is_annotated,
     sequence,
+    stored,
     stores_of,
     substituted,
     synchronized,
-    with_equal,
 )
 from .taking import Item, Taken, TakenInSections
 from .telling import Told, variables_in
@@ -120,8 +118,8 @@ class _Grid:
             inner = inner.body
         body: Any = inner.block.body if isinstance(inner, s_tir.SBlockRealize) else None
         stmts: list[Any] = list(body.seq) if isinstance(body, tirx.SeqStmt) else []
-        binds = list(itertools.takewhile(_is_bound, stmts))
-        if len(loops) != (2 if _searched(binds) else 3):
+        binds = list(itertools.takewhile(is_bound, stmts))
+        if len(loops) != (2 if searched(binds) else 3):
             raise PipelineError(
                 f"a grid of {len(loops)} loops cannot persist: it needs three, over sequences, "
                 "heads and tiles of queries, around one sblock; or two, over heads and tiles, in "
@@ -159,16 +157,16 @@ class _Grid:
         zero, block = int32(0), self._block
         held = tirx.decl_buffer((2,), "int32", name="held", scope="local")
         shared = [ring.buffer for ring in self.rings]
-        touching, used, touched = self._touched()
+        touching, used, touched = self._places.touched()
         stmts = [
-            _store(held, zero, 0),
-            _store(held, zero, 1),
+            stored(held, zero, 0),
+            stored(held, zero, 1),
             *touching,
             begin_rings(self.rings, self._warps),
             *([] if self._produces else begun_turns(self.loop)),
             *(stmt for _, reading in self._extents for stmt in reading),
             *used,
-            self._ordered(),
+            self._places.ordered(self.loop.extent),
             *([] if self._produces else [self._first_loads(Item(block), zero, zero)]),
             synchronized(),
             self._turns(held, shared),
@@ -196,33 +194,6 @@ class _Grid:
             s_tir.SBlockRealize([], True, whole), self.loops[-1].thread_binding,
         )  # fmt: skip
 
-    def _touched(self) -> tuple[list[Any], list[Any], list[Any]]:
-        """Statements that load offsets before they are searched, what waits for that, and memory.
-
-        A search loads one after another, each of which would come from far away.
-        """
-        import tvm_ffi
-        from tvm import tirx
-        from tvm.ir import TensorLoad
-
-        found: list[Any] = []
-
-        def visit(load: Any) -> None:
-            if load.source.scope() == "global":
-                found.append(load.source)
-
-        if not _searched(self.binds):
-            return [], [], []
-        tvm_ffi.structural_walk(tirx.SeqStmt(self.binds), (TensorLoad, visit))
-        offsets = [*dict.fromkeys(found)]
-        memory = tirx.decl_buffer((len(offsets),), "int32", name="touched", scope="local")
-        touching = [
-            _store(memory, touch(tirx.address_of(each[0]), each.shape[0]), index)
-            for index, each in enumerate(offsets)
-        ]
-        every = functools.reduce(operator.xor, (memory[index] for index in range(len(offsets))))
-        return touching, [*self._order.clear(), self._order.use(every)], [memory]
-
     @cached_property
     def _blocks(self) -> Any:
         """How many blocks run at once."""
@@ -239,6 +210,10 @@ class _Grid:
     def _order(self) -> Order:
         sizes = tuple(extent for extent, _ in self._extents)
         return Order(sizes, (4, 8, self._warps + WARPGROUP * self._produces), self._sections)
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.loops, self.realize, self.binds, self._order)
 
     @cached_property
     def _with_keys(self) -> Taken:
@@ -326,35 +301,23 @@ class _Grid:
         from tvm import tirx
 
         found, where = self._order.place(item)
-        stmts, known = self._bound(where)
+        stmts, known = self._places.at(where)
         steps = [at(self.loop, [each], self.loop.min) for each in without_keys(self.others)]
         steps = [in_other_terms(each, known) for each in steps]
         skips = [skip[0] for each in self.others if (skip := skipped(each))]
         written = (tirx.Not(substituted(each, known)) for each in skips)
-        empty = tirx.all(substituted(self.loop.extent, known) <= 0, *written, self._there(known))
+        empty = tirx.all(
+            substituted(self.loop.extent, known) <= 0, *written, self._places.there(known)
+        )
         done = tirx.IfThenElse(empty, spread(steps, warp, self._warps), None)
         return tirx.SeqStmt([*found, *stmts, done])
-
-    def _there(self, known: dict[Any, Any]) -> Any:
-        """That there is such a tile: always, but TVM knows nothing of what is read."""
-        from tvm import tirx
-
-        return tirx.all(
-            *(
-                tirx.all(
-                    known.get(each.var, each.var) >= 0,
-                    known.get(each.var, each.var) < each.dom.extent,
-                )
-                for each in self.realize.block.iter_vars
-            )
-        )
 
     def _all_loads(self, item: Item, turn: Any, held: Any) -> Any:
         """All loads of a tile of queries, in the order in which their slots become free."""
         from tvm import tirx
 
         found, where = self._order.place(item)
-        stmts, known = self._bound(where)
+        stmts, known = self._places.at(where)
         tiles = tirx.Var("tiles_before", "int32")
         begin, extent = (substituted(each, known) for each in (self.loop.min, self.loop.extent))
         query, keys, values = self.rings
@@ -373,7 +336,7 @@ class _Grid:
                 step, int32(0), extent, tirx.ForKind.SERIAL,
                 tirx.SeqStmt([more, values.load(begin + step)]),
             ),
-            _store(held, tiles + extent, 0),
+            stored(held, tiles + extent, 0),
         ]  # fmt: skip
         nothing = tirx.SeqStmt([*told, query.filled(int32(0))])
         return tirx.SeqStmt(
@@ -383,33 +346,10 @@ class _Grid:
     @cached_property
     def _told(self) -> Told:
         """What those that compute are told of a tile of queries."""
-        from tvm import tirx
-
-        bound = [each.var for each in self.binds if isinstance(each, tirx.Bind)]
-        place = (each.var for each in self.realize.block.iter_vars)
+        place, bound = self._places.variables
         used = variables_in(bound, [self.loop, *self.others])
-        told = (each for each in used if each not in self._constants)
+        told = (each for each in used if each not in self._places.constants)
         return Told((*place, *told), self.rings[0].slots, self.barriers)
-
-    @cached_property
-    def _constants(self) -> dict[Any, Any]:
-        """Of what is bound, what is the same for all tiles, such as where keys begin."""
-        from tvm import tirx
-        from tvm.ir import TensorLoad
-        from tvm.sym.analyzer import Analyzer
-
-        stored: dict[Any, Any] = {}
-        found: dict[Any, Any] = {}
-        for each in self.binds[len(_searched(self.binds)) :]:
-            if isinstance(each, tirx.BufferStore):
-                stored[each.buffer] = each.value  # what is bound next
-            elif isinstance(each, tirx.Bind):
-                load: Any = each.value
-                value = stored.get(load.source) if isinstance(load, TensorLoad) else load
-                value = Analyzer().simplify(substituted(load if value is None else value, found))
-                if isinstance(value, tirx.IntImm):
-                    found[each.var] = value
-        return found
 
     def _tile_told(self, turn: Any, held: Any, shared: Sequence[Any]) -> Any:
         """One tile of queries, of which the thread that loads tells; ``held`` tiles of keys."""
@@ -420,16 +360,16 @@ class _Grid:
         body = [
             query.arrived(int32(0)),
             *self._told.hear(turn),
-            *(tirx.Bind(*each) for each in self._constants.items()),
+            *(tirx.Bind(*each) for each in self._places.constants.items()),
             *_read_once(tiles, held[0], held, 0),
         ]
-        done = sequence([*work, _store(held, tiles + self.loop.extent, 0)])
+        done = sequence([*work, stored(held, tiles + self.loop.extent, 0)])
         # A tile without keys is another warp's, and so it is no matter which of those are skipped.
         others = [each for each in self.others if not skipped(each)]
         stmts = sequence(self._steps(done, others))
         some = self.loop.extent > 0
         nothing = query.done(int32(0))
-        tile = tirx.IfThenElse(self._there({}), tirx.IfThenElse(some, stmts, nothing), None)
+        tile = tirx.IfThenElse(self._places.there({}), tirx.IfThenElse(some, stmts, nothing), None)
         return self._allocated([*body, tile], [], shared)
 
     def _tile_found(self, item: Item, following: Item, held: Any, shared: Sequence[Any]) -> Any:
@@ -440,7 +380,7 @@ class _Grid:
         place = tirx.decl_buffer((len(block.iter_vars),), "int32", name="place", scope="local")
         tiles, queries = tirx.Var("tiles_before", "int32"), tirx.Var("queries_before", "int32")
         found, where = self._order.place(item)
-        values = self._known(where).values()
+        values = self._places.values(where).values()
         body = [
             *found,
             *(
@@ -459,15 +399,18 @@ class _Grid:
             return [self._first_loads(following, *after_this, part)]
 
         work, query = self._work(tiles, queries, shared, next_loads)
-        counted = (_store(held, value, index) for index, value in enumerate(after_this))
+        counted = (stored(held, value, index) for index, value in enumerate(after_this))
         done = tirx.SeqStmt([query.arrived(int32(0)), *work, *counted])
-        binds = [in_other_terms(each, self._at_loops(where)) for each in self._binds(uniform)]
+        binds = [
+            in_other_terms(each, self._places.at_loops(where))
+            for each in self._places.found(uniform)
+        ]
         other = self._first_loads(following, tiles, queries)
         # What is done for a tile that is skipped is what is to be done for one without keys.
         cleared = any(skip[1] for each in self.others if (skip := skipped(each)))
         inner = done if cleared else tirx.IfThenElse(self.loop.extent > 0, done, other)
         rest = [*binds, *_either(self._steps(inner, self.others), other)]
-        stmts = tirx.IfThenElse(self._there({}), tirx.SeqStmt(rest), None)
+        stmts = tirx.IfThenElse(self._places.there({}), tirx.SeqStmt(rest), None)
         return self._allocated([*body, stmts], [place], shared)
 
     def _work(
@@ -521,7 +464,7 @@ class _Grid:
         from tvm import tirx
 
         found, where = self._order.place(item)
-        stmts, known = self._bound(where)
+        stmts, known = self._places.at(where)
         query, *others = self.rings
         there = [query.elsewhere(known, queries), *(r.elsewhere(known, tiles) for r in others)]
         begin, extent = (substituted(each, known) for each in (self.loop.min, self.loop.extent))
@@ -530,126 +473,10 @@ class _Grid:
         there_is = item.number < self._order.items
         return tirx.IfThenElse(there_is, tirx.SeqStmt([*found, *stmts, some]), None)
 
-    def _ordered(self) -> Any:
-        """What finds the order of the tiles.
-
-        Raises
-        ------
-        PipelineError
-            If the search for a tile's sequence does not say where the tiles of one begin.
-        """
-        from tvm import tirx
-
-        search = _searched(self.binds)
-        if not search:
-            return self._order.make(lambda where: self._count(where, self.binds))
-        _, last, loop, bind = search
-        asked, middle = loop.body.condition, loop.body.then_case.value
-        if not isinstance(asked, tirx.LE):
-            raise PipelineError(
-                f"the sequence of a tile is searched by {asked}; a persistent grid needs to ask "
-                "that the number of a sequence's first tile is at most that of the tile"
-            )
-        tile = asked.b
-        variables = [each.var for each in self.realize.block.iter_vars]
-        place = self.realize.iter_values[variables.index(tile)]
-
-        def first(sequence: Any) -> Any:
-            return with_equal(asked.a, middle, sequence)
-
-        def pair(number: Any) -> Any:
-            # Tiles come in their order or in the opposite one, which lead back to themselves.
-            return substituted(place, {self.loops[-1].loop_var: number})
-
-        def count(where: Sequence[Any], sequence: Any) -> tuple[list[Any], Any]:
-            return self._count(where, self.binds[len(search) :], {bind.var: sequence})
-
-        return self._order.make_of(Sequences(last.value, first, pair), count)
-
-    def _count(
-        self, where: Sequence[Any], binds: Sequence[Any], more: Mapping[Any, Any] | None = None
-    ) -> tuple[list[Any], Any]:
-        """Statements, and behind them how many key tiles a tile sees."""
-        from tvm import tirx
-
-        stmts, known = self._bound(where, binds, more)
-        return stmts, tirx.max(substituted(self.loop.extent, known), 0)
-
-    def _binds(self, once: Callable[[Any], Any] = lambda value: value) -> list[Any]:
-        """What is bound for a tile, with the sequence from the table that is made by then.
-
-        Parameters
-        ----------
-        once : Callable
-            From a value that is the same for all who ask for it, to this.
-        """
-        search = _searched(self.binds)
-        if not search:
-            return self.binds
-        *steps, bind = search
-
-        def known(sequence: Any) -> Any:
-            return _store(bind.value.source, once(sequence), 0)
-
-        found = self._order.group(self.loops[-1].loop_var, known, sequence(steps))
-        return [found, *self.binds[len(steps) :]]
-
-    def _bound(
-        self,
-        where: Sequence[Any],
-        binds: Sequence[Any] | None = None,
-        more: Mapping[Any, Any] | None = None,
-    ) -> tuple[list[Any], dict[Any, Any]]:
-        """What is bound for a place of the grid, and all that variables are there."""
-        from tvm import tirx
-
-        stmts: list[Any] = []
-        known = {**self._known(where), **self._at_loops(where), **(more or {})}
-        for each in self._binds() if binds is None else binds:
-            if not isinstance(each, tirx.Bind):
-                stmts.append(in_other_terms(each, known))
-                continue
-            var = tirx.Var(f"next_{each.var.name}", each.var.ty)
-            stmts.append(tirx.Bind(var, substituted(each.value, known)))
-            known[each.var] = var
-        return stmts, known
-
-    def _at_loops(self, where: Sequence[Any]) -> dict[Any, Any]:
-        """The loops' variables for a place of the grid."""
-        return dict(zip((loop.loop_var for loop in self.loops), where, strict=True))
-
-    def _known(self, where: Sequence[Any]) -> dict[Any, Any]:
-        """The sblock's iteration variables for a place of the grid."""
-        loops = self._at_loops(where)
-        variables = (each.var for each in self.realize.block.iter_vars)
-        values = (substituted(each, loops) for each in self.realize.iter_values)
-        return dict(zip(variables, values, strict=True))
-
-
-def _is_bound(stmt: Any) -> bool:
-    """Whether this binds what a tile knows before all else, or stores or searches for it."""
-    from tvm import tirx
-
-    return isinstance(stmt, tirx.Bind | tirx.BufferStore | tirx.While)
-
-
-def _searched(binds: Sequence[Any]) -> list[Any]:
-    """Of what is bound, the search for the sequence of a tile and what is bound to that."""
-    from tvm import tirx
-
-    ends = [index + 2 for index, each in enumerate(binds) if isinstance(each, tirx.While)]
-    return list(binds[: ends[0]]) if ends else []
-
 
 def _read_once(var: Any, value: Any, buffer: Any, index: int) -> list[Any]:
     """Bind a value that is the same for a warp."""
     return bound_through(buffer, uniform(value), var, index)
-
-
-def _store(buffer: Any, value: Any, index: int) -> Any:
-    from tvm import tirx
-
-    return tirx.BufferStore(buffer, value, [int32(index)])
 
 
 def _either(stmts: Sequence[Any], skipping: Any) -> list[Any]:

@@ -194,7 +194,7 @@ def rings_of(
     Raises
     ------
     PipelineError
-        If a step is no such load.
+        If a step is no such load, or there are more slots than barriers.
     """
     from tvm import tirx
 
@@ -210,6 +210,11 @@ def rings_of(
             ring = replace(ring, buffer=several)
         rings.append(ring)
         slot += ring.slots
+    if slot * calls.SLOT_BYTES > BARRIER_BYTES // 2:
+        raise PipelineError(
+            f"rings of {slot} slots in all need more memory of barriers than there is; use at most "
+            f"{BARRIER_BYTES // 2 // calls.SLOT_BYTES} slots"
+        )
     return rings, barriers
 
 

@@ -189,6 +189,13 @@ def in_other_terms(stmt: Any, values: dict[Any, Any]) -> Any:
     return tirx.PrimFunc(list(values), stmt).specialize(values).body
 
 
+def stored(buffer: Any, value: Any, index: int = 0) -> Any:
+    """A statement that stores a value at a place of a buffer."""
+    from tvm import tirx
+
+    return tirx.BufferStore(buffer, value, [int32(index)])
+
+
 def synchronized() -> Any:
     """A barrier of all threads of a block."""
     from tvm import tirx
@@ -201,8 +208,7 @@ def bound_through(memory: Any, value: Any, var: Any, index: int = 0) -> list[Any
     """Statements that bind a variable to what was stored in memory: TVM repeats other values."""
     from tvm import tirx
 
-    place = [tirx.const(index, "int32")]
-    return [tirx.BufferStore(memory, value, place), tirx.Bind(var, memory[index])]
+    return [stored(memory, value, index), tirx.Bind(var, memory[index])]
 
 
 def variables_of(buffers: Sequence[Any]) -> list[Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import PipelineError
 from ..intrinsics import telling as calls
 from ..intrinsics.fragments import UNTRACKED
+from .annotations import PRODUCER
 from .rings import BARRIER_BYTES
 from .steps import bound_through
 
@@ -48,7 +49,7 @@ class Told:
             told = ", ".join(f"{each.name} ({each.ty.dtype})" for each in self.variables)
             raise PipelineError(
                 f"a tile of queries is told to warps by {told}; that must be at most {room} "
-                "numbers, each int32"
+                f"numbers, each int32; schedule such a tile without {PRODUCER}"
             )
 
     @cached_property
