@@ -333,7 +333,7 @@ def test_a_producer_needs_a_persistent_grid() -> None:
 
 def test_rings_have_no_more_slots_than_barriers() -> None:
     pipeline(_proposal(producer=True, ring=15).module)
-    with pytest.raises(PipelineError, match="rings of 34 slots in all .* use at most 32 slots"):
+    with pytest.raises(PipelineError, match=r"rings of 34 slots in all .* use at most 32 slots"):
         pipeline(_proposal(producer=True, ring=16).module)
 
 
