@@ -19,6 +19,7 @@ from tvm.s_tir import SBlock, SBlockRealize, Schedule
 from tvm.sym.analyzer import Analyzer
 
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.building.replaying import replay
 from prefilltune.tuning.errors import PipelineError
 from prefilltune.tuning.intrinsics.registers import left_over
@@ -294,6 +295,19 @@ def test_the_output_has_shared_memory_of_its_own_or_none() -> None:
     wide = [each for each in offered if "persistent" in each and each["q_tile"] == 128]
     assert [each["kv_tile"] for each in wide] == [64, 80]
     assert all(each.get("direct") for each in wide)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"producer": True}, {"producer": True, "direct": True}], ids=str
+)
+def test_a_block_is_given_the_shared_memory_that_its_variant_is_judged_by(
+    more: dict[str, Any],
+) -> None:
+    said = SPACES["cuda_wgmma"].facts(SPEC, {**VARIANT, **more})["shared memory of a block"]
+    target = resolve_target("cuda", arch="sm_90a").target
+    host: Any = generate(_proposal(**more).module, target)
+    asked = {int(each) for each in re.findall(r"i64 (\d+)\b", host.inspect_source("ll"))}
+    assert said in {f"{each / 1024:.0f} KiB" for each in asked if each % 1024 == 0}
 
 
 @pytest.mark.parametrize("more", [{}, {"direct": True}], ids=str)
