@@ -61,7 +61,17 @@ class Places:
         binds: Sequence[Any] | None = None,
         more: Mapping[Any, Any] | None = None,
     ) -> tuple[list[Any], dict[Any, Any]]:
-        """What is bound for a place of the grid, and all that variables are there."""
+        """What is bound for a place of the grid, and all that variables are there.
+
+        Parameters
+        ----------
+        where : sequence of PrimExpr
+            Sequence, head and tile; or head and tile of all sequences.
+        binds : sequence of Stmt, optional
+            What is bound; :meth:`found` if absent.
+        more : Mapping, optional
+            Variables that are known besides.
+        """
         from tvm import tirx
 
         stmts: list[Any] = []
