@@ -16,7 +16,7 @@ from typing import Any
 from ..intrinsics import ranking
 from ..intrinsics.fragments import UNTRACKED
 from ..intrinsics.uniform import uniform
-from .steps import bound_through, int32, over_threads, synchronized
+from .steps import bound_through, int32, over_threads, stored, synchronized
 from .taking import Item
 
 #: Shared memory of the table.
@@ -106,7 +106,6 @@ class Order:
         """Statements, and behind them sequence, head and tile of an item."""
         from tvm import tirx
 
-        zero: Any = tirx.const(0, "int32")
         *sequences, heads, tiles = self.sizes
         if item.section is None:
             number, head = item.number // heads, item.number % heads
@@ -117,8 +116,8 @@ class Order:
         if sequences:
             plain = number % sequences[0] * tiles + number // sequences[0]
         pair: Any = tirx.Var("pair", "int32")
-        there = tirx.BufferStore(self._found, ranking.ranked(self._pointer, number), [zero])
-        other = tirx.BufferStore(self._found, plain, [zero])
+        there = stored(self._found, ranking.ranked(self._pointer, number))
+        other = stored(self._found, plain)
         return [
             *item.binds,
             self._if_fits(there, other),
@@ -219,11 +218,11 @@ class Order:
                 tirx.Bind(tile, memory[0]),
                 *stmts,
                 self._counted(sequences.pair(tile), tiles, sequence),
-                tirx.BufferStore(memory, tile + (math.prod(self.threads) >> bits), [int32(0)]),
+                stored(memory, tile + (math.prod(self.threads) >> bits)),
             ]
             every = [
                 *bound_through(memory, part_of(number), sequence, 2),
-                tirx.BufferStore(memory, sequences.first(sequence) + own, [int32(0)]),
+                stored(memory, sequences.first(sequence) + own),
                 *bound_through(memory, sequences.first(sequence + 1), end, 3),
                 tirx.While(memory[0] < end, tirx.SeqStmt(one)),
             ]
@@ -259,7 +258,7 @@ class Order:
         from tvm import tirx
 
         def some(number: Any) -> Any:
-            return tirx.BufferStore(self._found, number, [int32(1)])
+            return stored(self._found, number, 1)
 
         rank = some(uniform(ranking.rank(self._pointer, self._tiles)))
         return self._if_fits(tirx.SeqStmt([*stmts, rank]), some(self._tiles))

@@ -155,12 +155,13 @@ class _Grid:
         from tvm import s_tir, tirx
 
         zero, block = int32(0), self._block
-        held = tirx.decl_buffer((2,), "int32", name="held", scope="local")
+        # Tiles of keys that rings held, and of queries where turns do not say it.
+        counts = 1 if self._produces else 2
+        held = tirx.decl_buffer((counts,), "int32", name="held", scope="local")
         shared = [ring.buffer for ring in self.rings]
         touching, used, touched = self._places.touched()
         stmts = [
-            stored(held, zero, 0),
-            stored(held, zero, 1),
+            *(stored(held, zero, index) for index in range(counts)),
             *touching,
             begin_rings(self.rings, self._warps),
             *([] if self._produces else begun_turns(self.loop)),
