@@ -57,9 +57,22 @@ def from_registers(
         stored = any(each.buffer.same_as(old) for each in stores_of(stmt))
         if not stored and stmt is not copies_out:
             return stmt
-        return tvm_ffi.structural_map(stmt, (tirx.Buffer, moved), order="pre")
+        return changed(tvm_ffi.structural_map(stmt, (tirx.Buffer, moved), order="pre"), _unaligned)
 
     return [*map(change, stmts)], [*map(moved, buffers)]
+
+
+def _unaligned(stmt: Any) -> Any:
+    """An sblock that says how rows are set apart, without that: registers are not."""
+    from tvm import s_tir
+
+    if not isinstance(stmt, s_tir.SBlock) or _ALIGNED not in stmt.annotations:
+        return None
+    others = {name: value for name, value in stmt.annotations.items() if name != _ALIGNED}
+    return s_tir.SBlock(
+        stmt.iter_vars, stmt.reads, stmt.writes, stmt.name_hint, stmt.body, stmt.init,
+        stmt.alloc_buffers, stmt.match_buffers, others,
+    )  # fmt: skip
 
 
 def _copy(stmt: Any) -> tuple[Any, Any, Any] | None:
