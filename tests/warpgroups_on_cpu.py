@@ -4,7 +4,7 @@ The functions of a kernel that stand for bulk copies, barriers of rings and prod
 by others, which find tiles as they are, not swizzled. A product is done when it is started, or not
 before it is waited for. A thread that waits lets others run, and where all wait, that is an error,
 as is a slot of a ring that is filled when it is not free, or read when it has been filled again, or
-whose tile begins where the copy engine cannot permute it.
+whose tile begins where the copy engine cannot permute it, or has rows of no tensor.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ static void prefill_ring_done(void*, int slot) {
   if (threadIdx.x + threadIdx.y == 0) ++freed[slot], ++events;
 }
 static void load(
-    int slot, int turn, half* tile, const CUtensorMap& map, int row, int head, int batch, int rows,
-    int columns, int width) {
+    int slot, int turn, half* tile, const CUtensorMap& map, int left, int row, int head, int batch,
+    int rows, int columns, int width) {
   while (freed[slot] < turn * computing) stop(SPINNING);
   if (freed[slot] != turn * computing || filled[slot] != turn) fail("not the turn of slot", slot);
   if (((uchar*)tile - buf_dyn_shmem_ptr) % (16 * width))
@@ -80,7 +80,8 @@ static void load(
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) {
       int own = row + r / map.shared, of = head + r % map.shared;
-      bool there = own >= 0 && own < map.length && c < map.columns;
+      bool there = r / map.shared < left && c < map.columns;
+      if (there && (own < 0 || own >= map.length)) fail("rows outside of the tensor: slot", slot);
       long place = ((long)(batch * map.length + own) * map.heads + of) * map.columns + c;
       tile[(c / width * rows + r) * width + c % width] = there ? ((half*)map.data)[place] : (half)0;
     }
@@ -173,8 +174,8 @@ extern "C" int run(
 #: What functions that are replaced are called, and what they do.
 _FUNCTIONS = (
     (
-        r"ring_load_(\d+)x(\d+)_alone",
-        "load(slot, turn, (half*)tile, *(CUtensorMap*)map, row, head, batch, {0}, {1}, {w1})",
+        r"ring_load_(\d+)x(\d+)(?:_packed)?(?:_of\d+)?_alone",
+        "load(slot, turn, (half*)tile, *(CUtensorMap*)map, left, row, head, batch, {0}, {1}, {w1})",
     ),
     (
         r"dot_wgmma_n(\d+)_k(\d+)_q(\d+)_float16",

@@ -16,14 +16,12 @@ from typing import Any
 from ...workloads import INDEXABLE
 from ..building.alignment import address_of, alignment_of
 from ..pipeline.steps import sequence
+from ..pipeline.tensor_maps import makes_map, map_of_view, mapped
 from ..requiring import require
 
 #: May be views.
 _INPUTS = frozenset({"q", "k", "v"})
 _RESULTS = frozenset({"output", "lse"})
-#: Of the arguments of what makes a tensor map, the tensor and the bytes between its heads, rows
-#: and sequences.
-_MAPPED, _BYTES = 3, slice(8, 11)
 
 
 def with_strides(buffer: Any) -> Any:
@@ -95,7 +93,7 @@ def maps_of_views(body: Any, buffers: Sequence[Any]) -> list[Any]:
     of_name = {each.name: each for each in buffers if each.strides}
 
     def changed(stmt: Any) -> Any:
-        view = of_name.get(_mapped(stmt)) if makes_map(stmt) else None
+        view = of_name.get(mapped(stmt)) if makes_map(stmt) else None
         return stmt if view is None else _map_of(view, stmt)
 
     return [changed(each) for each in _steps(body)]
@@ -145,17 +143,6 @@ def on_views(
     return tirx.SeqStmt([*steps, s_tir.SBlockRealize([], True, block)])
 
 
-def makes_map(stmt: Any) -> bool:
-    """Whether a statement makes a tensor map."""
-    from tvm import tirx
-    from tvm.ir import Call, StringImm
-
-    if not (isinstance(stmt, tirx.Evaluate) and isinstance(stmt.value, Call)):
-        return False
-    name = next(iter(stmt.value.args), None)
-    return isinstance(name, StringImm) and name.value == "runtime.cuTensorMapEncodeTiled"
-
-
 def _steps(body: Any) -> Sequence[Any]:
     """Statements of a kernel's body, those first that make its maps."""
     from tvm import tirx
@@ -167,24 +154,14 @@ def _views(buffers: Sequence[Any]) -> list[Any]:
     return [each for each in buffers if each.name in _INPUTS]
 
 
-def _mapped(stmt: Any) -> str:
-    """Name of the tensor that a map is made of."""
-    _, *arguments = stmt.value.args
-    (data,) = arguments[_MAPPED].args
-    return str(data.name)
-
-
 def _map_of(view: Any, stmt: Any) -> Any:
     """Make a tensor map of a view, in the place of one of a dense tensor."""
-    from tvm import DataType, tirx
+    from tvm import DataType
 
-    name, *arguments = stmt.value.args
-    arguments[_MAPPED] = view.data
     size = _number(DataType(str(view.dtype)).itemsize)
-    apart = [_stride(view, axis) * size for axis in reversed(range(len(view.shape) - 1))]
-    # Of packed sequences there is one batch, with no stride of its own.
-    arguments[_BYTES] = [*apart, arguments[_BYTES][-1]][:3]
-    return tirx.Evaluate(tirx.call_packed(name, *arguments))
+    # Heads, rows and batches.
+    *others, row, head = (_stride(view, axis) * size for axis in range(len(view.shape) - 1))
+    return map_of_view(stmt, view, [head, row, *others])
 
 
 def _stride_checks(buffer: Any, kind: str) -> list[Any]:

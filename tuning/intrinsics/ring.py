@@ -19,9 +19,6 @@ SLOT_BYTES = 16
 #: CUDA's names of the permutations of a panel (``CUtensorMapSwizzle``), by its columns.
 SWIZZLES = {64: 3, 32: 2, 16: 1}
 
-#: The barrier of a block at which some of its warps meet when they have cleared rows.
-_CLEARED = 3
-
 _FIRST = "threadIdx.x + threadIdx.y + threadIdx.z == 0"
 _ADDRESS = "(unsigned)__cvta_generic_to_shared"
 _WAIT = """\
@@ -56,9 +53,10 @@ __device__ __forceinline__ void prefill_ring_prefetch(unsigned long long map) {{
 
 _LOAD = """
 __device__ __forceinline__ void {name}(
-    void* barriers, int slot, int turn, void* tile, unsigned long long map, int row, int head,
-    int batch) {{
+    void* barriers, int slot, int turn, void* tile, unsigned long long map, int left, int row,
+    int head, int batch) {{
   {only}{{
+    int some = min(left, {own_rows});
     unsigned arrived = {address}(barriers) + {slot_bytes} * slot;
     if (turn > 0) {{
 {wait}    }}
@@ -66,10 +64,10 @@ __device__ __forceinline__ void {name}(
                  : "memory");
     unsigned panel = {address}(tile);
     for (int column = 0; column < {columns}; column += {width}, panel += {panel_bytes})
-      asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                   "[%0], [%1, {{%3, %4, %5, %6}}], [%2];"
-                   :: "r"(panel), "l"(map), "r"(arrived), "r"(column), "r"(head), "r"(row),
-                      "r"(batch) : "memory");
+      asm volatile("cp.async.bulk.tensor.{axes}d.shared::cluster.global.mbarrier::complete_tx"
+                   "::bytes [%0], [%1, {{{coordinates}}}], [%2];"
+                   :: "r"(panel), "l"(map), "r"(arrived), "r"(column), "r"(head),
+                      "r"({own_rows} - some), "r"(row + some), "r"(batch) : "memory");
   }}
 {meet}}}
 """
@@ -103,21 +101,6 @@ __device__ __forceinline__ void prefill_ring_done(void* barriers, int slot) {{
 }}
 """
 
-# Rows past the end hold padding, which may be NaN: a weight of zero would let it into the result.
-_CLEAR = """
-__device__ __forceinline__ void {name}(void* tile, int begin) {{
-  if (begin < {rows}) {{
-    int thread = (threadIdx.z * 8 + threadIdx.y) * 4 + threadIdx.x;
-    for (int panel = 0; panel < {panels}; ++panel)
-      for (int i = begin * {chunks} + thread; i < {rows} * {chunks};
-           i += {threads})
-        ((uint4*)tile)[panel * {rows} * {chunks} + i] = make_uint4(0, 0, 0, 0);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    {meet}
-  }}
-}}
-"""
-
 
 def begin_rings(barriers: Any, slots: int, warps: int) -> Any:
     """A call that makes the barriers of ``slots`` slots which ``warps`` warps read."""
@@ -135,10 +118,12 @@ def load_tile(
     turn: Any,
     tile: Any,
     map_: Any,
+    left: Any,
     place: Any,
     rows: int,
     columns: int,
     *,
+    heads: int = 1,
     alone: bool = False,
 ) -> Any:
     """A call that starts to fill a slot, once every warp has done with what it held.
@@ -150,14 +135,21 @@ def load_tile(
     tile : PrimExpr
         Pointer to the slot's tile ``[rows, columns]`` of a two-byte dtype.
     map_ : PrimExpr
-        Pointer to the tensor map of ``[batch, length, heads, columns]``.
+        Pointer to a tensor map whose rows have two coordinates (``pipeline/tensor_maps.py``).
+    left : PrimExpr
+        How many rows are to be copied, from the first one on; all others become zeros.
     place : tuple[PrimExpr, PrimExpr, PrimExpr]
-        First row, head and batch. Rows outside the tensor become zeros.
+        First row, head and, unless sequences are packed, batch; 0 or more.
+    heads : int
+        Neighbouring ones whose rows the tile has, so many less of each.
     alone : bool
         Whether one thread calls it, and not all threads of a block.
     """
     width = panel_width(columns)
-    name = f"prefill_ring_load_{rows}x{columns}" + ("_alone" if alone else "")
+    row, head, *batch = place
+    axes = 4 + len(batch)
+    kinds = ["packed"] * (not batch) + [f"of{heads}"] * (heads > 1) + ["alone"] * alone
+    name = "_".join([f"prefill_ring_load_{rows}x{columns}", *kinds])
     source = _LOAD.format(
         name=name,
         only="" if alone else f"if ({_FIRST}) ",
@@ -169,8 +161,12 @@ def load_tile(
         columns=columns,
         width=width,
         panel_bytes=rows * width * 2,
+        own_rows=rows // heads,
+        axes=axes,
+        coordinates=", ".join(f"%{3 + axis}" for axis in range(axes)),
     )
-    return T.cuda.func_call(name, barriers, slot, turn, tile, map_, *place, source_code=source)
+    whole = (left, row, head, *(batch or [0]))
+    return T.cuda.func_call(name, barriers, slot, turn, tile, map_, *whole, source_code=source)
 
 
 def arrived(barriers: Any, slot: Any, turn: Any) -> Any:
@@ -191,23 +187,3 @@ def filled(barriers: Any, slot: Any) -> Any:
 def done(barriers: Any, slot: Any) -> Any:
     """A call by which a warp says that it has read the slot's tile."""
     return T.cuda.func_call("prefill_ring_done", barriers, slot, source_code=_DONE)
-
-
-def clear_rows(tile: Any, begin: Any, rows: int, columns: int, warps: int | None = None) -> Any:
-    """A call by which threads of a block clear the rows of a tile from ``begin`` on, and meet.
-
-    Parameters
-    ----------
-    warps : int, optional
-        The first ones, whose threads do so; all threads if absent.
-    """
-    width = panel_width(columns)
-    name, threads = f"prefill_ring_clear_{rows}x{columns}", "blockDim.x * blockDim.y * blockDim.z"
-    meet = "__syncthreads();"
-    if warps is not None:
-        name, threads = f"{name}_by{warps}", str(warps * 32)
-        meet = f'asm volatile("bar.sync {_CLEARED}, {threads};" ::: "memory");'
-    source = _CLEAR.format(
-        name=name, rows=rows, panels=columns // width, chunks=width // 8, threads=threads, meet=meet
-    )
-    return T.cuda.func_call(name, tile, begin, source_code=source)

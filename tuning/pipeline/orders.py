@@ -164,7 +164,6 @@ def _in_turn(
         *before,
         *between[after - 1 :],
         values.arrived(t),
-        values.clear_past_the_end(t),
         second,
         values.done(t),
         *behind,
@@ -258,7 +257,7 @@ def _overlapped(
 
     def last_product(steps: Sequence[Any]) -> list[Any]:
         *_, product = _parts(steps, after)
-        last = [*values_here(end - 1, early=False), values.clear_past_the_end(end - 1)]
+        last = values_here(end - 1, early=False)
         if following is None:
             return [*last, at(loop, [product], end - 1)]
         return [

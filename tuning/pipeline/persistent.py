@@ -134,19 +134,19 @@ class _Grid:
             )
         loop: Any = found[0]
         sections, heads = int(loop.annotations.get(SECTIONS, 1)), loops[-2].extent
-        if sections > 1 and (PRODUCER not in loop.annotations or int(heads) % sections):
+        produces = PRODUCER in loop.annotations
+        if sections > 1 and (not produces or int(heads) % sections):
             raise PipelineError(
                 f"{heads} heads cannot be taken in {sections} sections: {SECTIONS} needs "
                 f"{PRODUCER} too, and must divide the number of heads"
             )
-        consumers = int(loop.annotations[BULK]) if PRODUCER in loop.annotations else None
         loads = [*once, *loop.body.seq[: int(loop.annotations[LOADS])]]
         others = [each for each in stmts[len(binds) :] if each is not once[0]]
         tile: Any = inner
         own = list(tile.block.alloc_buffers)
-        freed = None if consumers is None else from_registers(others, own)
+        freed = from_registers(others, own) if produces else None
         others, own = freed or (others, own)
-        rings, barriers = rings_of(loads, consumers, queries=2 if freed else 1)
+        rings, barriers = rings_of(loads, alone=produces, queries=2 if freed else 1)
         query = sblock_of(once[0]).body.buffer
         return cls(tuple(loops), inner, binds, others, loop, rings, barriers, query, own)
 

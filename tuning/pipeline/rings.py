@@ -5,8 +5,9 @@ A load is a step that copies rows of ``[batch, length, heads, columns]``, or of 
 ``[slots, panels, rows, width]`` in shared memory, the last row again and again where there are no
 more; or into the only one, ``[panels, rows, width]``. Panels may hold more columns, which are 0.
 Here one thread has the copy engine do it (:mod:`~prefilltune.tuning.intrinsics.ring`), which copies
-whatever rows there are, and zeros for columns that there are not; rows past the last are cleared
-where they might be multiplied by zero. A tile may hold the rows of several heads side by side.
+what rows there are, and zeros for rows and columns that there are not: rows past the last may be
+padding with a NaN, which a weight of zero would let into the result. A tile may hold the rows of
+several heads side by side.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from ..intrinsics import panel_width
 from ..intrinsics import ring as calls
 from ..intrinsics.fragments import UNTRACKED
 from .steps import substituted
+from .tensor_maps import make_map
 
 #: Shared memory that is set aside for barriers, less than half of which they need: a permuted tile
 #: must begin at a multiple of 1024 bytes, also where TVM places it behind them.
 BARRIER_BYTES = 1024
-
-_L2_PROMOTION = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,8 @@ class Ring:
     source : tirx.Buffer
         What is loaded from.
     indices : tuple
-        Of the source's row, head and batch, and the end of its rows; in terms of ``step``.
+        Before which of the source's rows there are some to copy, and of the first one, its row,
+        head and, unless sequences are packed, batch; in terms of ``step``.
     step : tirx.Var, optional
         Number of the tile, where there is more than one.
     barriers : tirx.Buffer
@@ -50,8 +51,8 @@ class Ring:
         The source's tensor map.
     before : PrimExpr, optional
         How many tiles it has held before the first of the loop; none if absent.
-    consumers : int, optional
-        Warps that compute, where a thread of none of them loads; all do if absent.
+    alone : bool
+        Whether one thread comes to load, and not all of a block.
     heads : int
         Neighbouring ones that share a tile: its rows are the first ones of all, then the second.
     """
@@ -64,7 +65,7 @@ class Ring:
     first_slot: int
     map: Any
     before: Any = None
-    consumers: int | None = None
+    alone: bool = False
     heads: int = 1
 
     def elsewhere(self, values: dict[Any, Any], before: Any) -> Ring:
@@ -87,11 +88,12 @@ class Ring:
         """Start to load a tile."""
         from tvm import tirx
 
-        row, head, batch, _ = self._at(tile)
+        end, row, *others = self._at(tile)
         pointer = tirx.address_of(self.map)
         call = calls.load_tile(
             self._barriers, self._slot(tile), self._turn(tile), self._tile(tile), pointer,
-            (row, head, batch), self._rows, self._columns, alone=self.consumers is not None,
+            end - row, (row, *others), self._rows, self._columns, heads=self.heads,
+            alone=self.alone,
         )  # fmt: skip
         return tirx.Evaluate(call)
 
@@ -119,33 +121,18 @@ class Ring:
 
         return tirx.Evaluate(calls.done(self._barriers, self._slot(tile)))
 
-    def clear_past_the_end(self, tile: Any) -> Any:
-        """Clear the rows of a tile that are none of the source's."""
-        from tvm import tirx
-
-        row, _, _, end = self._at(tile)
-        return tirx.Evaluate(
-            calls.clear_rows(self._tile(tile), end - row, self._rows, self._columns, self.consumers)
-        )
-
     def describe_source(self) -> list[Any]:
-        """On the host: make the tensor map."""
+        """On the host: make the tensor map, of a dense source."""
         from tvm import tirx
 
-        packed = len(self.source.shape) == 3
-        batch, length, heads, columns = (*((1,) if packed else ()), *self.source.shape)
-        width = panel_width(self._columns)
-        row = columns * heads * 2
-        strides = (_int64(columns * 2), _int64(row), _int64(row) * _int64(length))
-        arguments = [
-            self.map, str(self.source.dtype), 4, self.source.data,
-            columns, heads, length, batch, *strides,
-            width, self.heads, self._rows // self.heads, 1, 1, 1, 1, 1,
-            0, calls.SWIZZLES[width], _L2_PROMOTION, 0,
-        ]  # fmt: skip
+        *batch, _, heads, columns = self.source.shape
+        row = _int64(columns * heads * 2)
+        strides = [_int64(columns * 2), row, *(row * _int64(self.source.shape[1]) for _ in batch)]
+        width, rows = panel_width(self._columns), self._rows // self.heads
+        tile = (width, self.heads, rows)
         return [
             tirx.Bind(self.map, tirx.tvm_stack_alloca("tensormap", 1)),
-            tirx.Evaluate(tirx.call_packed("runtime.cuTensorMapEncodeTiled", *arguments)),
+            make_map(self.map, self.source, strides, tile, calls.SWIZZLES[width]),
         ]
 
     @property
@@ -180,14 +167,14 @@ class Ring:
 
 
 def rings_of(
-    loads: Sequence[Any], consumers: int | None = None, queries: int = 1
+    loads: Sequence[Any], *, alone: bool = False, queries: int = 1
 ) -> tuple[list[Ring], Any]:
     """What load steps of a loop are as rings, and the buffer of their barriers.
 
     Parameters
     ----------
-    consumers : int, optional
-        Warps that compute, where a thread of none of them loads; all do if absent.
+    alone : bool
+        Whether one thread comes to load, and not all of a block.
     queries : int
         Slots of the first one's ring, whatever the step has.
 
@@ -202,7 +189,7 @@ def rings_of(
     barriers = tirx.decl_buffer((size,), "uint64", name="barriers", scope="shared.dyn")
     rings, slot = [], 0
     for load in loads:
-        ring = replace(_ring(load, barriers, slot), consumers=consumers)
+        ring = replace(_ring(load, barriers, slot), alone=alone)
         if not rings and queries > 1:
             tile = ring.buffer
             shape = (queries, *tile.shape)
@@ -243,11 +230,11 @@ def _ring(load: Any, barriers: Any, first_slot: int) -> Ring:
             "the last one again where there are no more"
         )
     source: Any = value.source
-    batch, head = at[0] if len(at) == 4 else tirx.const(0, "int32"), at[-2]
+    *batch, _, head, _ = at
     *steps, one, other = (each.var for each in block.iter_vars)
     first = {each: tirx.const(0, each.ty.dtype) for each in (one, other)}
     row, end = rows
-    indices = tuple(substituted(each, first) for each in (row, head, batch, end))
+    indices = tuple(substituted(each, first) for each in (end, row, head, *batch))
     name = f"{source.name}_map"
     return Ring(
         store.buffer, source, indices, steps[0] if steps else None, barriers, first_slot,
@@ -278,7 +265,9 @@ def _rows_of(index: Any) -> tuple[Any, Any] | None:
 
     if isinstance(index, tirx.Min):
         last: Any = index.b
-        return _rows_of(index.a) or (index.a, last + 1)
+        end = last + 1
+        found = _rows_of(index.a)
+        return (found[0], tirx.min(found[1], end)) if found else (index.a, end)
     if isinstance(index, tirx.Add):
         found = _rows_of(index.b)
         return found and (index.a + found[0], index.a + found[1])
