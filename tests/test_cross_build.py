@@ -104,12 +104,13 @@ def test_a_record_of_a_gpu_belongs_to_its_device_alone(database: Path) -> None:
     "options",
     [
         ["--heads", "32/8x128"],
+        ["--heads", "12x64", "--layout", "packed"],
         pytest.param(
             ["--heads", "12x64", "--bias", "relative", "--sm-scale", "1"],
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["padded", "bias"],
+    ids=["padded", "packed", "bias"],
 )
 def test_committed_records_of_a_gpu_become_a_library_anywhere(
     options: list[str], tmp_path: Path
@@ -118,5 +119,6 @@ def test_committed_records_of_a_gpu_become_a_library_anywhere(
     done = CliRunner().invoke(app, ["build", *target, "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
     kernels = json.loads((tmp_path / "manifest.json").read_text())["kernels"]
-    assert {kernel["space"] for kernel in kernels if kernel["shape"]} == {"cuda_wgmma"}
+    tuned = [each for kernel in kernels for each in kernel.get("kernels", [kernel])]
+    assert {each["space"] for each in tuned} == {"cuda_wgmma"}
     assert _string(b"cubin") in (tmp_path / "libprefill.so").read_bytes()
