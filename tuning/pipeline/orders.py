@@ -14,7 +14,7 @@ from ..intrinsics import JOIN, WAIT
 from ..intrinsics.turns import begin_turns, pass_turn, take_turn
 from .annotations import AHEAD, ALTERNATE, BULK, HALVES, OVERLAP, PRODUCER
 from .halves import Halves
-from .rings import Ring, begin_rings, rings_of
+from .rings import Ring, rings_of
 from .steps import (
     at,
     buffers_of,
@@ -57,7 +57,7 @@ def ringed(
     PipelineError
         If there are not two loads, and one beside the loop, or the steps are not such products.
     """
-    from tvm import s_tir, tirx
+    from tvm import tirx
 
     if len(loads) != 2 or len(others) < 2 or len(once) != 1:
         raise PipelineError(
@@ -65,7 +65,7 @@ def ringed(
             "it, cannot load bulk-wise: it needs two loads, the two products that read what these "
             "bring, first and last, and the load of the query before it"
         )
-    found, barriers = rings_of([*once, *loads])
+    found = rings_of([*once, *loads])
     rings += found
     whole = [
         *first_loads(loop, found, loop.min, loop.extent),
@@ -73,13 +73,8 @@ def ringed(
         found[0].arrived(tirx.const(0, "int32")),
         *computed(loop, found, others, after),
     ]
-    body = [
-        begin_rings(found, int(loop.annotations[BULK])),
-        *begun_turns(loop),
-        tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(whole), None),
-    ]
-    block = s_tir.SBlock([], [], [], "rings", tirx.SeqStmt(body), alloc_buffers=[barriers])
-    return s_tir.SBlockRealize([], True, block)
+    some = tirx.IfThenElse(loop.extent > 0, tirx.SeqStmt(whole), None)
+    return sequence([*begun_turns(loop), some])
 
 
 def _ahead(loop: Any, keys: Ring) -> int:

@@ -89,8 +89,6 @@ class _Grid:
         The one over key tiles.
     rings : list of Ring
         Of the query, keys and values.
-    barriers : tirx.Buffer
-        Of the rings.
     query : tirx.Buffer
         The query's tile as the steps know it, of whose ring it is one slot.
     memory : list of tirx.Buffer
@@ -103,7 +101,6 @@ class _Grid:
     others: list[Any]
     loop: Any
     rings: list[Ring]
-    barriers: Any
     query: Any
     memory: list[Any]
 
@@ -146,9 +143,9 @@ class _Grid:
         own = list(tile.block.alloc_buffers)
         freed = from_registers(others, own) if produces else None
         others, own = freed or (others, own)
-        rings, barriers = rings_of(loads, alone=produces, queries=2 if freed else 1)
+        rings = rings_of(loads, alone=produces, queries=2 if freed else 1)
         query = sblock_of(once[0]).body.buffer
-        return cls(tuple(loops), inner, binds, others, loop, rings, barriers, query, own)
+        return cls(tuple(loops), inner, binds, others, loop, rings, query, own)
 
     def rewritten(self) -> Any:
         """The grid."""
@@ -177,7 +174,7 @@ class _Grid:
         body = tirx.AttrStmt(zero, LAUNCH_BOUNDS, bounds, scope)
         counted = [store.buffer for _, reading in self._extents for store in reading[:1]]
         buffers = [
-            self.barriers,
+            self.rings[0].barriers,
             held,
             *shared,
             *self._order.buffers,
@@ -350,7 +347,7 @@ class _Grid:
         place, bound = self._places.variables
         used = variables_in(bound, [self.loop, *self.others])
         told = (each for each in used if each not in self._places.constants)
-        return Told((*place, *told), self.rings[0].slots, self.barriers)
+        return Told((*place, *told), self.rings[0].slots, self.rings[0].barriers)
 
     def _tile_told(self, turn: Any, held: Any, shared: Sequence[Any]) -> Any:
         """One tile of queries, of which the thread that loads tells; ``held`` tiles of keys."""

@@ -35,7 +35,7 @@ from .orders import prefetched, ringed
 from .pairing import paired
 from .peeling import peeled
 from .persistent import persistent
-from .rings import Ring
+from .rings import Ring, begin_rings
 from .scopes import scoped
 from .searching import searched_by_warps
 from .steps import changed, is_annotated, joined
@@ -107,25 +107,49 @@ def pipeline(module: Any) -> Any:
 
 def _pipelined(stmt: Any, rings: list[Ring]) -> Any:
     """An annotated loop, and the loads beside it; what is loaded through goes to ``rings``."""
-    from tvm import tirx
+    from tvm import s_tir, tirx
 
     if _is_persistent(stmt):
         return persistent(stmt, rings)
     if is_annotated(stmt, LOADS):
         return _pipelined_loop(stmt, (), rings)
-    if not (isinstance(stmt, tirx.SeqStmt) and any(is_annotated(each, LOADS) for each in stmt.seq)):
+    if isinstance(stmt, s_tir.SBlock) and _has(stmt.body, BULK):
+        return _with_rings(stmt, rings)
+    if not _has(stmt, LOADS):
         return None
-    bulk = any(is_annotated(each, BULK) for each in stmt.seq)
-    once = [each for each in stmt.seq if bulk and is_annotated(each, BULK_ONCE)]
-    return tirx.SeqStmt(
-        [
-            _pipelined_loop(each, once, rings)
-            if is_annotated(each, LOADS)
-            else changed(each, partial(_pipelined, rings=rings))
-            for each in stmt.seq
-            if not (bulk and is_annotated(each, BULK_ONCE))
-        ]
-    )
+    return tirx.SeqStmt(_pipelined_steps(stmt, (), rings))
+
+
+def _has(stmt: Any, annotation: str) -> bool:
+    """Whether one of several statements is a loop with an annotation."""
+    from tvm import tirx
+
+    return isinstance(stmt, tirx.SeqStmt) and any(is_annotated(each, annotation) for each in stmt)
+
+
+def _with_rings(block: Any, rings: list[Ring]) -> Any:
+    """The sblock of a tile, whose rings begin before it asks where the tile lies."""
+    from tvm import s_tir, tirx
+
+    (warps,) = (int(each.annotations[BULK]) for each in block.body if is_annotated(each, BULK))
+    once = [each for each in block.body if is_annotated(each, BULK_ONCE)]
+    stmts = _pipelined_steps(block.body, once, rings)
+    return s_tir.SBlock(
+        block.iter_vars, block.reads, block.writes, block.name_hint,
+        tirx.SeqStmt([begin_rings(rings, warps), *stmts]), block.init,
+        [*block.alloc_buffers, rings[0].barriers], block.match_buffers, block.annotations,
+    )  # fmt: skip
+
+
+def _pipelined_steps(stmts: Any, once: Sequence[Any], rings: list[Ring]) -> list[Any]:
+    """Statements beside one another, without those that load ``once``."""
+    return [
+        _pipelined_loop(each, once, rings)
+        if is_annotated(each, LOADS)
+        else changed(each, partial(_pipelined, rings=rings))
+        for each in stmts
+        if not (once and is_annotated(each, BULK_ONCE))
+    ]
 
 
 def _waits_for_a_search(body: Any) -> bool:

@@ -168,8 +168,8 @@ class Ring:
 
 def rings_of(
     loads: Sequence[Any], *, alone: bool = False, queries: int = 1
-) -> tuple[list[Ring], Any]:
-    """What load steps of a loop are as rings, and the buffer of their barriers.
+) -> list[Ring]:
+    """What load steps of a loop are as rings.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def rings_of(
             f"rings of {slot} slots in all need more memory of barriers than there is; use at most "
             f"{BARRIER_BYTES // 2 // calls.SLOT_BYTES} slots"
         )
-    return rings, barriers
+    return rings
 
 
 def begin_rings(rings: Sequence[Ring], warps: int) -> Any:
