@@ -60,6 +60,7 @@ _SOME = 8
 _MULTIPROCESSORS = 3
 # What variants say besides sizes.
 _STRUCTURE = ("overlap", "ring", "exchange", "alternate", "persistent", "producer", "halves")
+_STRUCTURE += ("heads", "aligned")
 _AT_A_TIME = os.cpu_count() or 1
 _TIMEOUT = 300
 
