@@ -36,8 +36,7 @@ __device__ __forceinline__ void prefill_rank_count(void* table, int thing, int c
 
 _USE = f"""
 __device__ __forceinline__ void prefill_rank_use(void* table, int value) {{
-  int thread = {_THREAD};
-  ((int*)((char*)table + {_RANKED}))[thread % {TABLE // 2}] = value;
+  ((unsigned char*)table + {_RANKED})[{_THREAD}] = value;
 }}
 """
 

@@ -12,9 +12,12 @@ __device__ __forceinline__ void prefill_tell(void* numbers, int place, int numbe
 }
 """
 
+# The thread that reads is the one by which a warp says later that it has done with a slot, so that
+# no other's reading is to be waited for before numbers are written anew.
 _TOLD = """
 __device__ __forceinline__ int prefill_told(const void* numbers, int place) {
-  return __shfl_sync(0xffffffffu, ((const int*)numbers)[place], 0);
+  int number = threadIdx.x + threadIdx.y == 0 ? ((const int*)numbers)[place] : 0;
+  return __shfl_sync(0xffffffffu, number, 0);
 }
 """
 

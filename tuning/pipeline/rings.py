@@ -166,9 +166,7 @@ class Ring:
         return [substituted(each, values) for each in self.indices]
 
 
-def rings_of(
-    loads: Sequence[Any], *, alone: bool = False, queries: int = 1
-) -> list[Ring]:
+def rings_of(loads: Sequence[Any], *, alone: bool = False, queries: int = 1) -> list[Ring]:
     """What load steps of a loop are as rings.
 
     Parameters
