@@ -59,8 +59,10 @@ _SOME = 8
 # That a persistent grid is for: fewer than there are tiles, so that a block computes several.
 _MULTIPROCESSORS = 3
 # What variants say besides sizes.
-_STRUCTURE = ("overlap", "ring", "exchange", "alternate", "persistent", "producer", "halves")
-_STRUCTURE += ("heads", "aligned")
+_STRUCTURE = (
+    *("overlap", "ring", "exchange", "alternate"),
+    *("persistent", "producer", "halves", "heads", "aligned"),
+)
 _AT_A_TIME = os.cpu_count() or 1
 _TIMEOUT = 300
 

@@ -12,7 +12,7 @@ from tvm import tirx
 
 from prefilltune.tuning.pipeline.tensor_maps import make_map, makes_map, map_of_view, mapped
 
-TILE = 8
+TILE, LENGTH = 8, 21
 HEADS, COLUMNS, ITEMSIZE = 4, 64, 2
 DENSE = (COLUMNS * ITEMSIZE, HEADS * COLUMNS * ITEMSIZE)
 
@@ -68,9 +68,6 @@ def _made(shape: tuple[int, ...], strides: list[int]) -> Any:
     tensor_map = tirx.Var("k_map", tvm.ir.PointerType(tirx.TensorMapType()))
     numbers = [tirx.const(each, "int64") for each in strides]
     return make_map(tensor_map, source, numbers, (COLUMNS, 1, TILE), 3)
-
-
-LENGTH = 21
 
 
 def _expected(left: int, row: int, first: int, stride: int) -> list[int | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .steps import changed
+from .steps import changed, stored
 
 
 def masked_by_limits(stmt: Any) -> Any:
@@ -69,10 +69,7 @@ def _limited(nest: Any, memory: list[Any]) -> Any:
     step: Any = tirx.BufferStore(inner.buffer, value, inner.indices)
     for loop in reversed(loops):
         step = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, step)
-    stores = [
-        tirx.BufferStore(buffer, end, [tirx.const(index, "int32")])
-        for index, end in enumerate(limits)
-    ]
+    stores = [stored(buffer, end, index) for index, end in enumerate(limits)]
     return tirx.SeqStmt([*stores, step])
 
 

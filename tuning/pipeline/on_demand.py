@@ -24,6 +24,7 @@ from .steps import (
     other_annotations,
     renewed,
     sequence,
+    stored,
     stores_of,
     substituted,
     whole,
@@ -160,12 +161,12 @@ def _question(loop: Any, maximum: LaneReduction, anchor: _Anchor) -> tuple[Any, 
     reads = [maximum.block.reads[0].source, anchor.buffer]
     block = s_tir.SBlock(
         [], [*map(whole, reads)], [whole(answer)], "question",
-        tirx.SeqStmt([compared, tirx.BufferStore(answer, any_lane(found), [int32(0)])]),
+        tirx.SeqStmt([compared, stored(answer, any_lane(found))]),
         alloc_buffers=[most],
     )  # fmt: skip
     asked = maximum.by_threads(s_tir.SBlockRealize([], True, block))
     asked = renewed(asked, [*reads, answer])
-    known = tirx.BufferStore(answer, int32(1), [int32(0)])
+    known = stored(answer, int32(1))
     later = tirx.Not(tirx.EQ(loop.loop_var, loop.min))
     return answer, tirx.SeqStmt([known, tirx.IfThenElse(later, asked, None)])
 

@@ -9,7 +9,7 @@ from ..errors import PipelineError
 from ..intrinsics.fragments import FRAGMENT, SHARED, UNTRACKED, WARP_ROWS
 from ..intrinsics.rows import write_fragments, write_rows
 from .rings import heads_of, sblock_of
-from .steps import changed, over_threads, stores_of, substituted
+from .steps import changed, other_annotations, over_threads, stores_of, substituted
 
 _ALIGNED = "buffer_dim_align"
 
@@ -68,10 +68,9 @@ def _unaligned(stmt: Any) -> Any:
 
     if not isinstance(stmt, s_tir.SBlock) or _ALIGNED not in stmt.annotations:
         return None
-    others = {name: value for name, value in stmt.annotations.items() if name != _ALIGNED}
     return s_tir.SBlock(
         stmt.iter_vars, stmt.reads, stmt.writes, stmt.name_hint, stmt.body, stmt.init,
-        stmt.alloc_buffers, stmt.match_buffers, others,
+        stmt.alloc_buffers, stmt.match_buffers, other_annotations(stmt, _ALIGNED),
     )  # fmt: skip
 
 

@@ -133,11 +133,13 @@ def _with_rings(block: Any, rings: list[Ring]) -> Any:
 
     (warps,) = (int(each.annotations[BULK]) for each in block.body if is_annotated(each, BULK))
     once = [each for each in block.body if is_annotated(each, BULK_ONCE)]
-    stmts = _pipelined_steps(block.body, once, rings)
+    own: list[Ring] = []
+    stmts = _pipelined_steps(block.body, once, own)
+    rings += own
     return s_tir.SBlock(
         block.iter_vars, block.reads, block.writes, block.name_hint,
-        tirx.SeqStmt([begin_rings(rings, warps), *stmts]), block.init,
-        [*block.alloc_buffers, rings[0].barriers], block.match_buffers, block.annotations,
+        tirx.SeqStmt([begin_rings(own, warps), *stmts]), block.init,
+        [*block.alloc_buffers, own[0].barriers], block.match_buffers, block.annotations,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..intrinsics.warps import LANES, from_lane, held_by, lane
-from .steps import bound_through, int32, substituted, with_equal
+from .steps import bound_through, int32, stored, substituted, with_equal
 
 # Places in a search's memory.
 _LANE, _HELD, _STEP, _PROBE = range(4)
@@ -70,7 +70,7 @@ def _by_warps(search: Sequence[Any], others: Sequence[Any]) -> tuple[list[Any], 
     finder: Any = memory[_HELD] - 1
 
     def store(value: Any, index: int, buffer: Any = memory) -> Any:
-        return tirx.BufferStore(buffer, value, [int32(index)])
+        return stored(buffer, value, index)
 
     turn: list[Any] = [
         store((end - begin + (LANES - 1)) // LANES, _STEP),

@@ -137,9 +137,9 @@ def is_annotated(stmt: Any, annotation: str) -> bool:
     return isinstance(stmt, tirx.For) and annotation in stmt.annotations
 
 
-def other_annotations(loop: Any, annotation: str) -> dict[str, Any]:
-    """What a loop says besides an annotation."""
-    return {name: value for name, value in loop.annotations.items() if name != annotation}
+def other_annotations(stmt: Any, annotation: str) -> dict[str, Any]:
+    """What a loop or an sblock says besides an annotation."""
+    return {name: value for name, value in stmt.annotations.items() if name != annotation}
 
 
 def stores_of(*stmts: Any) -> list[Any]:
