@@ -73,6 +73,7 @@ _COPY = r"cp\.async\.c[ag]\.shared\.global \[%0\], \[%1\], (?P<size>\d+)"
 _LOAD = r"ldmatrix\.sync\.aligned\.m8n8\.x4"
 _CALLS = (
     ("", ""),  # which keeps a value from the compiler
+    (r"mov.u32 %0, %%laneid;", "{} = current & 31"),
     (r"ld.global.nc.b32 .*", "{0} = *({1})"),
     (r"ex2\.approx\.ftz\.f32 %0, %1;", "{} = ptx_ex2({})"),
     (r"rcp\.approx\.ftz\.f32 %0, %1;", "{} = 1 / ({})"),

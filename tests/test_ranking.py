@@ -16,7 +16,7 @@ extern "C" __global__ void main_kernel(int* q_ptr, int* k_ptr, int* v_ptr, int* 
   int things = k_ptr[0];
   for (int i = first; i < things; i += threads)
     prefill_rank_count(buf_dyn_shmem_ptr, i, q_ptr[i], v_ptr[i]);
-  int some = prefill_rank(buf_dyn_shmem_ptr, things);
+  int some = prefill_rank(buf_dyn_shmem_ptr, things, threads);
   for (int i = first; i < things; i += threads) {
     int thing = prefill_ranked(buf_dyn_shmem_ptr, i);
     output_ptr[i] = thing;

@@ -46,10 +46,10 @@ __device__ __forceinline__ void prefill_rank_use(void* table, int value) {{
 # then gives up on registers of warps in the whole kernel: a tenth to a sixth more instructions for
 # each tile of keys. So it must not know.
 _RANK = f"""
-__device__ __forceinline__ int prefill_rank(void* table, int things) {{
+__device__ __forceinline__ int prefill_rank(void* table, int things, int threads) {{
   unsigned char* levels = (unsigned char*)table;
   unsigned short* ranked = (unsigned short*)(levels + {_RANKED});
-  int threads = blockDim.x * blockDim.y * blockDim.z, thing = {_THREAD}, some = 0;
+  int thing = {_THREAD}, some = 0;
   asm("" : "+r"(things));
   int whole = (things + 15) / 16;
   if (thing < whole * 16 - things) levels[things + thing] = {_BIT};
@@ -98,20 +98,23 @@ __device__ __forceinline__ int prefill_rank_group(const void* table, int thing) 
 # As many threads as the power of two that groups are no more than, or as the block has, begin with
 # a group each; where there are more threads, they share its things.
 _SPREAD = """
-__device__ __forceinline__ int prefill_rank_spread(int groups) {
-  int threads = blockDim.x * blockDim.y * blockDim.z;
+__device__ __forceinline__ int prefill_rank_spread(int groups, int threads) {
   int bits = groups > 1 ? 32 - __clz(groups - 1) : 0;
   return min(bits, 31 - __clz(threads));
 }
 """
 
 
-def spread(groups: Any) -> Any:
+def spread(groups: Any, threads: int) -> Any:
     """A call that gives the bits of a thread's number which tell its group, int32.
+
+    Threads of a block are given as a number: how it was launched would have to be fetched first.
 
     The others tell which of the threads of that group it is.
     """
-    return T.cuda.func_call("prefill_rank_spread", groups, source_code=_SPREAD, return_type="int32")
+    return T.cuda.func_call(
+        "prefill_rank_spread", groups, threads, source_code=_SPREAD, return_type="int32"
+    )
 
 
 def count_thing(table: Any, thing: Any, count: Any, group: Any) -> Any:
@@ -134,15 +137,19 @@ def use(table: Any, value: Any) -> Any:
     return T.cuda.func_call("prefill_rank_use", table, value, source_code=_USE)
 
 
-def rank(table: Any, things: Any) -> Any:
-    """A call by which all threads of a block, who meet in it, rank what was counted.
+def rank(table: Any, things: Any, threads: int) -> Any:
+    """A call by which all threads of a block, as many as are said, rank what was counted.
+
+    They meet in it.
 
     Returns
     -------
     Call
         How many things are more than nothing: the first ones of the ranking.
     """
-    return T.cuda.func_call("prefill_rank", table, things, source_code=_RANK, return_type="int32")
+    return T.cuda.func_call(
+        "prefill_rank", table, things, threads, source_code=_RANK, return_type="int32"
+    )
 
 
 def ranked(table: Any, place: Any) -> Any:

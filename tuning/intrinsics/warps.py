@@ -9,10 +9,12 @@ from tvm.script import tirx as T
 #: Lanes of a warp.
 LANES = 32
 
-_LANE = f"""
-__device__ __forceinline__ int prefill_lane() {{
-  return ((threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x) % {LANES};
-}}
+_LANE = """
+__device__ __forceinline__ int prefill_lane() {
+  int lane;
+  asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
 """
 
 _HELD = """

@@ -237,7 +237,9 @@ class Order:
         parts = (sequences.count + (int32(1) << bits) - 1) >> bits
         whole = tirx.For(part, int32(0), parts, tirx.ForKind.SERIAL, self._each(of_thread))
         stmts = [
-            *bound_through(memory, ranking.spread(sequences.count), bits, 1),
+            *bound_through(
+                memory, ranking.spread(sequences.count, math.prod(self.threads)), bits, 1
+            ),
             whole,
         ]
         return self._made(stmts)
@@ -260,7 +262,7 @@ class Order:
         def some(number: Any) -> Any:
             return stored(self._found, number, 1)
 
-        rank = some(uniform(ranking.rank(self._pointer, self._tiles)))
+        rank = some(uniform(ranking.rank(self._pointer, self._tiles, math.prod(self.threads))))
         return self._if_fits(tirx.SeqStmt([*stmts, rank]), some(self._tiles))
 
     def _counted(self, pair: Any, number: Any, group: Any) -> Any:

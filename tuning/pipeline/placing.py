@@ -215,7 +215,9 @@ class Places:
         offsets = [*dict.fromkeys(found)]
         memory = tirx.decl_buffer((len(offsets),), "int32", name="touched", scope="local")
         touching = [
-            stored(memory, touch(tirx.address_of(each[0]), each.shape[0]), index)
+            stored(
+                memory, touch(tirx.address_of(each[0]), each.shape[0], self.order.threads), index
+            )
             for index, each in enumerate(offsets)
         ]
         every = functools.reduce(operator.xor, (memory[index] for index in range(len(offsets))))
