@@ -93,22 +93,25 @@ class Intervals:
         first = self.rows.begin
         return not isinstance(first, tirx.IntImm) and _not_below_0(first)
 
-    def guard_of_aligned(self, some_column: Expr) -> Expr:
-        """The guard of rows that there are, in a tile that begins with the first row or later.
+    def guard_of_stored(self, some_column: Expr, *, aligned: bool) -> Expr:
+        """The guard of those rows of a tile that outputs are stored for.
 
-        Or a number of tiles before it: then none of its rows sees a column. So the rows of a tile
-        with columns need not be asked whether they come before the first.
+        What holds for all of them need not be asked of each, nor selected by for each element.
 
         Parameters
         ----------
         some_column : Expr
             Whether the tile has any.
+        aligned : bool
+            Whether a tile with columns begins with the first row that may see one, or later.
         """
         row, sees_some = self.row.var, self.columns.begin < self.columns.end
-        known = [row >= self.rows.begin]
-        if same_value(self.rows.end, self.row.extent):
-            known.append(row < self.rows.end)
-        if self._each_sees_some:
+        known = [row < self.row.extent]
+        if aligned:
+            known.append(row >= self.rows.begin)
+        if self.written is not None:
+            known += [row >= self.written.begin, row < self.written.end]
+        if not depends(sees_some, row) or self._each_sees_some:
             known.append(sees_some)
         asked = [
             each for each in conjuncts(self.guard) if not any(equal(each, some) for some in known)
@@ -117,19 +120,24 @@ class Intervals:
 
     @property
     def _each_sees_some(self) -> bool:
-        """Whether every row from the first that may see a column on does; not if unknown."""
-        first, further = Var("first", "int32"), Var("further", "int32")
-        at = {self.row.var: first + further}
-        begin, end = (
-            substituted(with_equal(each, self.rows.begin, first), at)
-            for each in (self.columns.begin, self.columns.end)
-        )
-        if any(loads(each) for each in (begin, end)):
+        """Whether every row that may see a column does; not if unknown."""
+        names = "first", "further", "after", "end"
+        numbers = first, further, after, end = [Var(name, "int32") for name in names]
+        zero = tirx.const(0, "int32")
+        begin: Any = self.rows.begin if isinstance(self.rows.begin, tirx.IntImm) else first
+        at = {self.row.var: begin + further, end: begin + further + 1 + after}
+
+        def known(expr: Expr) -> Expr:
+            expr = expr if begin is not first else with_equal(expr, self.rows.begin, first)
+            return substituted(with_equal(expr, self.rows.end, end), at)
+
+        columns = Interval(known(self.columns.begin), known(self.columns.end))
+        if any(loads(each) for each in (columns.begin, columns.end)):
             return False
-        analyzer, zero = Analyzer(), tirx.const(0, "int32")
-        analyzer.bind(first, Range(zero, self.row.extent))
-        analyzer.bind(further, Range(zero, self.row.extent - first))
-        return analyzer.can_prove(begin < end)
+        analyzer = Analyzer()
+        for number in numbers:
+            analyzer.bind(number, Range(zero, self.row.extent))
+        return analyzer.can_prove(columns.begin < columns.end)
 
     @property
     def begin_moves(self) -> bool:

@@ -37,8 +37,10 @@ def side_by_side(
     seen = SeenByAll(intervals, Interval(Var("full_begin", "int32"), Var("full_end", "int32")))
     begin: Any = place.columns.begin
     tiles: Any = Var("tiles", "int32")
-    if place.aligned_begin is not None:
-        place = replace(place, guard=(intervals.guard, intervals.guard_of_aligned(tiles > 0)))
+    aligned = place.aligned_begin is not None
+    if aligned or intervals.written is not None:
+        guard = intervals.guard_of_stored(tiles > 0, aligned=aligned)
+        place = replace(place, guard=(intervals.guard, guard))
     number = Axis(passes.tile.var, tiles)
     visited: Any = place.columns.end - begin + (tiling.columns - 1)
     copies_first = sorted(passes.loop, key=lambda stage: not passes.copies(stage))  # stable
