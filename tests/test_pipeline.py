@@ -30,6 +30,7 @@ from prefilltune.tuning.pipeline import (
 )
 from prefilltune.tuning.pipeline.limits import masked_by_limits
 from prefilltune.tuning.pipeline.steps import changed
+from prefilltune.tuning.pipeline.unswitching import unswitched
 
 
 @T.prim_func(s_tir=True)
@@ -164,6 +165,51 @@ def test_a_partial_last_step_is_written_out(size: int, extents: set[int]) -> Non
     result = tvm.runtime.tensor(np.zeros(12, "int32"))
     tvm.compile(module, target="llvm")["main"](tvm.runtime.tensor(source), result)
     np.testing.assert_array_equal(result.numpy(), 2 * source)
+
+
+@T.prim_func(s_tir=True)
+def _chosen(  # what is chosen by is known, of each element, and read
+    numbers: T.Buffer((1,), "int32"),  # pyright: ignore
+    source: T.Buffer((8,), "int32"),  # pyright: ignore
+    result: T.Buffer((3, 8), "int32"),  # pyright: ignore
+):
+    T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+    count: T.let[T.int32] = numbers[0]
+    for i in range(8):
+        with T.sblock("known"):
+            vi = T.axis.spatial(8, i)
+            result[0, vi] = T.if_then_else(count > 0, source[vi] + 1, -1)
+    for i in range(8):
+        with T.sblock("element"):
+            vi = T.axis.spatial(8, i)
+            result[1, vi] = T.if_then_else(vi < count, source[vi] + 1, -1)
+    for i in range(8):
+        with T.sblock("read"):
+            vi = T.axis.spatial(8, i)
+            result[2, vi] = T.if_then_else(numbers[0] > 0, source[vi] + 1, -1)
+
+
+def test_what_is_known_of_all_elements_is_asked_once() -> None:
+    function: Any = _chosen
+    function = function.with_body(changed(function.body, unswitched))
+    stores: list[Any] = []
+
+    def visit(part: Any) -> None:
+        if isinstance(part, tirx.IfThenElse):
+            stores.append(part)
+
+    changed(function.body, visit)
+    assert len(stores) == 1
+    assert function.script().count("if_then_else") == 2
+    kernel = tvm.compile(tvm.IRModule({"main": function}), target="llvm")["main"]
+    source = np.arange(8, dtype="int32")
+    for count in (0, 3):
+        result = tvm.runtime.tensor(np.zeros((3, 8), "int32"))
+        numbers = tvm.runtime.tensor(np.array([count], "int32"))
+        kernel(numbers, tvm.runtime.tensor(source), result)
+        whole = np.where(count > 0, source + 1, -1)
+        each = np.where(source < count, source + 1, -1)
+        np.testing.assert_array_equal(result.numpy(), [whole, each, whole])
 
 
 @T.prim_func(s_tir=True)

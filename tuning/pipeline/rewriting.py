@@ -42,6 +42,7 @@ from .steps import changed, is_annotated, joined
 from .tile_registers import in_words, with_tile_registers
 from .transposing import transposed
 from .trimming import trimmed
+from .unswitching import unswitched
 
 
 def pipeline(module: Any) -> Any:
@@ -80,11 +81,13 @@ def pipeline(module: Any) -> Any:
             return function
         whole: Any = function
         rings: list[Ring] = []
-        body = changed(whole.body, masked_by_limits) if _holds(whole.body, BULK) else whole.body
+        bulk = _holds(whole.body, BULK)
+        body = changed(whole.body, masked_by_limits) if bulk else whole.body
         body = changed(body, maxima_on_demand)
         body = changed(body, cleared_early)
         body = changed(body, partial(_pipelined, rings=rings))
         body = changed(body, left_early)
+        body = changed(body, unswitched) if bulk else body
         body = changed(body, peeled)
         body = changed(body, trimmed)
         body = changed(body, in_words)
