@@ -218,7 +218,7 @@ class Order:
                 tirx.Bind(tile, memory[0]),
                 *stmts,
                 self._counted(sequences.pair(tile), tiles, sequence),
-                stored(memory, tile + (math.prod(self.threads) >> bits)),
+                stored(memory, tile + (self._of_block >> bits)),
             ]
             every = [
                 *bound_through(memory, part_of(number), sequence, 2),
@@ -237,9 +237,7 @@ class Order:
         parts = (sequences.count + (int32(1) << bits) - 1) >> bits
         whole = tirx.For(part, int32(0), parts, tirx.ForKind.SERIAL, self._each(of_thread))
         stmts = [
-            *bound_through(
-                memory, ranking.spread(sequences.count, math.prod(self.threads)), bits, 1
-            ),
+            *bound_through(memory, ranking.spread(sequences.count, self._of_block), bits, 1),
             whole,
         ]
         return self._made(stmts)
@@ -262,7 +260,7 @@ class Order:
         def some(number: Any) -> Any:
             return stored(self._found, number, 1)
 
-        rank = some(uniform(ranking.rank(self._pointer, self._tiles, math.prod(self.threads))))
+        rank = some(uniform(ranking.rank(self._pointer, self._tiles, self._of_block)))
         return self._if_fits(tirx.SeqStmt([*stmts, rank]), some(self._tiles))
 
     def _counted(self, pair: Any, number: Any, group: Any) -> Any:
@@ -287,7 +285,7 @@ class Order:
         from tvm import tirx
 
         part: Any = tirx.Var("part", "int32")
-        threads = math.prod(self.threads)
+        threads = self._of_block
 
         def of_thread(thread: Any) -> Any:
             pair = part * threads + self._number(*thread)
@@ -295,6 +293,11 @@ class Order:
 
         parts = int32(-(-ranking.TABLE // threads))
         return tirx.For(part, int32(0), parts, tirx.ForKind.SERIAL, self._each(of_thread))
+
+    @property
+    def _of_block(self) -> int:
+        """Threads of a block."""
+        return math.prod(self.threads)
 
     def _number(self, x: Any, y: Any, z: Any) -> Any:
         """Of a thread."""
