@@ -39,6 +39,7 @@ from ..measuring.worker import Outcome
 from ..spaces import SPACES
 from ..swept import swept_records
 from ..target import ResolvedTarget
+from .blocks import asking_for_more, most_blocks_first
 from .builders import BuilderProcess
 from .search import Search
 from .state import Limit, Listener, SearchState
@@ -136,7 +137,7 @@ def tune_case(
         if interrupted:  # by someone who waits: the others are in the log
             finalists = [_best(search.trials if state.trials else [], spaces, 1)]
         else:
-            finalists = [_best(search.trials, [space], keep + _SPARE_FINALISTS) for space in spaces]
+            finalists = [_finalists(search.trials, space, keep) for space in spaces]
         state.activity = "verifying the best on fresh inputs"
         listener(state)
         kept = [entry for each in finalists for entry in _keep_best(search, machine, each, keep)]
@@ -179,6 +180,13 @@ def _best(trials: Sequence[Trial], spaces: Collection[str], most: int) -> list[T
     return sorted(succeeded, key=lambda trial: trial.seconds)[:most]
 
 
+def _finalists(trials: Sequence[Trial], space: str, keep: int) -> list[Trial]:
+    """The best of a space, and beside each what differs in asking for more blocks alone."""
+    best = _best(trials, [space], keep + _SPARE_FINALISTS)
+    more = (each for trial in best for each in asking_for_more(trial, trials))
+    return [*{trial.identity: trial for trial in (*best, *more)}.values()]
+
+
 def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: int) -> list[Entry]:
     """Verify finalists and time them side by side: single timings favour the lucky."""
     case, target, pool = search.case, search.target, search.pool
@@ -197,7 +205,11 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
     ]
     times = _times(engine, case, [path for _, _, path in verified], pool)
     tried = Counter(trial.space for trial in search.trials)
-    ranked = sorted(zip(verified, times, strict=True), key=lambda each: statistics.median(each[1]))
+    timed = [
+        (trial, statistics.median(seconds), (each, path, seconds))
+        for (trial, each, path), seconds in zip(verified, times, strict=True)
+    ]
+    ranked = most_blocks_first(sorted(timed, key=lambda each: each[1]))
     return [
         each.entry(
             seconds,
@@ -208,7 +220,7 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
                 space=trial.space,
                 variant=dict(trial.variant),
                 lens=case.lens.text,
-                median_secs=statistics.median(seconds),
+                median_secs=median,
                 spread_secs=interquartile_range(seconds),
                 max_abs_error=errors[path],
                 trials=tried[trial.space],
@@ -218,7 +230,7 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
                 date=date_now(),
             ),
         )
-        for (trial, each, path), seconds in ranked[:keep]
+        for trial, median, (each, path, seconds) in ranked[:keep]
     ]
 
 
