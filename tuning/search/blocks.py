@@ -26,11 +26,11 @@ def blocks_asked(trial: Trial) -> int:
     return int(numbers[dict(trial.trace[1])[place]]) if numbers else 0
 
 
-def asking_for_more(trial: Trial, trials: Sequence[Trial]) -> Iterator[Trial]:
-    """Those of other trials that ask for more blocks than one, are like it, and about as fast."""
-    least, besides = blocks_asked(trial), _besides(trial)
+def asking_for_more(one: Trial, trials: Sequence[Trial]) -> Iterator[Trial]:
+    """Successful ``trials`` that ask for more blocks than ``one``, like it and about as fast."""
+    least, besides = blocks_asked(one), _besides(one)
     for each in {each.identity: each for each in trials if not each.failure}.values():
-        about_as_fast = each.seconds <= trial.seconds * (1 + _ALONE)
+        about_as_fast = each.seconds <= one.seconds * (1 + _ALONE)
         if about_as_fast and _besides(each) == besides and blocks_asked(each) > least:
             yield each
 
