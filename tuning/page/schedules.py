@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...database import Entry
 from ...workloads import PrefillSpec
+from ..building.sampled import Sampled, sampled, sampled_for
 from ..spaces import SPACES
 
 # What annotations of a schedule are for people, where a design space samples them.
@@ -35,24 +35,14 @@ def decisions(trace: list[Any]) -> dict[str, str]:
     trace
         MetaSchedule's JSON: instructions, and decisions by the index of their instruction.
     """
-    instructions, chosen = trace
-    values = dict(_sampled(instructions, dict(map(tuple, chosen))))
-    found: dict[str, str] = {}
-    for name, inputs, attributes, _ in instructions:
-        value = inputs[1] if name == "Annotate" else None
-        if isinstance(value, str) and value in values:
-            annotation: str = attributes[0]
-            found[_SAMPLED.get(annotation, annotation)] = values[value]
-    tiles = [value for value in values.values() if "x" in value]
+    found = {_SAMPLED.get(name, name): _text(each) for name, each in sampled_for(trace).items()}
+    tiles = [_text(each) for each in sampled(trace).values() if isinstance(each.value, list)]
     if tiles:
         found["loops split into"] = ", ".join(tiles)
     return found
 
 
-def _sampled(instructions: list[Any], chosen: Mapping[int, Any]) -> Iterator[tuple[str, str]]:
-    """The value of every sampled variable; a tiling's, once for all its factors."""
-    for index, (name, _, attributes, outputs) in enumerate(instructions):
-        if name == "SampleCategorical":
-            yield outputs[0], str(attributes[0][chosen[index]])
-        elif name == "SamplePerfectTile":
-            yield outputs[0], " x ".join(map(str, chosen[index]))
+def _text(choice: Sampled) -> str:
+    """What was decided; of a tiling all its factors."""
+    value = choice.value
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+from ..building.sampled import sampled_for
 from ..pipeline.annotations import MIN_BLOCKS
 from .trial_log import Trial
 
@@ -22,23 +23,24 @@ _ALONE, _SIDE_BY_SIDE = 0.03, 0.005
 
 def blocks_asked(trial: Trial) -> int:
     """How many blocks a multiprocessor shall hold by a trial; 0 if it does not say."""
-    place, numbers = _choice(trial.trace)
-    return int(numbers[dict(trial.trace[1])[place]]) if numbers else 0
+    asked = sampled_for(trial.trace).get(MIN_BLOCKS)
+    return 0 if asked is None else int(asked.value)
 
 
 def asking_for_more(one: Trial, trials: Sequence[Trial]) -> Iterator[Trial]:
-    """Successful ``trials`` that ask for more blocks than ``one``, like it and about as fast."""
+    """Those of distinct ``trials`` that ask for more blocks than ``one``, like it and as fast.
+
+    As fast as can be said of times that were not taken side by side.
+    """
     least, besides = blocks_asked(one), _besides(one)
-    for each in {each.identity: each for each in trials if not each.failure}.values():
+    for each in trials:
         about_as_fast = each.seconds <= one.seconds * (1 + _ALONE)
         if about_as_fast and _besides(each) == besides and blocks_asked(each) > least:
             yield each
 
 
-def most_blocks_first(
-    ranked: Sequence[tuple[Trial, float, Kept]],
-) -> list[tuple[Trial, float, Kept]]:
-    """Trials in the order in which they are worth keeping.
+def worth_keeping(ranked: Sequence[tuple[Trial, float, Kept]]) -> list[tuple[Trial, float, Kept]]:
+    """Trials without those in whose place another serves.
 
     Parameters
     ----------
@@ -48,39 +50,24 @@ def most_blocks_first(
     Returns
     -------
     list of (Trial, float, Kept)
-        The same. Before one that others are like and as fast as comes that of them which asks for
-        most blocks.
+        Of those that are like and as fast as the fastest of them, the one that asks for most
+        blocks; and all others. Kept beside it, one that asks for less would be built in its place.
     """
-    order: list[int] = []
-    for index, (trial, seconds, _) in enumerate(ranked):
-        alike = [
-            at
-            for at, (other, other_seconds, _) in enumerate(ranked)
-            if at not in order
-            and other_seconds <= seconds * (1 + _SIDE_BY_SIDE)
-            and _besides(other) == _besides(trial)
-        ]
-        if index not in order:
-            most = max(alike, key=lambda at: blocks_asked(ranked[at][0]))
-            order += dict.fromkeys((most, index))
-    return [ranked[index] for index in order]
+    groups = [_besides(trial) for trial, _, _ in ranked]
+    fastest: dict[Any, float] = {}
+    most: dict[Any, int] = {}
+    for group, (trial, seconds, _) in zip(groups, ranked, strict=True):
+        if seconds <= fastest.setdefault(group, seconds) * (1 + _SIDE_BY_SIDE):
+            most[group] = max(most.get(group, 0), blocks_asked(trial))
+    return [
+        each
+        for group, each in zip(groups, ranked, strict=True)
+        if each[1] > fastest[group] * (1 + _SIDE_BY_SIDE) or blocks_asked(each[0]) == most[group]
+    ]
 
 
 def _besides(trial: Trial) -> tuple[Any, ...]:
     """What a trial is besides the blocks that it asks for."""
-    place, _ = _choice(trial.trace)
+    asked = sampled_for(trial.trace).get(MIN_BLOCKS)
+    place = None if asked is None else asked.place
     return (trial.arm, *(repr(each) for each in trial.trace[1] if each[0] != place))
-
-
-def _choice(trace: Any) -> tuple[int, list[int]]:
-    """Where a trace chooses how many blocks it asks for, and among which; (-1, []) if nowhere."""
-    instructions, _ = trace
-    asked = {
-        inputs[1]
-        for kind, inputs, attributes, _ in instructions
-        if kind == "Annotate" and attributes == [MIN_BLOCKS]
-    }
-    for place, (kind, _, attributes, outputs) in enumerate(instructions):
-        if kind == "SampleCategorical" and asked.intersection(outputs):
-            return place, attributes[0]
-    return -1, []

@@ -39,7 +39,7 @@ from ..measuring.worker import Outcome
 from ..spaces import SPACES
 from ..swept import swept_records
 from ..target import ResolvedTarget
-from .blocks import asking_for_more, most_blocks_first
+from .blocks import asking_for_more, worth_keeping
 from .builders import BuilderProcess
 from .search import Search
 from .state import Limit, Listener, SearchState
@@ -135,7 +135,7 @@ def tune_case(
         state = search.run(limit)
         interrupted = wish.is_made
         if interrupted:  # by someone who waits: the others are in the log
-            finalists = [_best(search.trials if state.trials else [], spaces, 1)]
+            finalists = [_succeeded(search.trials if state.trials else [], spaces)[:1]]
         else:
             finalists = [_finalists(search.trials, space, keep) for space in spaces]
         state.activity = "verifying the best on fresh inputs"
@@ -173,17 +173,18 @@ def log_path(case: Case, key: TargetKey, root: Path) -> Path:
     return root / str(key) / "trials" / f"{_slug(case)}.jsonl"
 
 
-def _best(trials: Sequence[Trial], spaces: Collection[str], most: int) -> list[Trial]:
-    """The fastest distinct successes of some spaces."""
+def _succeeded(trials: Sequence[Trial], spaces: Collection[str]) -> list[Trial]:
+    """The distinct successes of some spaces, the fastest first."""
     distinct = {trial.identity: trial for trial in trials if trial.space in spaces}
     succeeded = [trial for trial in distinct.values() if not trial.failure]
-    return sorted(succeeded, key=lambda trial: trial.seconds)[:most]
+    return sorted(succeeded, key=lambda trial: trial.seconds)
 
 
 def _finalists(trials: Sequence[Trial], space: str, keep: int) -> list[Trial]:
     """The best of a space, and beside each what differs in asking for more blocks alone."""
-    best = _best(trials, [space], keep + _SPARE_FINALISTS)
-    more = (each for trial in best for each in asking_for_more(trial, trials))
+    succeeded = _succeeded(trials, [space])
+    best = succeeded[: keep + _SPARE_FINALISTS]
+    more = (each for trial in best for each in asking_for_more(trial, succeeded))
     return [*{trial.identity: trial for trial in (*best, *more)}.values()]
 
 
@@ -209,7 +210,7 @@ def _keep_best(search: Search, machine: Machine, finalists: list[Trial], keep: i
         (trial, statistics.median(seconds), (each, path, seconds))
         for (trial, each, path), seconds in zip(verified, times, strict=True)
     ]
-    ranked = most_blocks_first(sorted(timed, key=lambda each: each[1]))
+    ranked = worth_keeping(sorted(timed, key=lambda each: each[1]))
     return [
         each.entry(
             seconds,
