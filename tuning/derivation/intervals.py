@@ -106,9 +106,9 @@ class Intervals:
             Whether a tile with columns begins with the first row that may see one, or later.
         """
         row, sees_some = self.row.var, self.columns.begin < self.columns.end
-        known = [row < self.row.extent]
-        if aligned:
-            known.append(row >= self.rows.begin)
+        known = [row >= self.rows.begin] if aligned else []
+        if same_value(self.rows.end, self.row.extent):
+            known.append(row < self.rows.end)
         if self.written is not None:
             known += [row >= self.written.begin, row < self.written.end]
         if not depends(sees_some, row) or self._each_sees_some:
@@ -121,9 +121,10 @@ class Intervals:
     @property
     def _each_sees_some(self) -> bool:
         """Whether every row that may see a column does; not if unknown."""
-        names = "first", "further", "after", "end"
-        numbers = first, further, after, end = [Var(name, "int32") for name in names]
-        zero = tirx.const(0, "int32")
+        numbers = first, further, after = [
+            Var(name, "int32") for name in ("first", "further", "after")
+        ]
+        end, zero = Var("end", "int32"), tirx.const(0, "int32")
         begin: Any = self.rows.begin if isinstance(self.rows.begin, tirx.IntImm) else first
         at = {self.row.var: begin + further, end: begin + further + 1 + after}
 

@@ -108,9 +108,8 @@ __device__ __forceinline__ int prefill_rank_spread(int groups, int threads) {
 def spread(groups: Any, threads: int) -> Any:
     """A call that gives the bits of a thread's number which tell its group, int32.
 
-    Threads of a block are given as a number: how it was launched would have to be fetched first.
-
-    The others tell which of the threads of that group it is.
+    The others tell which of the threads of that group it is. Threads of a block are given as a
+    number: how it was launched would have to be fetched first.
     """
     return T.cuda.func_call(
         "prefill_rank_spread", groups, threads, source_code=_SPREAD, return_type="int32"
