@@ -20,7 +20,7 @@ from ..errors import PipelineError
 from ..intrinsics import panel_width
 from ..intrinsics import ring as calls
 from ..intrinsics.fragments import UNTRACKED
-from .steps import substituted
+from .steps import is_choice, substituted
 from .tensor_maps import make_map
 
 #: Shared memory that is set aside for barriers, less than half of which they need: a permuted tile
@@ -274,10 +274,9 @@ def _rows_of(index: Any) -> tuple[Any, Any] | None:
 
 def _copied(value: Any) -> Any:
     """What a load copies where there is anything: it may be a choice between that and zeros."""
-    from tvm.ir import Call
     from tvm.tirx import FloatImm
 
-    if isinstance(value, Call) and getattr(value.op, "name", "").endswith("if_then_else"):
+    if is_choice(value):
         _, element, zero = value.args
         return element if isinstance(zero, FloatImm) and zero.value == 0 else value
     return value

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import PipelineError
 from ..intrinsics import JOIN, WAIT, with_pending
 from .annotations import ALL
+
+if TYPE_CHECKING:
+    from tvm.ir import Call
 
 
 def changed(stmt: Any, change: Callable[[Any], Any]) -> Any:
@@ -217,6 +220,13 @@ def variables_of(buffers: Sequence[Any]) -> list[Any]:
 
     sizes = (size for buffer in buffers for size in buffer.shape)
     return [*dict.fromkeys(each for size in sizes for each in undefined_vars(size))]
+
+
+def is_choice(value: Any) -> TypeGuard[Call]:
+    """Whether a value is one of two, of which TIR computes the chosen one alone."""
+    from tvm.ir import Call
+
+    return isinstance(value, Call) and getattr(value.op, "name", "").endswith("if_then_else")
 
 
 def _nothing() -> Any:

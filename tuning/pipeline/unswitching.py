@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .steps import buffers_of, changed, renewed, with_equal
+from .steps import buffers_of, changed, is_choice, renewed, with_equal
 
 
 def unswitched(stmt: Any) -> Any:
@@ -50,13 +50,11 @@ def _choices(value: Any) -> list[Any]:
     found: list[Any] = []
 
     def visit(call: Any) -> None:
-        if getattr(call.op, "name", "").endswith("if_then_else"):
+        if is_choice(call):
             found.append(call)
 
-    def loads(condition: Any) -> bool:
-        read: list[Any] = []
-        tvm_ffi.structural_walk(condition, (TensorLoad, read.append))
-        return bool(read)
+    def is_read(condition: Any) -> bool:
+        return tvm_ffi.structural_walk(condition, (TensorLoad, tvm_ffi.VisitInterrupt)) is not None
 
     tvm_ffi.structural_walk(value, (Call, visit))
-    return [each for each in found if not loads(each.args[0])]
+    return [each for each in found if not is_read(each.args[0])]

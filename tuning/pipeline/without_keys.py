@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from .rings import sblock_of
-from .steps import changed, stores_of
+from .steps import changed, is_choice, stores_of
 
 
 def without_keys(stmts: Sequence[Any]) -> list[Any]:
@@ -55,7 +55,7 @@ def _store(stmt: Any) -> Any:
 def _constant(store: Any, staged: dict[Any, Any]) -> float:
     """What is stored where a row attends to nothing."""
     from tvm import tirx
-    from tvm.ir import Call, TensorLoad
+    from tvm.ir import TensorLoad
     from tvm.tirx import FloatImm
 
     value = store.value
@@ -65,7 +65,7 @@ def _constant(store: Any, staged: dict[Any, Any]) -> float:
         value = value.value
     if isinstance(value, tirx.Select):
         value = value.false_value
-    elif isinstance(value, Call) and getattr(value.op, "name", "").endswith("if_then_else"):
+    elif is_choice(value):
         value = value.args[2]
     if not isinstance(value, FloatImm):
         raise PipelineError(
