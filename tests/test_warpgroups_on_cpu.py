@@ -21,7 +21,16 @@ from prefilltune.tuning.building.build import generate
 from prefilltune.tuning.intrinsics import WARP_ROWS, WARPGROUP
 from prefilltune.tuning.measuring.checking import expect, poisoned_results
 from prefilltune.tuning.pipeline import pipeline
-from prefilltune.workloads import TOLERANCE, PrefillShape, PrefillSpec, make_inputs, regimes
+from prefilltune.workloads import (
+    TOLERANCE,
+    PrefillShape,
+    PrefillSpec,
+    empty_lse,
+    make_inputs,
+    max_error,
+    reference_packed_attention,
+    regimes,
+)
 
 #: Few enough blocks that each takes several tiles, one after another.
 BLOCKS = 3
@@ -236,6 +245,32 @@ def test_packed_kernels_compute_attention(
         offsets, order = inputs.arguments[3:], ORDERS[index * 5 % len(ORDERS)]
         kernel(*tensors, *offsets, *results, order=order)
         assert expect(spec, shape, inputs).error(*results) <= TOLERANCE["float16"]
+
+
+@pytest.mark.parametrize(
+    ("window", "first"),
+    [((None, 0), 30), pytest.param((30, 5), 25, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_packed_rows_without_keys_are_zeros(
+    window: tuple[int | None, int], first: int, tmp_path: Path
+) -> None:
+    spec = PrefillSpec(2, 1, 64, "float16", layout="packed", window=window)
+    kernel = _kernel(spec, PrefillShape(4, 100), (64, 64), PRODUCER, tmp_path)
+    # Of the first and the last sequence all rows, of the second those before its first key.
+    offsets = [np.cumsum([0, *lens], dtype=np.int32) for lens in ([100, 70, 9, 64], [0, 40, 90, 0])]
+    rng = np.random.default_rng(0)
+    query, key, value = (
+        rng.standard_normal((end, heads, 64)).astype(np.float16)
+        for end, heads in ((243, 2), (130, 1), (130, 1))
+    )
+    output, lse = (np.full(shape, np.nan, np.float16) for shape in (query.shape, query.shape[:2]))
+    kernel(*(each[None] for each in (query, key, value)), *offsets, output, lse, order=ORDERS[1])
+    expected, _ = reference_packed_attention(spec, query, key, value, *offsets)
+    assert max_error(output, expected) <= TOLERANCE["float16"]
+    without = np.r_[0 : 100 + first, 179:243]
+    assert not output[without].any()
+    assert (lse[without] == empty_lse("float16")).all()
 
 
 @pytest.mark.parametrize("more", [PRODUCER, pytest.param(HEADS, marks=pytest.mark.slow)], ids=str)
