@@ -8,9 +8,10 @@ needs PyTorch and the rivals, and nothing that tunes or compiles: it runs on a h
 compiler. Of each case every contestant has a graph of calls, and all are replayed in turns, in
 another order each round. ``_rotating`` are calls whose inputs rotate past the L2 cache;
 ``_filled`` are rivals with the padding cleared behind them by PyTorch's ``index_fill_`` on rows
-that are known beforehand. Several folders of libraries, such as of records of before and after,
-are contestants each. FlashAttention-3 and cuDNN compute left-padded sequences of the same lengths
-at the left.
+that are known beforehand. No fill writes as many bytes faster than one stretch of them, which is
+``_untouched_fill``; ``_untouched_fills`` are two, so that their difference is what the bytes take.
+Several folders of libraries, such as of records of before and after, are contestants each.
+FlashAttention-3 and cuDNN compute left-padded sequences of the same lengths at the left.
 """
 
 from __future__ import annotations
@@ -123,6 +124,9 @@ def contestants(
         for output in ("zero",) if problem.lens == "full" else ("zero", "untouched"):
             make = partial(_ours, problem, valid, output, found)
             yield f"{folder.name}_{output}", make, problem.causal
+            if output == "untouched":
+                yield f"{folder.name}_untouched_fill", partial(_stretches, problem, make, 1), None
+                yield f"{folder.name}_untouched_fills", partial(_stretches, problem, make, 2), None
     rivals = {
         "fa3_seqused": partial(_flash_attention, problem, valid),
         "cudnn_padding_mask": partial(_cudnn, problem, padding=True),
@@ -186,6 +190,21 @@ def _filled(problem: Problem, make: Make, *tensors: Any) -> Callable[[], Any]:
     def filled() -> Any:
         output = call()
         output.view(problem.batch * length, -1).index_fill_(0, rows, 0)
+        return output
+
+    return filled
+
+
+def _stretches(problem: Problem, make: Make, times: int, *tensors: Any) -> Callable[[], Any]:
+    """A call, and behind it as many bytes as padding has, from either end of the output."""
+    call, rows = make(*tensors), problem.batch * problem.length
+    padding = rows - sum(problem.valid)
+    ends = [slice(0, padding), slice(rows - padding, rows)][:times]
+
+    def filled() -> Any:
+        output = call()
+        for end in ends:
+            output.view(rows, -1)[end].zero_()
         return output
 
     return filled
