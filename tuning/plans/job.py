@@ -227,5 +227,6 @@ def _slice(begun: _Begun, result: TuneResult) -> Slice:
     state, limit = result.state, begun.limit
     best = None if math.isinf(state.best_seconds) else state.best_seconds
     assert limit.seconds is not None
-    exhausted = state.trials < begun.trials and state.elapsed < limit.seconds
+    early = state.trials < begun.trials and state.elapsed < limit.seconds
+    exhausted = early and not state.beyond  # else the next slice goes on with these
     return Slice(state.restored + state.trials, best, begun.seconds, exhausted)

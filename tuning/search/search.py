@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import Any
@@ -31,7 +31,7 @@ from .device_job import device_job
 from .known_trials import KnownTrials
 from .sampling import SamplesAhead
 from .state import Limit, Listener, SearchState
-from .trial_log import Trial, TrialLog
+from .trial_log import ArmKey, Trial, TrialLog
 from .turns import Turns
 from .under_way import UnderWay
 
@@ -130,7 +130,9 @@ class Search:
         self._builders.faults.clear()
         bounds, under_way = self._batching, UnderWay()
         samples = SamplesAhead(self._builders, bounds.sampled_ahead, bounds.first_turn)
-        turns = Turns(self._arms(), bounds, samples, self._known, state, self._say, self._stopping)
+        known = self._known.read()
+        arms = self._arms({trial.arm for trial in known})
+        turns = Turns(arms, bounds, samples, self._known, state, self._say, self._stopping)
         baseline = Baseline(self.case, self.target, self._builders, self.pool)
         state.has_baseline = baseline.exists
         # Inputs and references take as long as sampling and building the first batch.
@@ -139,7 +141,7 @@ class Search:
             if bounds.alone:
                 self.pool.wait_until_ready()  # before anything else keeps the cores busy
                 self._time_baseline(baseline)
-            state.restore(self._known.read())
+            state.restore(known)
             turns.restore()
             self._begin(turns.warm_batch(self._warm), under_way)
             under_way.settle()
@@ -186,8 +188,8 @@ class Search:
             return on_this_cpu(cores, self.target.threads)
         return beside_one_device(cores) if devices == 1 else beside_devices(cores, devices)
 
-    def _arms(self) -> list[Arm]:
-        """An arm for every variant; fewer if the trials reach no further.
+    def _arms(self, tried: Collection[ArmKey]) -> list[Arm]:
+        """An arm for every variant; fewer if the trials reach no further than some untried ones.
 
         Arms that propose nothing, but replay what is known of other workloads, come besides: also
         those that the trials do not reach.
@@ -199,11 +201,14 @@ class Search:
             return arms
         proposing = [each for each in arms if not each.exhausted]
         replaying = [each for each in arms if each.exhausted]
-        most, known = bounds.most_arms(trials), {trial.arm for trial in self._warm}
-        for arm in proposing[most:]:
+        untried = [arm for arm in proposing if arm.key not in tried]
+        beyond = untried[bounds.most_arms(trials) :]
+        self.state.beyond = len(beyond)
+        for arm in beyond:
             arm.exhausted = True
-        left = [arm for arm in proposing[most:] if arm.key in known]
-        return [*replaying, *left, *proposing[:most]]
+        known = {trial.arm for trial in self._warm}
+        left = [arm for arm in beyond if arm.key in known]
+        return [*replaying, *left, *(arm for arm in proposing if not arm.exhausted)]
 
     def _say(self, activity: str) -> None:
         self.state.activity = activity

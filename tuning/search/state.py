@@ -44,6 +44,8 @@ class SearchState:
         By the monotonic clock; no end while it runs.
     trials, restored : int
         Candidates that it measured, and those that the log held before.
+    beyond : int
+        Variants that the limit's trials do not reach.
     failures, faults : Counter[str]
         By kind: of candidates, and of the devices and the builders.
     notes : list[str]
@@ -65,6 +67,7 @@ class SearchState:
     ended: float | None = None
     trials: int = 0
     restored: int = 0
+    beyond: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
