@@ -256,6 +256,30 @@ def test_budget_goes_to_what_wins() -> None:
     assert next_arm([_Arm(1.0, 9, exhausted=True)], 0) is None
 
 
+def test_variants_that_trials_do_not_reach_are_the_next_search_s(
+    builders: Sequence[BuilderProcess], tmp_path: Path
+) -> None:
+    space, log = SplitScores(((2, 4),), scales=(1.0, 2.0, 3.0, 4.0, 5.0)), tmp_path / "log"
+    beyond = []
+    for _ in range(5):
+        with Search(
+            _case(), TARGET, [space], TrialLog(log, {}), _ignore, builders=builders
+        ) as search:
+            beyond.append(search.run(Limit(trials=4)).beyond)
+    assert beyond == [3, 2, 1, 0, 0]
+    assert len({trial.arm for trial in search.trials}) == 5
+    assert len(search.trials) == 5 * 4
+
+
+def test_trials_of_other_sources_are_not_gone_on_from(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tuned, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("prefilltune.tuning.search.tune.sources_digest", lambda: "others")
+    again = tune_case(_case(), TARGET, ["llvm_fused"], Limit(trials=2), tmp_path, 1, _ignore)
+    assert (again.state.restored, again.state.trials) == (0, 2)
+
+
 def test_trial_log_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
     log = TrialLog(tmp_path / "deep" / "log.jsonl", {"tvm": "0.27.0"})
     trial = Trial("llvm_fused", {"q_tile": 32}, [[], []], (1e-3, 2e-3, 3e-3))

@@ -27,6 +27,7 @@ from ...workloads import TOLERANCE, Case
 from ...workloads.sizes import measured_sizes
 from ..backends import backend_of
 from ..building.replaying import Replayed, replay
+from ..building.sources import sources_digest
 from ..counting import count
 from ..devices.machine import Machine, machine_here
 from ..devices.pool import Pool
@@ -123,7 +124,8 @@ def tune_case(
     machine = pool.machine if pool is not None else None
     machine = machine or machine_here(target)
     store = RecordStore.open(root, target.key, create=True)
-    log = TrialLog(log_path(case, target.key, root), _versions(machine))
+    stamp = {**_versions(machine), "sources": sources_digest()}
+    log = TrialLog(log_path(case, target.key, root), stamp)
     wish = wish or Wish()
     store.require_writable()  # now rather than after the search
     log.append([])
@@ -293,5 +295,5 @@ def _nothing_found(name: str, state: SearchState, log: Path) -> str:
     return (
         f"no correct candidate for {name} in {count(state.trials, 'trial')} "
         f"({failures or 'no failures'}); every failure is in {log}; "
-        "allow more with --trials or --budget"
+        "search again with more trials or time"
     )
