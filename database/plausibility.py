@@ -11,6 +11,7 @@ from ..workloads.lengths import (
     FixedLengths,
     FullLengths,
     UniformLengths,
+    names_a_file,
     parse_lengths,
 )
 from ..workloads.shapes import PrefillShape
@@ -63,7 +64,10 @@ def contradiction(entry: Entry) -> str:
 
 
 def strange_workload(head: Head) -> str:
-    """Why the spec or the shape of a record is none; empty if both are."""
+    """Why the shape of a record is none, or no machine's; empty if it may be.
+
+    Of a spec nothing is asked: another version may have more to choose.
+    """
     return _strange(head.spec, head.shape)
 
 
@@ -97,7 +101,7 @@ def _least_flops(spec: str, shape: str, lens: str) -> int:
     from ..workloads import useful_flops
 
     try:
-        lengths = parse_lengths(lens) if not lens.startswith("histogram:") else None
+        lengths = None if names_a_file(lens) else parse_lengths(lens)
         sizes = PrefillShape.parse(shape)
         longest = max(sizes.qo_len, sizes.num_kv)
         if isinstance(lengths, UniformLengths):

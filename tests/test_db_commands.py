@@ -285,16 +285,24 @@ def test_verify_replay_and_measure(copied: Path) -> None:
     foreign = replace(
         good[0], target_json={"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 48}
     )
-    store.add([stale])
+    on_a_file = replace(
+        good[0],
+        record_id=record_id(good[0].workload_line[0], [[], [1]]),
+        trace=[[], [1]],
+        provenance=replace(good[0].provenance, lens="histogram:served-0123abcd"),
+    )
+    store.add([stale, on_a_file])
     filled(copied, [foreign], FOREIGN_KEY)
     found = run_json("verify", "--replay", "--measure", "--database", copied, code=1)
-    assert (found["records"], found["bad_lines"]) == (4, [])
-    (failed,) = found["replay"]["failed"]
-    assert failed["record"] == stale.record_id
-    assert "no_space" in failed["failure"]
+    assert (found["records"], found["bad_lines"]) == (5, [])
+    failed = {each["record"]: each["failure"] for each in found["replay"]["failed"]}
+    assert failed.keys() == {stale.record_id, on_a_file.record_id}
+    assert "no_space" in failed[stale.record_id]
     assert found["replay"]["rebuilt"] == 3  # one of them for a CPU that this one may not be
     measured = {each["record"]: each for each in found["measure"]["times"]}
     assert found["measure"]["other_machines"] == 1
+    assert found["measure"]["lengths_of_files"] == 1
+    assert on_a_file.record_id not in measured
     assert "no_space" in measured[stale.record_id]["failure"]
     for entry in good:
         each = measured[entry.record_id]

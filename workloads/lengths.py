@@ -276,6 +276,17 @@ def _csv_pairs(text: str) -> list[tuple[int, int]]:
     return pairs
 
 
+def names_a_file(text: str) -> bool:
+    """Whether lengths are those of a file, of which the text of a record holds no more than a hash.
+
+    Examples
+    --------
+    >>> names_a_file("histogram:served-0123abcd"), names_a_file("uniform")
+    (True, False)
+    """
+    return text.startswith("histogram:")
+
+
 def parse_lengths(text: str) -> LengthDistribution:
     """Read a distribution: ``full``, ``uniform``, ``uniform:LOW-HIGH``, ``fixed:N,N,...`` or
     ``histogram:PATH``.

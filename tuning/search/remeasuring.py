@@ -11,6 +11,7 @@ from ...database import Entry, NotWritableError, Provenance, TargetKey
 from ...database.dates import date_now
 from ...database.scratch import ScratchFolder
 from ...workloads import TOLERANCE, Case, PrefillShape, PrefillSpec, parse_lengths
+from ...workloads.lengths import names_a_file
 from ..backends import Backend, backend_of
 from ..backends.resolving import machine_for
 from ..building.rebuilding import Rebuild, Rebuilt, Record, rebuild_here
@@ -60,9 +61,23 @@ class Remeasured:
         return abs(new.median_secs - old.median_secs) > old.spread_secs + new.spread_secs
 
 
-def measure_records(
-    how: Rebuild, records: Sequence[Record]
-) -> tuple[list[Remeasured], list[Record]]:
+@dataclass(frozen=True)
+class Unmeasured:
+    """Records that cannot be timed here.
+
+    Parameters
+    ----------
+    elsewhere : list
+        Of other machines.
+    on_files : list
+        Of this one, but tuned on the lengths of a file, which a record does not hold.
+    """
+
+    elsewhere: list[Record]
+    on_files: list[Record]
+
+
+def measure_records(how: Rebuild, records: Sequence[Record]) -> tuple[list[Remeasured], Unmeasured]:
     """Build records in parallel, then check and time them one after another.
 
     Parameters
@@ -74,22 +89,26 @@ def measure_records(
 
     Returns
     -------
-    tuple[list[Remeasured], list[tuple[TargetKey, Entry]]]
-        What came of the records of this machine, and the records of other machines.
+    tuple[list[Remeasured], Unmeasured]
+        What came of the records of this machine, and those that cannot be timed on it.
     """
     machines = {key: machine_for(key) for key in dict.fromkeys(key for key, _ in records)}
-    own = [(key, entry) for key, entry in records if machines[key]]
-    others = [(key, entry) for key, entry in records if not machines[key]]
+    here = [(key, entry) for key, entry in records if machines[key]]
+    unmeasured = Unmeasured(
+        elsewhere=[(key, entry) for key, entry in records if not machines[key]],
+        on_files=[record for record in here if names_a_file(record[1].provenance.lens)],
+    )
+    own = [record for record in here if record not in unmeasured.on_files]
     measured: list[Remeasured] = []
     with ScratchFolder() as folder:
         built = rebuild_here(how, own, folder)
         for key, machine in machines.items():
-            here = [each for each in built if each.key == key]
-            if machine is not None and here:
+            of_it = [each for each in built if each.key == key]
+            if machine is not None and of_it:
                 # A kernel takes its number of threads from its process.
                 with Worker(tvm_environment(machine.threads)) as runner:
-                    measured += [_remeasure(each, machine, runner) for each in here]
-    return measured, others
+                    measured += [_remeasure(each, machine, runner) for each in of_it]
+    return measured, unmeasured
 
 
 def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remeasured:
@@ -104,7 +123,8 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
         raise
     except (ValueError, OSError, KernelCheckError, WorkerFailedError) as failure:
         runner.close(kill=True)  # a fault may have left it unable to run anything else
-        return Remeasured(built.key, built.before, None, str(failure))
+        mend = f"; {built.before.mend}" if isinstance(failure, KernelCheckError) else ""
+        return Remeasured(built.key, built.before, None, f"{failure}{mend}")
     return Remeasured(
         built.key, built.before, measured_today(entry, seconds, error, backend, machine)
     )
@@ -125,9 +145,7 @@ def checked_error(path: str, case: Case, engine: Engine, runner: Caller) -> floa
     error = value_of(checked[path], engine.check_kernel)
     tolerance = TOLERANCE[case.spec.dtype]
     if not error <= tolerance:
-        raise KernelCheckError(
-            f"wrong result: error {error:g} above {tolerance:g}; prune the record"
-        )
+        raise KernelCheckError(f"wrong result: error {error:g} above {tolerance:g}")
     return error
 
 
@@ -160,7 +178,13 @@ def measured_today(
 
 
 def case_of(provenance: Provenance) -> Case:
-    """What a record was tuned for."""
+    """What a record was tuned for.
+
+    Raises
+    ------
+    InvalidLengthsError
+        If that were the lengths of a file.
+    """
     return Case(
         PrefillSpec.parse(provenance.spec),
         PrefillShape.parse(provenance.shape),

@@ -67,17 +67,24 @@ def _check_times(records: Sequence[tuple[TargetKey, Entry]]) -> Answer:
     from ...building.rebuilding import rebuild
     from ...search.remeasuring import measure_records
 
-    measured, others = measure_records(rebuild, records)
+    measured, unmeasured = measure_records(rebuild, records)
     failed = failures_data(measured)
     drifted = sum(each.drifted for each in measured)
     number = count(len(measured) - len(failed), "record")
     table = measured_table(f"measured {number}: {drifted} drifted beyond their spread", measured)
     text = [table, *failures_text(failed)]
-    if others:
-        text.append(f"not measured: {count(len(others), 'record')} of other machines")
+    elsewhere, on_files = (len(each) for each in (unmeasured.elsewhere, unmeasured.on_files))
+    if elsewhere:
+        text.append(f"not measured: {count(elsewhere, 'record')} of other machines")
+    if on_files:
+        text.append(
+            f"not measured: {count(on_files, 'record')} tuned on lengths of a file, which they do "
+            "not hold; to time their kernels: prefilltune tune --lens histogram:PATH"
+        )
     data = {
         "times": [measured_data(each) for each in measured],
         "failed": failed,
-        "other_machines": len(others),
+        "other_machines": elsewhere,
+        "lengths_of_files": on_files,
     }
     return Answer({"measure": data}, text, is_bad=bool(failed))

@@ -87,12 +87,19 @@ def migrate(
     )
     done = {(key, before.record_id) for key, before, _ in changes}
     to_measure = [(key, entry) for key, entry in records if (key, entry.record_id) not in done]
-    measured, others = measure_records(rebuild_on_today, to_measure)
+    measured, unmeasured = measure_records(rebuild_on_today, to_measure)
     moved = [each for each in measured if each.after]
     for key in dict.fromkeys(each.key for each in moved):
         _add(stores[key], [each.after for each in moved if each.after and each.key == key], root)
     left = failures_data(measured)
-    left += [failure_data(*record, "of another machine; migrate there") for record in others]
+    left += [
+        failure_data(*record, why)
+        for records_left, why in (
+            (unmeasured.elsewhere, "of another machine; migrate there"),
+            (unmeasured.on_files, "tuned on lengths of a file; tune with --lens histogram:PATH"),
+        )
+        for record in records_left
+    ]
     bad = [bad_line_data(source / str(each.key), line) for each in read for line in each.bad_lines]
     yield Answer(
         {
