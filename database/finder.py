@@ -290,7 +290,9 @@ class Finder:
         heads = ("num_qo_heads", "num_kv_heads", "head_dim")
         found: list[tuple[int, str]] = []
         for text in {text for text, _ in self.workloads(key)}:
-            other = asdict(PrefillSpec.parse(text))
+            if (known := PrefillSpec.known(text)) is None:
+                continue
+            other = asdict(known)
             if all(asked[name] == other[name] for name in heads):
                 found.append((sum(asked[name] != other[name] for name in asked), text))
         return [PrefillSpec.parse(text) for _, text in sorted(found)[:NEAREST_NAMED]]

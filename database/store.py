@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -119,8 +119,8 @@ class RecordStore:
         """The specs of records that differ from one in nothing but the window; itself, if there."""
         if not self._by_rest:
             for text in sorted({line.head.spec for line in self._contents.records.values()}):
-                with suppress(InvalidSpecError):  # of a version that has more to choose
-                    found = PrefillSpec.parse(text)
+                found = PrefillSpec.known(text)
+                if found is not None:
                     self._by_rest.setdefault(_but_for_its_window(found), []).append(found)
         return self._by_rest.get(_but_for_its_window(spec), [])
 

@@ -181,7 +181,7 @@ def test_a_miss_names_other_specs_of_the_same_heads(tmp_path):
     window = replace(SPEC, window=(8, 8))
     near = [replace(SPEC, window=(16, 16)), replace(window, softcap=30.0, bias="relative")]
     heads = replace(window, num_qo_heads=24, num_kv_heads=24)
-    specs = [heads, *reversed(near)]
+    specs = [heads, *reversed(near), f"{SPEC}_sparse7"]  # the last is another version's
     filled(tmp_path, [small_entry(i, spec=str(each)) for i, each in enumerate(specs)])
     assert Finder([tmp_path]).specs_near(KEY, window) == near
     with pytest.raises(NoRecordError) as caught:

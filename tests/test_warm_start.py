@@ -56,6 +56,7 @@ def test_the_nearest_workload_comes_first(tmp_path: Path, target: ResolvedTarget
         (str(PrefillSpec(12, 12, 64, mask_mode="causal_padded_left")), "b4_q128_kv128", "full"),
         (str(PrefillSpec(12, 12, 64, "float32")), "b4_q128_kv128", "full"),
         (str(PrefillSpec(12, 12, 64, window=(64, 64))), "b4_q128_kv128", "full"),
+        (f"{spec}_sparse7", "b4_q128_kv128", "full"),  # of another version
     ]
     assert _tiles(tmp_path, case, records) == [0, 3, 2, 7]
 

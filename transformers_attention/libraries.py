@@ -15,13 +15,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..database import Finder, Tier, committed_root, work_root
+from ..database import Finder, TargetKey, Tier, committed_root, work_root
 from ..database.folders import target_keys
 from ..database.provenance import own_version, running_tvm_version
 from ..torch import Library, Spec, load
 from ..torch.machine import this_machine
 from ..torch.threads import usable_cores
-from ..workloads import PrefillSpec
+from ..workloads import PrefillSpec, PrefilltuneError
 from .errors import NotBuiltError
 
 _logger = logging.getLogger("prefilltune.transformers")
@@ -134,7 +134,14 @@ def _is_recorded(spec: Spec, kind: str, roots: Sequence[Path]) -> bool:
     )  # fmt: skip
     databases = Finder(roots)
     keys = {key for root in roots for key in target_keys(root) if key.kind == kind}
-    return any(databases.groups(key, wanted) for key in keys)
+
+    def has_any(key: TargetKey) -> bool:
+        try:
+            return bool(databases.groups(key, wanted))
+        except PrefilltuneError:  # a folder that a build for another target leaves alone, too
+            return False
+
+    return any(map(has_any, keys))
 
 
 def _build(spec: Spec, kind: str, options: Sequence[str]) -> None:

@@ -324,6 +324,19 @@ class PrefillSpec:
         )
 
     @classmethod
+    def known(cls, text: str) -> PrefillSpec | None:
+        """The spec of a text; None of one that only another version has.
+
+        Examples
+        --------
+        >>> PrefillSpec.known("padded_hq12_hkv12_d64_float32_s0.125_sparse7")
+        """
+        try:
+            return cls.parse(text)
+        except InvalidSpecError:
+            return None
+
+    @classmethod
     def parse(cls, text: str) -> PrefillSpec:
         """Invert ``str(spec)``.
 

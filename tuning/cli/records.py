@@ -220,7 +220,11 @@ def _recorded(
 
 def _of_target(databases: Finder, key: TargetKey, dtype: str) -> list[_Workload]:
     texts = databases.workloads(key)
-    found = [(PrefillSpec.parse(spec), PrefillShape.parse(shape)) for spec, shape in texts]
+    found = [
+        (spec, PrefillShape.parse(shape))
+        for text, shape in texts
+        if (spec := PrefillSpec.known(text)) is not None
+    ]
     return _in_dtype(found, (dtype, *key.dtypes_like(dtype))) if dtype else found
 
 

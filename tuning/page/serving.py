@@ -17,7 +17,9 @@ def served(key: TargetKey, databases: Finder) -> list[dict[str, Any]]:
     target = ResolvedTarget(None, key, 1)
     found = []
     for text in sorted({spec for spec, _ in databases.workloads(key)}):
-        spec = PrefillSpec.parse(text)
+        spec = PrefillSpec.known(text)
+        if spec is None:
+            continue
         try:
             found.append(
                 _described(spec, choose_serving(spec, target, databases, accept=Tier.FAMILY))

@@ -105,7 +105,9 @@ def _is_alike(spec: PrefillSpec, other: PrefillSpec) -> bool:
 
 def _distance(entry: Entry, case: Case) -> float | None:
     """How near the workload of a record is; ``None`` if nothing can be learnt from it."""
-    spec, other = PrefillSpec.parse(entry.provenance.spec), case.spec
+    spec, other = PrefillSpec.known(entry.provenance.spec), case.spec
+    if spec is None:
+        return None
     same_width = spec.dtype == other.dtype or "float32" not in (spec.dtype, other.dtype)
     if spec.head_dim != other.head_dim or not _is_alike(spec, other) or not same_width:
         return None
