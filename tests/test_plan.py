@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from processes import processes_with
@@ -22,6 +23,7 @@ from small_spaces import SplitScores
 from typer.testing import CliRunner
 
 from prefilltune.database import NotWritableError
+from prefilltune.database.locking import file_lock
 from prefilltune.tuning.backends.resolving import resolve_target
 from prefilltune.tuning.cli import app
 from prefilltune.tuning.devices.machine import Wanted
@@ -242,7 +244,7 @@ def test_a_plan_tunes_every_workload_and_starts_from_its_neighbours(
     assert len(lines) == 2
     assert run_plan(plan, planned, tmp_path, _unseen, lines.append)
     assert len(lines) == 2  # nothing was left to do
-    (table,) = plan_tables(tmp_path)
+    (table,) = plan_tables(tmp_path, "night")
     assert (table.row_count, str(table.title).startswith("night: not running")) == (2, True)
 
 
@@ -263,6 +265,35 @@ def test_only_one_process_runs_a_plan(tmp_path: Path) -> None:
     assert PlanRunningError.__name__ in done.stderr
     with plan_lock(tmp_path, "night"):
         pass
+
+
+def test_who_asks_whether_a_plan_runs_does_not_keep_it_from_running(tmp_path: Path) -> None:
+    with plan_lock(tmp_path, "night"):
+        pass
+    held = Event()
+
+    def ask() -> None:
+        with file_lock(ledger_path(tmp_path, "night").with_suffix(".lock"), 0):
+            held.set()
+            time.sleep(0.1)
+
+    asking = Thread(target=ask)
+    asking.start()
+    held.wait()
+    with plan_lock(tmp_path, "night"):
+        pass
+    asking.join()
+
+
+def test_a_plan_s_name_may_have_dots(tmp_path: Path) -> None:
+    path = ledger_path(tmp_path, "night.v2")
+    path.parent.mkdir()
+    Ledger(path, 60.0).write()
+    (tmp_path / "plans" / "night.json").write_bytes(path.read_bytes())
+    for named in ("night.v2", "night.v2.toml", "plans/night.v2.toml"):
+        done = CliRunner().invoke(app, ["plan", "status", named, "--database", str(tmp_path)])
+        assert done.exit_code == 0, done.output
+        assert done.output.count("not running") == done.output.count("night.v2: ") == 1
 
 
 @pytest.mark.slow

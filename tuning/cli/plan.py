@@ -79,5 +79,5 @@ def status(
     """Show how far tuning plans are; needs no device and no TVM."""
     from ..plans.status import plan_tables
 
-    for table in plan_tables(database or work_root(), Path(plan).stem):
+    for table in plan_tables(database or work_root(), Path(plan).name.removesuffix(".toml")):
         print_table(table)

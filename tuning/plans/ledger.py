@@ -20,6 +20,8 @@ from ..errors import InvalidPlanError, PlanRunningError
 from .progress import Progress, Slice
 
 _VERSION = 2
+# Seconds: whoever asks whether a plan runs holds its lock for a moment.
+_PATIENCE = 1.0
 
 
 @dataclass
@@ -167,7 +169,7 @@ def plan_lock(root: Path, name: str) -> Iterator[None]:
     path = _lock_path(ledger_path(root, name))
     make_folder(path.parent)
     with writing(path):
-        lock = file_lock(path, 0)
+        lock = file_lock(path, _PATIENCE)
         try:
             lock.acquire()
         except Timeout:

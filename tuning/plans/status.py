@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from ..duration import format_duration
 from ..errors import NothingFoundError
-from .ledger import Ledger, is_running, read_ledger
+from .ledger import Ledger, is_running, ledger_path, read_ledger
 
 
 def plan_tables(root: Path, name: str = "") -> list[Table]:
@@ -20,7 +20,8 @@ def plan_tables(root: Path, name: str = "") -> list[Table]:
     NothingFoundError
         If there is no such plan.
     """
-    paths = sorted((root / "plans").glob(f"{name or '*'}.json"))
+    found = [ledger_path(root, name)] if name else sorted((root / "plans").glob("*.json"))
+    paths = [each for each in found if each.is_file()]
     if not paths:
         raise NothingFoundError(
             f"no plan{f' {name!r}' if name else ''} has been run on {root}; start one; run, with "
