@@ -26,12 +26,13 @@ from typer.testing import CliRunner
 from prefilltune.database import Finder, TargetKey, committed_root, store
 from prefilltune.database.reading import read_folder
 from prefilltune.tuning.cli import app, main
+from prefilltune.tuning.cli.options import parse_shapes
 from prefilltune.tuning.cli.records import tuned_shapes, tuned_workloads
 from prefilltune.tuning.deployment import library, read_sweeps
 from prefilltune.tuning.deployment.metadata import read_metadata
 from prefilltune.tuning.errors import UnsupportedTargetError
 from prefilltune.tuning.target import ResolvedTarget
-from prefilltune.workloads import PrefillSpec
+from prefilltune.workloads import PrefillShape, PrefillSpec
 
 SMALL = ["--heads", "2/1x16", "--shape", "2x24"]
 
@@ -589,6 +590,21 @@ def test_without_a_record_compare_says_which_command_makes_one(tmp_path: Path) -
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "prefilltune tune" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_case_that_cannot_be_compared_keeps_no_other_from_it(tmp_path: Path) -> None:
+    heads = ("--heads", "2/1x16", "--database", str(tmp_path), "--threads", "1")
+    done = said("compare", *heads, "--shape", "2x24", "--shape", "2x48")
+    assert done.returncode == 2
+    # Once each, though of two length distributions.
+    first, second = done.stderr.splitlines()
+    assert ("b2_q24_kv24" in first, "b2_q48_kv48" in second) == (True, True)
+
+
+def test_a_shape_that_is_given_twice_is_one() -> None:
+    assert parse_shapes(["4x128", "4x128x128", "2x64"]) == [
+        PrefillShape(4, 128), PrefillShape(2, 64),
+    ]  # fmt: skip
 
 
 def test_without_a_compiler(tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ def explain(
     library: Annotated[
         Path | None,
         typer.Option(
-            "--library", help="What a built library says of itself instead; with --json alone."
+            "--library",
+            help="What a built library says of itself instead; alone, or with --json.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...database import Finder, Match, StaleRecordError, Tier
+from ...database import Finder, Match, NoRecordError, StaleRecordError, Tier
 from ...database.writing import require_replaceable
-from ...workloads import Case, PrefillShape, PrefillSpec, parse_lengths
+from ...workloads import Case, InvalidLengthsError, PrefillShape, PrefillSpec, parse_lengths
 from ..errors import KernelCheckError, WorkerFailedError
 from .console import console, print_error, print_table, under_way
 from .ending import ending_of
@@ -43,6 +43,15 @@ if TYPE_CHECKING:
     from ..comparing.changes import Change
     from ..comparing.comparison import Comparison
     from ..target import ResolvedTarget
+
+# What hinders one case says nothing of the others.
+_OF_ONE_CASE = (
+    InvalidLengthsError,
+    KernelCheckError,
+    NoRecordError,
+    StaleRecordError,
+    WorkerFailedError,
+)
 
 COMPARISON_FILE = "comparison.json"
 CHART_FILE = "comparison.png"
@@ -145,17 +154,22 @@ def compare_all(
     require_comparable(folder)
     comparisons: list[Comparison] = []
     found_for: dict[PrefillSpec, dict[PrefillShape, Match]] = {}
+    without_record: set[tuple[PrefillSpec, PrefillShape]] = set()
     failures = 0
     with Comparer(target, databases, accept) as comparer:
         for case in (
             Case(spec, shape, parse_lengths(text)) for spec, shape in workloads for text in lens
         ):
+            if (case.spec, case.shape) in without_record:
+                continue
             try:
                 with under_way(f"measuring {case.on(target.key)}"):
                     found = comparer.compare(case)
-            except (KernelCheckError, StaleRecordError, WorkerFailedError) as error:
+            except _OF_ONE_CASE as error:
                 print_error(error)  # what was measured before is kept, what comes after too
                 failures += 1
+                if isinstance(error, NoRecordError):  # which other lengths have not either
+                    without_record.add((case.spec, case.shape))
                 continue
             comparisons.append(found)
             print_table(table(found))

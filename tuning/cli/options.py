@@ -277,7 +277,8 @@ class DeviceOptions:
 
 
 def parse_shapes(shape: Sequence[str] | None) -> list[PrefillShape]:
-    return [PrefillShape.parse(text) for text in shape or ()]
+    """The shapes that are asked for, each once."""
+    return list(dict.fromkeys(PrefillShape.parse(text) for text in shape or ()))
 
 
 def checked_lens(lens: Sequence[str] | None) -> Sequence[str]:

@@ -115,8 +115,10 @@ def choose_spaces(
     for shape in shapes:
         idle = [name for name in spaces if not SPACES[name].variants(spec, shape, target)]
         if idle or not spaces:
+            others = f"choose another of {', '.join(usable)}"
             raise InvalidOptionError(
                 f"{' and '.join(idle) or 'every design space'} cannot schedule {spec} at {shape} "
-                f"for {target.key}; leave --space out, or choose another of {', '.join(usable)}"
+                f"for {target.key}; "
+                + (f"leave --space out, or {others}" if chosen else f"{others}: tune --space NAME")
             )
     return spaces
