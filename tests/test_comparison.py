@@ -382,6 +382,9 @@ def test_a_device_stands_where_its_cases_do() -> None:
     assert STOCK not in found.over
     assert found.strongest == {"FlexAttention": 2}
     assert "as fast as the strongest of PyTorch's that is right on padding" in found.sentence()
+    absent = dataclasses.replace(GPU_CASE.peers["torch_flex"], ms=None, failure="not installed")
+    without = dataclasses.replace(GPU_CASE, peers={**GPU_CASE.peers, "fa3_seqused": absent})
+    assert "the strongest of PyTorch's" in Standing.of([without]).sentence()
     others = {**GPU_CASE.peers, "fa3_seqused": GPU_CASE.peers["torch_flex"]}
     among_others = Standing.of([dataclasses.replace(GPU_CASE, peers=others), slower])
     assert "as fast as the strongest other that is right" in among_others.sentence()

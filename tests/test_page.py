@@ -127,6 +127,14 @@ def test_commands_of_a_page_are_read(data: dict[str, Any]) -> None:
             parsed(command)
 
 
+def test_commands_for_the_lengths_of_a_file_leave_its_place_open() -> None:
+    case = replace(CASE, lens="histogram:served-0123abcd")
+    page = page_data([Compared(TargetKey.parse(CASE.target), [case], Finder([]))])
+    commands = page["cases"][0]["commands"]
+    for name in ("measure it again", "search again"):
+        assert commands[name].endswith(" --lens histogram:FILE")
+
+
 def test_a_page_is_one_file_that_asks_for_nothing(
     data: dict[str, Any], targets: list[Compared]
 ) -> None:

@@ -126,7 +126,12 @@ class Standing:
             share,
             {name: mean for name, mean in means.items() if mean is not None},
             dict(names.most_common()),
-            all(name.startswith(_OF_PYTORCH) for each in comparisons for name in each.peers),
+            all(
+                name.startswith(_OF_PYTORCH)
+                for each in comparisons
+                for name, peer in each.peers.items()
+                if peer.ms is not None
+            ),
             dict(Counter(filter(None, (each.elsewhere() for each in comparisons))).most_common()),
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...database import Entry, Finder, TargetKey, Tier
 from ...workloads import PrefillShape, PrefillSpec, PrefilltuneError
+from ...workloads.lengths import names_a_file
 from ..backends.commands import command
 from ..comparing.changes import Change, counted
 from ..comparing.comparison import Comparison
@@ -60,10 +61,9 @@ class Compared:
         """Every record of the target."""
         matches = [
             match
-            for spec, shape in sorted(self.databases.workloads(self.key))
-            for match in self.databases.all_of(
-                self.key, PrefillSpec.parse(spec), PrefillShape.parse(shape)
-            )
+            for text, shape in sorted(self.databases.workloads(self.key))
+            if (spec := PrefillSpec.known(text)) is not None
+            for match in self.databases.all_of(self.key, spec, PrefillShape.parse(shape))
         ]
         return [each.entry for each in matches]
 
@@ -239,7 +239,8 @@ def _commands(
 ) -> dict[str, str]:
     """What to run for the same figures, and for the kernel itself."""
     target = ResolvedTarget(None, key, comparison.threads)
-    lens = comparison.lens
+    # Of a file no more is known than what it was called.
+    lens = "histogram:FILE" if names_a_file(comparison.lens) else comparison.lens
     tuned = "" if lens == FULL else f"--lens {lens}"
     return {
         "measure it again": command("compare", target, spec, shape, more=f"--lens {lens}"),
