@@ -38,6 +38,10 @@ def settles_at(count):
     while number_of_threads() != count and time.monotonic() < end:
         time.sleep(0.01)
     return number_of_threads() == count
+"""
+
+#: And two threads, whose results are known.
+OF_TWO = """
 prefill.set_num_threads(2)
 expected = call()
 def check():
@@ -53,9 +57,9 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / str(SPEC)
 
 
-def run(script: str, dist: Path, **environment: str) -> str:
+def run(script: str, dist: Path, begin: str = BEGIN + OF_TWO, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + script, str(dist)],
+        [sys.executable, "-c", begin + script, str(dist)],
         capture_output=True, text=True, check=False, timeout=LIMIT,
         env={**os.environ, **environment},
     )  # fmt: skip
@@ -160,13 +164,16 @@ for cpus in (allowed[:2], allowed[:1]):
     print(prefill.load(sys.argv[1]).threads)
 os.environ["TVM_NUM_THREADS"] = "1"
 print(prefill.load(sys.argv[1]).threads)
+prefill.set_num_threads(3)  # which loading it again does not undo
+print(prefill.load(sys.argv[1]).threads)
 """
     assert json.loads((dist / "manifest.json").read_text())["target"]["num-cores"] == 2
-    lines = run(script, dist).splitlines()
+    lines = run(script, dist, BEGIN).splitlines()
     if len(os.sched_getaffinity(0)) > 1:
         assert lines[0] == "2 threads: as many as it was tuned with"
     one = "1 thread: tuned with 2, and this process may run on 1 of the CPUs"
-    assert lines[1:] == [one, "1 thread: as TVM_NUM_THREADS says"]
+    said = ["1 thread: as TVM_NUM_THREADS says", "3 threads: as set_num_threads said"]
+    assert lines[1:] == [one, *said]
 
 
 @pytest.mark.parametrize(

@@ -321,11 +321,20 @@ def test_what_takes_no_views_says_so(shape: PrefillShape, monkeypatch: pytest.Mo
     assert all(map(torch.equal, attention(PADDED, copied, key, value, lens), expected))
 
 
-def test_results_in_the_memory_of_inputs_are_refused() -> None:
-    query, key, value, lens = tensors(PADDED, OTHER)
-    lse = query.new_empty(query.shape[:3])
+@pytest.mark.parametrize("shape", [TUNED, OTHER], ids=str)
+def test_results_in_the_memory_of_inputs_are_refused(shape: PrefillShape) -> None:
+    query, key, value, lens = tensors(PADDED, shape)
+    before, lse = query.clone(), query.new_empty(query.shape[:3])
     with pytest.raises(prefill.InvalidArgumentError, match="output shares memory with query"):
         attention(PADDED, query, key, value, lens, out=(query, lse))
+    assert torch.equal(query, before)
+
+
+def test_masks_of_packed_sequences_are_refused_with_the_call_for_them() -> None:
+    query, key, value, lens = tensors(PADDED, TUNED)
+    for mask in ("packed", "causal_packed"):
+        with pytest.raises(prefill.InvalidArgumentError, match=f"{mask!r}.*call packed_prefill"):
+            prefill.sequence_prefill(query, key, value, lens, mask_mode=mask)
 
 
 def test_views_that_32_bits_do_not_number_are_refused() -> None:

@@ -30,6 +30,11 @@ def mask_name(mask_mode: str | None, padding: str | None, window: Any) -> str:
     >>> mask_name(None, "left", (None, 0)), mask_name(None, "right", [64, None])
     ('causal_padded_left', 'padded_w64-open')
     """
+    if mask_mode is not None and is_packed(mask_mode):
+        raise InvalidArgumentError(
+            f"mask_mode {mask_mode!r} is of packed sequences, which lie one behind another: call "
+            "packed_prefill with their offsets"
+        )
     if padding is None and window is None:
         return "padded" if mask_mode is None else mask_mode
     if mask_mode is not None:

@@ -146,11 +146,19 @@ def sequence_prefill(
 
 def _compute(query: Any, key: Any, value: Any, valid_lens: Any, *options: Any) -> tuple[Any, Any]:
     output, lse = new_results(query, _Options(*options).lse_dtype)
-    _compute_into(query, key, value, valid_lens, output, lse, *options)
+    _write(query, key, value, valid_lens, output, lse, *options)
     return output, lse
 
 
 def _compute_into(
+    query: Any, key: Any, value: Any, valid_lens: Any, output: Any, lse: Any, *options: Any
+) -> None:
+    # Of kernels, those that take views alone look for it.
+    require_apart(output, lse, query=query, key=key, value=value)
+    _write(query, key, value, valid_lens, output, lse, *options)
+
+
+def _write(
     query: Any, key: Any, value: Any, valid_lens: Any, output: Any, lse: Any, *options: Any
 ) -> None:
     given = _Options(*options)
@@ -162,7 +170,7 @@ def _compute_into(
         copies = aligned(query=query, key=key, value=value, bias=bias, output=output, lse=lse)
         *inputs, bias, computed, its_lse = copies
         options = given._replace(copy_misaligned=False, bias=bias)
-        _compute_into(*inputs, valid_lens, computed, its_lse, *options)
+        _write(*inputs, valid_lens, computed, its_lse, *options)
         for result, mine in ((output, computed), (lse, its_lse)):
             if mine is not result:
                 result.copy_(mine)
@@ -181,7 +189,6 @@ def _compute_into(
     except Exception:  # a kernel checks all of its arguments; what it finds is said in our words
         require_arguments(query, key, value, valid_lens, bias, output, lse)
         require_aligned(query=query, key=key, value=value, bias=bias, output=output, lse=lse)
-        require_apart(output, lse, query=query, key=key, value=value)
         raise
 
 

@@ -212,11 +212,17 @@ def varlen_attn(
 def _compute(*arguments: Any) -> tuple[Any, Any]:
     tensors, options = arguments[:5], arguments[5:]
     results = new_results(tensors[0], _Options(*options).lse_dtype)
-    _compute_into(*tensors, *results, *options)
+    _write(*tensors, *results, *options)
     return results
 
 
-def _compute_into(
+def _compute_into(query: Any, key: Any, value: Any, *others: Any) -> None:
+    # Of kernels, those that take views alone look for it.
+    require_apart(*others[2:4], query=query, key=key, value=value)
+    _write(query, key, value, *others)
+
+
+def _write(
     query: Any,
     key: Any,
     value: Any,
@@ -235,7 +241,6 @@ def _compute_into(
     def check() -> None:
         _require(query, key, value, *offsets, bias, output, lse)
         require_aligned("", query=query, key=key, value=value, bias=bias, output=output, lse=lse)
-        require_apart(output, lse, query=query, key=key, value=value)
 
     lengths = (*offsets, given.max_seqlen_q or 0)
     arguments = (query, key, value, *lengths, *(() if bias is None else (bias,)), output, lse)

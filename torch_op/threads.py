@@ -38,6 +38,8 @@ class Threads:
 
 # By the library that has threads of its own; its C functions beside.
 _chosen: dict[Path, tuple[Any, Threads]] = {}
+# What set_num_threads said last, for libraries that are loaded later, or again.
+_said: list[Threads] = []
 
 
 def set_up_threads(path: Path, tuned: int) -> bool:
@@ -58,7 +60,8 @@ def set_up_threads(path: Path, tuned: int) -> bool:
     functions = ctypes.CDLL(str(path))
     if not hasattr(functions, "prefilltune_set_threads"):
         return False
-    threads = choose_threads(tuned, usable_cores(), cpu_quota(), os.environ)
+    own = choose_threads(tuned, usable_cores(), cpu_quota(), os.environ)
+    threads = _said[-1] if _said else own
     functions.prefilltune_set_threads(threads.count)
     _chosen[path] = functions, threads
     return True
@@ -70,7 +73,9 @@ def threads_of(path: Path) -> Threads | None:
 
 
 def set_num_threads(count: int) -> None:
-    """Let the kernels of every loaded library for a CPU run on so many threads from now on.
+    """Let the kernels of every library for a CPU run on so many threads from now on.
+
+    So do those of libraries that are loaded later.
 
     Raises
     ------
@@ -79,9 +84,10 @@ def set_num_threads(count: int) -> None:
     """
     if count < 1:
         raise InvalidArgumentError(f"count is {count}; expected 1 or more threads")
+    _said[:] = [Threads(count, "as set_num_threads said")]
     for path, (functions, _) in _chosen.items():
         functions.prefilltune_set_threads(count)
-        _chosen[path] = functions, Threads(count, "as set_num_threads said")
+        _chosen[path] = functions, _said[-1]
 
 
 def choose_threads(
