@@ -571,6 +571,23 @@ def test_options_and_folders_are_checked(tmp_path: Path) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_a_folder_of_another_target_that_cannot_be_read_is_no_matter(tmp_path: Path) -> None:
+    foreign = tmp_path / "records" / "llvm-skylake-8c"
+    foreign.mkdir(parents=True)
+    (foreign / "provenance.json").write_text("<<<<<<< HEAD")
+    report = prefill.enable(made("bert"), records=tmp_path / "records", cache=tmp_path / "cache")
+    assert not report.libraries
+
+
+def test_a_mask_goes_to_other_devices_once() -> None:
+    mask = prefill.masks.mask_of_none(torch.empty(1, 2, 4, 8), torch.empty(1, 2, 4, 8), True)
+    assert mask.to("cpu") is mask
+    there = mask.to("meta", non_blocking=True)
+    assert there is mask.to(torch.device("meta"))
+    assert there.padding(True, "right").lens.device.type == "meta"
+    assert there.window == mask.window
+
+
 def saved_with_a_tokenizer(model: Any, folder: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
     (folder / "vocab.txt").write_text("\n".join(words))

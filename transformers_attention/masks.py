@@ -64,6 +64,22 @@ class Mask:
         self.calls: dict[Any, Any] = {}
         #: Whether what is wrong has been made NaN.
         self.guarded = False
+        self._elsewhere: dict[Any, Mask] = {}
+
+    def to(self, device: Any, **_: Any) -> Mask:
+        """The mask on another device, the same for all of its layers.
+
+        Where a model lies on several, accelerate moves what layers get by this method.
+        """
+        device = torch.device(device)
+        if device == torch.device(self.said["device"]):
+            return self
+        if device not in self._elsewhere:
+            mask = self.said["attention_mask"]
+            there = None if mask is None else mask.to(device)
+            moved = Mask(**{**self.said, "device": device, "attention_mask": there})
+            self._elsewhere[device] = moved
+        return self._elsewhere[device]
 
     @property
     def window(self) -> Window | None:
