@@ -116,7 +116,7 @@ loadtest: ## the server under load, packed beside SDPA on padded batches; random
 
 test: ## everything that needs no GPU and is quick (SLOW=1: what is slow too; THOROUGH=1: all)
 	$(call install,dev report cuda)
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(if $(SLOW),--slow) $(if $(THOROUGH),--thorough)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(if $(SLOW)$(THOROUGH),--slow) $(if $(THOROUGH),--thorough)
 
 lint: ## ruff and pyright
 	$(call install,dev report cuda)

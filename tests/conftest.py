@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--thorough"):
         for item in items:
             if item.get_closest_marker("thorough") is not None:
-                reason = "thorough: run with --thorough, or make test SLOW=1 THOROUGH=1"
+                reason = "thorough: run with --slow --thorough, or make test THOROUGH=1"
                 item.add_marker(pytest.mark.skip(reason=reason))
     slow = [item for item in items if item.get_closest_marker("slow") is not None]
     if config.getoption("--slow"):
