@@ -150,7 +150,8 @@ def _prepared(
             binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(each))
         padded = output.reshape(given.inputs.query.shape)
 
-        def call() -> np.ndarray:
+        # Not all versions of the binding keep the memory that they read and write.
+        def call(_kept: Any = (feeds, outputs)) -> np.ndarray:
             session.run_with_iobinding(binding)
             return padded
 
