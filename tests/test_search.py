@@ -19,9 +19,11 @@ from processes import hear_interrupts, processes_with
 from rich.console import Console
 from small_spaces import SplitScores
 
+import prefilltune.tuning
 from prefilltune.database import RecordStore, Tier, lookup
 from prefilltune.tuning.backends import BACKENDS
 from prefilltune.tuning.backends.resolving import resolve_target
+from prefilltune.tuning.building.sources import SOURCES, sources_digest
 from prefilltune.tuning.ending import Wish
 from prefilltune.tuning.errors import WorkerFailedError
 from prefilltune.tuning.measuring.cpu import Measurement, check_and_time
@@ -269,6 +271,22 @@ def test_variants_that_trials_do_not_reach_are_the_next_search_s(
     assert beyond == [3, 2, 1, 0, 0]
     assert len({trial.arm for trial in search.trials}) == 5
     assert len(search.trials) == 5 * 4
+
+
+def test_a_changed_source_is_another_digest(tmp_path: Path) -> None:
+    package = Path(prefilltune.tuning.__file__).parents[1]
+    for name in SOURCES:
+        if (package / name).is_dir():
+            assert list((package / name).rglob("*.py")), name
+            shutil.copytree(package / name, tmp_path / name)
+        else:
+            (tmp_path / name).parent.mkdir()
+            shutil.copy(package / name, tmp_path / name)
+    assert sources_digest(tmp_path) == sources_digest()
+    with (tmp_path / "tuning" / "pipeline" / "rings.py").open("a") as file:
+        file.write("# another\n")
+    sources_digest.cache_clear()
+    assert sources_digest(tmp_path) != sources_digest()
 
 
 def test_trials_of_other_sources_are_not_gone_on_from(

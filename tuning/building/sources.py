@@ -6,17 +6,27 @@ import functools
 import hashlib
 from pathlib import Path
 
-# Rooms of what stands between a workload and its machine code.
-_ROOMS = ("backends", "building", "derivation", "intrinsics", "pipeline", "spaces")
+_PACKAGE = Path(__file__).resolve().parents[2]
+
+#: What stands between a workload and its machine code, in the package.
+SOURCES = (
+    "workloads",
+    "database/replay.py",
+    "tuning/backends",
+    "tuning/building",
+    "tuning/derivation",
+    "tuning/intrinsics",
+    "tuning/pipeline",
+    "tuning/spaces",
+)
 
 
 @functools.cache
-def sources_digest() -> str:
+def sources_digest(package: Path = _PACKAGE) -> str:
     """Of all sources that make kernels; equal for two installations if these are."""
-    tuning = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    for room in (tuning.parent / "workloads", *(tuning / name for name in _ROOMS)):
-        for path in sorted(room.rglob("*.py")):
-            digest.update(f"{room.name}/{path.relative_to(room).as_posix()}\n".encode())
+    for source in (package / name for name in SOURCES):
+        for path in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
+            digest.update(f"{path.relative_to(package).as_posix()}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

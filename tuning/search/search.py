@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import Any
@@ -31,7 +31,7 @@ from .device_job import device_job
 from .known_trials import KnownTrials
 from .sampling import SamplesAhead
 from .state import Limit, Listener, SearchState
-from .trial_log import ArmKey, Trial, TrialLog
+from .trial_log import Trial, TrialLog
 from .turns import Turns
 from .under_way import UnderWay
 
@@ -131,7 +131,7 @@ class Search:
         bounds, under_way = self._batching, UnderWay()
         samples = SamplesAhead(self._builders, bounds.sampled_ahead, bounds.first_turn)
         known = self._known.read()
-        arms = self._arms({trial.arm for trial in known})
+        arms = self._arms(known)
         turns = Turns(arms, bounds, samples, self._known, state, self._say, self._stopping)
         baseline = Baseline(self.case, self.target, self._builders, self.pool)
         state.has_baseline = baseline.exists
@@ -188,27 +188,31 @@ class Search:
             return on_this_cpu(cores, self.target.threads)
         return beside_one_device(cores) if devices == 1 else beside_devices(cores, devices)
 
-    def _arms(self, tried: Collection[ArmKey]) -> list[Arm]:
+    def _arms(self, earlier: Sequence[Trial]) -> list[Arm]:
         """An arm for every variant; fewer if the trials reach no further than some untried ones.
 
-        Arms that propose nothing, but replay what is known of other workloads, come besides: also
-        those that the trials do not reach.
+        Arms that propose nothing, but replay what is known of other workloads, come first: also
+        those that the trials do not reach. Then come the best of earlier searches, what none of
+        these tried, and the others, which have had their turn.
         """
         bounds, trials = self._batching, self.state.limit.trials
         each = (bounds.generation, bounds.sampling_threads)
         arms = arms_of(self.case, self.target, self._spaces, *each, self._warm)
-        if trials is None:
-            return arms
-        proposing = [each for each in arms if not each.exhausted]
-        replaying = [each for each in arms if each.exhausted]
-        untried = [arm for arm in proposing if arm.key not in tried]
-        beyond = untried[bounds.most_arms(trials) :]
+        tried = {trial.arm for trial in earlier}
+        best = min(earlier, key=lambda trial: trial.seconds).arm if earlier else None
+        replaying = [arm for arm in arms if arm.exhausted]
+        others = [arm for arm in arms if not arm.exhausted]
+        untried = [arm for arm in others if arm.key not in tried]
+        reached = len(untried) if trials is None else bounds.most_arms(trials)
+        beyond = untried[reached:]
         self.state.beyond = len(beyond)
         for arm in beyond:
             arm.exhausted = True
         known = {trial.arm for trial in self._warm}
         left = [arm for arm in beyond if arm.key in known]
-        return [*replaying, *left, *(arm for arm in proposing if not arm.exhausted)]
+        again = [arm for arm in others if arm.key in tried]
+        again.sort(key=lambda arm: arm.key != best)
+        return [*replaying, *left, *again[:1], *untried[:reached], *again[1:]]
 
     def _say(self, activity: str) -> None:
         self.state.activity = activity
