@@ -251,26 +251,30 @@ def require_views(**tensors: Any) -> None:
 
 
 def require_apart(output: Any, lse: Any, **inputs: Any) -> None:
-    """Refuse results in the memory of inputs, which others still read while they are written.
+    """Refuse results in the memory of inputs, which others still read while they are written, or of
+    each other.
 
     Raises
     ------
     InvalidArgumentError
         Names the first of both.
     """
+    read = {name: _addresses(each) for name, each in inputs.items() if each is not None}
     for name, result in (("output", output), ("lse", lse)):
-        begin, end = _addresses(result)
-        for input_name, each in inputs.items():
-            its_begin, its_end = _addresses(each)
+        begin, end = written = _addresses(result)
+        for other, (its_begin, its_end) in read.items():
             if begin < its_end and its_begin < end:
                 raise InvalidArgumentError(
-                    f"{name} shares memory with {input_name}: pass an out in memory of its own"
+                    f"{name} shares memory with {other}: pass an out in memory of its own"
                 )
+        read[name] = written
 
 
 def _addresses(tensor: Any) -> tuple[int, int]:
     """Where memory begins and ends that a tensor spans."""
     begin = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return begin, begin + tensor.nbytes
     if not tensor.numel():
         return begin, begin
     pairs = zip(tensor.shape, tensor.stride(), strict=True)

@@ -154,7 +154,7 @@ def _compute_into(
     query: Any, key: Any, value: Any, valid_lens: Any, output: Any, lse: Any, *options: Any
 ) -> None:
     # Of kernels, those that take views alone look for it.
-    require_apart(output, lse, query=query, key=key, value=value)
+    require_apart(output, lse, query=query, key=key, value=value, bias=_Options(*options).bias)
     _write(query, key, value, valid_lens, output, lse, *options)
 
 

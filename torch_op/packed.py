@@ -218,7 +218,8 @@ def _compute(*arguments: Any) -> tuple[Any, Any]:
 
 def _compute_into(query: Any, key: Any, value: Any, *others: Any) -> None:
     # Of kernels, those that take views alone look for it.
-    require_apart(*others[2:4], query=query, key=key, value=value)
+    bias = _Options(*others[4:]).bias
+    require_apart(*others[2:4], query=query, key=key, value=value, bias=bias)
     _write(query, key, value, *others)
 
 
