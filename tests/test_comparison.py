@@ -35,6 +35,7 @@ from prefilltune.tuning.comparing.comparison import (
     Peer,
     geometric_mean,
     read_comparisons,
+    readable,
     write_comparisons,
 )
 from prefilltune.tuning.comparing.peers.registry import PEERS
@@ -372,6 +373,16 @@ def test_cases_of_one_workload_stand_together() -> None:
     longer = dataclasses.replace(CASE, shape="b1_q4096_kv4096")
     mixed = dataclasses.replace(CASE, lens="uniform")
     assert sorted([longer, GPU_CASE, mixed, CASE], key=place) == [CASE, mixed, longer, GPU_CASE]
+
+
+def test_cases_of_another_version_are_left_out_and_stay_in_the_file(tmp_path: Path) -> None:
+    path, other = (
+        tmp_path / "comparison.json",
+        dataclasses.replace(CASE, spec=f"{CASE.spec}_sparse7"),
+    )
+    write_comparisons(path, [CASE, other])
+    assert {each.spec for each in read_comparisons(path)} == {CASE.spec, other.spec}
+    assert readable(read_comparisons(path)) == [CASE]
 
 
 def test_a_device_stands_where_its_cases_do() -> None:

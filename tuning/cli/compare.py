@@ -193,10 +193,11 @@ def compare_all(
 
 
 def _earlier(revision: str, databases: Finder, target: ResolvedTarget) -> list[Comparison]:
+    from ..comparing.comparison import readable
     from ..comparing.revisions import earlier
 
     folders = (root / str(target.key) for root in databases.roots)
-    return earlier(revision, [folder / COMPARISON_FILE for folder in folders])
+    return readable(earlier(revision, [folder / COMPARISON_FILE for folder in folders]))
 
 
 def _is_asked(
@@ -254,13 +255,13 @@ def require_comparable(folder: Path) -> None:
 
 def _draw_comparison(comparisons: Sequence[Comparison], folder: Path) -> None:
     from ..comparing.chart import draw_chart
-    from ..comparing.comparison import read_comparisons
+    from ..comparing.comparison import read_comparisons, readable
     from ..comparing.report import TORCH_HINT
     from ..errors import EnvironmentMismatchError
 
     written = [COMPARISON_FILE]
     try:
-        draw_chart(read_comparisons(folder / COMPARISON_FILE), folder / CHART_FILE)
+        draw_chart(readable(read_comparisons(folder / COMPARISON_FILE)), folder / CHART_FILE)
         written.append(CHART_FILE)
     except EnvironmentMismatchError as error:
         console.print(str(error), soft_wrap=True)

@@ -104,11 +104,11 @@ def _write(
 
 def compared(databases: Finder, key: TargetKey) -> list[Comparison]:
     """The cases of a target; of one that several databases have, that of the first."""
-    from ..comparing.comparison import read_comparisons
+    from ..comparing.comparison import read_comparisons, readable
 
     cases: dict[tuple[str, ...], Comparison] = {}
     for root in databases.roots:
-        for each in read_comparisons(root / str(key) / COMPARISON_FILE):
+        for each in readable(read_comparisons(root / str(key) / COMPARISON_FILE)):
             cases.setdefault(each.case, each)
     return list(cases.values())
 

@@ -277,6 +277,11 @@ def read_comparisons(path: Path) -> list[Comparison]:
     return list(_parsed(path.read_bytes(), str(path)))
 
 
+def readable(cases: Iterable[Comparison]) -> list[Comparison]:
+    """Those of specs that this version has; what another wrote besides stays in the file."""
+    return [each for each in cases if PrefillSpec.known(each.spec) is not None]
+
+
 @lru_cache(maxsize=8)  # a page asks for the cases of each target several times
 def _parsed(content: bytes, where: str) -> list[Comparison]:
     try:
