@@ -586,6 +586,8 @@ def test_a_mask_goes_to_other_devices_once() -> None:
     assert there is mask.to(torch.device("meta"))
     assert there.padding(True, "right").lens.device.type == "meta"
     assert there.window == mask.window
+    assert there.pairs() is None  # as of causal rows that SDPA knows
+    assert there.addends(torch.float32).device.type == "meta"
 
 
 def saved_with_a_tokenizer(model: Any, folder: Path) -> None:

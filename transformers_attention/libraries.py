@@ -138,8 +138,8 @@ def _is_recorded(spec: Spec, kind: str, roots: Sequence[Path]) -> bool:
     def has_any(key: TargetKey) -> bool:
         try:
             return bool(databases.groups(key, wanted))
-        except PrefilltuneError:  # a folder that a build for another target leaves alone, too
-            return False
+        except PrefilltuneError:  # a build leaves it alone, or says what is wrong with it
+            return True
 
     return any(map(has_any, keys))
 
