@@ -290,7 +290,7 @@ def test_a_plan_s_name_may_have_dots(tmp_path: Path) -> None:
     path.parent.mkdir()
     Ledger(path, 60.0).write()
     (tmp_path / "plans" / "night.json").write_bytes(path.read_bytes())
-    for named in ("night.v2", "night.v2.toml", "plans/night.v2.toml"):
+    for named in ("night.v2", "night.v2.toml", "plans/night.v2.toml", "night.v2.plan"):
         done = CliRunner().invoke(app, ["plan", "status", named, "--database", str(tmp_path)])
         assert done.exit_code == 0, done.output
         assert done.output.count("not running") == done.output.count("night.v2: ") == 1

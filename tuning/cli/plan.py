@@ -77,7 +77,11 @@ def status(
     database: OwnDatabaseOption = None,
 ) -> None:
     """Show how far tuning plans are; needs no device and no TVM."""
+    from ..plans.ledger import ledger_path
     from ..plans.status import plan_tables
 
-    for table in plan_tables(database or work_root(), Path(plan).name.removesuffix(".toml")):
+    root, name = database or work_root(), Path(plan).name
+    if name and not ledger_path(root, name).is_file():
+        name = Path(name).stem
+    for table in plan_tables(root, name):
         print_table(table)

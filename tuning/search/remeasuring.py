@@ -38,12 +38,15 @@ class Remeasured:
         With today's times, error, versions and date; ``None`` for a failure.
     failure : str
         Why there are none; empty for a success.
+    is_wrong : bool
+        Whether its kernel computes something else.
     """
 
     key: TargetKey
     before: Entry
     after: Entry | None
     failure: str = ""
+    is_wrong: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -123,8 +126,8 @@ def _remeasure(built: Rebuilt, machine: ResolvedTarget, runner: Worker) -> Remea
         raise
     except (ValueError, OSError, KernelCheckError, WorkerFailedError) as failure:
         runner.close(kill=True)  # a fault may have left it unable to run anything else
-        mend = f"; {built.before.mend}" if isinstance(failure, KernelCheckError) else ""
-        return Remeasured(built.key, built.before, None, f"{failure}{mend}")
+        wrong = isinstance(failure, KernelCheckError)
+        return Remeasured(built.key, built.before, None, str(failure), wrong)
     return Remeasured(
         built.key, built.before, measured_today(entry, seconds, error, backend, machine)
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ from .answer import Answer
 from .data import bad_folder_data, bad_line_data, failures_data, measured_data
 from .opened import Opened, ReadOptions
 from .text import bad_lines_text, failures_text, measured_table
+
+if TYPE_CHECKING:
+    from ...search.remeasuring import Remeasured
 
 
 def verify(
@@ -62,12 +66,17 @@ def _check_replay(records: Sequence[tuple[TargetKey, Entry]]) -> Answer:
     return Answer(data, [total, *failures_text(failed)], is_bad=bool(failed))
 
 
+def _with_mend(each: Remeasured) -> Remeasured:
+    return replace(each, failure=f"{each.failure}; {each.before.mend}") if each.is_wrong else each
+
+
 def _check_times(records: Sequence[tuple[TargetKey, Entry]]) -> Answer:
     import_tvm_without_torch()
     from ...building.rebuilding import rebuild
     from ...search.remeasuring import measure_records
 
     measured, unmeasured = measure_records(rebuild, records)
+    measured = [_with_mend(each) for each in measured]
     failed = failures_data(measured)
     drifted = sum(each.drifted for each in measured)
     number = count(len(measured) - len(failed), "record")
@@ -79,7 +88,8 @@ def _check_times(records: Sequence[tuple[TargetKey, Entry]]) -> Answer:
     if on_files:
         text.append(
             f"not measured: {count(on_files, 'record')} tuned on lengths of a file, which they do "
-            "not hold; to time their kernels: prefilltune tune --lens histogram:PATH"
+            "not hold; to time their kernels: prefilltune compare --lens histogram:PATH --database "
+            "FOLDER"
         )
     data = {
         "times": [measured_data(each) for each in measured],
