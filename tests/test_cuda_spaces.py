@@ -70,6 +70,13 @@ def test_every_head_dim_has_variants_that_fit(head_dim: int, dtype: str) -> None
             assert rows * head_dim * 2 <= limit
 
 
+def test_heads_wider_than_products_of_warpgroups_have_those_of_warps() -> None:
+    spec, target = PrefillSpec(8, 8, 320, "float16"), _target("sm_90a")
+    shape = PrefillShape(4, 512)
+    assert not SPACES["cuda_wgmma"].variants(spec, shape, target)
+    assert SPACES["cuda_mma"].variants(spec, shape, target)
+
+
 @pytest.mark.parametrize(
     ("space", "arch", "dtype"),
     [

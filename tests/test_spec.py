@@ -78,6 +78,13 @@ def test_the_lse_is_of_the_dtype_of_the_rest_or_float32():
     )
 
 
+def test_an_end_of_a_window_beyond_all_tensors_is_open():
+    for end in (2**30, 2**31 - 1, 2**31, 2**64):
+        assert PrefillSpec(2, 1, 16, window=(end, 0)) == PrefillSpec(2, 1, 16, window=(None, 0))
+        assert PrefillSpec(2, 1, 16, window=(8, end)) == PrefillSpec(2, 1, 16, window=(8, None))
+    assert PrefillSpec(2, 1, 16, window=(2**30 - 1, 0)).window == (2**30 - 1, 0)
+
+
 def test_group_size():
     assert PrefillSpec(32, 8, 128).group_size == 4
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from .errors import InvalidArgumentError
 
+_BEYOND_ALL = 2**30
 _PADDED = {None: "padded", "right": "padded", "left": "padded_left"}
 
 
@@ -110,7 +111,9 @@ def _ends(window: Any) -> tuple[int | None, int | None]:
             for end in ends
         )
     ):
-        return ends[0], ends[1]
+        # As specs have it, an end that hides nothing of any tensor is open.
+        left, right = (None if end is None or end >= _BEYOND_ALL else end for end in ends)
+        return left, right
     raise InvalidArgumentError(
         f"window is {window!r}; expected how many columns a row sees to its left and to its right, "
         "whole numbers of 0 or more or None where it is open: pass one such as (64, 64)"

@@ -25,6 +25,9 @@ CAUSAL: Window = (None, 0)
 #: What padding of the output may become.
 PADDING_OUTPUTS = ("zero", "untouched")
 
+# From here on an end of a window is open: kernels add it to numbers of rows, in 32 bits.
+_BEYOND_ALL = 2**30
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -127,7 +130,8 @@ def _checked_window(value: Any) -> Window:
             f"window is {value!r}; it has two ends, how many columns a row sees to its left and to "
             "its right: whole numbers of 0 or more, or None where it is open, such as (64, 64)"
         )
-    return ends  # pyright: ignore[reportReturnType]
+    left, right = (None if end is None or end >= _BEYOND_ALL else end for end in ends)
+    return left, right
 
 
 def _read_window(text: str) -> Window:

@@ -63,7 +63,7 @@ def require_indexable(spec: PrefillSpec, shape: PrefillShape | SymbolicShape | P
     """
     if not isinstance(shape, PrefillShape):
         return
-    positions = shape.qo_len + shape.num_kv - 1
+    positions = (PackedShape.filled(shape) if spec.is_packed else shape).bias_width
     sizes = [
         ("query", shape.batch * shape.qo_len * spec.num_qo_heads * spec.head_dim, "batch"),
         ("key", shape.batch * shape.num_kv * spec.num_kv_heads * spec.head_dim, "batch"),

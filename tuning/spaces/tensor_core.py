@@ -83,6 +83,9 @@ _OTHER_REGISTERS, _OF_CONSUMERS, _OF_ROWS = 40, 32, 8
 # can bring more than a spill or two costs.
 _SPILLED = 0.9
 
+# Columns of the widest result of `wgmma` (PTX ISA, "wgmma.mma_async").
+_WIDEST_PRODUCT = 256
+
 # Columns of a tile: what one step of a product sums over, or two of its results side by side.
 _MULTIPLE = 16
 
@@ -389,6 +392,11 @@ class TensorCoreStructure(Pipeline):
         return max(1, int(REGISTERS / (fewest * self.threads)))
 
     @property
+    def has_products(self) -> bool:
+        """Whether instructions have results as wide as a head: of ``wgmma`` up to 256 columns."""
+        return self.unit != "wgmma" or self.columns <= _WIDEST_PRODUCT
+
+    @property
     def whole_copies(self) -> bool:
         """Whether tiles can be copied so.
 
@@ -433,6 +441,7 @@ class TensorCoreSpace(DesignSpace):
             if s.fits(limit)
             and s.most_blocks
             and s.whole_copies
+            and s.has_products
             and reaches(s.q_tile, s.heads * shape.qo_len, _SMALLEST_TILE)
             and reaches(s.kv_tile, shape.num_kv, _SMALLEST_TILE)
             and (not s.aligned or _gains_by_alignment(spec, shape, s.q_tile // s.heads))
