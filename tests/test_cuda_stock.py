@@ -18,6 +18,7 @@ pytest.importorskip("cuda.bindings.nvrtc", reason="needs the extra [cuda]")
 
 
 @pytest.mark.slow
+@pytest.mark.thorough  # a minute for a space that is there to compare with
 def test_some_candidates_compile() -> None:
     target = resolve_target("cuda", arch="sm_80")
     case = Case(PrefillSpec(1, 1, 64, "float16"), PrefillShape(1, 128), parse_lengths("full"))
