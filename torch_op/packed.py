@@ -216,11 +216,19 @@ def _compute(*arguments: Any) -> tuple[Any, Any]:
     return results
 
 
-def _compute_into(query: Any, key: Any, value: Any, *others: Any) -> None:
+def _compute_into(
+    query: Any,
+    key: Any,
+    value: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_kv: Any,
+    output: Any,
+    lse: Any,
+    *options: Any,
+) -> None:
     # Of kernels, those that take views alone look for it.
-    bias = _Options(*others[4:]).bias
-    require_apart(*others[2:4], query=query, key=key, value=value, bias=bias)
-    _write(query, key, value, *others)
+    require_apart(output, lse, query=query, key=key, value=value, bias=_Options(*options).bias)
+    _write(query, key, value, cu_seqlens_q, cu_seqlens_kv, output, lse, *options)
 
 
 def _write(

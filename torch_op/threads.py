@@ -38,7 +38,7 @@ class Threads:
 
 # By the library that has threads of its own; its C functions beside.
 _chosen: dict[Path, tuple[Any, Threads]] = {}
-# What set_num_threads said last, for libraries that are loaded later, or again.
+# What set_num_threads said last, if it was called: for libraries that are loaded later, or again.
 _said: list[Threads] = []
 
 
@@ -60,8 +60,7 @@ def set_up_threads(path: Path, tuned: int) -> bool:
     functions = ctypes.CDLL(str(path))
     if not hasattr(functions, "prefilltune_set_threads"):
         return False
-    own = choose_threads(tuned, usable_cores(), cpu_quota(), os.environ)
-    threads = _said[-1] if _said else own
+    threads = _said[0] if _said else choose_threads(tuned, usable_cores(), cpu_quota(), os.environ)
     functions.prefilltune_set_threads(threads.count)
     _chosen[path] = functions, threads
     return True
@@ -87,7 +86,7 @@ def set_num_threads(count: int) -> None:
     _said[:] = [Threads(count, "as set_num_threads said")]
     for path, (functions, _) in _chosen.items():
         functions.prefilltune_set_threads(count)
-        _chosen[path] = functions, _said[-1]
+        _chosen[path] = functions, _said[0]
 
 
 def choose_threads(
