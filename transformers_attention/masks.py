@@ -6,7 +6,6 @@ besides; what layers take of it is computed when the first of them asks, and kep
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,7 +65,8 @@ class Mask:
         #: Whether what is wrong has been made NaN.
         self.guarded = False
         self._elsewhere: dict[Any, Mask] = {}
-        self._origin: Mask | None = None
+        # Of a mask that was moved, where it came from: its function may read tensors there.
+        self._said_first = said
 
     def to(self, device: Any, **_: Any) -> Mask:
         """The mask on another device, the same for all of its layers.
@@ -80,7 +80,7 @@ class Mask:
             mask = self.said["attention_mask"]
             there = None if mask is None else mask.to(device)
             moved = Mask(**{**self.said, "device": device, "attention_mask": there})
-            moved._origin = self  # whose function may read tensors where they are
+            moved._said_first = self._said_first
             self._elsewhere[device] = moved
         return self._elsewhere[device]
 
@@ -121,20 +121,15 @@ class Mask:
     def pairs(self) -> Any:
         """The mask that SDPA takes; None where it needs none."""
         if self._pairs is None:
-            self._pairs = (self._made(lambda mask: mask.pairs(), lambda: sdpa_mask(**self.said)),)
+            self._pairs = (self._here(sdpa_mask(**self._said_first)),)
         return self._pairs[0]
 
     def addends(self, dtype: Any) -> Any:
         """The mask that is added to scores."""
-        return self._made(
-            lambda mask: mask.addends(dtype), lambda: eager_mask(**{**self.said, "dtype": dtype})
-        )
+        return self._here(eager_mask(**{**self._said_first, "dtype": dtype}))
 
-    def _made(self, there: Callable[[Mask], Any], here: Callable[[], Any]) -> Any:
-        """A tensor of pairs, made where the mask was."""
-        if self._origin is None:
-            return here()
-        made = there(self._origin)
+    def _here(self, made: Any) -> Any:
+        """A tensor of pairs, if it is one, on this mask's device."""
         return None if made is None else made.to(self.said["device"])
 
     def bias(self, position_bias: Any) -> Any:
