@@ -154,27 +154,23 @@ def compare_all(
     require_comparable(folder)
     comparisons: list[Comparison] = []
     found_for: dict[PrefillSpec, dict[PrefillShape, Match]] = {}
-    without_record: set[tuple[PrefillSpec, PrefillShape]] = set()
     failures = 0
     with Comparer(target, databases, accept) as comparer:
-        for case in (
-            Case(spec, shape, parse_lengths(text)) for spec, shape in workloads for text in lens
-        ):
-            if (case.spec, case.shape) in without_record:
-                continue
-            try:
-                with under_way(f"measuring {case.on(target.key)}"):
-                    found = comparer.compare(case)
-            except _OF_ONE_CASE as error:
-                print_error(error)  # what was measured before is kept, what comes after too
-                failures += 1
-                if isinstance(error, NoRecordError):  # which other lengths have not either
-                    without_record.add((case.spec, case.shape))
-                continue
-            comparisons.append(found)
-            print_table(table(found))
-            found_for.setdefault(case.spec, {})[case.shape] = comparer.find(case)
-            write_comparisons(folder / COMPARISON_FILE, [found])
+        for spec, shape in workloads:
+            for case in (Case(spec, shape, parse_lengths(text)) for text in lens):
+                try:
+                    with under_way(f"measuring {case.on(target.key)}"):
+                        found = comparer.compare(case)
+                except _OF_ONE_CASE as error:
+                    print_error(error)  # what was measured before is kept, what comes after too
+                    failures += 1
+                    if isinstance(error, NoRecordError):  # which other lengths have not either
+                        break
+                    continue
+                comparisons.append(found)
+                print_table(table(found))
+                found_for.setdefault(spec, {})[shape] = comparer.find(case)
+                write_comparisons(folder / COMPARISON_FILE, [found])
     if len(comparisons) > 1:
         print_table(summary_table(comparisons))
     for spec, matches in found_for.items():

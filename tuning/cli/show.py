@@ -176,9 +176,9 @@ def _of_workload(
     nearest = accept == NEAREST
     warn_of_bad_lines(databases, resolved, tier, nearest=nearest)
     chosen = shapes[0] if shape else _first_shape(databases, resolved, spec, shapes, tier, nearest)
-    options = [f"--accept {accept}"] * (accept != NEAREST) + [f"--lens {shlex.quote(lens)}"] * bool(
-        lens
-    )
+    options = [f"--accept {accept}"] * (accept != NEAREST)
+    if lens:
+        options.append(f"--lens {shlex.quote(lens)}")
     again = command(
         "show", resolved, spec, chosen, database=databases.roots[0], more=" ".join(options)
     )

@@ -97,11 +97,11 @@ def measure_records(how: Rebuild, records: Sequence[Record]) -> tuple[list[Remea
     """
     machines = {key: machine_for(key) for key in dict.fromkeys(key for key, _ in records)}
     here = [(key, entry) for key, entry in records if machines[key]]
+    own = [(key, entry) for key, entry in here if not names_a_file(entry.provenance.lens)]
     unmeasured = Unmeasured(
         elsewhere=[(key, entry) for key, entry in records if not machines[key]],
-        on_files=[record for record in here if names_a_file(record[1].provenance.lens)],
+        on_files=[(key, entry) for key, entry in here if names_a_file(entry.provenance.lens)],
     )
-    own = [record for record in here if record not in unmeasured.on_files]
     measured: list[Remeasured] = []
     with ScratchFolder() as folder:
         built = rebuild_here(how, own, folder)

@@ -93,12 +93,12 @@ def migrate(
         _add(stores[key], [each.after for each in moved if each.after and each.key == key], root)
     left = failures_data(measured)
     left += [
-        failure_data(*record, why)
-        for records_left, why in (
-            (unmeasured.elsewhere, "of another machine; migrate there"),
-            (unmeasured.on_files, "tuned on lengths of a file; tune with --lens histogram:PATH"),
-        )
-        for record in records_left
+        failure_data(*record, "of another machine; migrate there")
+        for record in unmeasured.elsewhere
+    ]
+    left += [
+        failure_data(*record, "tuned on lengths of a file; tune with --lens histogram:PATH")
+        for record in unmeasured.on_files
     ]
     bad = [bad_line_data(source / str(each.key), line) for each in read for line in each.bad_lines]
     yield Answer(
