@@ -80,8 +80,8 @@ def status(
     from ..plans.ledger import ledger_path
     from ..plans.status import plan_tables
 
-    root, name = database or work_root(), Path(plan).name
-    if name and not ledger_path(root, name).is_file():
-        name = Path(name).stem
+    root, file = database or work_root(), Path(plan)
+    named = (each for each in (file.name, file.stem) if ledger_path(root, each).is_file())
+    name = next(named, file.name)
     for table in plan_tables(root, name):
         print_table(table)

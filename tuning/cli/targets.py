@@ -115,10 +115,14 @@ def choose_spaces(
     for shape in shapes:
         idle = [name for name in spaces if not SPACES[name].variants(spec, shape, target)]
         if idle or not spaces:
-            others = f"choose another of {', '.join(usable)}"
+            able = [name for name in usable if SPACES[name].variants(spec, shape, target)]
             raise InvalidOptionError(
                 f"{' and '.join(idle) or 'every design space'} cannot schedule {spec} at {shape} "
                 f"for {target.key}; "
-                + (f"leave --space out, or {others}" if chosen else f"{others}: tune --space NAME")
+                + (
+                    f"leave --space out, or choose another of {', '.join(able)}"
+                    if chosen
+                    else f"search another one: tune --space {' or '.join(able)}"
+                )
             )
     return spaces
